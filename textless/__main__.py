@@ -1,0 +1,5 @@
+"""`python -m textless`."""
+
+from textless.cli import main
+
+main()

@@ -1,0 +1,273 @@
+"""The command line. Nothing is computed here; nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from textless.errors import PipelineError, TextlessError
+
+MODEL = "tiny-en"
+
+
+def main() -> None:
+    """Entry point: exit codes 0 done, 1 some rows failed, 2 nothing done, 130 interrupted."""
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    try:
+        code = cli(standalone_mode=False)
+    except click.ClickException as e:
+        e.show()
+        code = 2
+    except TextlessError as e:
+        print(f"error: {e}", file=sys.stderr)
+        code = 2
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        # The reader has gone; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="textless")
+def cli() -> None:
+    """Speech to discrete units, units continued by a language model, and units to speech again."""
+
+
+def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several decorators as one, first on top."""
+
+    def apply(f: Any) -> Any:
+        for decorator in reversed(decorators):
+            f = decorator(f)
+        return f
+
+    return apply
+
+
+models = options(
+    click.option("--model", default=MODEL, show_default=True, metavar="NAME|DIR", help="Set of encoder, codebook, LM and vocoder."),
+    click.option("--encoder", metavar="NAME|DIR", help="Another encoder: mfcc, logmel, or a model folder."),
+    click.option("--layer", type=click.IntRange(min=1), help="Its layer, 1-based.  [default: the codebook's]"),
+    click.option("--codebook", metavar="FILE", help="Another codebook: a folder, or a .npy of centroids."),
+    click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …"),
+)
+output = click.option("-o", "--output", "out", required=True, metavar="OUT")
+overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that is already there.")
+inputs = click.argument("inputs", nargs=-1, required=True, metavar="IN...")
+contract = click.option("--contract", metavar="FILE", help="JSON that declares what the units' contract leaves unknown.")
+speech_options = options(
+    click.option("--speaker", metavar="NAME", help="A voice by name or index.  [default: the row's own, else the first]"),
+    click.option("--durations", type=click.Choice(["given", "predict"]), default="given", show_default=True),
+)
+
+
+@cli.command()
+@inputs
+@output
+@models
+@overwrite
+def encode(inputs: tuple[str, ...], out: str, overwrite: bool, **parts: Any) -> int:
+    """Turn audio into units.
+
+    IN is audio files, folders, globs or manifests, or - for a file on standard input. OUT is a folder (parquet), FILE.jsonl, or - for a
+    stream that `continue` and `resynth` read.
+    """
+    from textless import commands
+
+    return commands.encode(list(inputs), out, commands.Models(**parts), overwrite=overwrite, progress=_progress())
+
+
+@cli.command("continue")
+@inputs
+@output
+@click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(min=0, min_open=True), help="How much to add.")
+@click.option("--prompt-seconds", type=click.FloatRange(min=0, min_open=True), help="Take only the start of each input.  [default: all]")
+@click.option("--samples", default=1, show_default=True, type=click.IntRange(min=1), help="Continuations of each input.")
+@click.option("--temperature", default=0.7, show_default=True, type=click.FloatRange(min=0), help="0 takes the likeliest unit each time.")
+@click.option("--top-k", type=click.IntRange(min=1), help="Draw from the likeliest K only.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--only-new", is_flag=True, help="Leave the prompt out.")
+@models
+@click.option("--lm", metavar="DIR", help="Another language model.")
+@contract
+@overwrite
+def continue_(inputs: tuple[str, ...], out: str, overwrite: bool, contract: str | None, **given: Any) -> int:
+    """Continue units by the language model.
+
+    IN is unit dumps, FILE.jsonl, - for a stream, or audio, which is encoded first. OUT is a folder (parquet), FILE.jsonl, or -.
+    """
+    from textless import commands
+
+    parts = {k: given.pop(k) for k in ("model", "encoder", "layer", "codebook", "lm", "device")}
+    return commands.continue_units(
+        list(inputs), out, commands.Models(**parts), contract=contract, overwrite=overwrite, progress=_progress(), **given
+    )
+
+
+@cli.command()
+@inputs
+@output
+@speech_options
+@models
+@click.option("--vocoder", metavar="DIR", help="Another vocoder.")
+@contract
+@overwrite
+def resynth(inputs: tuple[str, ...], out: str, overwrite: bool, contract: str | None, **given: Any) -> int:
+    """Speak units.
+
+    IN is unit dumps, FILE.jsonl, - for a stream, or audio, which is encoded first. OUT is a folder of wavs, or for one row FILE.wav
+    (flac, ogg, opus).
+    """
+    from textless import commands
+
+    parts = {k: given.pop(k) for k in ("model", "encoder", "layer", "codebook", "vocoder", "device")}
+    if given["speaker"] and given["speaker"].isdigit():
+        given["speaker"] = int(given["speaker"])
+    return commands.resynth(
+        list(inputs), out, commands.Models(**parts), contract=contract, overwrite=overwrite, progress=_progress(), **given
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- pipelines
+
+pipeline_options = options(
+    click.argument("pipeline", metavar="FILE|NAME"),
+    click.option("-s", "settings", multiple=True, metavar="NAME=VALUE", help="Replace a variable, or a field: km2.n_units=200."),
+    click.option(
+        "--store", type=click.Path(file_okay=False), help="Where artefacts are kept.  [default: $TEXTLESS_STORE, ~/.cache/textless]"
+    ),
+)
+
+
+@cli.command()
+@pipeline_options
+@click.argument("targets", nargs=-1)
+@click.option("--dry-run", is_flag=True, help="Say what would run.")
+def run(pipeline: str, targets: tuple[str, ...], settings: tuple[str, ...], store: str | None, dry_run: bool) -> int:
+    """Make what is missing of a pipeline, or of the TARGET steps. Killed at any moment, the same command goes on."""
+    graph, place = _open(pipeline, settings, store)
+    if dry_run:
+        missing = graph.plan(place, targets)
+        for step in missing:
+            click.echo(f"{graph.name_of(step):12} {place.name(step)}")
+        click.echo(f"{len(missing)} of {len(graph.steps)} steps would run", err=True)
+        return 0
+    line = _Line()
+    made = graph.run(place, targets, started=line.start, progress=line)
+    line.end()
+    for name, folder in made.items():
+        click.echo(f"{name:12} {folder}")
+    return 1 if any((folder / "failures.jsonl").exists() for folder in made.values()) else 0
+
+
+@cli.command()
+@pipeline_options
+@click.argument("step")
+def why(pipeline: str, step: str, settings: tuple[str, ...], store: str | None) -> None:
+    """Say why a step would run: what differs from the last one made, down to the cause."""
+    graph, place = _open(pipeline, settings, store)
+    for line in graph.why(place, step):
+        click.echo(line)
+
+
+@cli.command()
+@pipeline_options
+def status(pipeline: str, settings: tuple[str, ...], store: str | None) -> None:
+    """Say what of a pipeline is done."""
+    graph, place = _open(pipeline, settings, store)
+    for name, step in graph.steps.items():
+        state = graph.state(place, name)
+        manifest = place.manifest(step) if state == "done" else None
+        seconds = f"{manifest['seconds']:8.1f} s  {place.name(step)}" if manifest else ""
+        click.echo(f"{name:12} {step.type:14} {state:8} {seconds}".rstrip())
+    place.save_hashes()
+
+
+@cli.command()
+@pipeline_options
+@click.argument("step")
+def show(pipeline: str, step: str, settings: tuple[str, ...], store: str | None) -> None:
+    """Print what is known of a step's result: fields, figures, contract, files."""
+    graph, place = _open(pipeline, settings, store)
+    graph.pick([step])
+    manifest = place.manifest(graph.steps[step])
+    if manifest is None:
+        raise PipelineError(f"{step} has not been made; `textless run {pipeline} {step}` makes it")
+    click.echo(str(place.folder(graph.steps[step])))
+    for name in ("fields", "metrics", "contract", "files", "failures", "seconds", "attempts", "versions"):
+        value = manifest[name]
+        if name == "metrics" and isinstance(value, dict):
+            value = {k: v for k, v in value.items() if not isinstance(v, list)}  # curves are for plotting
+        click.echo(f"{name}: {json.dumps(value, indent=1) if isinstance(value, dict) else value}")
+
+
+def _open(pipeline: str, settings: tuple[str, ...], store: str | None) -> Any:
+    from textless.engine.store import Store
+    from textless.engine.yaml import load_pipeline
+    from textless.steps import STEPS
+
+    return load_pipeline(find_pipeline(pipeline), STEPS, settings), Store(store)
+
+
+def find_pipeline(name: str) -> Path:
+    """A file, or a recipe that comes with textless by its name. Raises PipelineError that lists those."""
+    if Path(name).suffix in (".yaml", ".yml") or os.sep in name:
+        if not Path(name).is_file():
+            raise PipelineError(f"{name}: no such file")
+        return Path(name)
+    from textless.engine.yaml import did_you_mean
+
+    here = Path(__file__).parent
+    folders = (here / "pipelines", here.parent / "pipelines")  # in the wheel; in a clone
+    known = {p.stem: p for folder in folders for p in folder.glob("*.yaml")}
+    if name not in known:
+        raise PipelineError(f"no pipeline {name!r}{did_you_mean(name, known)}")
+    return known[name]
+
+
+# ----------------------------------------------------------------------------------------------------------- progress
+
+
+def _progress() -> Callable[[int, int, str], None]:
+    return _Line()
+
+
+class _Line:
+    """Progress on standard error: one line that is rewritten on a terminal, a line every ten seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self.terminal = sys.stderr.isatty()
+        self.last = self.begun = time.monotonic()
+        self.label, self.open = "", False
+
+    def start(self, name: str, n: int, total: int) -> None:
+        self.end()
+        self.label, self.begun = f"[{n}/{total}] {name:12} ", time.monotonic()
+        print(self.label, end="" if self.terminal else "\n", file=sys.stderr, flush=True)
+        self.open = True
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        now = time.monotonic()
+        if now - self.last < (0.1 if self.terminal else 10) and not (self.terminal and done == total):
+            return
+        self.last = now
+        text = f"{self.label}{done}/{total} {what}, {now - self.begun:.0f} s"
+        print(f"\r\x1b[K{text[:118]}" if self.terminal else text, end="" if self.terminal else "\n", file=sys.stderr, flush=True)
+        self.open = True
+
+    def end(self) -> None:
+        if self.terminal and self.open:
+            print(file=sys.stderr)
+        self.open = False

@@ -1,0 +1,386 @@
+"""What `textless encode`, `continue` and `resynth` do, over files, folders and pipes."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from textless.corpus import Corpus, Row, sha256_file
+from textless.engine.step import canonical, run_shards
+from textless.engine.store import Job, Progress
+from textless.errors import AudioError, ContractError, ModelError, OutputExistsError, TextlessError
+from textless.model import continue_rows, find_model, resynth_row, speak_rows
+from textless.units.dump import Dump, UnitRow, finish_dump, read_stream, write_results, write_stream
+from textless.units.types import UnitContract, Units
+from textless.weights import write_text
+
+RECEIPT = ".textless.json"  # in an output folder: the key of the command that made it
+
+
+class Models:
+    """The set that a command uses, with single parts replaced."""
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        encoder: str | None = None,
+        layer: int | None = None,
+        codebook: str | None = None,
+        lm: str | None = None,
+        vocoder: str | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.model, self.layer, self.device = model, layer, device
+        self.parts = {"encoder": encoder, "codebook": codebook, "lm": lm, "vocoder": vocoder}
+
+    def place(self, part: str) -> str | Path:
+        """Folder, file or name of a part. Raises ModelError when the set lacks it."""
+        from textless.units.encode import SIGNAL
+
+        if (given := self.parts[part]) is None:
+            folder = find_model(self.model) / part
+            if not folder.is_dir():
+                raise ModelError(f"{self.model} has no {part}; give one with --{part}")
+            return folder
+        if given in SIGNAL or Path(given).is_file():
+            return given
+        folder = find_model(given)
+        return folder / part if (folder / part).is_dir() else folder
+
+    def tokenizer(self) -> Any:
+        from textless.units.encode import SIGNAL, Tokenizer, load_encoder
+        from textless.units.kmeans import load_codebook
+
+        place = self.place("encoder")
+        if self.parts["encoder"] is not None and self.parts["codebook"] is None and place in SIGNAL:
+            raise ModelError(f"--encoder {place} has no codebook of its own; give --codebook FILE (`textless run` trains one)")
+        codebook = load_codebook(self.place("codebook"))
+        layer = self.layer or codebook.contract.layer
+        return Tokenizer(load_encoder(place, layer, device=self.device), codebook)
+
+    def lm(self) -> Any:
+        from textless.lm import load_lm
+
+        return load_lm(self.place("lm")).to(self.device)
+
+    def vocoder(self) -> Any:
+        from textless.vocoder import load_vocoder
+
+        return load_vocoder(self.place("vocoder")).to(self.device)
+
+
+def encode(inputs: list[str], out: str, models: Models, *, overwrite: bool, progress: Progress) -> int:
+    """Audio → units; returns the exit code."""
+    _refuse(out, overwrite)
+    with _standard_input(inputs) as sources:
+        corpus = Corpus.load(sources)
+        tokenizer = models.tokenizer()
+        if _is_stream(out):
+            failures = _Failures(out)
+            rows = failures.sift(_tokenize(corpus, tokenizer, progress))
+            _stream(out, rows, tokenizer.contract, overwrite)
+            return failures.finish(len(corpus))
+
+        from textless.units.encode import tokenize
+
+        def make(job: Job) -> None:
+            run_shards(
+                job,
+                list(corpus),
+                lambda rows, path: write_results(path, tokenize(rows, tokenizer), contract=tokenizer.contract),
+                lambda n: f"data/{n:05d}.parquet",
+            )
+
+        key = {"command": "encode", "contract": tokenizer.contract.to_dict(), "corpus": corpus.fingerprint(sha256_file)}
+        return _deliver(Path(out), key, make, len(corpus), overwrite, progress, contract=tokenizer.contract)
+
+
+def continue_units(
+    inputs: list[str],
+    out: str,
+    models: Models,
+    *,
+    contract: str | None,
+    overwrite: bool,
+    progress: Progress,
+    **options: Any,
+) -> int:
+    """Units (or audio) → units and their continuations; returns the exit code."""
+    _refuse(out, overwrite)
+    failures = _Failures(out)
+    lm = models.lm()
+    rows = failures.sift(_unit_rows(inputs, models, contract))
+    if _is_stream(out):
+        _stream(out, _counted(continue_rows(lm, rows, **options), progress), lm.contract, overwrite)
+        return failures.finish(None)
+    prompts = list(rows)
+
+    def make(job: Job) -> None:
+        run_shards(
+            job,
+            prompts,
+            lambda some, path: write_results(path, ((r, r) for r in continue_rows(lm, some, **options)), contract=lm.contract),
+            lambda n: f"data/{n:05d}.parquet",
+        )
+
+    key = {"command": "continue", "lm": _hash_model(models.place("lm")), "prompts": _hash_rows(prompts), **options}
+    return _deliver(Path(out), key, make, len(prompts), overwrite, progress, contract=lm.contract, failures=failures)
+
+
+def resynth(
+    inputs: list[str],
+    out: str,
+    models: Models,
+    *,
+    contract: str | None,
+    overwrite: bool,
+    progress: Progress,
+    **options: Any,
+) -> int:
+    """Units (or audio) → speech; returns the exit code."""
+    from textless.audio import FORMATS, write_audio
+
+    _refuse(out, overwrite)
+    single = Path(out).suffix.lower() in FORMATS
+    failures = _Failures(out)
+    vocoder = models.vocoder()
+    rows = failures.sift(_unit_rows(inputs, models, contract))
+    if single:
+        two = list(itertools.islice(rows, 2))
+        if len(two) != 1:
+            if not two:
+                return failures.finish(0)
+            raise TextlessError(f"{out}: one file holds one row, but there are more; give a folder")
+        write_audio(out, resynth_row(vocoder, two[0], **options), sample_rate=vocoder.sample_rate)
+        return failures.finish(None)
+    sequences = list(rows)
+
+    def make(job: Job) -> None:
+        for n, _ in enumerate(speak_rows(vocoder, sequences, job.path, **options), 1):
+            progress(n, len(sequences), "files")
+
+    key = {"command": "resynth", "vocoder": _hash_model(models.place("vocoder")), "units": _hash_rows(sequences), **options}
+    return _deliver(Path(out), key, make, len(sequences), overwrite, progress, failures=failures)
+
+
+# ------------------------------------------------------------------------------------------------------------- inputs
+
+
+class _standard_input:
+    """The inputs, with `-` replaced by a temporary file of what stands on standard input."""
+
+    def __init__(self, inputs: list[str]) -> None:
+        self.inputs = inputs
+
+    def __enter__(self) -> list[str]:
+        self.folder = tempfile.mkdtemp() if "-" in self.inputs else None
+        if self.folder:
+            with open(Path(self.folder) / "stdin.wav", "wb") as f:
+                shutil.copyfileobj(sys.stdin.buffer, f)
+        return [str(Path(self.folder) / "stdin.wav") if i == "-" and self.folder else i for i in self.inputs]
+
+    def __exit__(self, *_: object) -> None:
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _tokenize(rows: Iterable[Row], tokenizer: Any, progress: Progress) -> Iterator[tuple[Any, Any]]:
+    from textless.units.encode import tokenize
+
+    rows = list(rows)
+    for n, result in enumerate(tokenize(rows, tokenizer), 1):
+        yield result
+        progress(n, len(rows), "files")
+
+
+def _unit_rows(inputs: list[str], models: Models, contract: str | None) -> Iterator[tuple[Any, Any]]:
+    """(what it came from, UnitRow or AudioError) of every input: a stream, a dump, or audio, which is encoded on the way."""
+    declared = _declared(contract)
+    tokenizer = None
+    for name in inputs:
+        if name == "-":
+            found: Iterable[tuple[Any, Any]] = ((r, r) for r in read_stream(sys.stdin))
+        elif (Path(name) / "dump.json").exists():
+            found = ((r, r) for r in Dump(Path(name)))
+        elif Path(name).suffix == ".jsonl" and _is_unit_stream(Path(name)):
+            found = _rows_of_file(Path(name))
+        else:
+            tokenizer = tokenizer or models.tokenizer()
+            found = _tokenize(Corpus.load(name), tokenizer, lambda done, total, what: None)
+        for source, row in found:
+            yield source, _declare(row, declared) if declared and isinstance(row, UnitRow) else row
+
+
+def _rows_of_file(path: Path) -> Iterator[tuple[UnitRow, UnitRow]]:
+    with open(path, encoding="utf-8") as f:
+        yield from ((r, r) for r in read_stream(f, name=str(path)))
+
+
+def _is_unit_stream(path: Path) -> bool:
+    try:
+        with open(path, encoding="utf-8") as f:
+            return '"textless"' in f.readline()
+    except (OSError, UnicodeDecodeError) as e:
+        raise TextlessError(f"{path}: cannot be read ({e})") from None
+
+
+def _declared(path: str | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        data = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as e:
+        raise ContractError(f"{path}: not a contract ({e})") from None
+    return UnitContract.from_dict(data.get("contract", data)).to_dict()
+
+
+def _declare(row: UnitRow, declared: dict[str, Any]) -> UnitRow:
+    """Fill in what the row's contract does not know."""
+    known = {k: v for k, v in row.units.contract.to_dict().items() if v is not None}
+    contract = UnitContract.from_dict({**declared, **known})
+    return replace(row, units=Units(row.units.units, row.units.durations, contract))
+
+
+# ------------------------------------------------------------------------------------------------------------ outputs
+
+
+class _Failures:
+    """Rows that failed: sifted out of results, reported, and turned into the exit code."""
+
+    def __init__(self, out: str) -> None:
+        self.out = out
+        self.rows: list[dict[str, str]] = []
+        self.good = 0
+
+    def sift(self, results: Iterable[tuple[Any, Any]]) -> Iterator[UnitRow]:
+        for row, result in results:
+            if isinstance(result, AudioError):
+                self.rows.append({"id": row.id, "error": str(result)})
+                print(f"failed: {result}", file=sys.stderr)
+            else:
+                self.good += 1
+                yield result
+
+    def finish(self, total: int | None) -> int:
+        """0 all done, 1 some failed, 2 nothing done. The list goes beside a file, and only to standard error for `-`."""
+        if not self.rows:
+            return 0 if self.good or total is None else 2
+        if self.out != "-" and self.good:
+            path = Path(self.out)
+            text = "".join(json.dumps(r, sort_keys=True) + "\n" for r in self.rows)
+            write_text(path / "failures.jsonl" if path.is_dir() else path.with_name(f"{path.name}.failures.jsonl"), text)
+        return 1 if self.good else 2
+
+
+def _is_stream(out: str) -> bool:
+    return out == "-" or out.endswith(".jsonl")
+
+
+def _refuse(out: str, overwrite: bool) -> None:
+    """A single file that exists is refused before anything is computed."""
+    path = Path(out)
+    if out != "-" and path.is_file() and not overwrite:
+        raise OutputExistsError(f"{out}: exists; give another name or --overwrite")
+    if out != "-" and not path.absolute().parent.is_dir():
+        raise OutputExistsError(f"{path.absolute().parent}: no such folder to write {path.name} into; make it first")
+
+
+def _stream(out: str, rows: Iterable[UnitRow], contract: UnitContract, overwrite: bool) -> None:
+    if out == "-":
+        write_stream(sys.stdout, rows, contract=contract)
+        return
+    path = Path(out)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as f:
+            n = write_stream(f, rows, contract=contract)
+        if n:
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _counted(rows: Iterable[UnitRow], progress: Progress) -> Iterator[UnitRow]:
+    for n, row in enumerate(rows, 1):
+        yield row
+        progress(n, n, "rows")
+
+
+def _deliver(
+    out: Path,
+    request: dict[str, Any],
+    make: Callable[[Job], None],
+    total: int,
+    overwrite: bool,
+    progress: Progress,
+    *,
+    contract: UnitContract | None = None,
+    failures: _Failures | None = None,
+) -> int:
+    """Make a folder under another name and rename it when it is whole.
+
+    The same command goes on with what an earlier one left, or finds the folder done; another command's folder is refused.
+    """
+    key = _digest(request)
+    work = out.with_name(f"{out.name}.partial")
+    for folder, state in ((out, "holds the result of another command"), (work, "was left by another command that did not finish")):
+        if folder.exists() and _receipt(folder) != key:
+            if not overwrite:
+                raise OutputExistsError(f"{folder}: {state}; give another name or --overwrite")
+            shutil.rmtree(folder)
+    if out.exists():
+        print(f"{out}: already done", file=sys.stderr)
+        return 1 if (out / "failures.jsonl").exists() else 0
+    if not total:
+        return failures.finish(0) if failures else 2
+    work.mkdir(exist_ok=True)
+    write_text(work / RECEIPT, json.dumps({"key": key, "command": request["command"]}) + "\n")
+    job = Job(work, {}, progress)
+    make(job)
+    failed = job.collect_failures()
+    if failures and failures.rows:
+        write_text(work / "failures.jsonl", "".join(json.dumps(r, sort_keys=True) + "\n" for r in failures.rows))
+        failed = len(failures.rows)
+        total += failed
+    if failed == total:
+        error = json.loads((work / "failures.jsonl").read_text().split("\n")[0])["error"]
+        shutil.rmtree(work)
+        raise AudioError(error if total == 1 else f"none of the {total} files could be read; the first: {error}")
+    shutil.rmtree(job.scratch)
+    if contract:
+        finish_dump(work, contract=contract)
+    work.rename(out)
+    if failed:
+        print(f"{failed} of {total} failed: {out / 'failures.jsonl'}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _receipt(folder: Path) -> str | None:
+    try:
+        return json.loads((folder / RECEIPT).read_text())["key"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def _hash_rows(rows: list[UnitRow]) -> str:
+    return _digest(
+        [[r.id, r.units.units.tolist(), r.units.durations if r.units.durations is None else r.units.durations.tolist()] for r in rows]
+    )
+
+
+def _hash_model(place: str | Path) -> str:
+    return _digest([[f.name, sha256_file(f)] for f in sorted(Path(place).rglob("*")) if f.is_file()])

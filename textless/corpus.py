@@ -1,0 +1,397 @@
+"""A corpus is an ordered list of rows, each a part of an audio file: read from folders, globs and manifests, without opening any audio."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import hashlib
+import json
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from textless.audio import SAMPLE_RATE, read_audio, to_int16
+from textless.errors import AudioError, CorpusError
+
+AUDIO = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
+MANIFESTS = (".tsv", ".csv", ".jsonl", ".parquet")
+PATH_COLUMNS = ("audio", "path", "file", "file_name")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`samples` samples of the file at `path` (absolute) from `offset` on, both at 16 kHz; samples None: to the end."""
+
+    id: str
+    path: str
+    offset: int = 0
+    samples: int | None = None
+    speaker: str | None = None
+    split: str | None = None
+
+
+def read_row(row: Row) -> np.ndarray:
+    """The waveform of a row, (samples,) float32 in [-1, 1] at 16 kHz. Raises AudioError as `read_audio`."""
+    return read_audio(row.path, offset=row.offset, samples=row.samples)
+
+
+class Corpus:
+    """Rows in order, each id once. Raises CorpusError, naming both rows, when an id stands twice."""
+
+    def __init__(self, rows: Iterable[Row]):
+        self.rows = tuple(rows)
+        seen: dict[str, Row] = {}
+        for row in self.rows:
+            if (other := seen.setdefault(row.id, row)) is not row:
+                raise CorpusError(f"id {row.id!r} stands twice: {_place(other)} and {_place(row)}; drop one or give it another id")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __getitem__(self, i: int) -> Row:
+        return self.rows[i]
+
+    @classmethod
+    def load(cls, source: str | Path | Iterable[str | Path], *, splits: str | Path | None = None, split: str | None = None) -> Corpus:
+        """The rows of one source or of several, in order.
+
+        A source is an audio file, a folder (all audio below it, sorted), a glob of audio files, or a manifest:
+        - fairseq .tsv: a line with the root folder, then `relative/path<TAB>samples`;
+        - .tsv or .csv with a header, .jsonl, .parquet: `audio` (or `path`, `file`, `file_name`), and as far as they are known
+          `id`, `offset` (samples at 16 kHz), `samples` (at 16 kHz) or `duration` (seconds), `speaker`, `split`.
+        Relative paths start at the manifest's folder. A row without an id is called by its stem or, where any two stems
+        are alike, all by their paths from the sources' common folder, without suffix. Whether the audio is there shows when it is read.
+
+        `splits` is a .tsv or .csv with the columns `id`, `split` and perhaps `speaker`, joined by id, else by stem; what it says replaces
+        what the source says. `split` keeps the rows of that split. Raises CorpusError when a source is missing or
+        malformed, an id stands twice, or no row remains.
+        """
+        sources = [source] if isinstance(source, str | Path) else list(source)
+        rows = _name([draft for one in sources for draft in _drafts(os.fspath(one))])
+        if not rows:
+            raise CorpusError(f"{', '.join(map(str, sources)) or 'no source given'}: no audio; audio files end in {', '.join(AUDIO)}")
+        corpus = cls(rows if splits is None else _join(rows, Path(splits)))
+        return corpus if split is None else corpus.select(split=split)
+
+    def select(self, split: str | None = None, speakers: Collection[str] | None = None) -> Corpus:
+        """The rows of a split, of some speakers, or both. Raises CorpusError, saying which there are, when none remains."""
+        rows = [r for r in self.rows if (split is None or r.split == split) and (speakers is None or r.speaker in speakers)]
+        if not rows:
+            there = {name: sorted({getattr(r, name) or "none" for r in self.rows}) for name in ("split", "speaker")}
+            wanted = [f"split {split!r}"] * (split is not None) + [f"speakers {sorted(speakers or [])}"] * (speakers is not None)
+            raise CorpusError(f"no row has {' and '.join(wanted)}; splits: {_some(there['split'])}; speakers: {_some(there['speaker'])}")
+        return Corpus(rows)
+
+    def fingerprint(self, hash_file: Callable[[str], str]) -> str:
+        """sha256 in hex over ids, audio bytes, parts, speakers and splits: not over where the files lie, nor in which order.
+
+        `hash_file` gives the sha256 of a file by its path, as `sha256_file`; it is called once for each file.
+        """
+        hashes = {path: hash_file(path) for path in {r.path for r in self.rows}}
+        rows = sorted(json.dumps([r.id, hashes[r.path], r.offset, r.samples, r.speaker, r.split]) for r in self.rows)
+        return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+def sha256_file(path: str | Path) -> str:
+    """sha256 of a file's bytes in hex. Raises AudioError when it cannot be read."""
+    try:
+        with open(path, "rb") as f:
+            return hashlib.file_digest(f, "sha256").hexdigest()
+    except OSError as e:
+        raise AudioError(f"{path}: cannot be read ({e.strerror}); correct the manifest or copy the file again") from None
+
+
+class PackedAudio:
+    """A corpus decoded once into one memory-mapped file of 16-bit samples, for trainings that draw random crops.
+
+    `ids` and `speakers` are lists, `lengths` (N,) int64 in samples at 16 kHz. 16-bit audio at 16 kHz is kept bit for bit.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        index = json.loads((self.folder / "index.json").read_text())
+        rows = [r for r in index["rows"] if r[0] not in index["bad"]]
+        self.ids: list[str] = [r[0] for r in rows]
+        self.speakers: list[str | None] = [r[3] for r in rows]
+        self.lengths = np.array(index["lengths"], dtype=np.int64)
+        self._ends = np.cumsum(self.lengths)
+        self._audio = np.memmap(self.folder / "audio.i16", dtype="<i2", mode="r")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __reduce__(self):
+        return PackedAudio, (self.folder,)  # a pickled memory map would carry all of the audio
+
+    def waveform(self, i: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Row i, or a slice of it: (samples,) float32 in [-1, 1] at 16 kHz."""
+        first = self._ends[i] - self.lengths[i]
+        start, stop, _ = slice(start, stop).indices(int(self.lengths[i]))
+        return self._audio[first + start : first + max(start, stop)].astype(np.float32) / 32768
+
+    @classmethod
+    def build(cls, corpus: Corpus, folder: str | Path, *, on_bad: Callable[[Row, AudioError], None] | None = None) -> PackedAudio:
+        """Decode a corpus into `folder` (`audio.i16`, `index.json`), or open what is there if it was made of the same rows.
+
+        The rows are compared, not the audio: a folder belongs to one content. A row that cannot be read is given to `on_bad`
+        and left out, also when the folder is opened again; without `on_bad` its AudioError is raised. Raises CorpusError when
+        no row can be read.
+        """
+        folder = Path(folder)
+        audio, index = folder / "audio.i16", folder / "index.json"
+        rows = [[r.id, r.offset, r.samples, r.speaker] for r in corpus]
+        if (known := _known(index, audio)) and known["rows"] == rows and (on_bad or not known["bad"]):
+            for row in corpus:
+                if on_bad and row.id in known["bad"]:
+                    on_bad(row, AudioError(known["bad"][row.id]))
+            return cls(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        index.unlink(missing_ok=True)  # the old index must not meet the new audio
+        temporary = [p.with_name(f".{p.name}.{os.getpid()}") for p in (audio, index)]
+        lengths, bad = [], {}
+        try:
+            with open(temporary[0], "wb") as f:
+                for row, decoded in read_rows(corpus):
+                    if isinstance(decoded, AudioError):
+                        if on_bad is None:
+                            raise decoded
+                        on_bad(row, decoded)
+                        bad[row.id] = str(decoded)
+                    else:
+                        f.write(to_int16(decoded).astype("<i2", copy=False).data)
+                        lengths.append(len(decoded))
+            if not lengths:
+                raise CorpusError(f"none of the {len(rows)} rows can be read, such as {next(iter(bad.values()), 'none at all')}")
+            temporary[1].write_text(json.dumps({"rows": rows, "lengths": lengths, "bad": bad}))
+            temporary[0].replace(audio)
+            temporary[1].replace(index)
+        finally:
+            for path in temporary:
+                path.unlink(missing_ok=True)
+        return cls(folder)
+
+
+def _known(index: Path, audio: Path) -> dict[str, Any] | None:
+    """The index of a packed folder, or None where there is none or it does not fit its audio."""
+    try:
+        known = json.loads(index.read_text())
+        return known if audio.stat().st_size == 2 * sum(known["lengths"]) else None
+    except (OSError, ValueError):
+        return None
+
+
+def read_rows(rows: Iterable[Row]) -> Iterator[tuple[Row, np.ndarray | AudioError]]:
+    """Each row with its waveform (samples,) float32, or the error that reading it raised, in order.
+
+    Files are decoded in threads, a few rows ahead of the reader: libsndfile and soxr work outside the interpreter lock, and memory stays
+    bounded.
+    """
+
+    def decode(row: Row) -> np.ndarray | AudioError:
+        try:
+            return read_row(row)
+        except AudioError as e:
+            return e
+
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        ahead: deque = deque()
+        try:
+            for row in rows:
+                ahead.append((row, pool.submit(decode, row)))
+                if len(ahead) > 2 * threads:
+                    done, future = ahead.popleft()
+                    yield done, future.result()
+            while ahead:
+                done, future = ahead.popleft()
+                yield done, future.result()
+        finally:
+            for _, future in ahead:
+                future.cancel()
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A row whose id may have to be found, and the folder that its path is told from."""
+
+    fields: dict[str, Any]
+    root: str
+
+
+def _drafts(source: str) -> list[_Draft]:
+    suffix = os.path.splitext(source)[1].lower()
+    if os.path.isdir(source):
+        return [_Draft({"path": path}, source) for path in _walk(source)]
+    if glob.has_magic(source) and not os.path.exists(source):
+        paths = sorted(p for p in glob.glob(source, recursive=True) if p.lower().endswith(AUDIO) and not os.path.isdir(p))
+        if not paths:
+            raise CorpusError(f"{source}: no audio file has such a name; quote the pattern and check the folder")
+        fixed = source[: min(source.find(c) for c in "*?[" if c in source)]
+        return [_Draft({"path": path}, os.path.dirname(fixed)) for path in paths]
+    if suffix in AUDIO:
+        return [_Draft({"path": source}, os.path.dirname(source))]
+    if not os.path.exists(source):
+        raise CorpusError(f"{source}: no such file or folder")
+    if suffix not in MANIFESTS:
+        raise CorpusError(f"{source}: neither audio ({', '.join(AUDIO)}) nor a manifest ({', '.join(MANIFESTS)})")
+    return _manifest(source, suffix)
+
+
+def _walk(folder: str) -> list[str]:
+    return sorted(
+        os.path.join(here, name)
+        for here, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if name.lower().endswith(AUDIO) and not name.startswith(".")
+    )
+
+
+def _manifest(source: str, suffix: str) -> list[_Draft]:
+    folder = os.path.dirname(source)
+    if suffix == ".tsv" and (fairseq := _fairseq(source)):
+        root, lines = fairseq
+        records = [{"path": path, "samples": samples} for path, samples in lines]
+        return [_draft(r, os.path.join(folder, root), f"{source} line {n}") for n, r in enumerate(records, 2)]
+    if suffix == ".jsonl":
+        records = []
+        for n, line in enumerate(_lines(source), 1):
+            try:
+                records.append((n, json.loads(line))) if line.strip() else None
+            except ValueError as e:
+                raise CorpusError(f"{source} line {n}: not JSON ({e})") from None
+        return [_draft(r, folder, f"{source} line {n}") for n, r in records]
+    if suffix == ".parquet":
+        return [_draft(r, folder, f"{source} row {n}") for n, r in enumerate(_parquet(source), 1)]
+    return [_draft(r, folder, f"{source} line {n}") for n, r in _table(source)]
+
+
+def _fairseq(source: str) -> tuple[str, list[list[str]]] | None:
+    """Root and (path, samples) of a fairseq manifest; None if the first line is a header.
+
+    A header has a tab or, if it is one column, is followed by lines without one; fairseq's first line is a folder, and
+    a number follows a tab in each of the others.
+    """
+    first, *rest = _lines(source) or [""]
+    lines = [line.split("\t") for line in rest if line.strip()]
+    if "\t" in first or (first.strip() in PATH_COLUMNS and all(len(line) == 1 for line in lines)):
+        return None
+    for n, line in enumerate(lines, 2):
+        if len(line) != 2 or not line[1].strip().isdecimal():
+            raise CorpusError(
+                f"{source} line {n}: expected `relative/path<TAB>samples`, since line 1 is no header with a column named "
+                f"{', '.join(PATH_COLUMNS)}; correct the line or the header"
+            )
+    return first.strip(), lines
+
+
+def _table(source: str) -> list[tuple[int, dict[str, str]]]:
+    """(line number, row) of a .tsv or .csv with a header. Only .csv knows quotes."""
+    form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if source.lower().endswith(".tsv") else {}
+    reader = csv.DictReader(_lines(source, keepends=True), **form)
+    rows = []
+    for row in reader:
+        if None in row or None in row.values():
+            raise CorpusError(f"{source} line {reader.line_num}: has not as many fields as the header ({len(reader.fieldnames or [])})")
+        rows.append((reader.line_num, row))
+    return rows
+
+
+def _parquet(source: str) -> list[dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(source)
+        wanted = {*PATH_COLUMNS, "id", "offset", "samples", "duration", "speaker", "split"}
+        return file.read([c for c in file.schema_arrow.names if c in wanted]).to_pylist()
+    except (pyarrow.ArrowException, OSError) as e:
+        raise CorpusError(f"{source}: not a parquet file that can be read ({str(e).splitlines()[0]})") from None
+
+
+def _lines(source: str, keepends: bool = False) -> list[str]:
+    try:
+        with open(source, encoding="utf-8-sig") as f:
+            lines = f.readlines()
+        return lines if keepends else [line.rstrip("\n") for line in lines]
+    except (OSError, UnicodeDecodeError) as e:
+        raise CorpusError(f"{source}: cannot be read as text ({e})") from None
+
+
+def _draft(record: Any, folder: str, place: str) -> _Draft:
+    """A manifest's record as the fields of a Row; `place` says where it stands."""
+    if not isinstance(record, dict):
+        raise CorpusError(f"{place}: expected an object with a path and more, not {str(record)[:40]!r}")
+    known = {k: v for k, v in record.items() if v not in (None, "") and v == v}  # v != v: a gap that pandas made NaN
+    path = next((known[name] for name in PATH_COLUMNS if name in known), None)
+    if not isinstance(path, str):
+        raise CorpusError(f"{place}: no path; name the audio file under one of {', '.join(PATH_COLUMNS)}")
+    fields: dict[str, Any] = {"path": os.path.join(folder, path)}
+    try:
+        if "offset" in known:
+            fields["offset"] = _count(known["offset"])
+        if "samples" in known:
+            fields["samples"] = _count(known["samples"])
+        elif "duration" in known:
+            fields["samples"] = round(float(known["duration"]) * SAMPLE_RATE)
+    except (TypeError, ValueError):
+        raise CorpusError(f"{place}: offset and samples are whole numbers of samples at 16 kHz, duration is in seconds") from None
+    fields |= {name: str(known[name]) for name in ("id", "speaker", "split") if name in known}
+    return _Draft(fields, folder)
+
+
+def _count(value: Any) -> int:
+    # 12.0 may well be seconds, so a float is refused
+    number = int(value)
+    if isinstance(value, float | bool) or number < 0:
+        raise ValueError
+    return number
+
+
+def _name(drafts: list[_Draft]) -> list[Row]:
+    """Rows with absolute paths; those without an id by stem, or all of these by path where two stems are alike."""
+    unnamed = [d for d in drafts if "id" not in d.fields]
+    stems = Counter(_stem(d.fields["path"]) for d in unnamed)
+    alike = len(stems) < len(unnamed)
+    for draft in drafts:
+        draft.fields["path"] = os.path.abspath(draft.fields["path"])
+    root = os.path.commonpath([os.path.abspath(d.root) for d in unnamed]) if alike else ""
+    for draft in unnamed:
+        path = draft.fields["path"]
+        draft.fields["id"] = Path(os.path.relpath(os.path.splitext(path)[0], root)).as_posix() if alike else _stem(path)
+    return [Row(**d.fields) for d in drafts]
+
+
+def _join(rows: list[Row], splits: Path) -> list[Row]:
+    """Rows with the split and speaker that a table gives by id, else by stem."""
+    table: dict[str, dict[str, str]] = {}
+    for n, record in _table(str(splits)):
+        if not {"id", "split"} <= record.keys():
+            raise CorpusError(f"{splits}: the header must name the columns id and split, not {', '.join(record)}")
+        found = {name: record[name] for name in ("split", "speaker") if record.get(name)}
+        if table.setdefault(record["id"], found) != found:
+            raise CorpusError(f"{splits} line {n}: id {record['id']!r} stands twice and differs; drop one of the lines")
+    joined = [replace(r, **table.get(r.id) or table.get(_stem(r.path)) or {}) for r in rows]
+    if not any(r.id in table or _stem(r.path) in table for r in rows):
+        raise CorpusError(f"{splits}: has none of the ids of the corpus, such as {rows[0].id!r}; check that they belong together")
+    return joined
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
+
+
+def _place(row: Row) -> str:
+    return f"{row.path} at sample {row.offset}" if row.offset or row.samples else row.path
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -1,0 +1,123 @@
+"""Pipelines: a graph of named steps, what of it is missing, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from textless.engine.step import Source, Step
+from textless.engine.store import Progress, Store, source_hash
+from textless.errors import PipelineError
+
+
+@dataclass
+class Pipeline:
+    """Steps by name. `temporary` names those whose artefacts are dropped once nothing wants them."""
+
+    steps: dict[str, Step]
+    temporary: set[str] = field(default_factory=set)
+
+    def pick(self, targets: Iterable[str]) -> list[str]:
+        """The targets, or without any the steps that no other takes. Raises PipelineError for an unknown name."""
+        from textless.engine.yaml import did_you_mean
+
+        targets = list(targets)
+        for name in targets:
+            if name not in self.steps:
+                raise PipelineError(f"no step {name!r} in the pipeline{did_you_mean(name, self.steps)}")
+        if targets:
+            return targets
+        taken = {id(s) for step in self.steps.values() for s in step.inputs().values()}
+        return [n for n, s in self.steps.items() if id(s) not in taken and not isinstance(s, Source)]
+
+    def name_of(self, step: Step) -> str:
+        return next((n for n, s in self.steps.items() if s is step), step.type)
+
+    def plan(self, store: Store, targets: Iterable[str] = ()) -> list[Step]:
+        """What is missing, inputs first. Inputs are asked for only where the step itself is missing."""
+        order: list[Step] = []
+
+        def visit(step: Step) -> None:
+            if isinstance(step, Source) or any(s is step for s in order) or store.has(step):
+                return
+            for parent in step.inputs().values():
+                visit(parent)
+            order.append(step)
+
+        for name in self.pick(targets):
+            visit(self.steps[name])
+        store.save_hashes()
+        return order
+
+    def run(
+        self,
+        store: Store,
+        targets: Iterable[str] = (),
+        *,
+        started: Callable[[str, int, int], None] = lambda name, n, total: None,
+        progress: Progress = lambda done, total, what: None,
+    ) -> dict[str, Path]:
+        """Make what is missing and return the targets' folders by name. `started` is called with each step's name, number and the count."""
+        wanted = self.pick(targets)
+        missing = self.plan(store, wanted)
+        for n, step in enumerate(missing, 1):
+            started(self.name_of(step), n, len(missing))
+            store.run(step, progress)
+        if missing:
+            for name in self.temporary - set(wanted):
+                store.drop(self.steps[name])
+        return {name: store.folder(self.steps[name]) for name in wanted if not isinstance(self.steps[name], Source)}
+
+    def state(self, store: Store, name: str) -> str:
+        """`source`, `done`, `started` (a work folder is there) or `missing`."""
+        step = self.steps[name]
+        if isinstance(step, Source):
+            return "source"
+        if store.has(step):
+            return "done"
+        return "started" if store.work(step).exists() else "missing"
+
+    def why(self, store: Store, name: str) -> list[str]:
+        """Why a step will run, or did not have to, down to the root causes: a line each."""
+        self.pick([name])
+        step = self.steps[name]
+        if isinstance(step, Source):
+            return [f"{name} is a source, identified by its content: {store.keys.of(step)[:12]}"]
+        if manifest := store.manifest(step):
+            lines = [f"{name} is done: {store.name(step)}"]
+            if manifest["source"] != source_hash():
+                lines.append("the source code has changed since; raise the step's version if its result should change")
+            return lines
+        before = next((m for m in store.manifests() if m["step"] == step.type), None)
+        if before is None:
+            return [f"{name} has never been made in {store.root}"]
+        now = store.keys.lineage(step)
+        causes = _causes(before["lineage"], now, before["key"], store.keys.of(step), name)
+        return [f"{name} differs from {before['step']}-{before['key'][:12]}, the last of its kind:", *causes]
+
+
+def _causes(old: dict[str, Any], new: dict[str, Any], old_key: str, new_key: str, where: str) -> list[str]:
+    """Recursive difference of two payloads."""
+    if old_key == new_key:
+        return []
+    a, b = old[old_key], new[new_key]
+    if a["step"] != b["step"]:
+        return [f"  {where}: step {a['step']} → {b['step']}"]
+    out = []
+    if a["version"] != b["version"]:
+        out.append(f"  {where}: version of step {b['step']} {a['version']} → {b['version']}")
+    for name in sorted(a["fields"].keys() | b["fields"].keys()):
+        before, after = (d["fields"].get(name, "the default") for d in (a, b))
+        if before != after:
+            out.append(f"  {where}.{name}: {before} → {after}")
+    if a.get("content") != b.get("content"):
+        out.append(f"  {where}: its content changed")
+    for name in sorted(a["inputs"].keys() | b["inputs"].keys()):
+        before, after = a["inputs"].get(name), b["inputs"].get(name)
+        if before is None or after is None:
+            out.append(f"  {where}.{name}: {'added' if before is None else 'removed'}")
+        else:
+            out += _causes(old, new, before, after, f"{where}.{name}")
+    return out

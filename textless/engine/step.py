@@ -1,0 +1,178 @@
+"""Steps: frozen, typed configurations whose keys say what their results depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textless.errors import StepTypeError
+
+if TYPE_CHECKING:
+    from textless.engine.store import Job
+
+HashFile = Callable[[str], str]
+
+
+def runtime(default: Any) -> Any:
+    """A field that changes how a step runs but not what it makes: workers, device, inference batch. Not in the key."""
+    return field(default=default, metadata={"runtime": True})
+
+
+def path(default: Any = MISSING) -> Any:
+    """A field that holds a path, or a list of them, relative to the pipeline file. Not in the key: what it holds enters by `content`."""
+    return field(default=default, metadata={"runtime": True, "path": True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A stage and everything that its result depends on. A field that holds a Step is an input; composition is the graph.
+
+    Subclasses are frozen keyword-only dataclasses with `type`, the name in pipelines, `version`, to be raised when the result changes,
+    and `run`.
+    """
+
+    type: ClassVar[str]
+    version: ClassVar[int] = 1
+
+    def run(self, job: Job) -> None:
+        """Write the result into `job.path`, from `job.inputs`. Whatever is there was left by an attempt that did not finish."""
+        raise NotImplementedError
+
+    def inputs(self) -> dict[str, Step]:
+        """Fields that hold steps."""
+        return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Step)}
+
+    def settings(self) -> dict[str, Any]:
+        """All fields that enter the key, as JSON values, defaults included. Raises StepTypeError for anything else."""
+        return {
+            f.name: _json_value(getattr(self, f.name), f"{self.type}.{f.name}")
+            for f in fields(self)
+            if not f.metadata.get("runtime") and not isinstance(getattr(self, f.name), Step)
+        }
+
+    def defaults(self) -> dict[str, Any]:
+        """Default of each field that has one."""
+        return {f.name: _json_value(f.default, f.name) for f in fields(self) if f.default is not MISSING}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(Step):
+    """Something from outside the graph. It has a key but no artefact: steps that take it read it through its own methods."""
+
+    def content(self, hash_file: HashFile) -> Any:
+        """A JSON value that identifies what is there, wherever it lies. `hash_file` maps a path to the sha256 of its bytes."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapStep(Step):
+    """A step over rows, in shards that are finished one by one, so that an interrupted run goes on where it was."""
+
+    def rows(self, job: Job) -> list[Any]:
+        """Everything to be done: objects with an `id` string."""
+        raise NotImplementedError
+
+    def tools(self, job: Job) -> Any:
+        """What every shard needs, such as a loaded model; made once in each process."""
+        return None
+
+    def shard(self, tools: Any, rows: list[Any], out: Path) -> list[dict[str, Any]]:
+        """Do some rows and write them to `out`, a file or folder; return the failures as {"id", "error"}."""
+        raise NotImplementedError
+
+    def shard_path(self, n: int) -> str:
+        """Where shard n lies within the artefact."""
+        return f"data/{n:05d}.parquet"
+
+    def finish(self, job: Job, tools: Any) -> None:
+        """Called when all shards are there."""
+
+    def run(self, job: Job) -> None:
+        tools = self.tools(job)
+        run_shards(job, self.rows(job), lambda rows, out: self.shard(tools, rows, out), self.shard_path)
+        self.finish(job, tools)
+
+
+def run_shards(
+    job: Job, rows: list[Any], shard: Callable[[list[Any], Path], list[dict[str, Any]]], shard_path: Callable[[int], str]
+) -> None:
+    """Do the shards that are not there yet. One appears whole, by rename, after its failures were noted."""
+    shards = split_rows(sorted(rows, key=lambda row: row.id))
+    for n, members in enumerate(shards):
+        out = job.path / shard_path(n)
+        if not out.exists():
+            out.parent.mkdir(exist_ok=True)
+            temporary = out.with_name(f".{out.name}.partial")
+            job.record_failures(n, shard(members, temporary))
+            temporary.replace(out)
+        job.progress(n + 1, len(shards), "shards")
+
+
+ROWS_PER_SHARD = 64
+
+
+def split_rows(rows: list[Any]) -> list[list[Any]]:
+    """Rows into shards by the hash of their id. The count is a power of two, so that a grown corpus keeps or splits its shards."""
+    count = 1 << ((len(rows) - 1) // ROWS_PER_SHARD).bit_length() if rows else 1
+    shards: list[list[Any]] = [[] for _ in range(count)]
+    for row in rows:
+        shards[int.from_bytes(hashlib.sha256(row.id.encode()).digest()[:8], "big") % count].append(row)
+    return shards
+
+
+class Keys:
+    """Payloads and keys of steps.
+
+    A key is the sha256 of the canonical JSON of {step, version, fields that differ from their defaults, keys of inputs}.
+    """
+
+    def __init__(self, hash_file: HashFile) -> None:
+        self.hash_file = hash_file
+        # By object, which is kept so that its address is not given to another.
+        self._known: dict[int, tuple[Step, dict[str, Any], str]] = {}
+
+    def of(self, step: Step) -> str:
+        return self._entry(step)[2]
+
+    def payload(self, step: Step) -> dict[str, Any]:
+        return self._entry(step)[1]
+
+    def lineage(self, step: Step) -> dict[str, dict[str, Any]]:
+        """Payload of the step and of everything above it, by key."""
+        out = {self.of(step): self.payload(step)}
+        for parent in step.inputs().values():
+            out |= self.lineage(parent)
+        return out
+
+    def _entry(self, step: Step) -> tuple[Step, dict[str, Any], str]:
+        if id(step) not in self._known:
+            defaults = step.defaults()
+            settings = {k: v for k, v in step.settings().items() if k not in defaults or defaults[k] != v}
+            payload: dict[str, Any] = {"step": step.type, "version": step.version, "fields": settings}
+            payload["inputs"] = {name: self.of(parent) for name, parent in step.inputs().items()}
+            if isinstance(step, Source):
+                payload["content"] = step.content(self.hash_file)
+            self._known[id(step)] = step, payload, hashlib.sha256(canonical(payload).encode()).hexdigest()
+        return self._known[id(step)]
+
+
+def canonical(value: Any) -> str:
+    """JSON with one spelling: keys sorted, no spaces, ASCII, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _json_value(value: Any, where: str) -> Any:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, list | tuple):
+        return [_json_value(v, where) for v in value]
+    if isinstance(value, dict) and all(isinstance(k, str) for k in value):
+        return {k: _json_value(v, where) for k, v in value.items()}
+    raise StepTypeError(f"{where}: {value!r} ({type(value).__name__}) cannot enter a key; only JSON values and steps can")

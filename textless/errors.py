@@ -1,0 +1,49 @@
+"""Errors that a user can act on. The command line prints them in one line and exits with 2."""
+
+
+class TextlessError(Exception):
+    """Base of every error that names what is wrong, where, and what to do about it."""
+
+
+class AudioError(TextlessError):
+    """A file that is missing, empty, cut short, or not audio; samples that are not numbers."""
+
+
+class CorpusError(TextlessError):
+    """A manifest or folder that does not describe a corpus."""
+
+
+class ContractError(TextlessError):
+    """Units of one kind given to a model of another."""
+
+
+class DumpError(TextlessError):
+    """A unit dump or unit stream that cannot be read."""
+
+
+class ModelError(TextlessError):
+    """A model folder, checkpoint or codebook that is missing, damaged or of another architecture."""
+
+
+class TrainingError(TextlessError):
+    """Training data that does not fit together: wrong label rate or length, too few frames, NaN."""
+
+
+class OutputExistsError(TextlessError):
+    """An output that is already there and was made by something else."""
+
+
+class StepTypeError(TextlessError, TypeError):
+    """A step's field holds something that cannot enter a key."""
+
+
+class StoreError(TextlessError):
+    """The store cannot be used as it is: damaged, read-only, or made with other defaults."""
+
+
+class PipelineError(TextlessError):
+    """A pipeline file with an unknown step, field or variable. Says file and line."""
+
+
+class ContractWarning(UserWarning):
+    """Something about the units is unknown and cannot be checked."""

@@ -1,0 +1,21 @@
+"""Units to units: a language model over discrete units, its training, and its continuations."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_WHERE = {"UnitLM": "model", "LMConfig": "model", "load_lm": "model", "train_lm": "train"}
+
+__all__ = ["LMConfig", "UnitLM", "load_lm", "train_lm"]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy: importing torch takes longer than most commands run.
+    if name in _WHERE:
+        return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,332 @@
+"""The unit language model: a Llama-shaped decoder over units, with a head for how long each unit lasts.
+
+The middle of GSLM (Lakhotia et al. 2021, arXiv:2102.01192): units without repeats, in sequences that begin and end with `</s>`. The
+durations beside them are pGSLM's duration stream (Kharitonov et al. 2022, arXiv:2109.03264), here as a classifier on the same hidden
+state. The decoder is Llama's (Touvron et al. 2023, arXiv:2302.13971), so that `textless.lm.llama` can hand it to transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from textless.errors import ContractError, ModelError
+from textless.units.types import UnitContract, Units
+from textless.weights import from_torch, load_model, save_model, to_torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class LMConfig:
+    """Shape of a unit language model.
+
+    Attributes:
+        n_units: size of the codebook; the vocabulary has one token more, `</s>` = n_units.
+        ffn_dim: inner width of the SwiGLU.
+        context: tokens that are seen at once, `</s>` included.
+        max_duration: longest duration that the duration head knows, in frames; longer ones count as this.
+    """
+
+    n_units: int
+    dim: int
+    layers: int
+    heads: int
+    ffn_dim: int
+    context: int
+    max_duration: int = 32
+    rope_theta: float = 10000.0
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.dim % (2 * self.heads):
+            raise ModelError(f"dim {self.dim} must be a multiple of 2 × heads ({self.heads})")
+        if self.n_units < 2 or self.context < 2:
+            raise ModelError(f"a language model needs at least 2 units and a context of 2, got {self.n_units} and {self.context}")
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.heads
+
+
+PRESETS: dict[str, dict[str, int]] = {
+    "nano": {"dim": 96, "layers": 2, "heads": 3, "ffn_dim": 256},  # 0.3 M parameters at 500 units
+    "tiny": {"dim": 320, "layers": 6, "heads": 5, "ffn_dim": 864},  # 7.6 M
+}
+
+
+class KVCache:
+    """Keys and values of what was read, (layers, B, heads, length, head_dim), each row filled from the left to a length of its own."""
+
+    def __init__(self, config: LMConfig, batch: int, length: int, device: torch.device) -> None:
+        shape = (config.layers, batch, config.heads, length, config.head_dim)
+        self.keys, self.values = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
+        self.filled = torch.zeros(batch, dtype=torch.int64, device=device)
+
+    def row(self, i: int) -> KVCache:
+        """A view of row i: what is read into it is in this cache."""
+        view = object.__new__(KVCache)
+        view.keys, view.values, view.filled = self.keys[:, i : i + 1], self.values[:, i : i + 1], self.filled[i : i + 1]
+        return view
+
+    def write(self, layer: int, positions: Tensor, k: Tensor, v: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Put k, v (B, heads, T, head_dim) at `positions` (B, T); returns the first `length` of all keys and values."""
+        rows = torch.arange(len(positions), device=positions.device)[:, None]
+        self.keys[layer][rows, :, positions] = k.transpose(1, 2)
+        self.values[layer][rows, :, positions] = v.transpose(1, 2)
+        return self.keys[layer][:, :, :length], self.values[layer][:, :, :length]
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(dim)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions in the layout of transformers' Llama, where dimension i turns with i + head_dim / 2.
+
+    Args:
+        x: (B, heads, T, head_dim).
+        cos, sin: (B, 1, T, head_dim) or (1, 1, T, head_dim).
+    """
+    a, b = x.chunk(2, dim=-1)
+    return (x * cos + torch.cat([-b, a], dim=-1) * sin).to(x.dtype)
+
+
+class Block(nn.Module):
+    """Pre-norm attention and SwiGLU. (B, T, dim) → (B, T, dim)."""
+
+    def __init__(self, config: LMConfig, layer: int, dropout: float) -> None:
+        super().__init__()
+        self.layer, self.heads = layer, config.heads
+        self.norm1, self.norm2 = RMSNorm(config.dim, config.norm_eps), RMSNorm(config.dim, config.norm_eps)
+        self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
+        self.out = nn.Linear(config.dim, config.dim, bias=False)
+        self.gate_up = nn.Linear(config.dim, 2 * config.ffn_dim, bias=False)
+        self.down = nn.Linear(config.ffn_dim, config.dim, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None, positions: Tensor) -> Tensor:
+        q, k, v = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in self.qkv(self.norm1(x)).chunk(3, dim=-1))
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if cache is not None:
+            k, v = cache.write(self.layer, positions, k, v, mask.shape[-1])
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        x = x + self.dropout(self.out(y.transpose(1, 2).flatten(2)))
+        gate, up = self.gate_up(self.norm2(x)).chunk(2, dim=-1)
+        return x + self.dropout(self.down(F.silu(gate) * up))
+
+
+class UnitLM(nn.Module):
+    """Decoder over units. Tokens 0 … n_units - 1 are the units, token n_units is `</s>`, which begins and ends every sequence.
+
+    Args:
+        contract: the units that it speaks. An unknown `n_units` in it is filled in from the configuration.
+        dropout: on the embeddings and on what each layer adds, while training; not part of the model folder.
+
+    Raises:
+        ContractError: the contract's n_units is not the configuration's.
+    """
+
+    def __init__(self, config: LMConfig, contract: UnitContract = UnitContract(), *, dropout: float = 0.0) -> None:
+        super().__init__()
+        if contract.n_units not in (None, config.n_units):
+            raise ContractError(f"the language model has {config.n_units} units but its contract says {contract.n_units}")
+        self.config, self.contract = config, contract.with_(n_units=config.n_units)
+        self.embed = nn.Embedding(config.n_units + 1, config.dim)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(config, i, dropout) for i in range(config.layers))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.duration = nn.Linear(config.dim, config.max_duration, bias=False)
+        half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+        angles = torch.outer(torch.arange(config.context, dtype=torch.float32), config.rope_theta**-half).repeat(1, 2)
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for name, p in self.named_parameters():
+            if p.ndim == 2:
+                last = name.endswith(("out.weight", "down.weight"))
+                nn.init.normal_(p, std=0.02 / (2 * self.config.layers) ** 0.5 if last else 0.02)
+        nn.init.zeros_(self.duration.weight)  # all durations alike, without a draw: an imported model's fresh head is reproducible
+
+    @property
+    def n_units(self) -> int:
+        return self.config.n_units
+
+    @property
+    def frame_rate(self) -> float | None:
+        """Frames per second, None when unknown."""
+        return self.contract.frame_rate
+
+    @property
+    def sample_rate(self) -> int | None:
+        """Hz of the audio behind the units, None when unknown."""
+        return self.contract.sample_rate
+
+    @property
+    def device(self) -> torch.device:
+        return self.embed.weight.device
+
+    def forward(
+        self, tokens: Tensor, *, positions: Tensor | None = None, mask: Tensor | None = None, cache: KVCache | None = None
+    ) -> Tensor:
+        """Hidden states after the final norm.
+
+        Args:
+            tokens: (B, T) int64.
+            positions: (B, T) int64 within each document, with `mask` (B, 1, T, T) bool, True = sees. Neither: one document a row, causal.
+            cache: the tokens follow what is in it, and are added to it; positions and mask come from it.
+
+        Returns:
+            (B, T, dim) float32.
+        """
+        if cache is not None:
+            positions = cache.filled[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
+            seen = torch.arange(int(positions.max()) + 1, device=tokens.device)
+            mask = seen <= positions[:, None, :, None]
+        elif positions is None:
+            positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
+        cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]
+        x = self.dropout(self.embed(tokens))
+        for block in self.blocks:
+            x = block(x, cos, sin, mask, cache, positions)
+        if cache is not None:
+            cache.filled += tokens.shape[1]
+        return self.norm(x)
+
+    def unit_logits(self, hidden: Tensor) -> Tensor:
+        """(…, dim) → (…, n_units + 1) float32: what comes next."""
+        return F.linear(hidden, self.embed.weight).float()
+
+    def duration_logits(self, hidden: Tensor) -> Tensor:
+        """(…, dim) → (…, max_duration) float32: class d - 1 is a duration of d frames, of the unit just read."""
+        return self.duration(hidden).float()
+
+    def nll(self, units: Units | np.ndarray | Sequence[int]) -> np.ndarray:
+        """Negative log-likelihood of each unit, and of the end.
+
+        Args:
+            units: Units, or bare integers. Scored as they stand: never deduplicated. Durations are not scored.
+
+        A sequence longer than the context is read in windows of `context` tokens that overlap by half, and each unit is scored in the
+        first window that holds it; so beyond the first window every unit is predicted from at least half a context.
+
+        Returns:
+            (N + 1,) float64, nats; the last is that of `</s>`.
+
+        Raises:
+            ContractError: units of another kind, or outside the vocabulary.
+        """
+        sequence = self.take(units, "the units").units
+        tokens = torch.tensor([self.n_units, *sequence.tolist(), self.n_units], device=self.device)
+        read, target = tokens[:-1], tokens[1:]
+        context, scores = self.config.context, []
+        done = start = 0
+        with self.evaluating():
+            while done < len(read):
+                hidden = self(read[None, start : start + context])[0, done - start :]
+                wanted = target[done : done + len(hidden)]
+                scores.append(F.cross_entropy(self.unit_logits(hidden).double(), wanted, reduction="none").cpu())
+                done += len(hidden)
+                start += context // 2
+        return torch.cat(scores).numpy()
+
+    def continue_units(
+        self,
+        prompt: Units | np.ndarray | Sequence[Any],
+        *,
+        seconds: float | None = None,
+        max_new_units: int | None = None,
+        temperature: float = 0.7,
+        top_k: int | None = None,
+        seed: int = 0,
+        only_new: bool = False,
+    ) -> Units | list[Units]:
+        """Sample what comes after a prompt.
+
+        Args:
+            prompt: Units, bare integers (one frame each), or a list of such prompts. May be empty: then it begins from `</s>` alone.
+            seconds: length to add. `</s>` is never sampled and the last unit is cut, so that exactly round(seconds × frame_rate)
+                frames are added (fewer only when `max_new_units` is reached first).
+            max_new_units: number of units to add at most. Without `seconds` the continuation may end earlier, with `</s>`.
+            temperature: of units and durations; 0 is greedy.
+            top_k: sample units among the k most likely. Durations are not restricted.
+            seed: of this call; prompt i of a list is sampled with `seed + i`, whatever else is in the list (up to the last bits of
+                the arithmetic, which depend on the batch: two units must be tied within about 1e-6 for it to show).
+            only_new: leave the prompt out of the result.
+
+        A prompt with durations is continued deduplicated: no unit follows itself, and durations are sampled from the duration head. A
+        prompt without them is continued literally: one frame a unit, repeats allowed, and so is the result. When the context is full
+        (or the prompt longer than it, with a warning), reading begins again from the last half of a context.
+
+        Returns:
+            Units with the contract of the model; a list for a list.
+
+        Raises:
+            ContractError: units of another kind or outside the vocabulary; `seconds` where the frame rate is unknown.
+            ValueError: neither `seconds` nor `max_new_units`, or one of the numbers is out of range.
+        """
+        from textless.lm.generate import generate
+
+        one = isinstance(prompt, Units | np.ndarray) or (len(prompt) > 0 and all(isinstance(u, int | np.integer) for u in prompt))
+        prompts = [self.take(p, "the prompt") for p in ([prompt] if one else prompt)]
+        results = generate(
+            self, prompts, seconds=seconds, max_new_units=max_new_units, temperature=temperature, top_k=top_k, seed=seed, only_new=only_new
+        )
+        return results[0] if one else results
+
+    def take(self, units: Units | np.ndarray | Sequence[int], what: str) -> Units:
+        """`units` under this model's contract. Raises ContractError when they are of another kind or outside the vocabulary."""
+        taken = Units.of(units)
+        if isinstance(units, Units):
+            self.contract.check(units.contract, mine="the language model", theirs=what)
+        if len(taken) and taken.units.max() >= self.n_units:
+            raise ContractError(
+                f"unit {taken.units.max()} in {what} is outside the language model's vocabulary of {self.n_units} units; "
+                "use models of one set, or encode again"
+            )
+        return Units(taken.units, taken.durations, self.contract)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inference mode and evaluation mode; training goes on afterwards as it was."""
+        training = self.training
+        self.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            self.train(training)
+
+    def save(self, folder: Path | str) -> None:
+        """Write a model folder, see `load_lm`."""
+        config = {**asdict(self.config), "contract": self.contract.to_dict()}
+        save_model(folder, kind="lm", config=config, tensors=from_torch(self.state_dict()))
+
+
+def load_lm(path: Path | str) -> UnitLM:
+    """The language model of a folder written by `UnitLM.save`, on the CPU, in evaluation mode.
+
+    Raises:
+        ModelError: the folder is missing, damaged, or holds something else.
+    """
+    config, tensors = load_model(path, kind="lm")
+    try:
+        contract = UnitContract.from_dict(config.pop("contract"))
+        model = UnitLM(LMConfig(**config), contract)
+        model.load_state_dict(to_torch(tensors))
+    except (KeyError, TypeError, RuntimeError) as e:
+        raise ModelError(f"{path}: not a language model of this version ({e})") from None
+    return model.eval()

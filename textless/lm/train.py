@@ -1,0 +1,227 @@
+"""Training the unit language model: packed documents, cross-entropy of units and of their durations.
+
+Packing as in Slam (Maimon et al. 2025, arXiv:2502.15814) and nanochat: rows are full, and no document sees another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from textless.errors import ContractError, TrainingError
+from textless.lm.model import PRESETS, LMConfig, UnitLM
+from textless.training import decay_groups, rng, train, warmup_cosine
+from textless.units.types import UnitContract, Units
+
+DURATION_WEIGHT = 0.25  # of the durations' cross-entropy beside the units': they ride on the hidden state, and must not shape it much
+
+
+class Batch(NamedTuple):
+    """Packed rows; all (B, context) int64.
+
+    Attributes:
+        tokens: what is read.
+        positions: place of each token in its document, or in the piece of it that is in this row.
+        targets: the token that follows.
+        durations: class of the duration of the unit that is read (frames - 1); -100 at `</s>`, which has none.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    targets: Tensor
+    durations: Tensor
+
+
+class Packer:
+    """Rows of `context` tokens from an endless stream of documents, shuffled anew in each epoch.
+
+    A document is `</s>` u1 … uN with targets u1 … uN `</s>`. One that reaches over the end of a row goes on in the next as a piece of
+    its own, with positions from 0: this is also how a long document is cut, and how windows of a long sequence look at inference.
+    Row r is a function of (seed, r) alone.
+    """
+
+    def __init__(self, documents: Sequence[Units], *, n_units: int, max_duration: int, context: int, seed: int) -> None:
+        end, none = np.array([n_units]), np.array([-100])
+        self.tokens = np.concatenate([np.concatenate([end, d.units]) for d in documents])
+        self.targets = np.concatenate([np.concatenate([d.units, end]) for d in documents])
+        classes = [np.minimum(d.durations, max_duration) - 1 for d in documents]
+        self.durations = np.concatenate([np.concatenate([none, c]) for c in classes])
+        self.lengths = np.array([len(d) + 1 for d in documents])
+        self.starts = np.cumsum(self.lengths) - self.lengths
+        self.context, self.seed = context, seed
+        self._epoch, self._order, self._ends = -1, np.empty(0, np.int64), np.empty(0, np.int64)
+
+    def _shuffle(self, epoch: int) -> None:
+        if epoch != self._epoch:
+            self._order = rng(self.seed, epoch).permutation(len(self.lengths))
+            self._ends, self._epoch = np.cumsum(self.lengths[self._order]), epoch
+
+    def pieces(self, row: int) -> list[tuple[int, int, int]]:
+        """[(document, first token, tokens)] of a row."""
+        found, at, left = [], row * self.context, self.context
+        while left:
+            epoch, offset = divmod(at, len(self.tokens))
+            self._shuffle(epoch)
+            j = int(np.searchsorted(self._ends, offset, side="right"))
+            document, until_end = int(self._order[j]), int(self._ends[j]) - offset
+            taken = min(left, until_end)
+            found.append((document, int(self.lengths[document]) - until_end, taken))
+            at, left = at + taken, left - taken
+        return found
+
+    def batch(self, first: int, rows: int) -> Batch:
+        """Rows first … first + rows - 1."""
+        index, positions = [], []
+        for row in range(first, first + rows):
+            for document, start, length in self.pieces(row):
+                index.append(self.starts[document] + start + np.arange(length))
+                positions.append(np.arange(length))
+        where = np.concatenate(index)
+        columns = self.tokens[where], np.concatenate(positions), self.targets[where], self.durations[where]
+        return Batch(*(torch.from_numpy(c.reshape(rows, self.context)) for c in columns))
+
+
+def document_mask(positions: Tensor) -> Tensor:
+    """(B, T) positions → (B, 1, T, T) bool: each token sees itself and what stands before it in its document."""
+    place = torch.arange(positions.shape[1], device=positions.device)
+    first = (place - positions)[:, :, None]
+    return ((place <= place[:, None]) & (place >= first))[:, None]
+
+
+def losses(lm: UnitLM, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy in nats of the tokens (units and `</s>`), and of the units' durations."""
+    hidden = lm(batch.tokens, positions=batch.positions, mask=document_mask(batch.positions))
+    units = F.cross_entropy(lm.unit_logits(hidden).flatten(0, 1), batch.targets.flatten())
+    # Summed and divided here: the mean of a row of nothing but `</s>` would be 0 / 0.
+    durations = F.cross_entropy(lm.duration_logits(hidden).flatten(0, 1), batch.durations.flatten(), reduction="sum")
+    return units, durations / (batch.durations >= 0).sum().clamp(min=1)
+
+
+def evaluate(lm: UnitLM, documents: Sequence[Units]) -> dict[str, float]:
+    """Figures of held-out documents.
+
+    Returns:
+        `nll_per_unit`: nats per token predicted, `</s>` of each document included. `bits_per_second`: bits of the units and `</s>`,
+        durations apart, per second of audio, by which codebooks and frame rates compare; missing where the frame rate is unknown.
+    """
+    total = sum(float(lm.nll(d).sum()) for d in documents)
+    figures = {"nll_per_unit": total / sum(len(d) + 1 for d in documents)}
+    if lm.frame_rate is not None:
+        figures["bits_per_second"] = total / math.log(2) / (sum(d.n_frames for d in documents) / lm.frame_rate)
+    return figures
+
+
+def unigram_nll(documents: Sequence[Units], dev: Sequence[Units], n_units: int) -> float:
+    """Nats per token of `dev` under the frequencies of `documents`, one added to each: what knows no context pays."""
+
+    def count(sequences: Sequence[Units]) -> np.ndarray:
+        counts = np.bincount(np.concatenate([d.units for d in sequences]), minlength=n_units)
+        return np.append(counts, len(sequences)).astype(np.float64)
+
+    seen, wanted = count(documents) + 1, count(dev)
+    return float(-(wanted * np.log(seen / seen.sum())).sum() / wanted.sum())
+
+
+def train_lm(
+    sequences: Sequence[Units],
+    *,
+    contract: UnitContract,
+    steps: int,
+    preset: str = "tiny",
+    context: int = 512,
+    batch_tokens: int = 4096,
+    lr: float = 1e-3,
+    weight_decay: float = 0.1,
+    dropout: float = 0.1,
+    seed: int = 0,
+    dev: Sequence[Units] | None = None,
+    checkpoint: Path | None = None,
+    log: Callable[[int, dict[str, float]], None] | None = None,
+    device: str = "cpu",
+    precision: str = "fp32",
+) -> tuple[UnitLM, dict[str, Any]]:
+    """Train a language model on units.
+
+    Args:
+        sequences: one per document; deduplicated here.
+        contract: of the units; `n_units` must be known.
+        preset: a name of `PRESETS`.
+        context: tokens in a row, and of the model.
+        batch_tokens: per step, rounded down to whole rows.
+        lr: peak of AdamW (0.9, 0.95), after 3 % of the steps; then a cosine down to a twentieth. Gradients are clipped at 1.
+        dropout: on embeddings and residual branches.
+        dev: held-out documents, scored about every tenth of the steps.
+        checkpoint: the file to resume from and to keep while training. The same call with the same file resumes, and gives on a CPU
+            with the same number of threads the same weights bit for bit as a call that was never interrupted.
+        precision: `fp32`, or `bf16` for autocast with fp32 parameters.
+
+    Returns:
+        (model in evaluation mode, figures): `curve`, rows of `step`, `loss` (nats per token), `duration_loss`, `grad_norm` and, in
+        those where dev was scored, `nll_per_unit` and `bits_per_second`; `tokens` seen; with dev `nll_per_unit` and
+        `bits_per_second` at the end (see `evaluate`) and `unigram_nll_per_unit`.
+
+    Raises:
+        ContractError: units of another kind than `contract`, or one without n_units.
+        TrainingError: an unknown preset or precision, no units, a row longer than a batch; the loss became NaN.
+    """
+    if contract.n_units is None:
+        raise ContractError("the number of units is unknown; declare n_units with --contract")
+    if preset not in PRESETS:
+        raise TrainingError(f"preset is {preset!r}; known: {', '.join(PRESETS)}")
+    if precision not in ("fp32", "bf16"):
+        raise TrainingError(f"precision is {precision!r}; known: fp32, bf16")
+    if batch_tokens < context:
+        raise TrainingError(f"batch_tokens {batch_tokens} is less than one row of context {context}")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = UnitLM(LMConfig(n_units=contract.n_units, context=context, **PRESETS[preset]), contract, dropout=dropout)
+    model.to(device).train()
+    documents, held_out = _documents(model, sequences, "the training units"), _documents(model, dev or [], "the dev units")
+    if not documents:
+        raise TrainingError("no units to train on")
+
+    rows = batch_tokens // context
+    packer = Packer(documents, n_units=model.n_units, max_duration=model.config.max_duration, context=context, seed=seed)
+    optimiser = torch.optim.AdamW(decay_groups(model, weight_decay), lr=lr, betas=(0.9, 0.95), fused=True)
+
+    def step(n: int) -> dict[str, Tensor]:
+        batch = Batch(*(t.to(device) for t in packer.batch(n * rows, rows)))
+        for group in optimiser.param_groups:
+            group["lr"] = warmup_cosine(n, steps=steps, peak=lr, warmup=max(1, round(0.03 * steps)), floor=lr * 0.05)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
+            units, durations = losses(model, batch)
+        optimiser.zero_grad(set_to_none=True)
+        (units + DURATION_WEIGHT * durations).backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        return {"loss": units.detach(), "duration_loss": durations.detach(), "grad_norm": norm.detach()}
+
+    log_every = min(50, max(1, steps // 10))
+    dev_every = log_every * max(1, round(steps / 10 / log_every))
+
+    def on_row(n: int, row: dict[str, float]) -> None:
+        # The row is already part of the curve and is what a checkpoint keeps, so the figures added here survive a resumption.
+        if held_out and (n % dev_every == 0 or n == steps):
+            row.update(evaluate(model, held_out))
+        if log:
+            log(n, row)
+
+    state = {"model": model, "optimiser": optimiser}
+    curve = train(step, state, steps=steps, seed=seed, checkpoint=checkpoint, log=on_row, log_every=log_every)
+    figures: dict[str, Any] = {"curve": curve, "tokens": steps * rows * context}
+    if held_out:
+        figures |= evaluate(model, held_out)
+        figures["unigram_nll_per_unit"] = unigram_nll(documents, held_out, model.n_units)
+    return model.eval(), figures
+
+
+def _documents(model: UnitLM, sequences: Sequence[Units], what: str) -> list[Units]:
+    """Deduplicated, under the model's contract; empty ones left out."""
+    return [model.take(s, what).deduplicated() for s in sequences if len(s)]

@@ -1,0 +1,182 @@
+"""A set of models that belong together (encoder, codebook, language model, vocoder), and rows of units through them."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from textless.errors import ContractError, ModelError
+from textless.units.dump import UnitRow
+from textless.units.types import UnitContract, Units
+from textless.weights import CONFIG
+
+if TYPE_CHECKING:
+    from textless.lm import UnitLM
+    from textless.vocoder import UnitVocoder
+
+PARTS = ("encoder", "codebook", "lm", "vocoder")
+EMBEDDED = Path(__file__).parent / "models"
+
+
+def find_model(name: str | Path) -> Path:
+    """Folder of an embedded set by its name, or of a set or a single model on disk. Raises ModelError that lists the embedded ones."""
+    for folder in (EMBEDDED / str(name), Path(name)):
+        if (folder / CONFIG).exists() or any((folder / part).is_dir() for part in PARTS):
+            return folder
+    known = sorted(p.name for p in EMBEDDED.iterdir() if p.is_dir() and not p.name.startswith("_"))
+    raise ModelError(f"{name}: neither a folder with {', '.join(PARTS)}, nor an embedded set ({', '.join(known) or 'none'})")
+
+
+class Model:
+    """Speech to units, units continued, units to speech. Parts are loaded when first used, and checked against each other.
+
+    Attributes:
+        tokenizer, lm, vocoder: the parts. Raise ModelError when the folder lacks them, ContractError when they do not fit.
+    """
+
+    def __init__(self, folder: Path | str, *, device: str = "cpu") -> None:
+        self.folder, self.device = Path(folder), device
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        from textless.units.encode import Tokenizer, load_encoder
+        from textless.units.kmeans import load_codebook
+
+        codebook = load_codebook(self.folder / "codebook")
+        return Tokenizer(load_encoder(self.folder / "encoder", codebook.contract.layer, device=self.device), codebook)
+
+    @functools.cached_property
+    def lm(self) -> UnitLM:
+        from textless.lm import load_lm
+
+        return load_lm(self.folder / "lm").to(self.device)
+
+    @functools.cached_property
+    def vocoder(self) -> UnitVocoder:
+        from textless.vocoder import load_vocoder
+
+        return load_vocoder(self.folder / "vocoder").to(self.device)
+
+    @property
+    def sample_rate(self) -> int:
+        return self.tokenizer.encoder.sample_rate
+
+    @property
+    def frame_rate(self) -> float:
+        return self.tokenizer.encoder.frame_rate
+
+    @property
+    def n_units(self) -> int:
+        return self.tokenizer.codebook.n_units
+
+    def encode(self, waveform: Any) -> Any:
+        """Waveform (samples,) float32 in [-1, 1] at 16 kHz → Units, deduplicated; a list of them → a list."""
+        if isinstance(waveform, list) and not (waveform and np.isscalar(waveform[0])):
+            return [self.tokenizer.encode(np.asarray(w, np.float32)) for w in waveform]
+        return self.tokenizer.encode(np.asarray(waveform, np.float32))
+
+    def continue_units(self, units: Any, *, seconds: float = 3.0, temperature: float = 0.7, top_k: int | None = None, seed: int = 0) -> Any:
+        """Units → the same Units and `seconds` more; a list of them → a list. Temperature 0 takes the likeliest unit each time."""
+        return self.lm.continue_units(units, seconds=seconds, temperature=temperature, top_k=top_k, seed=seed)
+
+    def resynth(self, units: Any, *, speaker: str | int | None = None, durations: str = "given") -> Any:
+        """Units → waveform (samples,) float32; a list of them → a list."""
+        return self.vocoder.resynth(units, speaker=speaker, durations=durations)
+
+
+def load(name: str | Path, *, device: str = "cpu") -> Model:
+    """A set of models: an embedded one by name (`tiny-en`), or a folder. Raises ModelError."""
+    return Model(find_model(name), device=device)
+
+
+def bundle(out: Path, *, encoder: Path, codebook: Path, lm: Path, vocoder: Path) -> UnitContract:
+    """Copy four models into one folder, weights in half precision; returns the units' contract.
+
+    The weights of encoder, language model and vocoder must already be representable in half precision, and centroids stay as they are:
+    nothing that was measured or trained on changes. Raises ContractError when the parts do not fit, ModelError when rounding would change
+    a weight.
+    """
+    from textless.units.kmeans import load_codebook
+    from textless.weights import load_model, read_config, save_model
+
+    contract = load_codebook(codebook).contract
+    for part, folder, kind in (("encoder", encoder, "hubert"), ("lm", lm, "lm"), ("vocoder", vocoder, "vocoder")):
+        config, tensors = load_model(folder, kind=kind)
+        half = {k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in tensors.items()}
+        if changed := next((k for k, v in tensors.items() if not np.array_equal(half[k].astype(v.dtype), v)), None):
+            raise ModelError(f"{folder}: {changed} changes when rounded to half precision; round before the later stages are trained")
+        save_model(out / part, kind=kind, config=config, tensors=half)
+        if part != "encoder":
+            theirs = UnitContract.from_dict(read_config(folder, kind=kind)["contract"])
+            contract.check(theirs, mine="the codebook", theirs=f"the {part}")
+    load_codebook(codebook).save(out / "codebook")
+    _ = Model(out).tokenizer.contract  # raises when encoder and codebook do not fit
+    return contract
+
+
+def continue_rows(
+    lm: UnitLM,
+    rows: Iterable[UnitRow],
+    *,
+    seconds: float = 3.0,
+    prompt_seconds: float | None = None,
+    samples: int = 1,
+    temperature: float = 0.7,
+    top_k: int | None = None,
+    seed: int = 0,
+    only_new: bool = False,
+) -> Iterator[UnitRow]:
+    """Continue each row `samples` times; ids become `ID` or, with several samples, `ID-0` ….
+
+    The draw depends on the seed, the row's id and the sample's number, not on the other rows. `prompt_seconds` takes that much from the
+    start of the row. The columns `prompt_frames` and `sample` are added.
+    """
+    for row in rows:
+        lm.contract.check(row.units.contract, mine="the language model", theirs=row.id)
+        units = Units(row.units.units, row.units.durations, lm.contract)
+        prompt = units if prompt_seconds is None else units.between(0, prompt_seconds)
+        if not len(prompt):
+            raise ContractError(f"{row.id}: an empty prompt; give some audio before what is to be continued")
+        for k in range(samples):
+            draw = zlib.crc32(f"{seed}/{row.id}/{k}".encode())
+            new = lm.continue_units(prompt, seconds=seconds, temperature=temperature, top_k=top_k, seed=draw, only_new=only_new)
+            yield UnitRow(
+                id=row.id if samples == 1 else f"{row.id}-{k}",
+                units=new,
+                speaker=row.speaker,
+                source=row.source,
+                offset=row.offset,
+                samples=row.samples,
+                extra={**row.extra, "prompt_frames": 0 if only_new else prompt.n_frames, "sample": k},
+            )
+
+
+def resynth_row(vocoder: UnitVocoder, row: UnitRow, *, speaker: str | int | None = None, durations: str = "given") -> np.ndarray:
+    """Speak a row: by the speaker asked for, else the row's own where the vocoder knows it, else the vocoder's first."""
+    who = speaker if speaker is not None else row.speaker if row.speaker in vocoder.speakers else None
+    return vocoder.resynth(row.units, speaker=who, durations=durations)
+
+
+def speak_rows(
+    vocoder: UnitVocoder, rows: Iterable[UnitRow], folder: Path, *, speaker: str | int | None = None, durations: str = "given"
+) -> Iterator[Path]:
+    """Speak each row into `ID.wav`; files that are there are kept, so that an interrupted call goes on where it was."""
+    from textless.audio import write_audio
+
+    taken: set[str] = set()
+    for row in rows:
+        # What a path or a shell would trip over becomes `_`; two ids that this makes equal are told apart by a number.
+        clean = re.sub(r"[^\w.+=@-]", "_", row.id).lstrip(".") or "_"
+        name = next(n for k in itertools.count(1) if (n := clean if k == 1 else f"{clean}-{k}") not in taken)
+        taken.add(name)
+        path = folder / f"{name}.wav"
+        if not path.exists():
+            write_audio(path, resynth_row(vocoder, row, speaker=speaker, durations=durations), sample_rate=vocoder.sample_rate)
+        yield path

@@ -1,0 +1,585 @@
+"""The stages as steps: thin adapters from library functions to the engine, and the one table that pipelines name them by.
+
+Nothing heavy is imported before a step runs, so that planning costs no more than reading the pipeline.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textless.engine.step import HashFile, MapStep, Source, Step, path, runtime
+from textless.errors import AudioError, ContractError, ModelError, TrainingError
+
+if TYPE_CHECKING:
+    from textless.corpus import Corpus as Rows
+    from textless.corpus import PackedAudio
+    from textless.engine.store import Job
+    from textless.units.encode import Tokenizer
+    from textless.units.types import UnitContract
+
+# ------------------------------------------------------------------------------------------------------------ sources
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus(Source):
+    """Audio: a folder, glob or manifest, or a list of them; `splits` joins split and speaker by id, `split` keeps one."""
+
+    type = "corpus"
+    manifest: str | list = path()
+    splits: str | None = path(None)
+    split: str | None = None
+
+    def load(self) -> Rows:
+        from textless.corpus import Corpus as Rows
+
+        return Rows.load(self.manifest, splits=self.splits, split=self.split)
+
+    def content(self, hash_file: HashFile) -> str:
+        return self.load().fingerprint(hash_file)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alignments(Source):
+    """A tsv with id, start, end and phone, for measuring; training steps do not take it."""
+
+    type = "alignments"
+    file: str = path()
+
+    def content(self, hash_file: HashFile) -> str:
+        return hash_file(self.file)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(Source):
+    """Weights from outside: a set, embedded or in a folder, of which each field takes its part; or the folder of a single model."""
+
+    type = "model"
+    name: str
+
+    def content(self, hash_file: HashFile) -> dict[str, str]:
+        files = [f for f in sorted(self.folder().rglob("*")) if f.name in ("config.json", "model.safetensors")]
+        return {str(f.relative_to(self.folder())): hash_file(str(f)) for f in files}
+
+    def folder(self) -> Path:
+        from textless.model import find_model
+
+        return find_model(self.name)
+
+
+def _folder(job: Job, step: Any, field: str) -> Path:
+    """Where the model that a field names lies: an artefact, or a part of weights from outside."""
+    value = getattr(step, field)
+    if not isinstance(value, Model):
+        return job.inputs[field]
+    folder = value.folder()
+    return folder / field if (folder / field).is_dir() else folder
+
+
+# ----------------------------------------------------------------------------------------------------- audio to units
+
+
+def _encoder(job: Job, step: Any, layer: int | None = None) -> Any:
+    from textless.units.encode import SIGNAL, load_encoder
+
+    if isinstance(step.encoder, str):
+        if step.encoder not in SIGNAL:
+            raise ModelError(f"encoder {step.encoder!r} is unknown; known: {', '.join(SIGNAL)}, or a $step")
+        return load_encoder(step.encoder)
+    return load_encoder(_folder(job, step, "encoder"), step.layer or layer, device=step.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frames(MapStep):
+    """Encoder outputs on disk; `fraction` keeps a random share of each file's frames, for k-means."""
+
+    type = "frames"
+    audio: Corpus
+    encoder: str | Step
+    layer: int | None = None
+    fraction: float = 1.0
+    seed: int = 0
+    device: str = runtime("cpu")
+
+    def rows(self, job: Job) -> list:
+        return list(self.audio.load())
+
+    def tools(self, job: Job) -> Any:
+        return _encoder(job, self)
+
+    def shard_path(self, n: int) -> str:
+        return f"data/{n:05d}"
+
+    def shard(self, tools: Any, rows: list, out: Path) -> list[dict[str, Any]]:
+        from textless.corpus import read_rows
+        from textless.units.frames import thin, write_frames
+
+        failures, frames = [], []
+        for row, waveform in read_rows(rows):
+            try:
+                if isinstance(waveform, AudioError):
+                    raise waveform
+                frames.append((row.id, thin(tools.encode_one(waveform), row.id, fraction=self.fraction, seed=self.seed)))
+            except AudioError as e:
+                failures.append({"id": row.id, "error": str(e)})
+        write_frames(out, frames, dim=tools.dim)
+        return failures
+
+    def finish(self, job: Job, tools: Any) -> None:
+        job.contract = tools.contract.to_dict()
+        (job.path / "frames.json").write_text(json.dumps({"contract": job.contract, "fraction": self.fraction}, indent=1) + "\n")
+
+
+def _frames_contract(folder: Path) -> UnitContract:
+    from textless.units.types import UnitContract
+
+    return UnitContract.from_dict(json.loads((folder / "frames.json").read_text())["contract"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class KMeans(Step):
+    """A codebook from frames."""
+
+    type = "kmeans"
+    frames: Frames
+    n_units: int
+    transform: str = "none"
+    iterations: int = 50
+    restarts: int = 1
+    seed: int = 0
+
+    def run(self, job: Job) -> None:
+        from textless.units.frames import gather_frames
+        from textless.units.kmeans import fit_codebook
+
+        codebook, job.metrics = fit_codebook(
+            gather_frames(job.inputs["frames"]),
+            self.n_units,
+            transform=self.transform,
+            iterations=self.iterations,
+            restarts=self.restarts,
+            seed=self.seed,
+            contract=_frames_contract(job.inputs["frames"]),
+        )
+        codebook.save(job.path)
+        job.contract = codebook.contract.to_dict()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lda(Step):
+    """The ladder: a projection of `context_mfcc` frames in which their clusters stand apart. An encoder like any other."""
+
+    type = "lda"
+    frames: Frames
+    codebook: KMeans
+    dim: int = 40
+
+    def run(self, job: Job) -> None:
+        from textless.units.frames import gather_frames
+        from textless.units.kmeans import load_codebook
+        from textless.units.lda import fit_lda
+
+        if (name := _frames_contract(job.inputs["frames"]).encoder) != "context_mfcc":
+            raise ContractError(f"lda projects frames of context_mfcc, not of {name}")
+        frames, codebook = gather_frames(job.inputs["frames"]), load_codebook(job.inputs["codebook"])
+        encoder = fit_lda(frames, codebook.predict(frames), dim=self.dim)
+        encoder.save(job.path)
+        job.contract = encoder.contract.to_dict()
+
+
+def _finish_units(job: Job, contract: UnitContract) -> None:
+    from textless.units.dump import finish_dump
+
+    job.metrics = finish_dump(job.path, contract=contract)
+    job.contract = contract.to_dict()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encode(MapStep):
+    """Audio to a unit dump in one go; no frames reach the disk. Without `layer`, the codebook's."""
+
+    type = "encode"
+    audio: Corpus
+    encoder: str | Step
+    codebook: Step
+    layer: int | None = None
+    device: str = runtime("cpu")
+
+    def rows(self, job: Job) -> list:
+        return list(self.audio.load())
+
+    def tools(self, job: Job) -> Tokenizer:
+        from textless.units.encode import Tokenizer
+        from textless.units.kmeans import load_codebook
+
+        codebook = load_codebook(_folder(job, self, "codebook"))
+        return Tokenizer(_encoder(job, self, codebook.contract.layer), codebook)
+
+    def shard(self, tools: Tokenizer, rows: list, out: Path) -> list[dict[str, Any]]:
+        from textless.units.dump import write_results
+        from textless.units.encode import tokenize
+
+        return write_results(out, tokenize(rows, tools), contract=tools.contract)
+
+    def finish(self, job: Job, tools: Tokenizer) -> None:
+        _finish_units(job, tools.contract)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assign(Step):
+    """Units of frames that are on disk."""
+
+    type = "assign"
+    frames: Frames
+    codebook: KMeans
+
+    def run(self, job: Job) -> None:
+        from textless.units.dump import UnitRow, write_results
+        from textless.units.frames import read_frames
+        from textless.units.kmeans import load_codebook
+        from textless.units.types import Units
+
+        if self.frames.fraction < 1:
+            raise TrainingError(f"only {self.frames.fraction:g} of the frames were kept; assign needs them all (fraction: 1)")
+        codebook = load_codebook(job.inputs["codebook"])
+        contract = _frames_contract(job.inputs["frames"]).with_(
+            transform=codebook.contract.transform, n_units=codebook.n_units, codebook=codebook.contract.codebook
+        )
+        rows = {row.id: row for row in self.frames.audio.load()}
+        results = (
+            (
+                rows[name],
+                UnitRow(
+                    id=name,
+                    units=Units.from_frames(codebook.predict(frames), contract),
+                    speaker=rows[name].speaker,
+                    source=Path(rows[name].path).name,
+                    offset=rows[name].offset,
+                    samples=rows[name].samples or 0,
+                ),
+            )
+            for name, frames in read_frames(job.inputs["frames"])
+        )
+        (job.path / "data").mkdir(exist_ok=True)
+        write_results(job.path / "data" / "00000.parquet", results, contract=contract)
+        _finish_units(job, contract)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(Step):
+    """A HuBERT from audio and labels. Its weights are rounded to half precision, so that what ships is what the later steps saw."""
+
+    type = "pretrain"
+    audio: Corpus
+    labels: Step
+    preset: str = "tiny"
+    steps: int
+    batch: int = 8
+    crop_seconds: float = 4.0
+    lr: float = 1e-3
+    mask_prob: float = 0.8
+    mask_span: int = 10
+    unmasked_weight: float = 0.5
+    head: str = "linear"
+    precision: str = "fp32"
+    seed: int = 0
+    device: str = runtime("cpu")
+
+    def run(self, job: Job) -> None:
+        from textless.units.dump import Dump
+        from textless.units.encode import encoder_hash, save_encoder
+        from textless.units.hubert import PRESETS
+        from textless.units.hubert_frames import FRAME_RATE, n_frames
+        from textless.units.mfcc import to_rate
+        from textless.units.pretrain import pretrain
+        from textless.weights import round_half
+
+        if self.preset not in PRESETS:
+            raise TrainingError(f"preset {self.preset!r} is unknown; known: {', '.join(PRESETS)}")
+        dump = Dump(job.inputs["labels"])
+        contract = dump.contract
+        if contract.frame_rate is None or contract.n_units is None:
+            raise TrainingError("the labels' frame rate or number of units is unknown")
+        labels = {row.id: row.units.frames() for row in dump}
+        audio = _packed(job, self.audio, set(labels))
+        model, curve = pretrain(
+            audio,
+            [
+                to_rate(labels[name], rate=contract.frame_rate, target_rate=FRAME_RATE, frames=n_frames(int(samples)))
+                for name, samples in zip(audio.ids, audio.lengths, strict=True)
+            ],
+            n_classes=contract.n_units,
+            config=PRESETS[self.preset],
+            steps=self.steps,
+            folder=job.scratch,
+            batch=self.batch,
+            crop_seconds=self.crop_seconds,
+            lr=self.lr,
+            mask_prob=self.mask_prob,
+            mask_span=self.mask_span,
+            unmasked_weight=self.unmasked_weight,
+            head=self.head,
+            precision=self.precision,
+            device=self.device,
+            seed=self.seed,
+            log=_progress(job, self.steps),
+        )
+        model.load_state_dict(round_half(model.state_dict()))
+        save_encoder(job.path, model)
+        hours = self.steps * self.batch * self.crop_seconds / 3600
+        job.metrics = {**curve[-1], "audio_hours_seen": round(hours, 2), "curve": curve}
+        job.contract = {"encoder": encoder_hash(model.fold_weight_norm())}
+
+
+def _packed(job: Job, corpus: Corpus, ids: set[str]) -> PackedAudio:
+    """The audio of the rows that have units, decoded into the step's scratch folder."""
+    from textless.corpus import Corpus as Rows
+    from textless.corpus import PackedAudio
+
+    rows = [row for row in corpus.load() if row.id in ids]
+    if not rows:
+        raise TrainingError("no id stands both in the corpus and in the units; encode the corpus that is trained on")
+    return PackedAudio.build(Rows(rows), job.scratch / "audio")
+
+
+def _progress(job: Job, steps: int) -> Any:
+    def log(step: int, row: dict[str, float]) -> None:
+        figures = " ".join(f"{k} {v:.3g}" for k, v in row.items() if k != "step")
+        job.progress(step, steps, figures)
+
+    return log
+
+
+# ------------------------------------------------------------------------------------------------- the language model
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainLM(Step):
+    """A unit language model; `dev` units are only measured on."""
+
+    type = "train_lm"
+    units: Step
+    dev: Step | None = None
+    preset: str = "tiny"
+    steps: int
+    batch_tokens: int = 8192
+    context: int = 512
+    lr: float = 1e-3
+    dropout: float = 0.1
+    precision: str = "fp32"
+    seed: int = 0
+    device: str = runtime("cpu")
+
+    def run(self, job: Job) -> None:
+        from textless.lm import train_lm
+        from textless.units.dump import Dump
+        from textless.weights import round_half
+
+        dump = Dump(job.inputs["units"])
+        dev = [row.units for row in Dump(job.inputs["dev"])] if self.dev else None
+        lm, job.metrics = train_lm(
+            [row.units for row in dump],
+            contract=dump.contract,
+            preset=self.preset,
+            steps=self.steps,
+            batch_tokens=self.batch_tokens,
+            context=self.context,
+            lr=self.lr,
+            dropout=self.dropout,
+            dev=dev,
+            seed=self.seed,
+            checkpoint=job.scratch / "checkpoint.pt",
+            log=_progress(job, self.steps),
+            device=self.device,
+            precision=self.precision,
+        )
+        lm.load_state_dict(round_half(lm.state_dict()))
+        lm.save(job.path)
+        job.contract = dump.contract.to_dict()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continue(MapStep):
+    """Prompts and what the language model adds to them, as a unit dump."""
+
+    type = "continue"
+    lm: Step
+    prompts: Step
+    seconds: float = 3.0
+    prompt_seconds: float | None = None
+    samples: int = 1
+    limit: int | None = None
+    temperature: float = 0.7
+    top_k: int | None = None
+    seed: int = 0
+    only_new: bool = False
+
+    def rows(self, job: Job) -> list:
+        from textless.units.dump import Dump
+
+        return sorted(Dump(job.inputs["prompts"]), key=lambda row: row.id)[: self.limit]
+
+    def tools(self, job: Job) -> Any:
+        from textless.lm import load_lm
+
+        return load_lm(_folder(job, self, "lm"))
+
+    def shard(self, tools: Any, rows: list, out: Path) -> list[dict[str, Any]]:
+        from textless.model import continue_rows
+        from textless.units.dump import write_results
+
+        new = continue_rows(
+            tools,
+            rows,
+            seconds=self.seconds,
+            prompt_seconds=self.prompt_seconds,
+            samples=self.samples,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            seed=self.seed,
+            only_new=self.only_new,
+        )
+        return write_results(out, ((row, row) for row in new), contract=tools.contract)
+
+    def finish(self, job: Job, tools: Any) -> None:
+        _finish_units(job, tools.contract)
+
+
+# -------------------------------------------------------------------------------------------------------- the vocoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainVocoder(Step):
+    """A vocoder from units and their audio; `dev` units are only measured on."""
+
+    type = "train_vocoder"
+    audio: Corpus
+    units: Step
+    preset: str = "small"
+    steps: int
+    batch: int = 16
+    crop_seconds: float = 1.0
+    lr: float = 1e-3
+    precision: str = "fp32"
+    seed: int = 0
+    device: str = runtime("cpu")
+
+    def run(self, job: Job) -> None:
+        from functools import partial
+
+        from textless.units.dump import Dump
+        from textless.vocoder import Clip, train_vocoder
+        from textless.weights import round_half
+
+        dump = Dump(job.inputs["units"])
+        rows = {row.id: row.units for row in dump}
+        audio = _packed(job, self.audio, set(rows))
+        clips = [
+            Clip(rows[name], partial(audio.waveform, i), int(samples), speaker)
+            for i, (name, samples, speaker) in enumerate(zip(audio.ids, audio.lengths, audio.speakers, strict=True))
+        ]
+        vocoder, job.metrics = train_vocoder(
+            clips,
+            contract=dump.contract,
+            preset=self.preset,
+            steps=self.steps,
+            batch=self.batch,
+            crop_seconds=self.crop_seconds,
+            lr=self.lr,
+            seed=self.seed,
+            checkpoint=job.scratch / "checkpoint.pt",
+            log=_progress(job, self.steps),
+            device=self.device,
+            precision=self.precision,
+        )
+        vocoder.load_state_dict(round_half(vocoder.state_dict()))
+        vocoder.save(job.path)
+        job.contract = dump.contract.to_dict()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resynth(Step):
+    """Units to speech: `ID.wav` for each row."""
+
+    type = "resynth"
+    units: Step
+    vocoder: Step
+    speaker: str | int | None = None
+    durations: str = "given"
+
+    def run(self, job: Job) -> None:
+        from textless.model import speak_rows
+        from textless.units.dump import Dump
+        from textless.vocoder import load_vocoder
+
+        vocoder = load_vocoder(_folder(job, self, "vocoder"))
+        rows = Dump(job.inputs["units"])
+        for n, _ in enumerate(speak_rows(vocoder, rows, job.path, speaker=self.speaker, durations=self.durations), 1):
+            job.progress(n, len(rows), "files")
+
+
+# ------------------------------------------------------------------------------------------------ quality and release
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitQuality(Step):
+    """PNMI and purities of units against an alignment, in `quality.json`."""
+
+    type = "quality"
+    units: Step
+    alignments: Alignments
+
+    def run(self, job: Job) -> None:
+        from textless.units.dump import Dump
+        from textless.units.quality import frame_phones, read_alignments, unit_quality
+
+        dump, phones = Dump(job.inputs["units"]), read_alignments(self.alignments.file)
+        pairs = (
+            (frames, frame_phones(phones[row.id], len(frames), frame_rate=row.units.frame_rate))
+            for row in dump
+            if row.id in phones
+            for frames in [row.units.frames()]
+        )
+        job.metrics = unit_quality(pairs, n_units=dump.contract.n_units or 0)
+        job.contract = dump.contract.to_dict()
+        (job.path / "quality.json").write_text(json.dumps(job.metrics, indent=1) + "\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle(Step):
+    """Encoder, codebook, language model and vocoder as one folder in half precision: what `textless.load` and `--model` take."""
+
+    type = "bundle"
+    encoder: Step
+    codebook: Step
+    lm: Step
+    vocoder: Step
+
+    def run(self, job: Job) -> None:
+        from textless.model import bundle
+
+        job.contract = bundle(job.path, **{name: job.inputs[name] for name in ("encoder", "codebook", "lm", "vocoder")}).to_dict()
+
+
+STEPS: dict[str, type[Step]] = {
+    cls.type: cls
+    for cls in (
+        Corpus,
+        Alignments,
+        Model,
+        Frames,
+        KMeans,
+        Lda,
+        Assign,
+        Encode,
+        Pretrain,
+        TrainLM,
+        Continue,
+        TrainVocoder,
+        Resynth,
+        UnitQuality,
+        Bundle,
+    )
+}

@@ -1,0 +1,53 @@
+"""Log-mel spectrogram at 100 Hz, in torch, so that it runs where the encoder runs."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from textless.units.mfcc import HOP, SAMPLE_RATE, WINDOW
+
+N_FFT = 512
+FLOOR = 1e-6  # of the mel energies: 16-bit silence stays above it, digital silence does not become -inf
+
+
+@functools.lru_cache
+def mel_filters(n_mels: int) -> Tensor:
+    """Triangular filters of equal width on the HTK mel scale, 20 Hz to Nyquist. (N_FFT / 2 + 1, n_mels) float32."""
+
+    def mel(hz: Tensor) -> Tensor:
+        return 1127.0 * torch.log1p(hz / 700.0)
+
+    bins = mel(torch.arange(N_FFT // 2 + 1, dtype=torch.float64) * SAMPLE_RATE / N_FFT)
+    low, high = (mel(torch.tensor(hz, dtype=torch.float64)) for hz in (20.0, SAMPLE_RATE / 2))
+    edges = torch.linspace(low.item(), high.item(), n_mels + 2, dtype=torch.float64)
+    rising = (bins[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins[:, None]) / (edges[2:] - edges[1:-1])
+    return torch.minimum(rising, falling).clamp(min=0).float()
+
+
+@functools.lru_cache
+def _window() -> Tensor:
+    return torch.hann_window(WINDOW, periodic=False)
+
+
+def log_mel(waveform: Tensor, *, n_mels: int = 80) -> Tensor:
+    """Natural logarithm of mel energies.
+
+    Args:
+        waveform: (samples,) float32 in [-1, 1] at 16 kHz, at least 400 samples.
+
+    Returns:
+        (T', n_mels) float32 at 100 Hz, T' = floor((samples - 400) / 160) + 1: the frames of MFCC.
+    """
+    frames = waveform.unfold(0, WINDOW, HOP) * _window().to(waveform.device)
+    power = torch.fft.rfft(frames, N_FFT).abs().square()
+    return torch.log(torch.clamp(power @ mel_filters(n_mels).to(waveform.device), min=FLOOR))
+
+
+def normalise(features: Tensor) -> Tensor:
+    """Zero mean and unit variance over time in each channel: takes away microphone, level and some of the speaker. (T, D) → (T, D)."""
+    centred = features - features.mean(0)
+    return centred / torch.sqrt(centred.square().mean(0) + 1e-5)

@@ -1,0 +1,97 @@
+"""Model folders: `config.json` beside `model.safetensors`, the form in which every model of ours is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textless.errors import ModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CONFIG, TENSORS = "config.json", "model.safetensors"
+
+
+def save_model(folder: Path | str, *, kind: str, config: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
+    """Write a model folder; `kind` says what it is (`hubert`, `codebook`, `lm`, `vocoder`).
+
+    Each file is written beside and renamed, the configuration last, so that a folder with a configuration is whole.
+    """
+    from safetensors.numpy import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{TENSORS}.{os.getpid()}"
+    save_file(tensors, str(temporary))
+    temporary.replace(folder / TENSORS)
+    write_text(folder / CONFIG, json.dumps({"kind": kind, **config}, indent=1) + "\n")
+
+
+def load_model(folder: Path | str, *, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Read a model folder: (configuration without `kind`, tensors by name).
+
+    Raises ModelError when the folder is missing, damaged, or holds a model of another kind.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    config = read_config(folder, kind=kind)
+    try:
+        return config, load_file(str(Path(folder) / TENSORS))
+    except (OSError, SafetensorError) as e:
+        raise ModelError(f"{Path(folder) / TENSORS}: cannot be read ({e}); copy the model again") from None
+
+
+def kind_of(folder: Path | str) -> str:
+    """What a model folder holds. Raises ModelError as `load_model`."""
+    return str(_read(folder).get("kind"))
+
+
+def read_config(folder: Path | str, *, kind: str) -> dict[str, Any]:
+    """The configuration of a model folder without its weights. Raises ModelError as `load_model`."""
+    config = _read(folder)
+    if config.get("kind") != kind:
+        raise ModelError(f"{folder}: holds a model of kind {config.get('kind')!r} where a {kind} is wanted")
+    del config["kind"]
+    return config
+
+
+def _read(folder: Path | str) -> dict[str, Any]:
+    path = Path(folder) / CONFIG
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelError(f"{folder}: not a model folder ({CONFIG} is missing)") from None
+    except ValueError as e:
+        raise ModelError(f"{path}: not JSON ({e})") from None
+
+
+def to_torch(tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+    """As a state dict in float32: weights may be kept in half precision, arithmetic is in full."""
+    import torch
+
+    state = {k: torch.from_numpy(v.copy()) for k, v in tensors.items()}
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+
+
+def from_torch(state: dict[str, Any]) -> dict[str, np.ndarray]:
+    """A module's state dict as contiguous arrays, float32, without aliases."""
+    return {k: v.detach().cpu().float().contiguous().numpy().copy() for k, v in state.items()}
+
+
+def round_half(state: dict[str, Any]) -> dict[str, Any]:
+    """A state dict with every weight rounded to the nearest float16, still stored as float32.
+
+    What ships in half precision must be what the later stages were trained on: round first, then go on.
+    """
+    return {k: v.half().float() if v.is_floating_point() else v for k, v in state.items()}
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside and rename, so that a reader sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)
