@@ -32,11 +32,12 @@ def read_audio(path: str | Path, *, offset: int = 0, samples: int | None = None,
     """The waveform of a file, or `samples` of it from `offset` on, both counted at `sample_rate`.
 
     Returns (samples,) float32 in [-1, 1]: channels averaged, resampled (soxr HQ), clipped. Reads wav, flac, ogg vorbis,
-    ogg opus and mp3 at any rate. A part is exactly that slice of the whole
-    (within 1e-6 in a wav or flac of another rate). A file that ends up to 10 ms before `offset + samples` gives what it has.
+    ogg opus and mp3 at any rate. A part is that slice of the whole, exactly or, in a wav
+    or flac of another rate, to 1e-6. A file that ends up to 10 ms before `offset + samples` gives what it has.
 
     Raises AudioError, naming the file, when it is missing, empty, not audio, cut short, holds NaN or infinite samples, or ends
-    before the part asked for. A cut mp3 is noticed only if it has a Xing or Info header that states its length.
+    before the part asked for. Of an mp3 without a Xing, Info or VBRI header nobody knows the length: it is not noticed when it
+    is cut, and where its bit rate varies libsndfile may stop early.
     """
     if offset < 0 or (samples is not None and samples <= 0):
         raise AudioError(f"{path}: cannot read {samples} samples from {offset}; give an offset >= 0 and samples > 0")
@@ -73,7 +74,7 @@ def stream_audio(path: str | Path, *, block: int = BLOCK, sample_rate: int = SAM
 
 
 def audio_samples(path: str | Path, sample_rate: int = SAMPLE_RATE) -> int:
-    """Length of the whole file in samples at `sample_rate`, from its header (mp3: up to two frames off). Raises as `read_audio`."""
+    """Length of the whole file in samples at `sample_rate`, from its header (without one mp3 is a guess). Raises as `read_audio`."""
     with _open(path) as f:
         return _resampled(f.frames, f.samplerate, sample_rate)
 
@@ -93,7 +94,7 @@ def write_audio(path: str | Path, waveform: np.ndarray, *, sample_rate: int = SA
     if np.isnan(waveform).any():
         raise AudioError(f"{path}: not written: sample {int(np.isnan(waveform).argmax())} of the waveform is NaN")
     kind, subtype = FORMATS[path.suffix.lower()]
-    # libsndfile would scale by 32767 on the way out and 32768 on the way in
+    # libsndfile would floor instead of round
     data = to_int16(waveform) if subtype == "PCM_16" else waveform.clip(-1, 1)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -102,7 +103,7 @@ def write_audio(path: str | Path, waveform: np.ndarray, *, sample_rate: int = SA
                 f.write(data[start : start + BLOCK])
         temporary.replace(path)
     except (sf.LibsndfileError, OSError, AssertionError) as e:  # soundfile asserts that the disk took every sample
-        reason = getattr(e, "error_string", None) or str(e) or "the disk may be full"
+        reason = getattr(e, "error_string", None) or getattr(e, "strerror", None) or "the disk may be full"
         raise AudioError(f"{path}: cannot be written at {sample_rate} Hz ({_line(reason)}); check the folder and the rate") from None
     finally:
         temporary.unlink(missing_ok=True)
@@ -113,17 +114,27 @@ def to_int16(waveform: np.ndarray) -> np.ndarray:
     return np.rint(waveform * 32768.0).clip(-32768, 32767).astype(np.int16)
 
 
+class _Forward(sf.SoundFile):
+    """A file that is read from one end to the other.
+
+    soundfile seeks after every read from a seekable file, to where it already is; the mp3 decoder then loses what it carries
+    over from frame to frame, and the next samples are wrong by up to 0.5 (Opus: 2e-4).
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
 def _decode(path: str | Path, sample_rate: int, offset: int = 0) -> Iterator[np.ndarray]:
     """Mono blocks at `sample_rate` from sample `offset` on."""
     with _open(path) as f:
-        position = skipped = 0
+        position, skip = 0, offset
         if f.subtype.startswith(("PCM", "FLOAT", "DOUBLE")):  # wav and flac: in all others seeking is inexact
             # start where both rates have a sample, a second early, since the resampler looks around
             common = math.gcd(f.samplerate, sample_rate)
             periods = max(0, offset - sample_rate) * common // sample_rate
-            position, skipped = f.seek(min(periods * f.samplerate // common, f.frames)), periods * sample_rate // common
+            position, skip = min(periods * f.samplerate // common, f.frames), offset - periods * sample_rate // common
         resampler = None if f.samplerate == sample_rate else soxr.ResampleStream(f.samplerate, sample_rate, 1, quality="HQ")
-        skip = offset - skipped
         for block, last in _blocks(f, path, position):
             if resampler:
                 block = resampler.resample_chunk(block, last=last)
@@ -133,30 +144,44 @@ def _decode(path: str | Path, sample_rate: int, offset: int = 0) -> Iterator[np.
                 yield block.clip(-1, 1)
 
 
-def _blocks(f: sf.SoundFile, path: str | Path, position: int) -> Iterator[tuple[np.ndarray, bool]]:
+def _blocks(f: _Forward, path: str | Path, position: int) -> Iterator[tuple[np.ndarray, bool]]:
     """Checked mono blocks at the file's own rate from `position` on, each with whether it is the last."""
-    while True:
-        try:
-            block = f.read(BLOCK, dtype="float32", always_2d=True)
-        except sf.LibsndfileError as e:
-            raise AudioError(f"{path}: damaged or cut short ({_line(e.error_string)}); copy it again") from None
-        block = block[:, 0] if f.channels == 1 else block.mean(axis=1)
-        if len(block) and not (peak := np.abs(block).max()) <= LOUDEST:
-            if np.isfinite(peak):
-                raise AudioError(f"{path}: samples reach {peak:.6g} where 1 is full scale; divide them by 32768")
-            first = position + int(np.isfinite(block).argmin())
-            raise AudioError(f"{path}: sample {first} is NaN or infinite (counted at {f.samplerate} Hz); repair or drop the file")
-        position += len(block)
-        last = len(block) < BLOCK
-        if last and position < f.frames - (MP3_PADDING if f.format == "MP3" else 0):
-            raise AudioError(f"{path}: cut short (has {position} of {f.frames} samples); copy it again")
-        yield block, last
-        if last:
-            return
+    try:
+        if position:
+            f.seek(position)
+        last = False
+        while not last:
+            wanted = min(BLOCK, f.frames - position)  # beyond them the flac decoder trips over any bytes that follow
+            block = f.read(wanted, dtype="float32", always_2d=True)
+            block = block[:, 0] if f.channels == 1 else block.mean(axis=1)
+            if len(block) and not (peak := np.abs(block).max()) <= LOUDEST:
+                if np.isfinite(peak):
+                    raise AudioError(f"{path}: samples reach {peak:.6g} where 1 is full scale; divide them by 32768")
+                first = position + int(np.isfinite(block).argmin())
+                raise AudioError(f"{path}: sample {first} is NaN or infinite (counted at {f.samplerate} Hz); repair or drop the file")
+            position += len(block)
+            last = len(block) < wanted or position == f.frames
+            if last and position < _promised(f, path):
+                raise AudioError(f"{path}: cut short (has {position} of {f.frames} samples); copy it again")
+            yield block, last
+    except sf.LibsndfileError as e:
+        raise AudioError(f"{path}: damaged or cut short ({_line(e.error_string)}); copy it again") from None
+
+
+def _promised(f: _Forward, path: str | Path) -> int:
+    """Samples that the file must have: what its header says, 0 for an mp3 without a header, whose length libsndfile guesses."""
+    if f.format != "MP3":
+        return f.frames
+    with open(path, "rb") as raw:
+        head = raw.read(10)
+        if head[:3] == b"ID3":  # a length of four times seven bits
+            raw.seek(10 + sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True)))
+        head = raw.read(200)
+    return f.frames - MP3_PADDING if any(tag in head for tag in (b"Xing", b"Info", b"VBRI")) else 0
 
 
 @contextmanager
-def _open(path: str | Path) -> Iterator[sf.SoundFile]:
+def _open(path: str | Path) -> Iterator[_Forward]:
     """The file opened for reading, after everything that libsndfile would pass over in silence has been checked."""
     try:
         info = os.stat(path)
@@ -166,7 +191,7 @@ def _open(path: str | Path) -> Iterator[sf.SoundFile]:
             raise AudioError(f"{path}: is empty (0 bytes); copy it again")
         if reason := _cut_short(path, info.st_size):
             raise AudioError(f"{path}: cut short ({reason}); copy it again")
-        f = sf.SoundFile(path)
+        f = _Forward(path)
     except FileNotFoundError:
         raise AudioError(f"{path}: no such file") from None
     except OSError as e:
@@ -197,7 +222,7 @@ def _cut_short(path: str | Path, size: int) -> str | None:
                 there = size - f.tell()
                 return None if length <= there or length >= UNKNOWN_LENGTH else f"has {there} of {length} bytes of samples"
             if name == b"ds64":
-                wide = struct.unpack("<8xQ", f.read(16))[0]
+                wide = int.from_bytes(f.read(16)[8:], "little")
                 length -= 16
             f.seek(length + length % 2, os.SEEK_CUR)
         return "it has no data chunk"
@@ -205,17 +230,12 @@ def _cut_short(path: str | Path, size: int) -> str | None:
 
 def _ends_stream(tail: bytes) -> bool:
     """Whether the last Ogg page in `tail` is whole and carries the end-of-stream flag."""
-    page = tail.find(b"OggS")
-    while page >= 0:
-        end = last = page
-        # page by page, so that an "OggS" among the samples is not taken for a page
-        while tail[end : end + 4] == b"OggS" and len(tail) >= end + 27 + tail[end + 26]:
-            last, lacing = end, tail[end + 27 : end + 27 + tail[end + 26]]
-            end += 27 + len(lacing) + sum(lacing)
-        if last < end <= len(tail) and tail[last + 5] & 4:
-            return True
-        page = tail.find(b"OggS", page + 1)
-    return False
+    page = end = tail.find(b"OggS\0")
+    # from page to page, so that an "OggS" among the samples is not taken for one
+    while tail[end : end + 4] == b"OggS" and len(tail) >= end + 27:
+        page, segments = end, tail[end + 26]
+        end += 27 + segments + sum(tail[end + 27 : end + 27 + segments])
+    return page < end <= len(tail) and bool(tail[page + 5] & 4)
 
 
 def _resampled(samples: int, rate: int, target: int) -> int:

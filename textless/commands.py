@@ -89,7 +89,7 @@ def encode(inputs: list[str], out: str, models: Models, *, overwrite: bool, prog
             failures = _Failures(out)
             rows = failures.sift(_tokenize(corpus, tokenizer, progress))
             _stream(out, rows, tokenizer.contract, overwrite)
-            return failures.finish(len(corpus))
+            return failures.finish()
 
         from textless.units.encode import tokenize
 
@@ -122,7 +122,7 @@ def continue_units(
     rows = failures.sift(_unit_rows(inputs, models, contract))
     if _is_stream(out):
         _stream(out, _counted(continue_rows(lm, rows, **options), progress), lm.contract, overwrite)
-        return failures.finish(None)
+        return failures.finish()
     prompts = list(rows)
 
     def make(job: Job) -> None:
@@ -158,11 +158,10 @@ def resynth(
     if single:
         two = list(itertools.islice(rows, 2))
         if len(two) != 1:
-            if not two:
-                return failures.finish(0)
+            _check_some_good(failures.rows, len(two))
             raise TextlessError(f"{out}: one file holds one row, but there are more; give a folder")
         write_audio(out, resynth_row(vocoder, two[0], **options), sample_rate=vocoder.sample_rate)
-        return failures.finish(None)
+        return failures.finish()
     sequences = list(rows)
 
     def make(job: Job) -> None:
@@ -266,20 +265,30 @@ class _Failures:
         for row, result in results:
             if isinstance(result, AudioError):
                 self.rows.append({"id": row.id, "error": str(result)})
-                print(f"failed: {result}", file=sys.stderr)
             else:
                 self.good += 1
                 yield result
 
-    def finish(self, total: int | None) -> int:
-        """0 all done, 1 some failed, 2 nothing done. The list goes beside a file, and only to standard error for `-`."""
-        if not self.rows:
-            return 0 if self.good or total is None else 2
-        if self.out != "-" and self.good:
-            path = Path(self.out)
-            text = "".join(json.dumps(r, sort_keys=True) + "\n" for r in self.rows)
-            write_text(path / "failures.jsonl" if path.is_dir() else path.with_name(f"{path.name}.failures.jsonl"), text)
-        return 1 if self.good else 2
+    def finish(self) -> int:
+        """0 all done, 1 some failed. The list goes to standard error, and beside a file. Raises AudioError when nothing was done."""
+        _check_some_good(self.rows, self.good)
+        for row in self.rows:
+            print(f"failed: {row['error']}", file=sys.stderr)
+        if self.rows and self.out != "-":
+            _write_failures(Path(f"{self.out}.failures.jsonl"), self.rows)
+        return 1 if self.rows else 0
+
+
+def _check_some_good(failures: list[dict[str, str]], good: int) -> None:
+    if not good:
+        if not failures:
+            raise TextlessError("nothing to do: the input has no rows")
+        error = failures[0]["error"]
+        raise AudioError(error if len(failures) == 1 else f"none of the {len(failures)} files could be read; the first: {error}")
+
+
+def _write_failures(path: Path, rows: list[dict[str, str]]) -> None:
+    write_text(path, "".join(json.dumps(r, sort_keys=True) + "\n" for r in rows))
 
 
 def _is_stream(out: str) -> bool:
@@ -341,28 +350,35 @@ def _deliver(
     if out.exists():
         print(f"{out}: already done", file=sys.stderr)
         return 1 if (out / "failures.jsonl").exists() else 0
+    earlier = failures.rows if failures else []
     if not total:
-        return failures.finish(0) if failures else 2
+        _check_some_good(earlier, 0)
     work.mkdir(exist_ok=True)
     write_text(work / RECEIPT, json.dumps({"key": key, "command": request["command"]}) + "\n")
     job = Job(work, {}, progress)
-    make(job)
-    failed = job.collect_failures()
-    if failures and failures.rows:
-        write_text(work / "failures.jsonl", "".join(json.dumps(r, sort_keys=True) + "\n" for r in failures.rows))
-        failed = len(failures.rows)
-        total += failed
-    if failed == total:
-        error = json.loads((work / "failures.jsonl").read_text().split("\n")[0])["error"]
+    try:
+        make(job)
+    except TextlessError:
+        if not any(p.is_file() and not p.name.startswith(".") for p in work.rglob("*")):
+            shutil.rmtree(work)  # a bad request; there is nothing to go on with
+        raise
+    job.collect_failures()
+    failed = earlier + _read_failures(work / "failures.jsonl")
+    if len(failed) - len(earlier) == total:
         shutil.rmtree(work)
-        raise AudioError(error if total == 1 else f"none of the {total} files could be read; the first: {error}")
+        _check_some_good(failed, 0)
+    if failed:
+        _write_failures(work / "failures.jsonl", failed)
+        print(f"{len(failed)} of {total + len(earlier)} failed: {out / 'failures.jsonl'}", file=sys.stderr)
     shutil.rmtree(job.scratch)
     if contract:
         finish_dump(work, contract=contract)
     work.rename(out)
-    if failed:
-        print(f"{failed} of {total} failed: {out / 'failures.jsonl'}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _read_failures(path: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def _receipt(folder: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""A corpus is an ordered list of rows, each a part of an audio file: read from folders, globs and manifests, without opening any audio."""
+"""A corpus: an ordered list of parts of audio files, read from folders, globs and manifests without opening any of the audio."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from textless.errors import AudioError, CorpusError
 AUDIO = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
 MANIFESTS = (".tsv", ".csv", ".jsonl", ".parquet")
 PATH_COLUMNS = ("audio", "path", "file", "file_name")
+COLUMNS = (*PATH_COLUMNS, "id", "offset", "samples", "duration", "speaker", "split")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +69,17 @@ class Corpus:
         - fairseq .tsv: a line with the root folder, then `relative/path<TAB>samples`;
         - .tsv or .csv with a header, .jsonl, .parquet: `audio` (or `path`, `file`, `file_name`), and as far as they are known
           `id`, `offset` (samples at 16 kHz), `samples` (at 16 kHz) or `duration` (seconds), `speaker`, `split`.
-        Relative paths start at the manifest's folder. A row without an id is called by its stem or, where any two stems
-        are alike, all by their paths from the sources' common folder, without suffix. Whether the audio is there shows when it is read.
+        Relative paths start at the manifest's folder. A row without an id is called by its stem or, where any two stems are
+        alike, all are by their paths from the sources' common folder, without suffix. That a file is missing shows when it is read.
 
-        `splits` is a .tsv or .csv with the columns `id`, `split` and perhaps `speaker`, joined by id, else by stem; what it says replaces
-        what the source says. `split` keeps the rows of that split. Raises CorpusError when a source is missing or
-        malformed, an id stands twice, or no row remains.
+        `splits` is a .tsv or .csv with the columns `id`, `split` and perhaps `speaker`, joined by id, else by stem; what it
+        says replaces what the source says. `split` keeps the rows of that split. Raises CorpusError when a source is missing
+        or malformed, an id stands twice, or no row remains.
         """
         sources = [source] if isinstance(source, str | Path) else list(source)
+        if not sources:
+            raise CorpusError("no source given; name an audio file, a folder or a manifest")
         rows = _name([draft for one in sources for draft in _drafts(os.fspath(one))])
-        if not rows:
-            raise CorpusError(f"{', '.join(map(str, sources)) or 'no source given'}: no audio; audio files end in {', '.join(AUDIO)}")
         corpus = cls(rows if splits is None else _join(rows, Path(splits)))
         return corpus if split is None else corpus.select(split=split)
 
@@ -192,8 +193,8 @@ def _known(index: Path, audio: Path) -> dict[str, Any] | None:
 def read_rows(rows: Iterable[Row]) -> Iterator[tuple[Row, np.ndarray | AudioError]]:
     """Each row with its waveform (samples,) float32, or the error that reading it raised, in order.
 
-    Files are decoded in threads, a few rows ahead of the reader: libsndfile and soxr work outside the interpreter lock, and memory stays
-    bounded.
+    Files are decoded in threads, since libsndfile and soxr work outside the interpreter lock, and only a few rows ahead of the
+    reader, so that memory stays bounded.
     """
 
     def decode(row: Row) -> np.ndarray | AudioError:
@@ -228,22 +229,25 @@ class _Draft:
 
 
 def _drafts(source: str) -> list[_Draft]:
+    """The rows of one source, at least one."""
     suffix = os.path.splitext(source)[1].lower()
     if os.path.isdir(source):
-        return [_Draft({"path": path}, source) for path in _walk(source)]
-    if glob.has_magic(source) and not os.path.exists(source):
-        paths = sorted(p for p in glob.glob(source, recursive=True) if p.lower().endswith(AUDIO) and not os.path.isdir(p))
-        if not paths:
-            raise CorpusError(f"{source}: no audio file has such a name; quote the pattern and check the folder")
-        fixed = source[: min(source.find(c) for c in "*?[" if c in source)]
-        return [_Draft({"path": path}, os.path.dirname(fixed)) for path in paths]
-    if suffix in AUDIO:
-        return [_Draft({"path": source}, os.path.dirname(source))]
-    if not os.path.exists(source):
+        drafts = [_Draft({"path": path}, source) for path in _walk(source)]
+    elif glob.has_magic(source) and not os.path.exists(source):
+        fixed = os.path.dirname(source[: min(source.find(c) for c in "*?[" if c in source)])
+        found = sorted(glob.glob(source, recursive=True))
+        drafts = [_Draft({"path": path}, fixed) for path in found if path.lower().endswith(AUDIO) and not os.path.isdir(path)]
+    elif suffix in AUDIO:
+        drafts = [_Draft({"path": source}, os.path.dirname(source))]
+    elif not os.path.exists(source):
         raise CorpusError(f"{source}: no such file or folder")
-    if suffix not in MANIFESTS:
+    elif suffix in MANIFESTS:
+        drafts = _manifest(source, suffix)
+    else:
         raise CorpusError(f"{source}: neither audio ({', '.join(AUDIO)}) nor a manifest ({', '.join(MANIFESTS)})")
-    return _manifest(source, suffix)
+    if not drafts:
+        raise CorpusError(f"{source}: no audio there; audio files end in {', '.join(AUDIO)}")
+    return drafts
 
 
 def _walk(folder: str) -> list[str]:
@@ -256,72 +260,73 @@ def _walk(folder: str) -> list[str]:
 
 
 def _manifest(source: str, suffix: str) -> list[_Draft]:
-    folder = os.path.dirname(source)
-    if suffix == ".tsv" and (fairseq := _fairseq(source)):
-        root, lines = fairseq
-        records = [{"path": path, "samples": samples} for path, samples in lines]
-        return [_draft(r, os.path.join(folder, root), f"{source} line {n}") for n, r in enumerate(records, 2)]
-    if suffix == ".jsonl":
-        records = []
-        for n, line in enumerate(_lines(source), 1):
-            try:
-                records.append((n, json.loads(line))) if line.strip() else None
-            except ValueError as e:
-                raise CorpusError(f"{source} line {n}: not JSON ({e})") from None
-        return [_draft(r, folder, f"{source} line {n}") for n, r in records]
-    if suffix == ".parquet":
-        return [_draft(r, folder, f"{source} row {n}") for n, r in enumerate(_parquet(source), 1)]
-    return [_draft(r, folder, f"{source} line {n}") for n, r in _table(source)]
+    read = {".tsv": _tsv, ".csv": _table, ".jsonl": _jsonl, ".parquet": _parquet}[suffix]
+    root, records = read(source)
+    folder = os.path.join(os.path.dirname(source), root)
+    return [_draft(record, folder, f"{source}:{n}") for n, record in records]
 
 
-def _fairseq(source: str) -> tuple[str, list[list[str]]] | None:
-    """Root and (path, samples) of a fairseq manifest; None if the first line is a header.
+# A manifest's reader gives the folder that its paths start at, as seen from its own, and its records, each with its line.
+Records = tuple[str, list[tuple[int, Any]]]
 
-    A header has a tab or, if it is one column, is followed by lines without one; fairseq's first line is a folder, and
-    a number follows a tab in each of the others.
-    """
+
+def _tsv(source: str) -> Records:
+    """With a header, or fairseq's, whose first line is a folder and each of the others a path, a tab and a number."""
     first, *rest = _lines(source) or [""]
-    lines = [line.split("\t") for line in rest if line.strip()]
-    if "\t" in first or (first.strip() in PATH_COLUMNS and all(len(line) == 1 for line in lines)):
-        return None
-    for n, line in enumerate(lines, 2):
-        if len(line) != 2 or not line[1].strip().isdecimal():
+    lines = [(n, line.rstrip("\n").split("\t")) for n, line in enumerate(rest, 2) if line.strip()]
+    # a header of a single column looks like a folder until the next line
+    if "\t" in first or (first.strip() in PATH_COLUMNS and all(len(fields) == 1 for _, fields in lines)):
+        return _table(source)
+    for n, fields in lines:
+        if len(fields) != 2 or not fields[1].strip().isdecimal():
             raise CorpusError(
-                f"{source} line {n}: expected `relative/path<TAB>samples`, since line 1 is no header with a column named "
+                f"{source}:{n}: expected `relative/path<TAB>samples`, as line 1 is not a header with a column named "
                 f"{', '.join(PATH_COLUMNS)}; correct the line or the header"
             )
-    return first.strip(), lines
+    return first.strip(), [(n, {"path": path, "samples": samples}) for n, (path, samples) in lines]
 
 
-def _table(source: str) -> list[tuple[int, dict[str, str]]]:
-    """(line number, row) of a .tsv or .csv with a header. Only .csv knows quotes."""
+def _table(source: str) -> Records:
+    """A .csv, or a .tsv, which knows no quotes, with a header."""
     form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if source.lower().endswith(".tsv") else {}
-    reader = csv.DictReader(_lines(source, keepends=True), **form)
-    rows = []
-    for row in reader:
+    reader = csv.DictReader(_lines(source), **form)
+    try:
+        rows: list[tuple[int, Any]] = [(reader.line_num, row) for row in reader]
+    except csv.Error as e:
+        raise CorpusError(f"{source}:{reader.line_num + 1}: cannot be read ({e}); correct the line") from None
+    for n, row in rows:
         if None in row or None in row.values():
-            raise CorpusError(f"{source} line {reader.line_num}: has not as many fields as the header ({len(reader.fieldnames or [])})")
-        rows.append((reader.line_num, row))
-    return rows
+            raise CorpusError(f"{source}:{n}: does not have the {len(reader.fieldnames or [])} fields of the header; correct the line")
+    return "", rows
 
 
-def _parquet(source: str) -> list[dict[str, Any]]:
+def _jsonl(source: str) -> Records:
+    rows = []
+    for n, line in enumerate(_lines(source), 1):
+        try:
+            if line.strip():
+                rows.append((n, json.loads(line)))
+        except ValueError as e:
+            raise CorpusError(f"{source}:{n}: not JSON ({e}); correct the line") from None
+    return "", rows
+
+
+def _parquet(source: str) -> Records:
     import pyarrow
-    import pyarrow.parquet as pq
+    import pyarrow.parquet
 
     try:
-        file = pq.ParquetFile(source)
-        wanted = {*PATH_COLUMNS, "id", "offset", "samples", "duration", "speaker", "split"}
-        return file.read([c for c in file.schema_arrow.names if c in wanted]).to_pylist()
+        file = pyarrow.parquet.ParquetFile(source)
+        table = file.read([name for name in file.schema_arrow.names if name in COLUMNS])
     except (pyarrow.ArrowException, OSError) as e:
         raise CorpusError(f"{source}: not a parquet file that can be read ({str(e).splitlines()[0]})") from None
+    return "", list(enumerate(table.to_pylist(), 1))
 
 
-def _lines(source: str, keepends: bool = False) -> list[str]:
+def _lines(source: str) -> list[str]:
     try:
         with open(source, encoding="utf-8-sig") as f:
-            lines = f.readlines()
-        return lines if keepends else [line.rstrip("\n") for line in lines]
+            return f.readlines()
     except (OSError, UnicodeDecodeError) as e:
         raise CorpusError(f"{source}: cannot be read as text ({e})") from None
 
@@ -337,23 +342,18 @@ def _draft(record: Any, folder: str, place: str) -> _Draft:
     fields: dict[str, Any] = {"path": os.path.join(folder, path)}
     try:
         if "offset" in known:
-            fields["offset"] = _count(known["offset"])
-        if "samples" in known:
-            fields["samples"] = _count(known["samples"])
-        elif "duration" in known:
-            fields["samples"] = round(float(known["duration"]) * SAMPLE_RATE)
-    except (TypeError, ValueError):
+            if not str(known["offset"]).isdecimal():  # 12.0 may well be seconds
+                raise ValueError
+            fields["offset"] = int(known["offset"])
+        if "samples" in known or "duration" in known:
+            samples = float(known["samples"]) if "samples" in known else round(float(known["duration"]) * SAMPLE_RATE)
+            if samples < 0 or samples != int(samples):
+                raise ValueError
+            fields["samples"] = int(samples)
+    except (TypeError, ValueError, OverflowError):
         raise CorpusError(f"{place}: offset and samples are whole numbers of samples at 16 kHz, duration is in seconds") from None
     fields |= {name: str(known[name]) for name in ("id", "speaker", "split") if name in known}
     return _Draft(fields, folder)
-
-
-def _count(value: Any) -> int:
-    # 12.0 may well be seconds, so a float is refused
-    number = int(value)
-    if isinstance(value, float | bool) or number < 0:
-        raise ValueError
-    return number
 
 
 def _name(drafts: list[_Draft]) -> list[Row]:
@@ -373,12 +373,12 @@ def _name(drafts: list[_Draft]) -> list[Row]:
 def _join(rows: list[Row], splits: Path) -> list[Row]:
     """Rows with the split and speaker that a table gives by id, else by stem."""
     table: dict[str, dict[str, str]] = {}
-    for n, record in _table(str(splits)):
+    for n, record in _table(str(splits))[1]:
         if not {"id", "split"} <= record.keys():
             raise CorpusError(f"{splits}: the header must name the columns id and split, not {', '.join(record)}")
         found = {name: record[name] for name in ("split", "speaker") if record.get(name)}
         if table.setdefault(record["id"], found) != found:
-            raise CorpusError(f"{splits} line {n}: id {record['id']!r} stands twice and differs; drop one of the lines")
+            raise CorpusError(f"{splits}:{n}: id {record['id']!r} stands twice and differs; drop one of the lines")
     joined = [replace(r, **table.get(r.id) or table.get(_stem(r.path)) or {}) for r in rows]
     if not any(r.id in table or _stem(r.path) in table for r in rows):
         raise CorpusError(f"{splits}: has none of the ids of the corpus, such as {rows[0].id!r}; check that they belong together")

@@ -289,7 +289,7 @@ class Pretrain(Step):
 
     def run(self, job: Job) -> None:
         from textless.units.dump import Dump
-        from textless.units.encode import encoder_hash, save_encoder
+        from textless.units.encode import save_encoder
         from textless.units.hubert import PRESETS
         from textless.units.hubert_frames import FRAME_RATE, n_frames
         from textless.units.mfcc import to_rate
@@ -330,7 +330,6 @@ class Pretrain(Step):
         save_encoder(job.path, model)
         hours = self.steps * self.batch * self.crop_seconds / 3600
         job.metrics = {**curve[-1], "audio_hours_seen": round(hours, 2), "curve": curve}
-        job.contract = {"encoder": encoder_hash(model.fold_weight_norm())}
 
 
 def _packed(job: Job, corpus: Corpus, ids: set[str]) -> PackedAudio:

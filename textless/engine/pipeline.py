@@ -38,13 +38,15 @@ class Pipeline:
     def plan(self, store: Store, targets: Iterable[str] = ()) -> list[Step]:
         """What is missing, inputs first. Inputs are asked for only where the step itself is missing."""
         order: list[Step] = []
+        seen: set[str] = set()
 
         def visit(step: Step) -> None:
-            if isinstance(step, Source) or any(s is step for s in order) or store.has(step):
+            if isinstance(step, Source) or store.keys.of(step) in seen or store.has(step):
                 return
             for parent in step.inputs().values():
                 visit(parent)
             order.append(step)
+            seen.add(store.keys.of(step))
 
         for name in self.pick(targets):
             visit(self.steps[name])

@@ -221,8 +221,12 @@ def _row(record: dict[str, Any], contract: UnitContract) -> UnitRow:
     known = {k: record.pop(k) for k in ("id", "speaker", "source", "offset", "samples") if k in record}
     record.pop("frames", None)
     durations = record.pop("durations", None)
-    units = Units(np.array(record.pop("units"), np.int64), None if durations is None else np.array(durations, np.int64), contract)
+    units = Units(_integers(record.pop("units")), None if durations is None else _integers(durations), contract)
     return UnitRow(units=units, extra=record, **known)
+
+
+def _integers(values: list[int]) -> np.ndarray:
+    return np.array(values) if values else np.empty(0, np.int64)  # an empty list would become float
 
 
 def _read_about(path: Path) -> dict[str, Any]:
@@ -281,8 +285,7 @@ def read_stream(lines: IO[str] | Sequence[str], *, name: str = "standard input")
                 contract = UnitContract.from_dict(record["contract"])
                 continue
             row = {"source": "", "offset": 0, "samples": 0} | record
-            units, durations = np.array(row.pop("units")), row.pop("durations", None)
-            yield _row(row | {"units": units.astype(np.int64), "durations": durations}, contract)
+            yield _row(row, contract)
         except (ValueError, KeyError, TypeError, TextlessError) as e:
             what = f"{e} is missing" if isinstance(e, KeyError) else str(e)
             raise DumpError(f"{name}, line {n}: {what}") from None

@@ -9,6 +9,7 @@ Parameters have the names of transformers' HubertModel, so that its state dict l
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
 from textless.errors import AudioError, ModelError
@@ -131,7 +133,7 @@ class Hubert(nn.Module):
         Returns:
             (B, T, dim) after the last norm (if no block was left out), and [(B, T, dim)] the output of each block run.
         """
-        x = self.feature_projection(self.feature_extractor(inputs))
+        x = self.feature_projection(self.feature_extractor(inputs, padding))
         if mask is not None:
             x = torch.where(mask[..., None], self.masked_spec_embed.to(x.dtype), x)
         return self.encoder(x, padding=padding, layers=layers)
@@ -166,10 +168,18 @@ class Hubert(nn.Module):
         return self
 
     def fold_weight_norm(self) -> Hubert:
-        """Replace the positional convolution's weight norm by the weight itself, in place, for inference."""
+        """Replace the positional convolution's weight norm by the weight itself, in place, for inference.
+
+        The weight becomes part of the encoder's identity, so it must come out the same everywhere: torch's own reduction differs in the
+        last bit with the number of threads, an exactly rounded sum (`math.fsum`) with elementwise arithmetic after it does not.
+        """
         conv = self.encoder.pos_conv_embed.conv
-        if torch.nn.utils.parametrize.is_parametrized(conv):
-            torch.nn.utils.parametrize.remove_parametrizations(conv, "weight")
+        if parametrize.is_parametrized(conv):
+            gain, direction = (p.detach().cpu().double().numpy() for p in conv.parametrizations.weight.parameters())
+            norms = [math.sqrt(math.fsum(np.square(direction[..., k]).ravel().tolist())) for k in range(direction.shape[-1])]
+            weight = (direction * (gain / np.array(norms))).astype(np.float32)
+            parametrize.remove_parametrizations(conv, "weight")
+            conv.weight = nn.Parameter(torch.from_numpy(weight).to(conv.weight.device))
         return self
 
 
@@ -184,8 +194,8 @@ class ConvFrontEnd(nn.Module):
             for i, (k, s, norm) in enumerate(zip(CONV_KERNELS, CONV_STRIDES, norms, strict=True))
         )
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        x = waveform[:, None]
+    def forward(self, waveform: Tensor, padding: Tensor | None = None) -> Tensor:
+        x = waveform[:, None]  # no frame that counts sees a padded sample
         for layer in self.conv_layers:
             x = layer(x)
         return x.transpose(1, 2)
@@ -224,8 +234,12 @@ class MelFrontEnd(nn.Module):
         self.conv1 = nn.Conv1d(config.n_mels, config.conv_dim, 3, padding=1)
         self.conv2 = nn.Conv1d(config.conv_dim, config.conv_dim, 3, stride=2, padding=1)
 
-    def forward(self, mel: Tensor) -> Tensor:
+    def forward(self, mel: Tensor, padding: Tensor | None = None) -> Tensor:
         x = F.gelu(self.conv1(mel.transpose(1, 2)))
+        if padding is not None:
+            # T frames come from 2 T - 1 mel frames; what stands behind them must look like the end of the file, which is zero.
+            outside = padding.repeat_interleave(2, dim=1)[:, 1 : x.shape[-1] + 1]
+            x = x.masked_fill(F.pad(outside, (0, x.shape[-1] - outside.shape[1]), value=True)[:, None], 0)
         return F.gelu(self.conv2(x)).transpose(1, 2)
 
 

@@ -72,3 +72,6 @@ def multi_scale_mel(made: Tensor, real: Tensor, *, sample_rate: int) -> Tensor:
         for w, m in SCALES
     ]
     return torch.stack(distances).mean()
+
+
+spectral_loss = multi_scale_mel

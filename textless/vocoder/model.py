@@ -32,7 +32,8 @@ class VocoderConfig:
         dim: channels of the trunk.
         ffn_dim: hidden channels of each block's MLP.
         layers: ConvNeXt blocks.
-        kernel: of every convolution of the trunk, frames, odd. Each output frame sees (layers + 1) * (kernel - 1) / 2 frames to either side.
+        kernel: of every convolution of the trunk, frames, odd. An output frame sees (layers + 1) * (kernel - 1) / 2 frames to
+            either side, and the iSTFT one or two more.
         duration_dim: channels of the duration predictor.
         hop: samples of a frame.
         n_fft: of the iSTFT, samples.
@@ -63,9 +64,7 @@ class VocoderConfig:
         sample_rate = contract.sample_rate or SAMPLE_RATE
         hop = round(sample_rate / contract.frame_rate)
         if hop * contract.frame_rate != sample_rate:
-            raise ModelError(
-                f"{sample_rate} Hz is not a whole number of samples a frame at {contract.frame_rate:g} frames per second"
-            )
+            raise ModelError(f"{sample_rate} Hz is not a whole number of samples a frame at {contract.frame_rate:g} frames per second")
         return cls(
             n_units=contract.n_units,
             speakers=tuple(speakers),
@@ -158,11 +157,13 @@ class UnitVocoder(nn.Module):
             raise ModelError(f"the vocoder has {config.n_units} units but its contract {contract.n_units}")
         if contract.frame_rate is None or contract.frame_rate * config.hop != config.sample_rate:
             raise ModelError(
-                f"the contract's frame rate is {contract.frame_rate} but the vocoder makes {config.hop} samples a frame at {config.sample_rate} Hz"
+                f"the contract has {contract.frame_rate} frames per second, "
+                f"but the vocoder makes {config.hop} samples a frame at {config.sample_rate} Hz"
             )
-        if config.n_fft < config.hop or (config.n_fft - config.hop) % 2 or config.kernel % 2 == 0:
+        if config.n_fft % config.hop or (config.n_fft - config.hop) % 2 or config.kernel % 2 == 0:
             raise ModelError(
-                f"n_fft {config.n_fft} and hop {config.hop} must differ by an even number, and kernel {config.kernel} be odd"
+                f"n_fft {config.n_fft} must be a multiple of hop {config.hop} and differ from it by an even number, "
+                f"and kernel {config.kernel} be odd"
             )
         if not config.speakers or len(set(config.speakers)) != len(config.speakers):
             raise ModelError("a vocoder needs at least one speaker, and each name once")

@@ -106,7 +106,7 @@ def train_vocoder(
         units, lengths, speaker, real = (x.to(device) for x in data.crops(rng, rows, crop))
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
             made = model(units, speaker, lengths)
-        mel = losses.multi_scale_mel(made, real, sample_rate=config.sample_rate)
+        mel = losses.spectral_loss(made, real, sample_rate=config.sample_rate)
         duration = _duration_loss(model, *(x.to(device) for x in data.sequences(rng, rows)))
         loss = mel + duration
         for group in optimiser.param_groups:
@@ -134,9 +134,7 @@ class _Clips:
             if not clip.units.n_frames:
                 raise TrainingError(f"clip {i} has no frames")
             if clip.samples <= (clip.units.n_frames - 1) * self.hop:
-                raise TrainingError(
-                    f"clip {i} has {clip.units.n_frames} frames of {self.hop} samples but {clip.samples} samples of audio"
-                )
+                raise TrainingError(f"clip {i} has {clip.units.n_frames} frames of {self.hop} samples but {clip.samples} samples of audio")
         self.ends = np.cumsum([c.units.n_frames for c in clips])
         self.speaker = np.array([model.speakers.index(c.speaker or NO_NAME) for c in clips])
 

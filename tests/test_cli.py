@@ -1,0 +1,323 @@
+"""Commands as a user gives them: what they write, what they say, how they exit."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import textless
+from textless import cli
+
+
+@pytest.fixture
+def textless_command(monkeypatch, capsys, model_set):
+    """Run a command; returns (exit code, stdout, stderr). Models default to the small random set."""
+
+    def run(*args, stdin="", model=model_set):
+        args = [str(a) for a in args]
+        if args[0] in ("encode", "continue", "resynth") and model:
+            args += ["--model", str(model)]
+        monkeypatch.setattr(sys, "argv", ["textless", *args])
+        data = io.BytesIO(stdin) if isinstance(stdin, bytes) else io.BytesIO(stdin.encode())
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(data, encoding="utf-8"))
+        with pytest.raises(SystemExit) as e:
+            cli.main()
+        out = capsys.readouterr()
+        return e.value.code or 0, out.out, out.err
+
+    return run
+
+
+def one_line(err):
+    assert "Traceback" not in err
+    return [line for line in err.splitlines() if line.startswith("error: ")]
+
+
+# ------------------------------------------------------------------------------------------------------------- chain
+
+
+def test_the_three_commands_in_a_pipe(textless_command, speech, tmp_path):
+    code, units, _ = textless_command("encode", speech / "b.wav", "-o", "-")
+    assert code == 0
+    header, row = map(json.loads, units.splitlines())
+    assert header["textless"] == "units"
+    assert row["id"] == "b"
+    assert sum(row["durations"]) == (19000 - 400) // 320 + 1
+    code, more, _ = textless_command("continue", "-", "-o", "-", "--seconds", "1.5", stdin=units)
+    assert code == 0
+    longer = json.loads(more.splitlines()[1])
+    assert longer["units"][: len(row["units"])] == row["units"]
+    assert sum(longer["durations"]) == sum(row["durations"]) + 75
+    code, _, err = textless_command("resynth", "-", "-o", tmp_path / "out.wav", stdin=more)
+    assert (code, err) == (0, "")
+    wave, rate = soundfile.read(tmp_path / "out.wav")
+    assert rate == 16000
+    assert len(wave) == sum(longer["durations"]) * 320
+
+
+def test_python_gives_what_the_commands_give(textless_command, speech, model_set, tmp_path):
+    _, text, _ = textless_command("encode", speech / "a.wav", "-o", "-")
+    model = textless.load(model_set)
+    units = model.encode(textless.read_audio(speech / "a.wav"))
+    assert json.loads(text.splitlines()[1])["units"] == units.units.tolist()
+    textless_command("resynth", "-", "-o", tmp_path / "a.wav", "--speaker", "ben", stdin=text)
+    want = model.resynth(units, speaker="ben")
+    np.testing.assert_allclose(soundfile.read(tmp_path / "a.wav")[0], np.clip(want, -1, 1), atol=1e-4)
+
+
+def test_folders(textless_command, speech, tmp_path):
+    code, _, _ = textless_command("encode", speech, "-o", tmp_path / "dump")
+    assert code == 0
+    dump = textless.open_dump(tmp_path / "dump")
+    assert sorted(r.id for r in dump) == ["a", "b", "c"]
+    assert {r.source for r in dump} == {"a.wav", "b.wav", "c.wav"}
+    code, _, _ = textless_command(
+        "continue", tmp_path / "dump", "-o", tmp_path / "more", "--samples", 2, "--prompt-seconds", 0.5, "--seconds", 1
+    )
+    assert code == 0
+    more = textless.open_dump(tmp_path / "more")
+    assert sorted(r.id for r in more) == ["a-0", "a-1", "b-0", "b-1", "c-0", "c-1"]
+    assert {(r.units.n_frames, r.extra["prompt_frames"]) for r in more} == {(75, 25)}
+    code, _, _ = textless_command("resynth", tmp_path / "more", "-o", tmp_path / "wavs")
+    assert code == 0
+    assert sorted(p.name for p in (tmp_path / "wavs").glob("*.wav")) == [f"{n}-{k}.wav" for n in "abc" for k in (0, 1)]
+
+
+def test_audio_can_be_continued_and_spoken_at_once(textless_command, speech, tmp_path):
+    code, text, _ = textless_command("continue", speech / "a.wav", "-o", "-", "--only-new", "--seconds", 1)
+    assert code == 0
+    assert sum(json.loads(text.splitlines()[1])["durations"]) == 50
+    code, _, _ = textless_command("resynth", speech / "a.wav", "-o", tmp_path / "a.flac")
+    assert code == 0
+    assert soundfile.info(tmp_path / "a.flac").format == "FLAC"
+
+
+def test_standard_input_may_be_audio(textless_command, speech):
+    code, text, _ = textless_command("encode", "-", "-o", "-", stdin=(speech / "a.wav").read_bytes())
+    assert code == 0
+    _, same, _ = textless_command("encode", speech / "a.wav", "-o", "-")
+    assert json.loads(text.splitlines()[1])["units"] == json.loads(same.splitlines()[1])["units"]
+
+
+def test_mfcc_with_a_codebook_of_ones_own(textless_command, clip, golden, tmp_path):
+    np.save(tmp_path / "km.npy", golden("mfcc.npz")["centroids"])
+    soundfile.write(tmp_path / "clip.wav", clip, 16000, subtype="FLOAT")
+    code, text, _ = textless_command("encode", tmp_path / "clip.wav", "-o", "-", "--encoder", "mfcc", "--codebook", tmp_path / "km.npy")
+    assert code == 0
+    row = json.loads(text.splitlines()[1])
+    assert np.array_equal(np.repeat(row["units"], row["durations"]), golden("mfcc.npz")["labels"])
+    code, _, err = textless_command("encode", tmp_path / "clip.wav", "-o", "-", "--encoder", "mfcc")
+    assert code == 2
+    assert "give --codebook" in one_line(err)[0]
+
+
+def test_samples_do_not_depend_on_their_neighbours(textless_command, speech, tmp_path):
+    textless_command("encode", speech, "-o", tmp_path / "all.jsonl")
+    textless_command("encode", speech / "b.wav", "-o", tmp_path / "b.jsonl")
+    rows = {}
+    for name in ("all", "b"):
+        _, text, _ = textless_command("continue", tmp_path / f"{name}.jsonl", "-o", "-", "--seed", 5)
+        rows[name] = {r["id"]: r["units"] for r in map(json.loads, text.splitlines()[1:])}
+    assert rows["all"]["b"] == rows["b"]["b"]
+    _, text, _ = textless_command("continue", tmp_path / "b.jsonl", "-o", "-", "--seed", 6)
+    assert json.loads(text.splitlines()[1])["units"] != rows["b"]["b"]
+
+
+# ----------------------------------------------------------------------------------------------- outputs that exist
+
+
+def test_the_same_command_does_nothing_and_another_refuses(textless_command, speech, tmp_path):
+    out = tmp_path / "dump"
+    textless_command("encode", speech, "-o", out)
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+    code, _, err = textless_command("encode", speech, "-o", out)
+    assert code == 0
+    assert "already done" in err
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()} == before
+    code, _, err = textless_command("encode", speech / "a.wav", "-o", out)
+    assert code == 2
+    assert "--overwrite" in one_line(err)[0]
+    assert len(textless.open_dump(out)) == 3
+    assert textless_command("encode", speech / "a.wav", "-o", out, "--overwrite")[0] == 0
+    assert len(textless.open_dump(out)) == 1
+
+
+def test_a_folder_that_we_did_not_make_is_never_touched_without_overwrite(textless_command, speech, tmp_path):
+    out = tmp_path / "precious"
+    out.mkdir()
+    (out / "thesis.txt").write_text("x")
+    for command, source in (("encode", speech), ("continue", speech), ("resynth", speech)):
+        code, _, err = textless_command(command, source, "-o", out)
+        assert code == 2
+        assert "precious" in one_line(err)[0]
+    assert (out / "thesis.txt").read_text() == "x"
+
+
+def test_a_file_is_refused(textless_command, speech, tmp_path):
+    for command, name in (("encode", "u.jsonl"), ("resynth", "a.wav")):
+        (tmp_path / name).write_text("mine")
+        code, _, err = textless_command(command, speech / "a.wav", "-o", tmp_path / name)
+        assert code == 2
+        assert "exists" in one_line(err)[0]
+        assert (tmp_path / name).read_text() == "mine"
+        assert textless_command(command, speech / "a.wav", "-o", tmp_path / name, "--overwrite")[0] == 0
+        assert (tmp_path / name).read_bytes() != b"mine"
+
+
+def test_an_interrupted_encode_is_finished(textless_command, speech, tmp_path, monkeypatch):
+    from textless.units import encode as module
+
+    real, calls = module.Tokenizer.encode, []
+
+    def stop(self, waveform):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(self, waveform)
+
+    monkeypatch.setattr(module.Tokenizer, "encode", stop)
+    assert textless_command("encode", speech, "-o", tmp_path / "dump")[0] == 130
+    assert not (tmp_path / "dump").exists()
+    monkeypatch.setattr(module.Tokenizer, "encode", real)
+    assert textless_command("encode", speech, "-o", tmp_path / "dump")[0] == 0
+    assert not (tmp_path / "dump.partial").exists()
+    assert len(textless.open_dump(tmp_path / "dump")) == 3
+
+
+# --------------------------------------------------------------------------------------------------------- bad input
+
+
+def bad_files(folder):
+    good = (folder / "a.wav").read_bytes()
+    made = {
+        "empty.wav": b"",
+        "cut.wav": good[: len(good) // 2],
+        "text.wav": b"this is not audio, whatever it is called",
+        "short.wav": None,
+        "nan.wav": None,
+    }
+    for name, data in made.items():
+        if data is not None:
+            (folder / name).write_bytes(data)
+    soundfile.write(folder / "short.wav", np.zeros(399, np.float32), 16000)
+    soundfile.write(folder / "nan.wav", np.full(16000, np.nan, np.float32), 16000, subtype="FLOAT")
+    return list(made)
+
+
+def test_each_bad_file_is_named_in_one_line_and_nothing_is_written(textless_command, speech, tmp_path):
+    for name in bad_files(speech):
+        for out in (tmp_path / "dump", tmp_path / "u.jsonl", "-"):
+            code, text, err = textless_command("encode", speech / name, "-o", out)
+            assert code == 2, name
+            assert name in one_line(err)[0]
+            assert "Traceback" not in err
+            assert not [line for line in text.splitlines()[1:] if line]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["speech"]
+
+
+def test_among_good_files_the_bad_are_listed(textless_command, speech, tmp_path):
+    bad = bad_files(speech)
+    code, _, err = textless_command("encode", speech, "-o", tmp_path / "dump")
+    assert code == 1
+    assert "5 of 8 failed" in err
+    failures = [json.loads(line) for line in (tmp_path / "dump" / "failures.jsonl").read_text().splitlines()]
+    assert sorted(f["id"] + ".wav" for f in failures) == sorted(bad)
+    assert all(f["id"] in f["error"] for f in failures)
+    assert sorted(r.id for r in textless.open_dump(tmp_path / "dump")) == ["a", "b", "c"]
+    code, text, err = textless_command("encode", speech, "-o", "-")
+    assert code == 1
+    assert len(text.splitlines()) == 4
+    assert err.count("failed: ") == 5
+    code, _, _ = textless_command("encode", speech, "-o", tmp_path / "u.jsonl")
+    assert code == 1
+    assert len((tmp_path / "u.jsonl.failures.jsonl").read_text().splitlines()) == 5
+    assert textless_command("encode", speech, "-o", tmp_path / "dump")[0] == 1  # done before, and still not all of it
+
+
+@pytest.mark.parametrize(
+    ("args", "error"),
+    [
+        (("encode", "gone.wav", "-o", "-"), "gone.wav"),
+        (("encode", "SPEECH", "-o", "no/such/place"), "no such folder"),
+        (("encode", "SPEECH", "-o", "-", "--layer", "7"), "layer 7 does not exist"),
+        (("encode", "SPEECH", "-o", "-", "--codebook", "gone.npy"), "gone.npy"),
+        (("continue", "gone.jsonl", "-o", "-"), "gone.jsonl"),
+        (("continue", "-", "-o", "-"), "standard input: is empty"),
+        (("resynth", "SPEECH", "-o", "one.wav"), "one file holds one row"),
+        (("resynth", "SPEECH", "-o", "wavs", "--speaker", "zoe"), "amy, ben"),
+        (("resynth", "-", "-o", "wavs"), "standard input: is empty"),
+        (("run", "quickstrat"), "did you mean 'quickstart'"),
+        (("run", "gone.yaml"), "gone.yaml: no such file"),
+        (("run", "smoke", "-s", "km1.n_unit=3"), "did you mean 'n_units'"),
+        (("run", "smoke", "speach"), "did you mean 'speech'"),
+        (("why", "smoke", "speach"), "did you mean 'speech'"),
+        (("show", "smoke", "km1"), "has not been made"),
+    ],
+)
+def test_bad_requests(textless_command, speech, tmp_path, monkeypatch, args, error):
+    monkeypatch.chdir(tmp_path)
+    args = [str(speech) if a == "SPEECH" else a for a in args]
+    if args[0] in ("run", "why", "show"):
+        args += ["--store", "store"]
+    code, _, err = textless_command(*args)
+    assert code == 2
+    assert len(one_line(err)) == 1
+    assert error in one_line(err)[0]
+    assert {p.name for p in tmp_path.iterdir()} <= {"speech", "store"}
+
+
+def test_no_such_model(textless_command, speech):
+    code, _, err = textless_command("encode", speech, "-o", "-", "--model", "huge-xx", model=None)
+    assert code == 2
+    assert "huge-xx: neither a folder" in one_line(err)[0]
+
+
+def test_units_of_another_contract(textless_command, tmp_path):
+    header = {"textless": "units", "version": 1, "contract": {"encoder": "mfcc", "n_units": 20, "frame_rate": 100.0}}
+    text = json.dumps(header) + "\n" + json.dumps({"id": "x", "units": [1, 2], "durations": [30, 2]})
+    for command, out, theirs in (("continue", "-", "language model"), ("resynth", tmp_path / "x.wav", "vocoder")):
+        code, _, err = textless_command(command, "-", "-o", out, stdin=text)
+        assert code == 2
+        assert theirs in one_line(err)[0]
+        assert "encoder is" in one_line(err)[0]
+    assert not (tmp_path / "x.wav").exists()
+
+
+def test_unknown_origin_warns_and_can_be_declared(textless_command, model_set, tmp_path):
+    text = '{"textless": "units", "version": 1, "contract": {"n_units": 20}}\n{"id": "x", "units": [1, 2], "durations": [30, 2]}'
+    code, _, err = textless_command("continue", "-", "-o", "-", "--seconds", "0.5", stdin=text)
+    assert code == 0
+    assert "warning: " in err
+    assert "--contract FILE" in err
+    codebook = model_set / "codebook" / "config.json"
+    code, _, err = textless_command("continue", "-", "-o", "-", "--seconds", "0.5", "--contract", codebook, stdin=text)
+    assert (code, err) == (0, "")
+
+
+def test_units_beyond_the_codebook(textless_command):
+    text = '{"textless": "units", "version": 1, "contract": {"n_units": 30}}\n{"id": "x", "units": [25]}'
+    code, _, err = textless_command("continue", "-", "-o", "-", stdin=text)
+    assert code == 2
+    assert "n_units is 30" in one_line(err)[0]
+
+
+# --------------------------------------------------------------------------------------------------------- pipelines
+
+
+def test_quickstart_with_the_random_set(textless_command, model_set, tmp_path):
+    args = ("-s", f"model={model_set}", "--store", tmp_path / "store")
+    code, out, _ = textless_command("run", "quickstart", *args)
+    assert code == 0
+    folder = Path(out.split()[1])
+    assert len(list(folder.glob("*.wav"))) == 3
+    assert textless_command("run", "quickstart", *args, "--dry-run")[1] == ""
+    code, out, _ = textless_command("status", "quickstart", *args)
+    assert out.count(" done ") == 3
+    code, out, _ = textless_command("show", "quickstart", "more", *args)
+    assert '"rows": 3' in out
+    code, out, _ = textless_command("why", "quickstart", "speech", *args, "-s", "more.seconds=2")
+    assert "speech.units.seconds: the default → 2.0" in out or "speech.units.seconds: 3" in out

@@ -1,0 +1,468 @@
+"""Corpora: the forms in which they come, what is wrong with some, what makes two the same, and audio decoded once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile as sf
+
+from textless import corpus as module
+from textless.audio import AudioError, read_audio, write_audio
+from textless.corpus import Corpus, PackedAudio, Row, read_row, read_rows, sha256_file
+from textless.errors import CorpusError
+
+
+def noise(path: Path, samples: int, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_audio(path, np.random.default_rng(seed).uniform(-0.5, 0.5, samples))
+    return path
+
+
+def touch(folder: Path, *names: str) -> Path:
+    """Nothing may be opened when a corpus is listed, so empty files do."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def ids(*args, **how) -> list[str]:
+    return [row.id for row in Corpus.load(*args, **how)]
+
+
+def error(*args, **how) -> str:
+    with pytest.raises(CorpusError) as caught:
+        Corpus.load(*args, **how)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ---- folders, files, globs
+
+
+def test_a_folder_is_listed_in_order_with_every_suffix(tmp_path):
+    touch(tmp_path, "b/x.WAV", "a/z.opus", "a/y.flac", "c.mp3", "d.ogg", "e.oga", "a/notes.txt", "a/._y.wav", "a/.t.flac")
+    rows = list(Corpus.load(tmp_path))
+    assert [r.id for r in rows] == ["y", "z", "x", "c", "d", "e"]
+    assert rows[0] == Row("y", str(tmp_path / "a/y.flac"))
+
+
+def test_ids_are_paths_where_stems_are_alike(tmp_path):
+    touch(tmp_path, "19/198/a.wav", "26/495/a.wav", "26/495/b.c.wav")
+    assert ids(tmp_path) == ["19/198/a", "26/495/a", "26/495/b.c"]
+    assert ids(tmp_path / "26") == ["a", "b.c"]
+    assert ids([tmp_path / "19", tmp_path / "26"]) == ["19/198/a", "26/495/a", "26/495/b.c"]
+    assert ids(f"{tmp_path}/*/*/a.*") == ["19/198/a", "26/495/a"]
+
+
+def test_an_id_that_stands_twice_names_both(tmp_path):
+    touch(tmp_path, "a.wav", "a.opus")
+    text = error(tmp_path)
+    assert "id 'a'" in text
+    assert str(tmp_path / "a.wav") in text
+    assert str(tmp_path / "a.opus") in text
+    path = write(tmp_path / "m.jsonl", '{"audio": "a.wav", "samples": 5}\n{"audio": "a.wav", "offset": 5}\n')
+    assert "at sample 0" in error(path)
+    assert "at sample 5" in error(path)
+
+
+def test_paths_are_absolute(tmp_path, monkeypatch):
+    touch(tmp_path, "d/a.wav")
+    monkeypatch.chdir(tmp_path)
+    for source in ("d", "d/a.wav", "d/*.wav", "./d/../d", Path("d"), ["d"], iter(["d"])):
+        assert [r.path for r in Corpus.load(source)] == [str(tmp_path / "d/a.wav")]
+
+
+def test_several_sources_keep_their_order(tmp_path):
+    touch(tmp_path, "z/a.wav", "y/b.wav", "c.mp3")
+    write(tmp_path / "m.csv", "path,id\nq.wav,first\n")
+    sources = [tmp_path / "z", tmp_path / "m.csv", tmp_path / "c.mp3", f"{tmp_path}/y/*.wav"]
+    assert ids(sources) == ["a", "first", "c", "b"]
+
+
+def test_globs(tmp_path):
+    touch(tmp_path, "a/1.wav", "a/2.txt", "b/c/3.flac")
+    (tmp_path / "b/folder.wav").mkdir()
+    assert ids(f"{tmp_path}/**/*") == ["1", "3"]
+    assert ids(f"{tmp_path}/[ab]/?.wav") == ["1"]
+    assert f"{tmp_path}/*.nothing: no audio" in error(f"{tmp_path}/*.nothing")
+    touch(tmp_path, "take[1].wav")
+    assert ids(tmp_path / "take[1].wav") == ["take[1]"]
+
+
+def test_sources_that_are_none(tmp_path):
+    touch(tmp_path, "a.wav", "notes.txt")
+    (tmp_path / "empty").mkdir()
+    assert f"{tmp_path}/nowhere: no such file or folder" in error(tmp_path / "nowhere")
+    assert f"{tmp_path}/m.tsv: no such file or folder" in error(tmp_path / "m.tsv")
+    assert f"{tmp_path}/empty: no audio" in error([tmp_path / "a.wav", tmp_path / "empty"])
+    assert f"{tmp_path}/notes.txt: neither audio" in error(tmp_path / "notes.txt")
+    assert "no source given" in error([])
+    assert "no source given" in error(iter([]))
+
+
+def test_a_missing_file_shows_when_it_is_read(tmp_path):
+    write(tmp_path / "m.tsv", "sub\na.wav\t100\n")
+    for source in (tmp_path / "m.tsv", tmp_path / "b.wav"):
+        (row,) = Corpus.load(source)
+        with pytest.raises(AudioError, match=f"{row.path}: no such file"):
+            read_row(row)
+
+
+# ---- manifests
+
+
+def test_fairseq_manifest(tmp_path):
+    path = write(tmp_path / "train.tsv", "../audio\n19/a.flac\t100\n26/b.flac\t200\n")
+    audio = tmp_path.parent / "audio"
+    assert list(Corpus.load(path)) == [
+        Row("a", str(audio / "19/a.flac"), samples=100),
+        Row("b", str(audio / "26/b.flac"), samples=200),
+    ]
+    write(path, f"{tmp_path}/else\r\n19/a.flac\t100\r\n26/a.flac\t200\r\n\r\n")
+    rows = list(Corpus.load(path))
+    assert [r.id for r in rows] == ["19/a", "26/a"]
+    assert rows[0].path == f"{tmp_path}/else/19/a.flac"
+    assert rows[1].samples == 200
+
+
+@pytest.mark.parametrize("root", ["path", "audio", "id", "/", "."])
+def test_a_root_that_looks_like_a_header(tmp_path, root):
+    (row,) = Corpus.load(write(tmp_path / "m.tsv", f"{root}\na.wav\t100\n"))
+    assert row == Row("a", str(tmp_path / root / "a.wav") if root != "." else str(tmp_path / "a.wav"), samples=100)
+
+
+def test_a_header_that_looks_like_a_root(tmp_path):
+    assert ids(write(tmp_path / "m.tsv", "path\na.wav\nb.wav\n")) == ["a", "b"]
+
+
+@pytest.mark.parametrize("line", ["a.wav", "a.wav\t1\t2", "a.wav\tlong", "a.wav\t1.5", "a.wav\t-1", "a.wav\t"])
+def test_malformed_fairseq_lines(tmp_path, line):
+    path = write(tmp_path / "m.tsv", f"root\nb.wav\t100\n{line}\n")
+    assert f"{path}:3: expected" in error(path)
+
+
+RECORDS = [
+    {"id": "one", "audio": "a/1.wav", "offset": 160, "samples": 320, "speaker": "s", "split": "train"},
+    {"id": "two", "audio": "/elsewhere/2.wav"},
+]
+
+
+def rows_of(records: list[dict], folder: Path) -> list[Row]:
+    return [Row(**{k: v for k, v in r.items() if k != "audio"}, path=str(folder / r["audio"])) for r in records]
+
+
+def test_jsonl_csv_tsv_and_parquet_say_the_same(tmp_path):
+    columns = list(RECORDS[0])
+    cells = [columns, *([str(r.get(c, "")) for c in columns] for r in RECORDS)]
+    write(tmp_path / "m.jsonl", "\n".join(map(json.dumps, RECORDS)) + "\n\n")
+    write(tmp_path / "m.csv", "\ufeff" + "\n".join(map(",".join, cells)))
+    write(tmp_path / "m.TSV", "\n".join(map("\t".join, cells)))
+    pq.write_table(pa.table({c: [r.get(c) for r in RECORDS] for c in [*columns]} | {"more": [1, 2]}), tmp_path / "m.parquet")
+    for name in ("m.jsonl", "m.csv", "m.TSV", "m.parquet"):
+        assert list(Corpus.load(tmp_path / name)) == rows_of(RECORDS, tmp_path), name
+
+
+@pytest.mark.parametrize("name", ["audio", "path", "file", "file_name"])
+def test_the_names_of_the_path(tmp_path, name):
+    assert ids(write(tmp_path / "m.csv", f"x,{name}\n5,a.wav\n")) == ["a"]
+    assert ids(write(tmp_path / "m.jsonl", json.dumps({name: "b.wav", "x": 5}))) == ["b"]
+
+
+def test_csv_knows_quotes_and_tsv_does_not(tmp_path):
+    assert ids(write(tmp_path / "m.csv", 'id,path,text\n"a,b",a.wav,"two\nlines"\nc,c.wav,x\n')) == ["a,b", "c"]
+    assert ids(write(tmp_path / "m.tsv", 'id\tpath\n"a\ta.wav\nb"\tb.wav\n')) == ['"a', 'b"']
+
+
+def test_durations_are_seconds_and_gaps_of_pandas_are_gaps(tmp_path):
+    path = write(tmp_path / "m.jsonl", '{"path": "a.wav", "duration": 1.23}\n{"path": "b.wav", "samples": 7.0, "duration": 9}\n')
+    assert [r.samples for r in Corpus.load(path)] == [19_680, 7]
+    table = pa.table({"path": ["a.wav", "b.wav"], "samples": [16_000.0, float("nan")], "speaker": ["x", None], "id": [1, 2]})
+    pq.write_table(table, tmp_path / "m.parquet")
+    assert [dataclasses.astuple(r)[2:] for r in Corpus.load(tmp_path / "m.parquet")] == [(0, 16_000, "x", None), (0, None, None, None)]
+    assert ids(tmp_path / "m.parquet") == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"offset": 12.0}, {"offset": "12.5"}, {"offset": -1}, {"samples": 1.5}, {"samples": -1}, {"samples": "x"}, {"duration": "1 s"},
+     {"duration": float("inf")}, {"samples": [1]}],
+)  # fmt: skip
+def test_offsets_and_lengths_that_are_none(tmp_path, fields):
+    path = write(tmp_path / "m.jsonl", '{"path": "a.wav"}\n' + json.dumps({"path": "b.wav", **fields}))
+    assert f"{path}:2: offset and samples are whole numbers" in error(path)
+
+
+def test_malformed_manifests(tmp_path):
+    path = tmp_path / "m.jsonl"
+    assert f"{path}:2: not JSON" in error(write(path, '{"path": "a.wav"}\n{"path": \n'))
+    assert f"{path}:1: expected an object" in error(write(path, '["a.wav"]\n'))
+    assert f"{path}:1: no path" in error(write(path, '{"id": "a"}\n'))
+    assert f"{path}:1: no path" in error(write(path, '{"audio": {"bytes": null}}\n'))
+    assert f"{path}: no audio" in error(write(path, "\n"))
+    path = tmp_path / "m.csv"
+    assert f"{path}:2: no path" in error(write(path, "name,length\na,1\n"))
+    assert f"{path}:3: does not have the 2 fields" in error(write(path, "id,path\na,a.wav\nb\n"))
+    assert f"{path}:2: does not have the 2 fields" in error(write(path, "id,path\na,a.wav,c\n"))
+    assert f"{path}:2: cannot be read" in error(write(path, f"id,path\na,{'a' * 200_000}\n"))
+    path.write_bytes(b"id,path\n\xff\xfe,a.wav\n")
+    assert f"{path}: cannot be read as text" in error(path)
+    path = tmp_path / "m.tsv"
+    assert f"{path}:2: no path" in error(write(path, "id\tlength\na\t1\n"))
+    assert f"{path}: no audio" in error(write(path, "root\n"))
+    assert f"{path}: no audio" in error(write(path, ""))
+    path = tmp_path / "m.parquet"
+    assert f"{path}: not a parquet file" in error(write(path, "id,path\na,a.wav\n"))
+
+
+# ---- splits
+
+
+@pytest.fixture
+def split_folder(tmp_path):
+    touch(tmp_path, "x/a.wav", "x/b.wav", "y/c.wav", "y/d.wav")
+    write(tmp_path / "splits.tsv", "corpus\tid\tspeaker\tsplit\nx\ta\tann\ttrain\nx\tb\tbob\tdev\ny\tc\t\ttrain\nz\tother\tzoe\ttest\n")
+    return tmp_path
+
+
+def test_splits_are_joined(split_folder):
+    corpus = Corpus.load([split_folder / "x", split_folder / "y"], splits=split_folder / "splits.tsv")
+    assert [(r.id, r.speaker, r.split) for r in corpus] == [
+        ("a", "ann", "train"), ("b", "bob", "dev"), ("c", None, "train"), ("d", None, None),
+    ]  # fmt: skip
+    assert ids([split_folder / "x", split_folder / "y"], splits=split_folder / "splits.tsv", split="train") == ["a", "c"]
+    assert len(corpus) == 4
+    assert corpus[1] == list(corpus)[1]
+    assert [r.id for r in corpus.select(speakers=["ann", "bob"])] == ["a", "b"]
+    assert [r.id for r in corpus.select("dev", {"ann", "bob"})] == ["b"]
+    assert [r.id for r in corpus.select()] == ["a", "b", "c", "d"]
+
+
+def test_splits_by_csv_and_by_stem(split_folder):
+    write(split_folder / "m.jsonl", '{"id": "n1", "audio": "x/a.wav", "speaker": "old", "split": "old"}\n{"audio": "y/d.wav"}\n')
+    splits = write(split_folder / "s.csv", "id,split\na,train\n")
+    rows = list(Corpus.load(split_folder / "m.jsonl", splits=splits))
+    assert [(r.id, r.speaker, r.split) for r in rows] == [("n1", "old", "train"), ("d", None, None)]
+    write(splits, "id,split\na,train\nn1,dev\n")
+    assert Corpus.load(split_folder / "m.jsonl", splits=splits)[0].split == "dev"
+
+
+def test_a_split_of_the_manifest_itself(tmp_path):
+    path = write(tmp_path / "m.csv", "path,split\na.wav,train\nb.wav,dev\n")
+    assert ids(path, split="dev") == ["b"]
+
+
+def test_when_no_row_remains(split_folder):
+    how = {"splits": split_folder / "splits.tsv"}
+    assert "splits: dev, train; speakers: ann, bob" in error(split_folder / "x", split="test", **how)
+    assert "no row has split 'test'" in error(split_folder / "x", split="test", **how)
+    assert "splits: none" in error(split_folder / "x", split="train")
+    with pytest.raises(CorpusError, match=r"no row has speakers \['eve'\]"):
+        Corpus.load(split_folder / "x", **how).select(speakers=["eve"])
+
+
+def test_tables_of_splits_that_do_not_fit(split_folder):
+    splits = split_folder / "splits.tsv"
+    assert f"{splits}: has none of the ids" in error(split_folder / "y/d.wav", splits=splits)
+    assert "other.tsv: cannot be read" in error(split_folder, splits=split_folder / "other.tsv")
+    write(splits, "id\tset\na\ttrain\n")
+    assert f"{splits}: the header must name the columns id and split" in error(split_folder, splits=splits)
+    write(splits, "id\tsplit\na\ttrain\na\ttrain\nb\tdev\n")
+    assert len(Corpus.load(split_folder, splits=splits)) == 4
+    write(splits, "id\tsplit\na\ttrain\na\tdev\n")
+    assert f"{splits}:3: id 'a' stands twice" in error(split_folder, splits=splits)
+
+
+# ---- the fingerprint
+
+
+@pytest.fixture
+def heard(tmp_path):
+    for n in range(3):
+        noise(tmp_path / f"in/{n}.wav", 1000 + 100 * n, seed=n)
+    return tmp_path
+
+
+def fingerprint(rows) -> str:
+    return Corpus(rows).fingerprint(sha256_file)
+
+
+def test_order_and_place_do_not_matter(heard):
+    rows = list(Corpus.load(heard / "in"))
+    first = fingerprint(rows)
+    assert len(first) == 64
+    assert fingerprint(rows[::-1]) == first
+    shutil.copytree(heard / "in", heard / "some/where")
+    assert Corpus.load(heard / "some").fingerprint(sha256_file) == first
+    moved = write(heard / "m.csv", "path,id\nsome/where/1.wav,1\nin/2.wav,2\nin/0.wav,0\n")
+    assert Corpus.load(moved).fingerprint(sha256_file) == first
+
+
+def test_everything_else_does(heard):
+    rows = list(Corpus.load(heard / "in"))
+    changes = [{"id": "x"}, {"speaker": "x"}, {"split": "x"}, {"offset": 1}, {"samples": 900}, {"path": rows[1].path}]
+    changed = [fingerprint([dataclasses.replace(rows[0], **change), *rows[1:]]) for change in changes]
+    noise(Path(rows[0].path), 1000, seed=9)
+    seen = {fingerprint(rows), fingerprint(rows[:2]), *changed}
+    noise(Path(rows[0].path), 1000, seed=0)
+    seen.add(fingerprint(rows))
+    assert len(seen) == len(changes) + 3
+
+
+def test_each_file_is_hashed_once(heard):
+    path, asked = str(heard / "in/0.wav"), []
+    rows = [Row("a", path, 0, 100), Row("b", path, 100, 100)]
+    Corpus(rows).fingerprint(lambda p: asked.append(p) or "00")
+    assert asked == [path]
+
+
+def test_the_hash_of_a_missing_file(tmp_path):
+    with pytest.raises(AudioError, match=r"a\.wav: cannot be read \(No such file"):
+        sha256_file(tmp_path / "a.wav")
+    write(tmp_path / "a", "abc")
+    assert sha256_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+# ---- rows read ahead
+
+
+def test_rows_are_read_in_order_with_their_errors(heard):
+    (heard / "in/1.wav").write_bytes(b"")
+    rows = list(Corpus.load(heard / "in")) + [Row(f"again{n}", str(heard / "in/2.wav"), 10 * n, 50) for n in range(20)]
+    read = list(read_rows(rows))
+    assert [r for r, _ in read] == rows
+    assert "empty" in str(read.pop(1)[1])
+    for row, waveform in read:
+        np.testing.assert_array_equal(waveform, read_audio(row.path)[row.offset :][: row.samples])
+
+
+def test_rows_are_read_only_a_few_ahead(heard, monkeypatch):
+    started = []
+    monkeypatch.setattr(module, "read_row", lambda row: started.append(row) or np.zeros(1))
+    monkeypatch.setattr(module.os, "cpu_count", lambda: 2)
+    rows = read_rows([Row(str(n), "x") for n in range(100)])
+    next(rows)
+    rows.close()
+    assert 1 <= len(started) <= 5
+
+
+# ---- packed audio
+
+
+def test_packed_audio_is_the_audio(heard):
+    with sf.SoundFile(heard / "in/stereo.flac", "w", 44_100, 2) as f:
+        f.write(np.random.default_rng(5).uniform(-0.3, 0.3, (5000, 2)))
+    rows = [*Corpus.load(heard / "in"), Row("part", str(heard / "in/1.wav"), 100, 200, speaker="ann")]
+    packed = PackedAudio.build(Corpus(rows), heard / "packed")
+    assert packed.ids == ["0", "1", "2", "stereo", "part"]
+    assert packed.speakers == [None, None, None, None, "ann"]
+    assert len(packed) == 5
+    assert packed.lengths.dtype == np.int64
+    assert packed.lengths.tolist() == [1000, 1100, 1200, 1814, 200]
+    for i, row in enumerate(rows):
+        whole = packed.waveform(i)
+        assert whole.dtype == np.float32
+        np.testing.assert_allclose(whole, read_row(row), atol=0.51 / 32768 if row.id == "stereo" else 0, strict=True)
+        np.testing.assert_array_equal(packed.waveform(i, 10, 60), whole[10:60])
+        np.testing.assert_array_equal(packed.waveform(i, 50), whole[50:])
+        np.testing.assert_array_equal(packed.waveform(i, 50, 10**9), whole[50:])
+        np.testing.assert_array_equal(packed.waveform(i, 10**9), whole[:0])
+    assert {p.name for p in (heard / "packed").iterdir()} == {"audio.i16", "index.json"}
+    assert (heard / "packed/audio.i16").stat().st_size == 2 * packed.lengths.sum()
+
+
+def test_packed_audio_is_opened_again_if_it_is_of_the_same_rows(heard, monkeypatch):
+    corpus = Corpus.load(heard / "in")
+    before = PackedAudio.build(corpus, heard / "packed")
+    with monkeypatch.context() as m:
+        m.setattr(module, "read_row", lambda row: pytest.fail("decodes again"))
+        again = PackedAudio.build(corpus, heard / "packed")
+    assert again.ids == before.ids
+    np.testing.assert_array_equal(again.waveform(2), before.waveform(2))
+    for rows in (
+        list(corpus)[:2],
+        list(corpus)[::-1],
+        [dataclasses.replace(r, speaker="s") for r in corpus],
+        [dataclasses.replace(r, offset=7) for r in corpus],
+        [dataclasses.replace(r, samples=7) for r in corpus],
+    ):
+        packed = PackedAudio.build(Corpus(rows), heard / "packed")
+        assert packed.ids == [r.id for r in rows]
+        assert packed.speakers == [r.speaker for r in rows]
+        np.testing.assert_array_equal(packed.waveform(1), read_row(rows[1]))
+
+
+@pytest.mark.parametrize("damage", ["audio", "index", "missing"])
+def test_packed_audio_that_is_damaged_is_made_again(heard, damage):
+    corpus, folder = Corpus.load(heard / "in"), heard / "packed"
+    PackedAudio.build(corpus, folder)
+    audio = (folder / "audio.i16").read_bytes()
+    if damage == "audio":
+        (folder / "audio.i16").write_bytes(audio[:-2])
+    elif damage == "index":
+        (folder / "index.json").write_text('{"rows')
+    else:
+        (folder / "audio.i16").unlink()
+    PackedAudio.build(corpus, folder)
+    assert (folder / "audio.i16").read_bytes() == audio
+
+
+def test_packed_audio_with_bad_files(heard):
+    (heard / "in/1.wav").write_bytes((heard / "in/1.wav").read_bytes()[:500])
+    corpus, folder, bad = Corpus.load(heard / "in"), heard / "packed", []
+    with pytest.raises(AudioError, match=r"1\.wav: cut short"):
+        PackedAudio.build(corpus, folder)
+    assert list(folder.iterdir()) == []
+    for _ in range(2):  # made, then opened
+        packed = PackedAudio.build(corpus, folder, on_bad=lambda row, e: bad.append((row.id, str(e))))
+        assert packed.ids == ["0", "2"]
+        assert packed.lengths.tolist() == [1000, 1200]
+        np.testing.assert_array_equal(packed.waveform(1), read_audio(heard / "in/2.wav"))
+    assert bad[0] == bad[1]
+    assert bad[0][0] == "1"
+    assert "1.wav: cut short" in bad[0][1]
+    with pytest.raises(AudioError, match="cut short"):
+        PackedAudio.build(corpus, folder)
+    noise(heard / "in/1.wav", 1100, seed=1)
+    assert PackedAudio.build(corpus, folder).ids == ["0", "1", "2"]
+    with pytest.raises(CorpusError, match=r"none of the 1 rows can be read, such as .*no\.wav: no such file"):
+        PackedAudio.build(Corpus([Row("no", str(heard / "no.wav"))]), heard / "none", on_bad=lambda row, e: None)
+
+
+def test_a_build_that_dies_between_its_two_files_is_not_opened(heard, monkeypatch):
+    corpus, folder = Corpus.load(heard / "in"), heard / "packed"
+    PackedAudio.build(corpus, folder)
+    other = Corpus([dataclasses.replace(r, path=corpus[2].path, samples=len(read_row(r))) for r in corpus])
+    replace = Path.replace
+
+    def dies(self, target):
+        if Path(target).name == "index.json":
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as m:
+        m.setattr(Path, "replace", dies)
+        with pytest.raises(KeyboardInterrupt):
+            PackedAudio.build(other, folder)
+    np.testing.assert_array_equal(PackedAudio.build(corpus, folder).waveform(0), read_row(corpus[0]))
+
+
+def test_a_pickled_map_does_not_carry_the_audio(heard):
+    noise(heard / "in/long.wav", 100_000)
+    packed = PackedAudio.build(Corpus.load(heard / "in"), heard / "packed")
+    pickled = pickle.dumps(packed)
+    assert len(pickled) < 1000
+    np.testing.assert_array_equal(pickle.loads(pickled).waveform(3), packed.waveform(3))

@@ -1,0 +1,365 @@
+"""The engine by itself: steps that know nothing of speech."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from textless.engine.pipeline import Pipeline
+from textless.engine.step import ROWS_PER_SHARD, Keys, MapStep, Source, Step, canonical, path, runtime, split_rows
+from textless.engine.store import Store
+from textless.errors import PipelineError, StepTypeError, StoreError
+
+RUNS: list[str] = []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text(Source):
+    type = "text"
+    file: str = path()
+
+    def content(self, hash_file):
+        return hash_file(self.file)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upper(Step):
+    type = "upper"
+    text: Text
+    times: int = 1
+    workers: int = runtime(1)
+
+    def run(self, job):
+        RUNS.append("upper")
+        (job.path / "out.txt").write_text(Path(self.text.file).read_text().upper() * self.times)
+        job.metrics = {"length": 3}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Join(Step):
+    type = "join"
+    left: Step
+    right: Step
+    glue: str = "-"
+
+    def run(self, job):
+        RUNS.append("join")
+        parts = [(job.inputs[n] / "out.txt").read_text() for n in ("left", "right")]
+        (job.path / "out.txt").write_text(self.glue.join(parts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows(MapStep):
+    type = "rows"
+    count: int
+    break_at: str = runtime("")
+
+    def rows(self, job):
+        return [SimpleNamespace(id=f"row{i}") for i in range(self.count)]
+
+    def shard_path(self, n):
+        return f"data/{n}.txt"
+
+    def shard(self, tools, rows, out):
+        RUNS.append("shard")
+        out.write_text("".join(r.id + "\n" for r in rows))
+        if any(r.id == self.break_at for r in rows):
+            raise KeyboardInterrupt
+        return [{"id": r.id, "error": "odd"} for r in rows if r.id.endswith("7")]
+
+
+@pytest.fixture
+def text(tmp_path):
+    file = tmp_path / "in.txt"
+    file.write_text("abc")
+    return Text(file=str(file))
+
+
+@pytest.fixture
+def store(tmp_path):
+    RUNS.clear()
+    return Store(tmp_path / "store")
+
+
+def graph(text, **kwargs):
+    one, two = Upper(text=text), Upper(text=text, times=2)
+    both = Join(left=one, right=Upper(text=text, times=2), **kwargs)
+    return Pipeline({"text": text, "one": one, "two": two, "both": both})
+
+
+# --------------------------------------------------------------------------------------------------------------- keys
+
+
+def test_a_key_is_the_hash_of_the_canonical_payload():
+    import hashlib
+
+    step = Rows(count=3)
+    payload = {"step": "rows", "version": 1, "fields": {"count": 3}, "inputs": {}}
+    text = '{"fields":{"count":3},"inputs":{},"step":"rows","version":1}'
+    assert canonical(payload) == text
+    assert Keys(str).of(step) == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_defaults_and_runtime_fields_stay_out(text):
+    key = Keys(lambda p: "h").of
+    assert key(Upper(text=text)) == key(Upper(text=text, times=1, workers=8))
+    assert key(Upper(text=text)) != key(Upper(text=text, times=2))
+    assert key(Upper(text=text)) == key(Upper(text=Text(file="/elsewhere")))  # content, not place
+
+
+def test_inputs_and_version_enter(text, monkeypatch):
+    keys = Keys(lambda p: "h")
+    one, two = Upper(text=text), Upper(text=text, times=2)
+    assert keys.of(Join(left=one, right=two)) != keys.of(Join(left=two, right=one))
+    before = keys.of(Upper(text=text))
+    monkeypatch.setattr(Upper, "version", 2)
+    assert keys.of(Upper(text=text)) != before
+
+
+@pytest.mark.parametrize("bad", [object(), {1, 2}, Path("x"), float("nan"), {1: 2}, b"x", [object()]])
+def test_only_json_values_enter_a_key(bad):
+    @dataclass(frozen=True, kw_only=True)
+    class Any(Step):
+        type = "any"
+        value: object = None
+
+    with pytest.raises(StepTypeError, match=r"any\.value"):
+        Keys(str).of(Any(value=bad))
+    with pytest.raises(TypeError):
+        Keys(str).of(Any(value=bad))
+
+
+def test_keys_are_equal_in_every_process():
+    code = """
+        from textless.engine.step import Keys
+        from textless.steps import Corpus, Frames, KMeans, Pretrain, Encode, TrainLM
+        keys = Keys(lambda p: "0" * 64)
+        Corpus.content = lambda self, h: "c"
+        corpus = Corpus(manifest="x")
+        frames = Frames(audio=corpus, encoder="mfcc", fraction=0.1)
+        km = KMeans(frames=frames, n_units=100, seed=3)
+        units = Encode(audio=corpus, encoder="mfcc", codebook=km)
+        hubert = Pretrain(audio=corpus, labels=units, steps=10)
+        print(" ".join(keys.of(s)[:12] for s in (corpus, frames, km, units, hubert, TrainLM(units=units, steps=5))))
+    """
+    found = {
+        subprocess.check_output(
+            [sys.executable, "-c", textwrap.dedent(code)], env={**os.environ, "PYTHONHASHSEED": seed}, text=True
+        ).strip()
+        for seed in ("0", "1", "random")
+    }
+    assert found == {(Path(__file__).parent / "data" / "keys.txt").read_text().strip()}
+
+
+# -------------------------------------------------------------------------------------------------------------- store
+
+
+def test_runs_once_and_publishes_whole(text, store):
+    pipeline = graph(text)
+    made = pipeline.run(store)
+    assert (made["both"] / "out.txt").read_text() == "ABC-ABCABC"
+    assert sorted(RUNS) == ["join", "upper", "upper"]  # the two equal steps are one
+    RUNS.clear()
+    assert pipeline.run(store) == made
+    assert pipeline.plan(store) == []
+    assert RUNS == []
+    manifest = json.loads((made["both"] / "manifest.json").read_text())
+    assert manifest["files"] == {"out.txt": 10}
+    assert manifest["attempts"] == 1
+    assert manifest["lineage"][manifest["key"]] == manifest["payload"]
+    assert not any(p.is_dir() for p in (store.root / "work").iterdir())
+
+
+def test_content_decides_not_place_or_time(text, store, tmp_path):
+    store.run(Upper(text=text))
+    moved = tmp_path / "moved.txt"
+    os.rename(text.file, moved)
+    os.utime(moved, (0, 0))
+    assert Store(store.root).has(Upper(text=Text(file=str(moved))))
+    moved.write_text("abd")
+    assert not Store(store.root).has(Upper(text=Text(file=str(moved))))
+
+
+def test_file_hashes_are_remembered(text, store):
+    store.keys.of(text)
+    store.save_hashes()
+    again = Store(store.root)
+    Path(text.file).chmod(0o000)
+    known = json.loads((store.root / "hashes.json").read_text())
+    assert list(known) == [text.file]
+    assert again.keys.of(text) == store.keys.of(text)  # a stat is enough; as root the mode would not show it
+    known[text.file][2] = "f" * 64
+    (store.root / "hashes.json").write_text(json.dumps(known))
+    assert Store(store.root).keys.of(text) != store.keys.of(text)
+
+
+def test_a_failed_step_leaves_nothing_and_is_not_cached(text, store, monkeypatch):
+    monkeypatch.setattr(Upper, "run", lambda self, job: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        store.run(Upper(text=text))
+    assert not store.has(Upper(text=text))
+    monkeypatch.undo()
+    store.run(Upper(text=text))
+    assert store.manifest(Upper(text=text))["attempts"] == 2
+
+
+def test_an_edited_default_is_refused_and_a_new_one_is_a_hit(text, store, monkeypatch):
+    @dataclass(frozen=True, kw_only=True)
+    class Newer(Upper):
+        times: int = 1
+        extra: str | None = None
+
+    @dataclass(frozen=True, kw_only=True)
+    class Edited(Upper):
+        times: int = 3
+
+    store.run(Upper(text=text))
+    assert store.has(Newer(text=text))
+    with pytest.raises(StoreError, match=r"default of times was edited from 1 to 3.*bump the version of step upper"):
+        store.has(Edited(text=text))
+
+
+def test_a_truncated_manifest_is_named(text, store):
+    folder = store.run(Upper(text=text))
+    (folder / "manifest.json").write_text('{"step": ')
+    with pytest.raises(StoreError, match=r"manifest\.json: damaged; remove"):
+        store.has(Upper(text=text))
+
+
+def test_a_store_that_cannot_be_written(text, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises((StoreError, NotADirectoryError)):
+        Store(tmp_path / "file").run(Upper(text=text))
+
+
+def test_a_vanished_source_is_named(store, tmp_path):
+    with pytest.raises(StoreError, match=r"gone\.txt: No such file"):
+        store.has(Upper(text=Text(file=str(tmp_path / "gone.txt"))))
+
+
+# ---------------------------------------------------------------------------------------------------------- map steps
+
+
+def test_shards_partition_rows_whatever_their_order():
+    rows = [SimpleNamespace(id=str(i)) for i in range(300)]
+    shards = split_rows(rows)
+    assert len(shards) == 8
+    assert sorted(int(r.id) for s in shards for r in s) == list(range(300))
+    there = {r.id: n for n, s in enumerate(shards) for r in s}
+    assert there == {r.id: n for n, s in enumerate(split_rows(rows[::-1])) for r in s}
+    for count in (0, 1, ROWS_PER_SHARD, ROWS_PER_SHARD + 1, 1519):
+        n = len(split_rows(rows[:1] * count))
+        assert n & (n - 1) == 0
+        assert count <= n * ROWS_PER_SHARD
+
+
+def test_an_interrupted_map_goes_on_where_it_was(store):
+    total = len(split_rows(Rows(count=500).rows(None)))
+    last = split_rows(Rows(count=500).rows(None))[total - 2][0].id
+    with pytest.raises(KeyboardInterrupt):
+        store.run(Rows(count=500, break_at=last))
+    assert RUNS.count("shard") == total - 1
+    assert not store.has(Rows(count=500))
+    RUNS.clear()
+    folder = store.run(Rows(count=500))  # a runtime field is not in the key
+    assert RUNS.count("shard") == 2
+    undisturbed = Store(store.root.parent / "other").run(Rows(count=500))
+    for file in (p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json"):
+        assert (folder / file).read_bytes() == (undisturbed / file).read_bytes()
+    assert len(list((folder / "data").iterdir())) == total
+    failures = [json.loads(line) for line in (folder / "failures.jsonl").read_text().splitlines()]
+    assert len(failures) == 50
+    assert store.manifest(Rows(count=500))["failures"] == 50
+
+
+def test_killed_while_running(tmp_path):
+    """SIGKILL in the middle of a map, and the same call again."""
+    code = f"""
+        import sys, time
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import test_engine as t
+        from textless.engine.store import Store
+        slow = t.Rows.shard
+        t.Rows.shard = lambda self, tools, rows, out: (time.sleep(0.05), slow(self, tools, rows, out))[1]
+        Store({str(tmp_path / "store")!r}).run(t.Rows(count=500))
+    """
+    child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
+    work = tmp_path / "store" / "work"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and len(list(work.glob("*/data/*.txt"))) < 2:
+        time.sleep(0.01)
+    child.kill()
+    child.wait()
+    done = len(list(work.glob("*/data/*.txt")))
+    assert done >= 2
+    RUNS.clear()
+    store = Store(tmp_path / "store")
+    folder = store.run(Rows(count=500))
+    assert RUNS.count("shard") == len(list((folder / "data").iterdir())) - done
+    assert store.manifest(Rows(count=500))["attempts"] == 2
+    assert not list(folder.rglob(".*"))
+
+
+def test_two_processes_do_the_work_once(tmp_path):
+    code = f"""
+        import sys, time
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import test_engine as t
+        from textless.engine.store import Store
+        run = t.Rows.run
+        t.Rows.run = lambda self, job: (time.sleep(0.5), run(self, job))[1]
+        Store({str(tmp_path / "store")!r}).run(t.Rows(count=9))
+        print(len(t.RUNS))
+    """
+    children = [subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert sorted(c.communicate()[0].strip() for c in children) == ["0", "1"]
+
+
+# ---------------------------------------------------------------------------------------------------------- pipelines
+
+
+def test_only_what_is_missing_is_asked_for(text, store):
+    pipeline = graph(text)
+    pipeline.run(store)
+    store.drop(pipeline.steps["one"])
+    assert pipeline.plan(store, ["both"]) == []
+    assert [pipeline.name_of(s) for s in pipeline.plan(store, ["one"])] == ["one"]
+
+
+def test_temporary_artefacts_are_dropped(text, store):
+    pipeline = graph(text)
+    pipeline.temporary = {"one"}
+    pipeline.run(store, ["both"])
+    assert pipeline.state(store, "one") == "missing"
+    assert pipeline.state(store, "both") == "done"
+    assert pipeline.state(store, "text") == "source"
+    assert pipeline.plan(store, ["both"]) == []
+    pipeline.run(store, ["one"])
+    assert pipeline.state(store, "one") == "done"  # it was asked for
+
+
+def test_why_down_to_the_cause(text, store):
+    graph(text).run(store)
+    assert graph(text).why(store, "both")[0].startswith("both is done")
+    assert graph(text, glue="+").why(store, "both")[1:] == ["  both.glue: the default → +"]
+    Path(text.file).write_text("changed")
+    fresh = Store(store.root)
+    changed = graph(Text(file=text.file))
+    assert changed.why(fresh, "both")[1:] == ["  both.left.text: its content changed", "  both.right.text: its content changed"]
+    assert "never been made" in Pipeline({"r": Rows(count=1)}).why(fresh, "r")[0]
+    with pytest.raises(PipelineError, match=r"no step 'bth'.*did you mean 'both'"):
+        changed.why(fresh, "bth")
+
+
+def test_source_drift_is_shown(text, store):
+    folder = store.run(Upper(text=text))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "source": "0" * 64}))
+    assert "the source code has changed since" in Pipeline({"u": Upper(text=text)}).why(store, "u")[1]

@@ -1,0 +1,126 @@
+import numpy as np
+import pytest
+import torch
+
+import textless.training
+from textless.corpus import Corpus, PackedAudio
+from textless.errors import TrainingError
+from textless.units.hubert import PRESETS, HubertConfig
+from textless.units.hubert_frames import n_frames
+from textless.units.pretrain import CropSource, Head, pretrain, span_mask
+
+NANO = PRESETS["nano"]
+SMALL = {"conv_dim": 16, "dim": 32, "layers": 1, "heads": 2, "ffn_dim": 32, "pos_conv_kernel": 8, "pos_conv_groups": 2}
+WAVE = HubertConfig(**SMALL, conv_norm="layer", conv_bias=True)
+
+
+@pytest.fixture
+def audio(speech, tmp_path):
+    return PackedAudio.build(Corpus.load(speech), tmp_path / "packed")
+
+
+@pytest.fixture
+def labels(audio):
+    """Loud or quiet: something that the spectrum tells."""
+    out = []
+    for i, samples in enumerate(audio.lengths):
+        wave = audio.waveform(i)
+        energy = [np.square(wave[320 * t : 320 * t + 400]).mean() for t in range(n_frames(int(samples)))]
+        out.append((energy > np.median(energy)).astype(np.int64))
+    return out
+
+
+def test_span_mask():
+    rng = np.random.default_rng(0)
+    shares = []
+    for _ in range(50):
+        mask = span_mask(rng, [200, 60, 4], prob=0.8, span=10)
+        assert mask.shape == (3, 200)
+        assert not mask[1, 60:].any()
+        assert mask[2].any()
+        assert not mask[2, 4:].any()
+        edges = np.flatnonzero(np.diff(np.concatenate(([0], mask[0], [0]))))
+        assert (np.diff(edges)[::2] >= 10).all()  # spans may join, none is shorter
+        shares.append(mask[0].mean())
+    # starts without replacement: 1 - (1 - 0.08)^10 of the frames, about
+    assert 0.5 < np.mean(shares) < 0.62
+
+
+@pytest.mark.parametrize("config", [NANO, WAVE], ids=["logmel", "conv"])
+def test_a_crop_is_a_part_of_the_file(config, audio, tmp_path):
+    """The front end gives for a crop what it gives for the whole file, but at the crop's edges."""
+    from textless.units.hubert import Hubert
+
+    torch.manual_seed(0)
+    model = Hubert(config).eval()
+    source = CropSource(audio, config, tmp_path)
+    whole = model.feature_extractor(model.prepare(torch.from_numpy(audio.waveform(1)))[None])[0]
+    assert len(whole) == source.frames[1]
+    part = model.feature_extractor(source.crop(1, 7, 20)[None])[0]
+    assert part.shape == (20, config.conv_dim)
+    torch.testing.assert_close(part[2:-2], whole[9:25], atol=5e-3, rtol=1e-2)
+
+
+def test_resumes_bit_for_bit(audio, labels, tmp_path, monkeypatch):
+    arguments = {"n_classes": 2, "config": NANO, "steps": 12, "batch": 2, "crop_seconds": 0.5}
+    whole, curve = pretrain(audio, labels, folder=_new(tmp_path / "whole"), **arguments)
+
+    monkeypatch.setattr(textless.training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(textless.training, "CHECKPOINT_STEPS", 1)
+    monkeypatch.setattr(textless.training.train, "__kwdefaults__", {**textless.training.train.__kwdefaults__, "log_every": 3})
+
+    def kill(step, row):
+        if step == 9:
+            raise KeyboardInterrupt
+
+    folder = _new(tmp_path / "part")
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(audio, labels, folder=folder, log=kill, **arguments)
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["step"] == 6
+    seen = []
+    resumed, resumed_curve = pretrain(audio, labels, folder=folder, log=lambda step, row: seen.append(step), **arguments)
+    assert seen == [9, 12]
+    assert [row["step"] for row in resumed_curve] == [3, 6, 9, 12]
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert curve[-1]["step"] == 12
+
+
+@pytest.mark.parametrize("head", ["linear", "cosine"])
+def test_learns(audio, labels, tmp_path, head):
+    _, curve = pretrain(audio, labels, n_classes=2, config=NANO, steps=150, folder=tmp_path, batch=4, crop_seconds=0.6, lr=2e-3, head=head)
+    assert curve[-1]["unmasked_accuracy"] > 0.85
+    assert curve[-1]["loss"] < 0.7 * curve[0]["loss"]
+
+
+def test_cosine_logits_equal_the_formula():
+    torch.manual_seed(0)
+    head, x = Head(8, 5, "cosine"), torch.randn(3, 8)
+    logits = head(x)
+    for i in range(3):
+        for k in range(5):
+            a, e = head.final_proj(x[i]), head.label_embs[k]
+            assert logits[i, k].item() == pytest.approx((a @ e / (a.norm() * e.norm()) / 0.1).item(), rel=1e-4)
+
+
+def test_labels_must_fit(audio, labels, tmp_path):
+    arguments = {"config": NANO, "steps": 1, "folder": tmp_path}
+    with pytest.raises(TrainingError, match="2 label sequences for 3 files"):
+        pretrain(audio, labels[:2], n_classes=2, **arguments)
+    with pytest.raises(TrainingError, match="a: 48 labels for 49 frames"):
+        pretrain(audio, [labels[0][:-1], *labels[1:]], n_classes=2, **arguments)
+    with pytest.raises(TrainingError, match="label 1 is outside 0 … 0"):
+        pretrain(audio, labels, n_classes=1, **arguments)
+    with pytest.raises(TrainingError, match="head is 'round'"):
+        pretrain(audio, labels, n_classes=2, head="round", **arguments)
+
+
+def test_divergence_is_an_error_and_keeps_the_checkpoint(tmp_path):
+    module = torch.nn.Linear(1, 1)
+    with pytest.raises(TrainingError, match="diverged at step 2"):
+        textless.training.train(lambda n: {"loss": float("nan") if n else 1.0}, {"m": module}, steps=4, seed=0, log_every=2)
+
+
+def _new(folder):
+    folder.mkdir()
+    return folder

@@ -1,0 +1,84 @@
+import warnings
+
+import numpy as np
+import pytest
+
+from textless.errors import ContractError, ContractWarning, DumpError
+from textless.units.types import UnitContract, Units
+
+CONTRACT = UnitContract(encoder="x" * 64, layer=6, sample_rate=16000, frame_rate=50.0, n_units=10)
+
+
+def test_frames_and_back():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        frames = rng.integers(0, 3, rng.integers(0, 30))
+        units = Units.from_frames(frames, CONTRACT)
+        assert np.array_equal(units.frames(), frames)
+        assert (units.units[1:] != units.units[:-1]).all()
+        assert units.n_frames == len(frames)
+
+
+def test_a_bare_array_is_taken_literally():
+    units = Units.of([3, 3, 1])
+    assert units.durations is None
+    assert units.frames().tolist() == [3, 3, 1]
+    assert Units.of(units) is units
+
+
+def test_seconds_and_slices():
+    units = Units(np.array([1, 2, 3]), np.array([50, 25, 25]), CONTRACT)
+    assert units.seconds == 2.0
+    cut = units.between(0.5, 1.25)
+    assert cut.units.tolist() == [1, 2]
+    assert cut.durations.tolist() == [25, 13 if round(1.25 * 50) == 63 else 12]
+    assert units.between(1.5).units.tolist() == [3]
+    with pytest.raises(ContractError, match="frame rate"):
+        _ = Units(np.array([1])).seconds
+
+
+def test_addition_keeps_the_seam():
+    a, b = Units(np.array([1]), np.array([2]), CONTRACT), Units(np.array([1, 4]), None, CONTRACT)
+    both = a + b
+    assert both.units.tolist() == [1, 1, 4]
+    assert both.durations.tolist() == [2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("units", "durations", "error"),
+    [
+        (np.zeros((2, 2), int), None, "one-dimensional"),
+        (np.array([0.5]), None, "integers"),
+        (np.array([1, 2]), np.array([1]), "2 units but 1 durations"),
+        (np.array([1]), np.array([0]), "at least 1 frame"),
+    ],
+)
+def test_malformed(units, durations, error):
+    with pytest.raises(DumpError, match=error):
+        Units(units, durations)
+
+
+@pytest.mark.parametrize("unit", [-1, 10])
+def test_outside_the_codebook(unit):
+    with pytest.raises(ContractError, match=f"unit {unit} is outside the codebook of 10"):
+        Units(np.array([1, unit]), None, CONTRACT)
+
+
+def test_contract_names_field_and_both_values():
+    with pytest.raises(ContractError, match=r"layer is 9 in the dump but 6 in the LM"):
+        CONTRACT.check(CONTRACT.with_(layer=9), mine="the LM", theirs="the dump")
+
+
+def test_unknown_against_known_warns():
+    with pytest.warns(ContractWarning, match="cannot compare encoder"):
+        CONTRACT.check(CONTRACT.with_(encoder=None), mine="the LM", theirs="the dump")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        CONTRACT.check(CONTRACT, mine="the LM", theirs="the dump")
+        UnitContract(n_units=10).check(UnitContract(n_units=10), mine="a", theirs="b")
+
+
+def test_contract_round_trip_and_unknown_fields():
+    assert UnitContract.from_dict(CONTRACT.to_dict()) == CONTRACT
+    with pytest.raises(ContractError, match="unknown fields colour"):
+        UnitContract.from_dict({"colour": 1})
