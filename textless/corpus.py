@@ -137,7 +137,7 @@ class PackedAudio:
         """Row i, or a slice of it: (samples,) float32 in [-1, 1] at 16 kHz."""
         first = self._ends[i] - self.lengths[i]
         start, stop, _ = slice(start, stop).indices(int(self.lengths[i]))
-        return self._audio[first + start : first + max(start, stop)].astype(np.float32) / 32768
+        return self._audio[first + start : first + stop].astype(np.float32) / 32768
 
     @classmethod
     def build(cls, corpus: Corpus, folder: str | Path, *, on_bad: Callable[[Row, AudioError], None] | None = None) -> PackedAudio:
@@ -206,18 +206,13 @@ def read_rows(rows: Iterable[Row]) -> Iterator[tuple[Row, np.ndarray | AudioErro
     threads = os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:
         ahead: deque = deque()
-        try:
-            for row in rows:
-                ahead.append((row, pool.submit(decode, row)))
-                if len(ahead) > 2 * threads:
-                    done, future = ahead.popleft()
-                    yield done, future.result()
-            while ahead:
+        for row in rows:
+            ahead.append((row, pool.submit(decode, row)))
+            if len(ahead) > 2 * threads:
                 done, future = ahead.popleft()
                 yield done, future.result()
-        finally:
-            for _, future in ahead:
-                future.cancel()
+        for done, future in ahead:
+            yield done, future.result()
 
 
 @dataclass(slots=True)
