@@ -14,6 +14,24 @@ def test_equals_fairseq(clip, golden):
     assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
 
 
+def test_equals_kaldi_native_fbank():
+    """Another implementation of Kaldi's recipe, on noise, tones, silence and across the borders of blocks."""
+    knf = pytest.importorskip("kaldi_native_fbank")
+    rng = np.random.default_rng(0)
+    t = np.arange(50000) / 16000
+    for wave in (0.1 * rng.standard_normal(50000), 0.5 * np.sin(2 * np.pi * 440 * t) + 0.1, np.zeros(700), 1e-4 * rng.standard_normal(900)):
+        options = knf.MfccOptions()
+        options.frame_opts.dither = 0.0
+        options.use_energy = False
+        theirs = knf.OnlineMfcc(options)
+        theirs.accept_waveform(16000, wave.astype(np.float32))
+        theirs.input_finished()
+        want = np.stack([theirs.get_frame(i) for i in range(theirs.num_frames_ready)])
+        ours = mfcc(wave.astype(np.float32))[:, :13]
+        assert ours.shape == want.shape
+        assert np.abs(ours - want).max() < 1e-4 * np.abs(want).max()
+
+
 def test_labels_of_a_published_codebook(clip, golden):
     g = golden("mfcc.npz")
     assert np.array_equal(Codebook(g["centroids"]).predict(mfcc(clip)), g["labels"])

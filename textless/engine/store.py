@@ -232,7 +232,7 @@ def source_hash() -> str:
 def versions() -> dict[str, str]:
     """Of Python and the libraries that results depend on."""
     out = {"python": platform.python_version()}
-    for name in ("textless", "torch", "numpy", "faiss-cpu", "faiss-gpu-cu12", "scikit-learn", "soundfile", "soxr", "kaldi-native-fbank"):
+    for name in ("textless", "torch", "numpy", "faiss-cpu", "faiss-gpu-cu12", "scikit-learn", "soundfile", "soxr"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             out[name] = importlib.metadata.version(name)
     return out

@@ -14,11 +14,11 @@ import numpy as np
 
 from textless.errors import TrainingError
 from textless.units import hubert_frames
-from textless.units.mfcc import SAMPLE_RATE, mfcc, to_rate
+from textless.units.mfcc import CEPSTRA, SAMPLE_RATE, mfcc, to_rate
 from textless.units.types import UnitContract
 from textless.weights import load_model, save_model
 
-CEPSTRA, CONTEXT = 13, 3
+CONTEXT = 3
 DIM = CEPSTRA * (2 * CONTEXT + 1)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from textless.errors import AudioError, TrainingError
@@ -9,7 +11,9 @@ from textless.errors import AudioError, TrainingError
 SAMPLE_RATE = 16_000
 WINDOW, HOP = 400, 160  # samples: 25 ms every 10 ms
 FRAME_RATE = SAMPLE_RATE / HOP
-DIM = 39
+CEPSTRA, DIM = 13, 39
+N_FFT, N_MELS, LIFTER, PREEMPHASIS = 512, 23, 22, np.float32(0.97)
+BLOCK = 128  # frames computed together: they stay in the processor's cache, which is worth a factor of four
 
 
 def n_frames(samples: int) -> int:
@@ -18,9 +22,10 @@ def n_frames(samples: int) -> int:
 
 
 def mfcc(waveform: np.ndarray) -> np.ndarray:
-    """13 MFCC, their deltas and delta-deltas, as fairseq's dump_mfcc_feature.py computes them (with dither 0).
+    """13 MFCC, their deltas and delta-deltas, as fairseq's dump_mfcc_feature.py computes them by Kaldi's recipe (with dither 0).
 
-    The waveform stays in [-1, 1]: scaled to 16-bit integers, a fifth of the labels of a published codebook change.
+    The waveform stays in [-1, 1]: scaled to 16-bit integers, a fifth of the labels of a published codebook change. C0 stands in the place
+    of the energy (use_energy False).
 
     Args:
         waveform: (samples,) float32 in [-1, 1] at 16 kHz.
@@ -31,24 +36,45 @@ def mfcc(waveform: np.ndarray) -> np.ndarray:
     Raises:
         AudioError: the waveform is shorter than one window.
     """
-    import kaldi_native_fbank as knf
-
     total = n_frames(len(waveform))
     if total < 1:
         raise AudioError(f"{len(waveform)} samples are shorter than one frame ({WINDOW} samples at 16 kHz)")
-    options = knf.MfccOptions()
-    options.frame_opts.samp_freq = SAMPLE_RATE
-    options.frame_opts.dither = 0.0
-    options.frame_opts.snip_edges = True
-    options.use_energy = False
-    extractor = knf.OnlineMfcc(options)
-    extractor.accept_waveform(SAMPLE_RATE, np.ascontiguousarray(waveform, dtype=np.float32))
-    extractor.input_finished()
-    static = np.empty((total, 13), np.float32)
-    for t in range(total):
-        static[t] = extractor.get_frame(t)
+    frames = np.lib.stride_tricks.sliding_window_view(np.asarray(waveform, np.float32), WINDOW)[::HOP]
+    static = np.concatenate([_cepstra(frames[i : i + BLOCK]) for i in range(0, total, BLOCK)])
     first = deltas(static)
     return np.concatenate([static, first, deltas(first)], axis=1)
+
+
+def _cepstra(frames: np.ndarray) -> np.ndarray:
+    """(T, 400) → (T, 13): mean removed, pre-emphasis, Povey window, power spectrum, log mel energies, DCT, lifter."""
+    window, filters, dct = _tables()
+    x = frames - frames.mean(1, keepdims=True)
+    padded = np.zeros((len(x), N_FFT), np.float32)
+    np.multiply(x[:, 1:] - PREEMPHASIS * x[:, :-1], window[1:], out=padded[:, 1:WINDOW])
+    padded[:, 0] = x[:, 0] * ((1 - PREEMPHASIS) * window[0])
+    spectrum = np.fft.rfft(padded)
+    energies = (spectrum.real**2 + spectrum.imag**2) @ filters
+    return np.log(np.maximum(energies, np.finfo(np.float32).eps)) @ dct
+
+
+@functools.cache
+def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Povey window (400,), triangular mel filters (257, 23) from 20 Hz to Nyquist, DCT with the lifter (23, 13)."""
+
+    def mel(hz: np.ndarray | float) -> np.ndarray:
+        return 1127 * np.log1p(np.asarray(hz) / 700)
+
+    window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / (WINDOW - 1))) ** 0.85
+    bins = mel(np.arange(N_FFT // 2 + 1) * SAMPLE_RATE / N_FFT)
+    edges = np.linspace(mel(20), mel(SAMPLE_RATE / 2), N_MELS + 2)
+    rising = (bins[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins[:, None]) / (edges[2:] - edges[1:-1])
+    filters = np.minimum(rising, falling).clip(min=0)
+    k = np.arange(CEPSTRA)
+    dct = np.sqrt(2 / N_MELS) * np.cos(np.pi / N_MELS * (np.arange(N_MELS)[:, None] + 0.5) * k)
+    dct[:, 0] /= np.sqrt(2)
+    lifter = 1 + LIFTER / 2 * np.sin(np.pi * k / LIFTER)
+    return window.astype(np.float32), filters.astype(np.float32), (dct * lifter).astype(np.float32)
 
 
 def deltas(features: np.ndarray) -> np.ndarray:
