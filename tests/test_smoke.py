@@ -65,7 +65,7 @@ def test_killed_again_and_again_the_bytes_are_the_same(undisturbed, tmp_path):
             work = list((tmp_path / "work").glob(f"{step}*/.scratch"))
             if work and (step == "frames-" or list(work[0].glob("checkpoint.pt"))):
                 break
-            time.sleep(0.05)
+            time.sleep(0.01)
         kills += child.poll() is None
         child.send_signal(signal.SIGKILL)
         child.wait()

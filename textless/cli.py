@@ -13,7 +13,8 @@ from typing import Any
 
 import click
 
-from textless.errors import PipelineError, TextlessError
+from textless import __version__
+from textless.errors import PipelineError, TextlessError, did_you_mean
 
 MODEL = "tiny-en"
 
@@ -40,7 +41,7 @@ def main() -> None:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.version_option(package_name="textless")
+@click.version_option(__version__, prog_name="textless")
 def cli() -> None:
     """Speech to discrete units, units continued by a language model, and units to speech again."""
 
@@ -227,8 +228,6 @@ def find_pipeline(name: str) -> Path:
         if not Path(name).is_file():
             raise PipelineError(f"{name}: no such file")
         return Path(name)
-    from textless.engine.yaml import did_you_mean
-
     here = Path(__file__).parent
     folders = (here / "pipelines", here.parent / "pipelines")  # in the wheel; in a clone
     known = {p.stem: p for folder in folders for p in folder.glob("*.yaml")}

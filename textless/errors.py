@@ -1,5 +1,8 @@
 """Errors that a user can act on. The command line prints them in one line and exits with 2."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class TextlessError(Exception):
     """Base of every error that names what is wrong, where, and what to do about it."""
@@ -47,3 +50,11 @@ class PipelineError(TextlessError):
 
 class ContractWarning(UserWarning):
     """Something about the units is unknown and cannot be checked."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name."""
+    known = list(known)
+    if close := difflib.get_close_matches(name, known, 1):
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(known[:12])}{' …' if len(known) > 12 else ''}" if known else ""

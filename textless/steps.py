@@ -451,7 +451,7 @@ class Continue(MapStep):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainVocoder(Step):
-    """A vocoder from units and their audio; `dev` units are only measured on."""
+    """A voice from units and their audio."""
 
     type = "train_vocoder"
     audio: Corpus

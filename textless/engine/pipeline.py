@@ -9,7 +9,7 @@ from typing import Any
 
 from textless.engine.step import Source, Step
 from textless.engine.store import Progress, Store, source_hash
-from textless.errors import PipelineError
+from textless.errors import PipelineError, did_you_mean
 
 
 @dataclass
@@ -21,8 +21,6 @@ class Pipeline:
 
     def pick(self, targets: Iterable[str]) -> list[str]:
         """The targets, or without any the steps that no other takes. Raises PipelineError for an unknown name."""
-        from textless.engine.yaml import did_you_mean
-
         targets = list(targets)
         for name in targets:
             if name not in self.steps:

@@ -244,6 +244,8 @@ def _explain(root: Path) -> Iterator[None]:
         yield
     except PermissionError as e:
         raise StoreError(f"{e.filename}: no permission to write; give another place with --store or TEXTLESS_STORE") from None
+    except (NotADirectoryError, FileExistsError):
+        raise StoreError(f"{root}: not a folder; give another place with --store or TEXTLESS_STORE") from None
     except OSError as e:
         if e.errno in (28, 30, 122):  # no space, read-only, over quota
             raise StoreError(f"{root}: {os.strerror(e.errno)}; free some or give another place with --store") from None

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import types
@@ -20,7 +19,7 @@ import yaml
 
 from textless.engine.pipeline import Pipeline
 from textless.engine.step import Step
-from textless.errors import PipelineError, StepTypeError
+from textless.errors import PipelineError, StepTypeError, did_you_mean
 
 Table = Mapping[str, type[Step]]
 
@@ -211,14 +210,6 @@ def scalar(text: str) -> Any:
     if _INT.fullmatch(text):
         return int(text)
     return float(text) if _FLOAT.fullmatch(text) else text
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of an error about an unknown name."""
-    known = list(known)
-    if close := difflib.get_close_matches(name, known, 1):
-        return f"; did you mean {close[0]!r}?"
-    return f"; known: {', '.join(known[:12])}{' …' if len(known) > 12 else ''}" if known else ""
 
 
 def _rebase(value: _Value) -> _Value:
