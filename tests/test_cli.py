@@ -238,6 +238,20 @@ def test_among_good_files_the_bad_are_listed(textless_command, speech, tmp_path)
     assert textless_command("encode", speech, "-o", tmp_path / "dump")[0] == 1  # done before, and still not all of it
 
 
+def test_a_missing_file_of_a_manifest_is_one_of_the_bad(textless_command, speech, tmp_path):
+    manifest = speech / "m.tsv"
+    manifest.write_text(".\na.wav\t16000\ngone.wav\t16000\n")
+    code, _, err = textless_command("encode", manifest, "-o", tmp_path / "dump")
+    assert code == 1
+    assert "1 of 2 failed" in err
+    assert "gone.wav" in (tmp_path / "dump" / "failures.jsonl").read_text()
+    manifest.write_text(".\ngone.wav\t16000\nlost.wav\t1\n")
+    code, _, err = textless_command("encode", manifest, "-o", tmp_path / "none")
+    assert code == 2
+    assert "none of the 2 rows could be done; the first: " in one_line(err)[0]
+    assert not list(tmp_path.glob("none*"))
+
+
 @pytest.mark.parametrize(
     ("args", "error"),
     [
@@ -306,6 +320,19 @@ def test_units_beyond_the_codebook(textless_command):
 
 
 # --------------------------------------------------------------------------------------------------------- pipelines
+
+
+def test_a_pipeline_over_bad_files(textless_command, model_set, speech, tmp_path):
+    bad_files(speech)
+    args = ("run", "quickstart", "units", "-s", f"model={model_set}", "--store", tmp_path / "store")
+    code, out, _ = textless_command(*args, "-s", f"audio={speech}")
+    assert code == 1
+    folder = Path(out.split()[1])
+    assert len((folder / "failures.jsonl").read_text().splitlines()) == 5
+    assert len(textless.open_dump(folder)) == 3
+    code, _, err = textless_command(*args, "-s", f"audio={speech / 'text.wav'}")
+    assert code == 2
+    assert "text.wav" in one_line(err)[0]
 
 
 def test_quickstart_with_the_random_set(textless_command, model_set, tmp_path):

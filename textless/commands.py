@@ -16,8 +16,8 @@ from typing import Any
 
 from textless.corpus import Corpus, Row, sha256_file
 from textless.engine.step import canonical, run_shards
-from textless.engine.store import Job, Progress
-from textless.errors import AudioError, ContractError, ModelError, OutputExistsError, TextlessError
+from textless.engine.store import Job, Progress, write_failures
+from textless.errors import AudioError, ContractError, ModelError, OutputExistsError, RowsFailedError, TextlessError
 from textless.model import continue_rows, find_model, resynth_row, speak_rows
 from textless.units.dump import Dump, UnitRow, finish_dump, read_stream, write_results, write_stream
 from textless.units.types import UnitContract, Units
@@ -101,7 +101,7 @@ def encode(inputs: list[str], out: str, models: Models, *, overwrite: bool, prog
                 lambda n: f"data/{n:05d}.parquet",
             )
 
-        key = {"command": "encode", "contract": tokenizer.contract.to_dict(), "corpus": corpus.fingerprint(sha256_file)}
+        key = {"command": "encode", "contract": tokenizer.contract.to_dict(), "corpus": corpus.fingerprint(_hash_or_missing)}
         return _deliver(Path(out), key, make, len(corpus), overwrite, progress, contract=tokenizer.contract)
 
 
@@ -275,7 +275,7 @@ class _Failures:
         for row in self.rows:
             print(f"failed: {row['error']}", file=sys.stderr)
         if self.rows and self.out != "-":
-            _write_failures(Path(f"{self.out}.failures.jsonl"), self.rows)
+            write_failures(Path(f"{self.out}.failures.jsonl"), self.rows)
         return 1 if self.rows else 0
 
 
@@ -284,11 +284,7 @@ def _check_some_good(failures: list[dict[str, str]], good: int) -> None:
         if not failures:
             raise TextlessError("nothing to do: the input has no rows")
         error = failures[0]["error"]
-        raise AudioError(error if len(failures) == 1 else f"none of the {len(failures)} files could be read; the first: {error}")
-
-
-def _write_failures(path: Path, rows: list[dict[str, str]]) -> None:
-    write_text(path, "".join(json.dumps(r, sort_keys=True) + "\n" for r in rows))
+        raise RowsFailedError(error if len(failures) == 1 else f"none of the {len(failures)} rows could be done; the first: {error}")
 
 
 def _is_stream(out: str) -> bool:
@@ -358,27 +354,22 @@ def _deliver(
     job = Job(work, {}, progress)
     try:
         make(job)
+    except RowsFailedError:
+        shutil.rmtree(work)
+        raise
     except TextlessError:
         if not any(p.is_file() and not p.name.startswith(".") for p in work.rglob("*")):
             shutil.rmtree(work)  # a bad request; there is nothing to go on with
         raise
-    job.collect_failures()
-    failed = earlier + _read_failures(work / "failures.jsonl")
-    if len(failed) - len(earlier) == total:
-        shutil.rmtree(work)
-        _check_some_good(failed, 0)
+    failed = earlier + job.failures()
     if failed:
-        _write_failures(work / "failures.jsonl", failed)
+        write_failures(work / "failures.jsonl", failed)
         print(f"{len(failed)} of {total + len(earlier)} failed: {out / 'failures.jsonl'}", file=sys.stderr)
     shutil.rmtree(job.scratch)
     if contract:
         finish_dump(work, contract=contract)
     work.rename(out)
     return 1 if failed else 0
-
-
-def _read_failures(path: Path) -> list[dict[str, str]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def _receipt(folder: Path) -> str | None:
@@ -390,6 +381,14 @@ def _receipt(folder: Path) -> str | None:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def _hash_or_missing(path: str) -> str:
+    """A file that is not there fails when its row comes; the others are done."""
+    try:
+        return sha256_file(path)
+    except AudioError:
+        return "missing"
 
 
 def _hash_rows(rows: list[UnitRow]) -> str:

@@ -44,6 +44,10 @@ class StoreError(TextlessError):
     """The store cannot be used as it is: damaged, read-only, or made with other defaults."""
 
 
+class RowsFailedError(TextlessError):
+    """Not one row of a step or command could be done."""
+
+
 class PipelineError(TextlessError):
     """A pipeline file with an unknown step, field or variable. Says file and line."""
 

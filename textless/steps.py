@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textless.engine.step import HashFile, MapStep, Source, Step, path, runtime
-from textless.errors import AudioError, ContractError, ModelError, TrainingError
+from textless.errors import AudioError, ContractError, ModelError, StoreError, TrainingError
 
 if TYPE_CHECKING:
     from textless.corpus import Corpus as Rows
@@ -38,7 +38,13 @@ class Corpus(Source):
         return Rows.load(self.manifest, splits=self.splits, split=self.split)
 
     def content(self, hash_file: HashFile) -> str:
-        return self.load().fingerprint(hash_file)
+        def hash_or_missing(file: str) -> str:
+            try:
+                return hash_file(file)
+            except StoreError:
+                return "missing"  # its row fails when it comes to it, and the others are done
+
+        return self.load().fingerprint(hash_or_missing)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textless.errors import StepTypeError
+from textless.errors import RowsFailedError, StepTypeError
 
 if TYPE_CHECKING:
     from textless.engine.store import Job
@@ -101,7 +101,10 @@ class MapStep(Step):
 def run_shards(
     job: Job, rows: list[Any], shard: Callable[[list[Any], Path], list[dict[str, Any]]], shard_path: Callable[[int], str]
 ) -> None:
-    """Do the shards that are not there yet. One appears whole, by rename, after its failures were noted."""
+    """Do the shards that are not there yet. One appears whole, by rename, after its failures were noted.
+
+    Raises RowsFailedError when all rows failed.
+    """
     shards = split_rows(sorted(rows, key=lambda row: row.id))
     for n, members in enumerate(shards):
         out = job.path / shard_path(n)
@@ -111,6 +114,10 @@ def run_shards(
             job.record_failures(n, shard(members, temporary))
             temporary.replace(out)
         job.progress(n + 1, len(shards), "shards")
+    failures = job.failures()
+    if rows and len(failures) == len(rows):
+        error = failures[0]["error"]
+        raise RowsFailedError(error if len(rows) == 1 else f"none of the {len(rows)} rows could be done; the first: {error}")
 
 
 ROWS_PER_SHARD = 64

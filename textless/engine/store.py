@@ -55,15 +55,17 @@ class Job:
     def record_failures(self, shard: int, failures: list[dict[str, Any]]) -> None:
         folder = self.scratch / "failures"
         folder.mkdir(exist_ok=True)
-        lines = "".join(json.dumps(f, sort_keys=True) + "\n" for f in failures)
-        _write(folder / f"{shard:05d}.jsonl", lines)
+        write_failures(folder / f"{shard:05d}.jsonl", failures)
 
-    def collect_failures(self) -> int:
-        """Join the failures of all shards into `failures.jsonl`, if there are any; returns their number."""
-        text = "".join(p.read_text() for p in sorted(self.scratch.glob("failures/*.jsonl")))
-        if text:
-            _write(self.path / "failures.jsonl", text)
-        return text.count("\n")
+    def failures(self) -> list[dict[str, Any]]:
+        """Of all shards so far."""
+        files = sorted(self.scratch.glob("failures/*.jsonl"))
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def write_failures(path: Path, failures: list[dict[str, Any]]) -> None:
+    """A line of JSON for each row that could not be done."""
+    _write(path, "".join(json.dumps(f, sort_keys=True) + "\n" for f in failures))
 
 
 class Store:
@@ -136,7 +138,9 @@ class Store:
             return self.folder(step)
 
     def _publish(self, step: Step, job: Job, *, attempts: int, seconds: float) -> None:
-        failures = job.collect_failures()
+        failures = job.failures()
+        if failures:
+            write_failures(job.path / "failures.jsonl", failures)
         shutil.rmtree(job.scratch)
         for leftover in list(job.path.rglob(".*")):  # temporaries of killed attempts
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -149,7 +153,7 @@ class Store:
             "lineage": lineage,
             "files": {str(p.relative_to(job.path)): p.stat().st_size for p in sorted(job.path.rglob("*")) if p.is_file()},
             "metrics": job.metrics,
-            "failures": failures,
+            "failures": len(failures),
             "contract": job.contract,
             "versions": versions(),
             "source": source_hash(),
