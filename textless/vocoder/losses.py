@@ -1,4 +1,4 @@
-"""What a waveform is compared by: magnitudes at many resolutions. Everything in float32, whatever the model runs in."""
+"""What a waveform is compared by: log-mel magnitudes at several resolutions. In float32, whatever the model runs in."""
 
 from __future__ import annotations
 
@@ -72,6 +72,3 @@ def multi_scale_mel(made: Tensor, real: Tensor, *, sample_rate: int) -> Tensor:
         for w, m in SCALES
     ]
     return torch.stack(distances).mean()
-
-
-spectral_loss = multi_scale_mel

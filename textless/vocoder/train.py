@@ -106,7 +106,7 @@ def train_vocoder(
         units, lengths, speaker, real = (x.to(device) for x in data.crops(rng, rows, crop))
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
             made = model(units, speaker, lengths)
-        mel = losses.spectral_loss(made, real, sample_rate=config.sample_rate)
+        mel = losses.multi_scale_mel(made, real, sample_rate=config.sample_rate)
         duration = _duration_loss(model, *(x.to(device) for x in data.sequences(rng, rows)))
         loss = mel + duration
         for group in optimiser.param_groups:

@@ -1,0 +1,413 @@
+"""The unit language model: against transformers' Llama, against naive loops, and the promises of its public methods."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from textless.errors import ContractError, ModelError
+from textless.lm import LMConfig, UnitLM, load_lm
+from textless.lm.llama import export_llama, from_llama, to_llama
+from textless.lm.model import PRESETS, KVCache
+from textless.units.types import ContractWarning, UnitContract, Units
+
+CONTRACT = UnitContract(encoder="mfcc", sample_rate=16000, frame_rate=50.0, n_units=23, codebook="a" * 64)
+SMALL = {"n_units": 23, "dim": 32, "layers": 2, "heads": 2, "ffn_dim": 48, "context": 24, "max_duration": 6}
+
+
+def random_lm(seed: int = 0, contract: UnitContract = CONTRACT, **changes) -> UnitLM:
+    """Weights large enough that logits differ much and every position matters."""
+    generator = torch.Generator().manual_seed(seed)
+    lm = UnitLM(LMConfig(**{**SMALL, **changes}), contract)
+    with torch.no_grad():
+        for p in lm.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) * 0.3 + (p.ndim == 1))
+    return lm.eval()
+
+
+def random_units(n: int, seed: int = 0, contract: UnitContract = CONTRACT) -> Units:
+    """n units without repeats, with durations 1 … 4."""
+    draw = np.random.default_rng(seed)
+    steps = draw.integers(1, 23, n)
+    return Units(np.cumsum(steps) % 23, draw.integers(1, 5, n), contract)
+
+
+def logits_of(lm: UnitLM, tokens: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of units and durations after the last token, without a cache."""
+    with torch.inference_mode():
+        hidden = lm(torch.tensor([tokens]))[0, -1]
+        return lm.unit_logits(hidden), lm.duration_logits(hidden)
+
+
+# --- against transformers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tokens() -> torch.Tensor:
+    return torch.randint(0, 24, (3, 24), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("theta", [10000.0, 50.0])
+def test_logits_equal_llama(tokens: torch.Tensor, theta: float) -> None:
+    lm = random_lm(rope_theta=theta, norm_eps=1e-3)
+    llama = to_llama(lm)
+    with torch.inference_mode():
+        ours, theirs = lm.unit_logits(lm(tokens)), llama(tokens).logits
+        assert ours.std() > 0.5
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+        back = from_llama(llama, CONTRACT)
+        torch.testing.assert_close(back.unit_logits(back(tokens)), theirs, atol=1e-5, rtol=1e-5)
+    assert back.config == LMConfig(**{**SMALL, "rope_theta": theta, "norm_eps": 1e-3, "max_duration": 32})
+    assert not back.duration.weight.any()
+
+
+def test_from_a_llama_that_transformers_initialised(tokens: torch.Tensor) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=24,
+        hidden_size=32,
+        intermediate_size=40,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=32,
+        tie_word_embeddings=True,
+        bos_token_id=23,
+        eos_token_id=23,
+        initializer_range=0.3,
+        attn_implementation="eager",
+    )
+    llama = LlamaForCausalLM(config).eval()
+    lm = from_llama(llama, UnitContract())
+    assert lm.n_units == lm.contract.n_units == 23
+    with torch.inference_mode():
+        torch.testing.assert_close(lm.unit_logits(lm(tokens)), llama(tokens).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_exported_folder_loads_in_transformers(tmp_path, tokens: torch.Tensor) -> None:
+    from transformers import AutoModelForCausalLM
+
+    lm = random_lm(rope_theta=500.0)
+    export_llama(lm, tmp_path / "llama")
+    llama = AutoModelForCausalLM.from_pretrained(tmp_path / "llama").eval()
+    assert llama.config.eos_token_id == llama.config.bos_token_id == 23
+    with torch.inference_mode():
+        torch.testing.assert_close(llama(tokens).logits, lm.unit_logits(lm(tokens)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("num_key_value_heads", 1), ("tie_word_embeddings", False), ("attention_bias", True), ("hidden_act", "gelu"), ("eos_token_id", 2)],
+)
+def test_other_llamas_are_refused(field: str, value: object) -> None:
+    llama = to_llama(random_lm())
+    setattr(llama.config, field, value)
+    with pytest.raises(ModelError, match=field):
+        from_llama(llama, CONTRACT)
+
+
+# --- nll --------------------------------------------------------------------------------------------------------------------------
+
+
+def naive_nll(lm: UnitLM, units: np.ndarray) -> np.ndarray:
+    """One prefix at a time, `</s>` first and last; from the last start = k × half at which the window still reaches the token."""
+    context, half = lm.config.context, lm.config.context // 2
+    whole = [lm.n_units, *units.tolist(), lm.n_units]
+    out = []
+    for i in range(1, len(whole)):
+        start = 0
+        while i - start > context:
+            start += half
+        logits = logits_of(lm, whole[start:i])[0].double()
+        out.append(-torch.log_softmax(logits, 0)[whole[i]].item())
+    return np.array(out)
+
+
+@pytest.mark.parametrize("n", [0, 1, 10, 22, 23, 24, 25, 35, 36, 37, 80])
+def test_nll_is_teacher_forcing_and_windowed_beyond_the_context(n: int) -> None:
+    lm = random_lm()
+    units = random_units(n)
+    nll = lm.nll(units)
+    assert nll.shape == (n + 1,)
+    assert nll.dtype == np.float64
+    np.testing.assert_allclose(nll, naive_nll(lm, units.units), atol=2e-5)
+
+
+def test_odd_context_is_windowed_too() -> None:
+    lm = random_lm(context=7)
+    np.testing.assert_allclose(lm.nll(random_units(40)), naive_nll(lm, random_units(40).units), atol=2e-5)
+
+
+def test_bare_arrays_are_scored_as_they_stand() -> None:
+    lm = random_lm()
+    repeated = np.array([3, 3, 3, 5, 5, 1])
+    nll = lm.nll(repeated)
+    assert len(nll) == 7
+    assert np.array_equal(nll, lm.nll(repeated.tolist()))
+    assert np.array_equal(nll, lm.nll(Units(repeated, None, CONTRACT)))
+    assert len(lm.nll(Units(repeated, None, CONTRACT).deduplicated())) == 4
+
+
+def test_scoring_leaves_training_mode_as_it_was() -> None:
+    lm = UnitLM(random_lm().config, CONTRACT, dropout=0.5)
+    lm.load_state_dict(random_lm().state_dict())
+    lm.train()
+    assert np.array_equal(lm.nll(random_units(9)), random_lm().nll(random_units(9)))  # no dropout
+    assert lm.training
+    assert all(b.training for b in lm.blocks)
+
+
+# --- continuation -----------------------------------------------------------------------------------------------------------------
+
+
+def naive_greedy(lm: UnitLM, prompt: Units, n_new: int) -> tuple[list[int], list[int]]:
+    """No cache, one prompt, `</s>` and repeats never; re-reads half a context when it is full."""
+    context = lm.config.context
+    window = [lm.n_units, *prompt.units.tolist()]
+    window = window if len(window) <= context else window[-(context // 2) :]
+    units, durations = [], []
+    for _ in range(n_new):
+        logits = logits_of(lm, window)[0].clone()
+        logits[lm.n_units] = -torch.inf
+        if window[-1] != lm.n_units:
+            logits[window[-1]] = -torch.inf
+        units.append(int(logits.argmax()))
+        window.append(units[-1])
+        if len(window) > context:
+            window = window[-(context // 2) :]
+        durations.append(1 + int(logits_of(lm, window)[1].argmax()))
+    return units, durations
+
+
+@pytest.mark.parametrize("n", [0, 1, 10, 22, 23, 24, 40])
+@pytest.mark.filterwarnings("ignore:a prompt of")
+def test_cached_generation_is_the_naive_loop(n: int) -> None:
+    lm = random_lm(seed=n)
+    prompt = random_units(n, seed=n)
+    new = lm.continue_units(prompt, seconds=100, max_new_units=45, temperature=0, only_new=True)
+    units, durations = naive_greedy(lm, prompt, 45)
+    assert new.units.tolist() == units
+    assert new.durations.tolist() == durations
+    assert len(set(units)) > 1
+
+
+def test_cache_rows_of_different_lengths() -> None:
+    lm = random_lm()
+    cache = KVCache(lm.config, 2, 12, lm.device)
+    with torch.inference_mode():
+        lm(torch.tensor([[23, 1, 2, 3, 4]]), cache=cache.row(0))
+        lm(torch.tensor([[23, 7]]), cache=cache.row(1))
+        hidden = lm(torch.tensor([[5, 6], [8, 9]]), cache=cache)
+        assert cache.filled.tolist() == [7, 4]
+        torch.testing.assert_close(hidden[0], lm(torch.tensor([[23, 1, 2, 3, 4, 5, 6]]))[0, -2:], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(hidden[1], lm(torch.tensor([[23, 7, 8, 9]]))[0, -2:], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:a prompt of")
+def test_a_batch_gives_what_each_prompt_gives_alone() -> None:
+    lm = random_lm()
+    prompts = [random_units(n, seed=n) for n in (5, 0, 30, 12, 1, 20)] + [np.array([4, 4, 4]), Units(np.array([7, 7, 2]), None, CONTRACT)]
+    prompts += [random_units(3, seed=50 + i) for i in range(12)]  # more than go together
+    together = lm.continue_units(prompts, seconds=1.3, temperature=1.0, seed=7)
+    alone = [lm.continue_units(p, seconds=1.3, temperature=1.0, seed=7 + i) for i, p in enumerate(prompts)]
+    assert together == alone
+    assert [u.durations is None for u in together] == [u.durations is None for u in alone]
+    assert len({len(u) for u in together}) > 3  # they ended at different times
+
+
+@pytest.mark.parametrize("temperature", [0, 0.7, 2.0])
+@pytest.mark.parametrize("seconds", [0, 0.01, 0.02, 0.5, 2.31, 7])
+def test_length_is_exact_and_nothing_follows_itself(seconds: float, temperature: float) -> None:
+    lm = random_lm()
+    prompt = random_units(12)
+    whole = lm.continue_units(prompt, seconds=seconds, temperature=temperature, seed=3)
+    new = lm.continue_units(prompt, seconds=seconds, temperature=temperature, seed=3, only_new=True)
+    assert new.n_frames == round(seconds * 50)
+    assert whole.n_frames == prompt.n_frames + new.n_frames
+    assert whole.units.tolist() == [*prompt.units.tolist(), *new.units.tolist()]
+    assert whole.durations.tolist() == [*prompt.durations.tolist(), *new.durations.tolist()]
+    assert (whole.units[1:] != whole.units[:-1]).all()
+    assert whole.contract == new.contract == CONTRACT
+
+
+def test_a_prompt_without_durations_is_continued_literally() -> None:
+    lm = random_lm()
+    new = [lm.continue_units(np.array([4, 4, 4]), seconds=4, temperature=1.0, seed=s, only_new=True) for s in range(5)]
+    assert all(len(u) == 200 and u.durations is None for u in new)
+    assert any((u.units[1:] == u.units[:-1]).any() for u in new)
+    assert lm.continue_units([4, 4, 4], seconds=4, temperature=1.0, only_new=True) == new[0]
+
+
+def test_without_seconds_the_end_may_come_and_with_them_it_may_not() -> None:
+    lm = random_lm()
+    with torch.no_grad():
+        lm.embed.weight[23] = 0
+        lm.norm.weight.mul_(0.2)  # flat: every token, `</s>` too, about as likely as another
+    short = [lm.continue_units(random_units(4), max_new_units=60, temperature=1.0, seed=s, only_new=True) for s in range(6)]
+    assert all(len(u) <= 60 for u in short)
+    assert any(len(u) < 60 for u in short)
+    both = lm.continue_units(random_units(4), max_new_units=60, seconds=1000, temperature=1.0, only_new=True)
+    assert len(both) == 60
+
+
+def test_seeds() -> None:
+    lm = random_lm()
+    prompt = random_units(6)
+    runs = [lm.continue_units(prompt, seconds=1, temperature=1.0, seed=s) for s in (1, 1, 2)]
+    assert runs[0] == runs[1] != runs[2]
+    greedy = [lm.continue_units(prompt, seconds=1, temperature=0, seed=s) for s in (1, 2)]
+    assert greedy[0] == greedy[1]
+    two = lm.continue_units([prompt, prompt], seconds=1, temperature=1.0, seed=1)
+    assert two == [runs[0], runs[2]]
+
+
+def test_sampling_has_the_distribution_of_the_model() -> None:
+    lm = random_lm()
+    with torch.no_grad():
+        lm.norm.weight.mul_(0.4)  # flat enough that temperature and top_k show
+    prompt = random_units(5)
+    logits = logits_of(lm, [23, *prompt.units.tolist()])[0].double()
+    shares = []
+    logits[prompt.units[-1]] = -torch.inf  # no repeat
+    logits[23] = -torch.inf  # a length in seconds is asked
+    for temperature, top_k in ((1.0, None), (0.5, 3), (1.5, 1)):
+        kept = logits.clone()
+        if top_k:
+            kept[logits < logits.topk(top_k).values[-1]] = -torch.inf
+        p = torch.softmax(kept / temperature, 0).numpy()
+        shares.append(np.sort(p)[-3:])
+        new = lm.continue_units([prompt] * 600, seconds=0.02, temperature=temperature, top_k=top_k, only_new=True)
+        counts = np.bincount([u.units[0] for u in new], minlength=24)
+        assert not counts[p == 0].any()
+        assert np.abs(counts / 600 - p).max() < 0.08  # four standard deviations of a share of one half
+    assert shares[0].sum() < 0.85  # what top_k leaves out would be seen
+    assert np.abs(shares[0] - shares[1]).max() > 0.2  # so would a temperature that is not applied
+
+
+def test_durations_are_sampled_from_the_head_at_the_same_temperature() -> None:
+    lm = random_lm()
+    with torch.no_grad():
+        lm.duration.weight.mul_(0.3)  # close enough to each other that a draw is a draw
+    prompt = random_units(5)
+    first = lm.continue_units(prompt, seconds=9, max_new_units=1, temperature=0, only_new=True)
+    logits = logits_of(lm, [23, *prompt.units.tolist(), int(first.units[0])])[1].double()
+    assert first.durations.tolist() == [1 + int(logits.argmax())]
+    new = lm.continue_units([prompt] * 600, seconds=9, max_new_units=1, top_k=1, temperature=1.0, only_new=True)
+    assert {int(u.units[0]) for u in new} == {int(first.units[0])}
+    counts = np.bincount([u.durations[0] - 1 for u in new], minlength=6)
+    p = torch.softmax(logits, 0).numpy()
+    assert p.max() < 0.95
+    assert np.abs(counts / 600 - p).max() < 0.08
+
+
+def test_one_prompt_or_a_list() -> None:
+    lm = random_lm()
+    assert isinstance(lm.continue_units(random_units(3), seconds=0.1), Units)
+    assert isinstance(lm.continue_units([1, 2, 3], seconds=0.1), Units)
+    assert isinstance(lm.continue_units(np.array([], np.int64), seconds=0.1), Units)
+    assert [len(u) for u in lm.continue_units([[1, 2, 3], np.array([4])], seconds=0.1)] == [8, 6]
+    assert lm.continue_units([], seconds=0.1) == []
+
+
+def test_a_prompt_longer_than_the_context_warns_in_one_line() -> None:
+    lm = random_lm()
+    with pytest.warns(UserWarning, match="a prompt of 24 units is longer than the model's context of 24") as caught:
+        whole = lm.continue_units(random_units(24), seconds=0.5)
+    assert "\n" not in str(caught[0].message)
+    assert caught[0].filename == __file__
+    assert whole.units[:24].tolist() == random_units(24).units.tolist()  # all of the prompt is in the result
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lm.continue_units(random_units(23), seconds=0.5)
+
+
+def test_requests_that_make_no_sense() -> None:
+    lm = random_lm()
+    for bad in ({}, {"seconds": -1}, {"seconds": float("nan")}, {"seconds": 1, "temperature": -0.1}, {"seconds": 1, "top_k": 0}):
+        with pytest.raises(ValueError, match=r"seconds|temperature|top_k"):
+            lm.continue_units(random_units(3), **bad)
+    unknown = random_lm(contract=UnitContract())
+    with pytest.raises(ContractError, match="frame rate"):
+        unknown.continue_units([1, 2], seconds=1)
+    assert len(unknown.continue_units(np.array([], np.int64), max_new_units=5)) <= 5
+
+
+# --- contract ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_units_of_another_kind_are_refused() -> None:
+    lm = random_lm()
+    other = random_units(5, contract=CONTRACT.with_(codebook="b" * 64))
+    for call in (lm.nll, lambda u: lm.continue_units(u, seconds=1), lambda u: lm.continue_units([random_units(3), u], seconds=1)):
+        with pytest.raises(ContractError, match="codebook is bbbbbbbbbbbb"):
+            call(other)
+    with pytest.warns(ContractWarning, match="cannot compare"):
+        new = lm.continue_units(Units(np.array([1, 2]), None, UnitContract()), seconds=0.1)
+    assert new.contract == CONTRACT
+    with pytest.raises(ContractError, match="23 units but its contract says 24"):
+        UnitLM(lm.config, CONTRACT.with_(n_units=24))
+
+
+def test_units_outside_the_vocabulary_are_refused() -> None:
+    lm = random_lm()
+    for call in (lm.nll, lambda u: lm.continue_units(u, seconds=1)):
+        for outside in ([1, 23], np.array([23])):  # 23 is `</s>`: no unit
+            with pytest.raises(ContractError, match=r"unit 23 .*vocabulary of 23"):
+                call(outside)
+        with pytest.raises(ContractError, match="-1"):
+            call([1, -1])
+
+
+def test_properties() -> None:
+    lm = random_lm()
+    assert (lm.n_units, lm.frame_rate, lm.sample_rate) == (23, 50.0, 16000)
+    nothing = UnitLM(lm.config)
+    assert (nothing.contract.n_units, nothing.frame_rate, nothing.sample_rate) == (23, None, None)
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_save_and_load(tmp_path) -> None:
+    lm = random_lm(rope_theta=77.0)
+    lm.save(tmp_path / "lm")
+    back = load_lm(tmp_path / "lm")
+    assert (back.config, back.contract, back.training) == (lm.config, CONTRACT, False)
+    assert np.array_equal(back.nll(random_units(40)), lm.nll(random_units(40)))
+    assert back.continue_units(random_units(4), seconds=2, seed=5) == lm.continue_units(random_units(4), seconds=2, seed=5)
+
+
+def test_damaged_folders_say_so(tmp_path) -> None:
+    with pytest.raises(ModelError, match="not a model folder"):
+        load_lm(tmp_path / "nowhere")
+    random_lm().save(tmp_path / "lm")
+    config = tmp_path / "lm" / "config.json"
+    text = config.read_text()
+    for old, new in (('"dim": 32', '"dim": 64'), ('"heads": 2', '"faces": 2'), ('"contract"', '"contrast"')):
+        assert old in text
+        config.write_text(text.replace(old, new))
+        with pytest.raises(ModelError, match="not a language model of this version"):
+            load_lm(tmp_path / "lm")
+
+
+def test_impossible_shapes_are_refused() -> None:
+    for bad in ({"heads": 3}, {"dim": 34, "heads": 2}, {"n_units": 1}, {"context": 1}):
+        with pytest.raises(ModelError):
+            LMConfig(**{**SMALL, **bad})
+
+
+def test_preset_sizes() -> None:
+    sizes = {k: sum(p.numel() for p in UnitLM(LMConfig(n_units=500, context=512, **v)).parameters()) for k, v in PRESETS.items()}
+    assert 0.2e6 < sizes["nano"] < 0.4e6
+    assert 6e6 < sizes["tiny"] <= 8e6
+
+
+def test_importing_the_package_does_not_import_torch() -> None:
+    code = "import sys, textless.lm as lm; assert 'torch' not in sys.modules; assert lm.load_lm and 'torch' in sys.modules; lm.nothing"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "AttributeError: module 'textless.lm' has no attribute 'nothing'" in run.stderr

@@ -1,0 +1,255 @@
+"""Training the unit language model: packing, loss, resumption, and that it learns what there is to learn."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import textless.training
+from textless.errors import ContractError, TrainingError
+from textless.lm import LMConfig, UnitLM, train_lm
+from textless.lm.model import PRESETS
+from textless.lm.train import Packer, document_mask, evaluate, losses, unigram_nll
+from textless.units.types import UnitContract, Units
+
+N = 12
+CONTRACT = UnitContract(encoder="mfcc", sample_rate=16000, frame_rate=50.0, n_units=N)
+
+
+def grammar(count: int, seed: int) -> list[Units]:
+    """u follows u - 1 by 1 + (unit before it) mod 3, so two units of context say all; a unit u lasts 1 + u mod 5 frames."""
+    draw, out = np.random.default_rng(seed), []
+    for _ in range(count):
+        units = draw.integers(0, N, 1).tolist()
+        units.append((units[0] + 1) % N)
+        for _ in range(int(draw.integers(8, 40))):
+            units.append((units[-1] + 1 + units[-2] % 3) % N)
+        units = np.array(units)
+        out.append(Units(units, 1 + units % 5, CONTRACT))
+    return out
+
+
+def packer(documents: list[Units], context: int, seed: int = 0) -> Packer:
+    return Packer(documents, n_units=N, max_duration=4, context=context, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def lm() -> UnitLM:
+    generator = torch.Generator().manual_seed(0)
+    model = UnitLM(LMConfig(n_units=N, dim=32, layers=2, heads=2, ffn_dim=48, context=64, max_duration=4), CONTRACT)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) * 0.3 + (p.ndim == 1))
+    return model.eval()
+
+
+# --- packing ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_an_epoch_holds_every_token_once_and_rows_are_functions_of_seed_and_number() -> None:
+    documents = [*grammar(9, seed=1), Units(np.arange(200) % N, np.full(200, 3), CONTRACT)]  # the last is longer than rows
+    total = sum(len(d) + 1 for d in documents)
+    p = packer(documents, context=32)
+    seen = np.zeros((len(documents), 201), int)
+    for row in range(5 * total // 32 + 1):
+        pieces = p.pieces(row)
+        assert sum(length for _, _, length in pieces) == 32
+        for document, start, length in pieces:
+            assert 0 <= start < start + length <= len(documents[document]) + 1
+            seen[document, start : start + length] += 1
+    for document, counts in zip(documents, seen, strict=True):
+        assert set(counts[: len(document) + 1]) <= {5, 6}
+        assert not counts[len(document) + 1 :].any()
+    assert packer(documents, 32).pieces(77) == p.pieces(77)  # whatever was asked before
+    assert packer(documents, 32, seed=1).pieces(77) != p.pieces(77)
+    order = [[d for r in range(total // 32) for d, _, _ in q.pieces(r + e * total // 32)] for q in (p,) for e in (0, 1)]
+    assert order[0] != order[1]  # shuffled anew
+
+
+def test_rows_hold_documents_between_ends() -> None:
+    documents = grammar(9, seed=2)
+    p = packer(documents, context=32)
+    batch = p.batch(3, 4)
+    for row, tokens, positions, targets, durations in zip(range(3, 7), *(t.tolist() for t in batch), strict=True):
+        at = 0
+        for document, start, length in p.pieces(row):
+            d = documents[document]
+            whole = [N, *d.units.tolist(), N]
+            classes = [-100, *np.minimum(d.durations - 1, 3).tolist()]  # 5 frames are as 4 to a head of 4
+            assert tokens[at : at + length] == whole[start : start + length]
+            assert targets[at : at + length] == whole[start + 1 : start + length + 1]
+            assert durations[at : at + length] == classes[start : start + length]
+            assert positions[at : at + length] == list(range(length))
+            at += length
+
+
+def test_document_mask_is_block_diagonal_and_causal() -> None:
+    mask = document_mask(torch.tensor([[0, 1, 2, 0, 1], [0, 0, 1, 2, 3]]))[:, 0]
+    for row, blocks in zip(mask, ([0, 0, 0, 1, 1], [0, 1, 1, 1, 1]), strict=True):
+        for i in range(5):
+            for j in range(5):
+                assert row[i, j] == (j <= i and blocks[i] == blocks[j])
+
+
+def test_packed_loss_is_that_of_the_documents_one_by_one(lm: UnitLM) -> None:
+    p = packer(grammar(9, seed=3), context=64)
+    batch = p.batch(0, 3)
+    with torch.inference_mode():
+        units, durations = losses(lm, batch)
+        unit_nats, duration_nats = [], []
+        for row in range(3):
+            for document, start, length in p.pieces(row):
+                at = p.starts[document] + start
+                piece = slice(at, at + length)
+                hidden = lm(torch.from_numpy(p.tokens[piece])[None])[0]
+                unit_nats += F.cross_entropy(lm.unit_logits(hidden), torch.from_numpy(p.targets[piece]), reduction="none").tolist()
+                known = torch.from_numpy(p.durations[piece]) >= 0
+                classes = torch.from_numpy(p.durations[piece])[known]
+                duration_nats += F.cross_entropy(lm.duration_logits(hidden)[known], classes, reduction="none").tolist()
+    assert len(unit_nats) == 3 * 64 > len(duration_nats)
+    assert float(units) == pytest.approx(np.mean(unit_nats), abs=1e-5)
+    assert float(durations) == pytest.approx(np.mean(duration_nats), abs=1e-5)
+
+
+def test_packed_loss_of_a_whole_document_is_its_nll(lm: UnitLM) -> None:
+    d = Units(np.arange(63) % N, np.full(63, 2), CONTRACT)
+    units, _ = losses(lm, packer([d], context=64).batch(0, 2))
+    assert units.item() == pytest.approx(lm.nll(d).mean(), abs=1e-5)
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_evaluate(lm: UnitLM) -> None:
+    dev = grammar(4, seed=4)
+    figures = evaluate(lm, dev)
+    total, tokens, frames = sum(lm.nll(d).sum() for d in dev), sum(len(d) + 1 for d in dev), sum(int(d.durations.sum()) for d in dev)
+    assert figures["nll_per_unit"] == pytest.approx(total / tokens)
+    assert figures["bits_per_second"] == pytest.approx(total / math.log(2) / (frames / 50))
+
+
+def test_unigram() -> None:
+    train, dev = [Units([0, 1, 0])], [Units([2, 0])]
+    # counts + 1 of 0, 1, 2, </s>: 3, 2, 1, 2
+    assert unigram_nll(train, dev, 3) == pytest.approx(-(math.log(1 / 8) + math.log(3 / 8) + math.log(2 / 8)) / 3)
+
+
+# --- learning ---------------------------------------------------------------------------------------------------------------------
+
+QUICK = {"contract": CONTRACT, "preset": "nano", "context": 64, "batch_tokens": 256, "lr": 3e-3}
+
+
+@pytest.fixture(scope="module")
+def learnt() -> tuple[UnitLM, dict]:
+    return train_lm(grammar(200, seed=5), steps=150, dev=grammar(20, seed=6), **QUICK)
+
+
+def test_learns_a_grammar(learnt) -> None:
+    lm, figures = learnt
+    assert not lm.training
+    assert figures["unigram_nll_per_unit"] > 2.3
+    # What remains is the first unit and the length: about 2.5 nats, and 3.5 over a document of 26 tokens.
+    assert figures["nll_per_unit"] < 0.45
+    assert figures["bits_per_second"] == pytest.approx(evaluate(lm, grammar(20, seed=6))["bits_per_second"])
+    assert figures["tokens"] == 150 * 256
+    scored = [row for row in figures["curve"] if "nll_per_unit" in row]
+    assert len(scored) == 10
+    assert scored[-1]["nll_per_unit"] == figures["nll_per_unit"] < scored[0]["nll_per_unit"]
+
+
+def test_learns_durations(learnt) -> None:
+    lm, figures = learnt
+    assert figures["curve"][-1]["duration_loss"] < 0.1
+    new = lm.continue_units(grammar(1, seed=7)[0].between(0, 0.5), seconds=4, temperature=0, only_new=True)
+    assert (new.durations[:-1] == 1 + new.units[:-1] % 5).all()
+    u = new.units
+    right = u[2:] == (u[1:-1] + 1 + u[:-2] % 3) % N
+    assert right.mean() > 0.9
+
+
+def test_repeats_are_joined_before_training() -> None:
+    documents = grammar(20, seed=8)
+    literal = [Units(d.frames(), None, CONTRACT) for d in documents]
+    a, _ = train_lm(documents, steps=3, **QUICK)
+    b, _ = train_lm(literal, steps=3, **QUICK)
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_bf16_learns_too_and_keeps_fp32_parameters() -> None:
+    lm, figures = train_lm(grammar(100, seed=5), steps=60, precision="bf16", **QUICK)
+    assert {p.dtype for p in lm.parameters()} == {torch.float32}
+    assert figures["curve"][-1]["loss"] < 0.7 * figures["curve"][0]["loss"]
+
+
+def test_dropout_is_of_training_alone() -> None:
+    documents = grammar(20, seed=8)
+    with_, without = (train_lm(documents, steps=3, dropout=d, **QUICK)[0] for d in (0.3, 0.0))
+    assert not torch.equal(with_.embed.weight, without.embed.weight)
+    assert with_.config == without.config
+    assert np.array_equal(with_.nll(documents[0]), with_.nll(documents[0]))
+
+
+# --- resumption -------------------------------------------------------------------------------------------------------------------
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(textless.training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(textless.training, "CHECKPOINT_STEPS", 4)
+    documents, dev = grammar(40, seed=9), grammar(4, seed=10)
+    wanted, figures = train_lm(documents, steps=30, dev=dev, **QUICK)
+
+    def interrupt(n: int, row: dict) -> None:
+        if n == 15:
+            raise Interrupted
+
+    checkpoint = tmp_path / "checkpoint.pt"
+    with pytest.raises(Interrupted):
+        train_lm(documents, steps=30, dev=dev, checkpoint=checkpoint, log=interrupt, **QUICK)
+    assert torch.load(checkpoint, weights_only=True)["step"] == 12
+    steps = []
+    resumed, again = train_lm(documents, steps=30, dev=dev, checkpoint=checkpoint, log=lambda n, row: steps.append(n), **QUICK)
+    assert steps[0] == 15  # not from the beginning
+    assert all(torch.equal(a, b) for a, b in zip(wanted.parameters(), resumed.parameters(), strict=True))
+    assert again == figures
+
+
+def test_seeds_and_the_global_generator() -> None:
+    documents = grammar(20, seed=8)
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    a, _ = train_lm(documents, steps=2, seed=0, **QUICK)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(321)
+    b, _ = train_lm(documents, steps=2, seed=0, **QUICK)
+    c, _ = train_lm(documents, steps=2, seed=1, **QUICK)
+    assert torch.equal(a.embed.weight, b.embed.weight)
+    assert not torch.equal(a.embed.weight, c.embed.weight)
+
+
+# --- bad requests -----------------------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_trained_says_why() -> None:
+    documents = grammar(3, seed=0)
+    for changes, error, message in (
+        ({"preset": "huge"}, TrainingError, "known: nano, tiny"),
+        ({"precision": "fp16"}, TrainingError, "known: fp32, bf16"),
+        ({"batch_tokens": 32}, TrainingError, "less than one row"),
+        ({"contract": UnitContract()}, ContractError, "n_units"),
+        ({"contract": CONTRACT.with_(encoder="logmel")}, ContractError, "encoder is mfcc in the training units"),
+    ):
+        with pytest.raises(error, match=message):
+            train_lm(documents, steps=1, **{**QUICK, **changes})
+    with pytest.raises(TrainingError, match="no units"):
+        train_lm([Units([], [], CONTRACT)], steps=1, **QUICK)
+    with pytest.raises(ContractError, match="encoder is logmel in the dev units"):
+        train_lm(documents, steps=1, dev=[Units([1], None, CONTRACT.with_(encoder="logmel"))], **QUICK)
+    assert set(PRESETS) == {"nano", "tiny"}
