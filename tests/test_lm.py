@@ -268,14 +268,12 @@ def test_seeds() -> None:
 
 def test_sampling_has_the_distribution_of_the_model() -> None:
     lm = random_lm()
-    with torch.no_grad():
-        lm.norm.weight.mul_(0.4)  # flat enough that temperature and top_k show
     prompt = random_units(5)
     logits = logits_of(lm, [23, *prompt.units.tolist()])[0].double()
     shares = []
     logits[prompt.units[-1]] = -torch.inf  # no repeat
     logits[23] = -torch.inf  # a length in seconds is asked
-    for temperature, top_k in ((1.0, None), (0.5, 3), (1.5, 1)):
+    for temperature, top_k in ((1.0, None), (0.2, None), (1.0, 3)):
         kept = logits.clone()
         if top_k:
             kept[logits < logits.topk(top_k).values[-1]] = -torch.inf

@@ -210,7 +210,7 @@ def show(pipeline: str, step: str, settings: tuple[str, ...], store: str | None)
     for name in ("fields", "metrics", "contract", "files", "failures", "seconds", "attempts", "versions"):
         value = manifest[name]
         if name == "metrics" and isinstance(value, dict):
-            value = {k: v for k, v in value.items() if not isinstance(v, list)}  # curves are for plotting
+            value = {k: v[-1] if isinstance(v, list) and v else v for k, v in value.items()}  # of a curve, its end
         click.echo(f"{name}: {json.dumps(value, indent=1) if isinstance(value, dict) else value}")
 
 

@@ -20,12 +20,12 @@ def save_model(folder: Path | str, *, kind: str, config: dict[str, Any], tensors
 
     Each file is written beside and renamed, the configuration last, so that a folder with a configuration is whole.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{TENSORS}.{os.getpid()}"
-    save_file(tensors, str(temporary))
+    temporary.write_bytes(save(tensors))  # save_file would make it readable by its owner alone
     temporary.replace(folder / TENSORS)
     write_text(folder / CONFIG, json.dumps({"kind": kind, **config}, indent=1) + "\n")
 

@@ -73,3 +73,12 @@ def test_dumps(model_set, clip, tmp_path):
     assert [r.id for r in d] == ["r0", "r1", "r2"]
     assert d[1].units == rows[1].units
     assert d.contract == m.tokenizer.contract
+
+
+def test_the_embedded_set(clip):
+    m = textless.load("tiny-en")
+    u = m.encode(clip)
+    wave = m.resynth(m.continue_units(u, seconds=1, seed=0))
+    assert len(wave) == (u.n_frames + 50) * 320
+    assert np.isfinite(wave).all()
+    assert np.abs(wave).max() > 0.01

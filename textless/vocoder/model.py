@@ -77,7 +77,7 @@ class VocoderConfig:
 
 PRESETS: dict[str, dict[str, int]] = {
     "nano": {"dim": 64, "ffn_dim": 192, "layers": 4, "duration_dim": 64},  # 0.3 M parameters: smoke tests
-    "small": {"dim": 256, "ffn_dim": 768, "layers": 8, "duration_dim": 128},  # 3.8 M
+    "small": {"dim": 256, "ffn_dim": 768, "layers": 8, "duration_dim": 128},  # 4.1 M
 }
 
 
