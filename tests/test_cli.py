@@ -182,9 +182,13 @@ def test_an_interrupted_encode_is_finished(textless_command, speech, tmp_path, m
     monkeypatch.setattr(module.Tokenizer, "encode", stop)
     assert textless_command("encode", speech, "-o", tmp_path / "dump")[0] == 130
     assert not (tmp_path / "dump").exists()
+    (tmp_path / "dump.partial" / "data" / ".00000.parquet.1").write_text("left by a killed attempt")
     monkeypatch.setattr(module.Tokenizer, "encode", real)
     assert textless_command("encode", speech, "-o", tmp_path / "dump")[0] == 0
     assert not (tmp_path / "dump.partial").exists()
+    assert sorted(p.name for p in (tmp_path / "dump").rglob("*")) == [
+        ".textless.json", "00000.parquet", "README.md", "data", "dump.json"
+    ]  # fmt: skip
     assert len(textless.open_dump(tmp_path / "dump")) == 3
 
 
@@ -336,7 +340,7 @@ def test_a_pipeline_over_bad_files(textless_command, model_set, speech, tmp_path
 
 
 def test_quickstart_with_the_random_set(textless_command, model_set, tmp_path):
-    args = ("-s", f"model={model_set}", "--store", tmp_path / "store")
+    args = ("-s", f"model={model_set}", "-s", "speaker=amy", "--store", tmp_path / "store")
     code, out, _ = textless_command("run", "quickstart", *args)
     assert code == 0
     folder = Path(out.split()[1])

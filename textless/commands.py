@@ -16,7 +16,7 @@ from typing import Any
 
 from textless.corpus import Corpus, Row, sha256_file
 from textless.engine.step import canonical, run_shards
-from textless.engine.store import Job, Progress, write_failures
+from textless.engine.store import Job, Progress, remove_temporaries, write_failures
 from textless.errors import AudioError, ContractError, ModelError, OutputExistsError, RowsFailedError, TextlessError
 from textless.model import continue_rows, find_model, resynth_row, speak_rows
 from textless.units.dump import Dump, UnitRow, finish_dump, read_stream, write_results, write_stream
@@ -366,6 +366,7 @@ def _deliver(
         write_failures(work / "failures.jsonl", failed)
         print(f"{len(failed)} of {total + len(earlier)} failed: {out / 'failures.jsonl'}", file=sys.stderr)
     shutil.rmtree(job.scratch)
+    remove_temporaries(work, keep=RECEIPT)
     if contract:
         finish_dump(work, contract=contract)
     work.rename(out)

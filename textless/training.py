@@ -39,7 +39,7 @@ def train(
             Torch's generators are seeded from (seed, n) before the call; draw data with `rng(seed, n)`.
         state: everything with `state_dict` / `load_state_dict` that the training changes: modules, optimisers.
         checkpoint: file to resume from and to write to, every 10 seconds or 200 steps, whichever is later.
-        log: called with the step and the averaged figures.
+        log: called with the step and the row of averaged figures; what it adds to the row stays in the curve.
 
     Returns:
         [{"step", …figures}], one row per `log_every` steps; the part before a resumption included.

@@ -63,6 +63,12 @@ class Job:
         return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
+def remove_temporaries(folder: Path, *, keep: str = "") -> None:
+    """Remove what killed attempts were writing: files and folders whose names start with a dot, but for `keep`."""
+    for leftover in [p for p in folder.rglob(".*") if p.name != keep]:
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
 def write_failures(path: Path, failures: list[dict[str, Any]]) -> None:
     """A line of JSON for each row that could not be done."""
     _write(path, "".join(json.dumps(f, sort_keys=True) + "\n" for f in failures))
@@ -142,8 +148,7 @@ class Store:
         if failures:
             write_failures(job.path / "failures.jsonl", failures)
         shutil.rmtree(job.scratch)
-        for leftover in list(job.path.rglob(".*")):  # temporaries of killed attempts
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        remove_temporaries(job.path)
         lineage = self.keys.lineage(step)
         manifest = {
             "step": step.type,
