@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 import textless
+import textless.lm
+import textless.units
+import textless.vocoder
 from conftest import ROOT
 
 HEAVY = ("torch", "sklearn", "joblib", "pyarrow", "faiss", "transformers", "scipy")
@@ -51,8 +54,12 @@ def test_planning_imports_nothing_heavy(tmp_path):
 def test_the_public_surface_resolves():
     for name in textless.__all__:
         assert getattr(textless, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = textless.nothing
+    for package in (textless.units, textless.lm, textless.vocoder):
+        for name in package.__all__:
+            assert getattr(package, name) is not None
+    for module in (textless, textless.units):
+        with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+            _ = module.nothing
 
 
 def test_the_doors_resolve():

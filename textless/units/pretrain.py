@@ -163,8 +163,9 @@ def pretrain(
     """
     source = CropSource(audio, config, folder)
     _check_labels(audio, source.frames, labels, n_classes)
-    torch.manual_seed(seed)
-    model, classifier = Hubert(config).to(device).train(), Head(config.dim, n_classes, head).to(device)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model, classifier = Hubert(config).to(device).train(), Head(config.dim, n_classes, head).to(device)
     both = nn.ModuleList([model, classifier])
     optimiser = torch.optim.AdamW(decay_groups(both, 0.01), lr=lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
     crop = round(crop_seconds * hubert_frames.FRAME_RATE)
