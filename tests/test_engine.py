@@ -353,6 +353,10 @@ def test_why_down_to_the_cause(text, store):
     fresh = Store(store.root)
     changed = graph(Text(file=text.file))
     assert changed.why(fresh, "both")[1:] == ["  both.left.text: its content changed", "  both.right.text: its content changed"]
+    third = Path(text.file).with_name("third.txt")
+    third.write_text("third")
+    fresh.run(Upper(text=Text(file=str(third)), times=7))  # newer, but further away
+    assert changed.why(fresh, "two")[1:] == ["  two.text: its content changed"]
     assert "never been made" in Pipeline({"r": Rows(count=1)}).why(fresh, "r")[0]
     with pytest.raises(PipelineError, match=r"no step 'bth'.*did you mean 'both'"):
         changed.why(fresh, "bth")

@@ -90,12 +90,14 @@ class Pipeline:
             if manifest["source"] != source_hash():
                 lines.append("the source code has changed since; raise the step's version if its result should change")
             return lines
-        before = next((m for m in store.manifests() if m["step"] == step.type), None)
-        if before is None:
+        now, key = store.keys.lineage(step), store.keys.of(step)
+        others = [m for m in store.manifests() if m["step"] == step.type]
+        if not others:
             return [f"{name} has never been made in {store.root}"]
-        now = store.keys.lineage(step)
-        causes = _causes(before["lineage"], now, before["key"], store.keys.of(step), name)
-        return [f"{name} differs from {before['step']}-{before['key'][:12]}, the last of its kind:", *causes]
+        # The nearest of its kind is the one that was probably meant; of equals the newest.
+        causes = [_causes(m["lineage"], now, m["key"], key, name) for m in others]
+        nearest = min(range(len(others)), key=lambda i: len(causes[i]))
+        return [f"{name} differs from {step.type}-{others[nearest]['key'][:12]}, the nearest of its kind:", *causes[nearest]]
 
 
 def _causes(old: dict[str, Any], new: dict[str, Any], old_key: str, new_key: str, where: str) -> list[str]:
