@@ -334,6 +334,9 @@ def test_a_pipeline_over_bad_files(textless_command, model_set, speech, tmp_path
     folder = Path(out.split()[1])
     assert len((folder / "failures.jsonl").read_text().splitlines()) == 5
     assert len(textless.open_dump(folder)) == 3
+    code, _, err = textless_command(*[a if a != "units" else "more" for a in args], "-s", f"audio={speech}")
+    assert code == 1  # what failed on the way counts
+    assert "units: 5 rows failed: " in err
     code, _, err = textless_command(*args, "-s", f"audio={speech / 'text.wav'}")
     assert code == 2
     assert "text.wav" in one_line(err)[0]

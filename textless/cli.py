@@ -170,7 +170,10 @@ def run(pipeline: str, targets: tuple[str, ...], settings: tuple[str, ...], stor
     line.end()
     for name, folder in made.items():
         click.echo(f"{name:12} {folder}")
-    return 1 if any((folder / "failures.jsonl").exists() for folder in made.values()) else 0
+    failed = graph.failed(place, targets)
+    for name, (rows, file) in failed.items():
+        click.echo(f"{name}: {rows} rows failed: {file}", err=True)
+    return 1 if failed else 0
 
 
 @cli.command()

@@ -70,6 +70,25 @@ class Pipeline:
                 store.drop(self.steps[name])
         return {name: store.folder(self.steps[name]) for name in wanted if not isinstance(self.steps[name], Source)}
 
+    def failed(self, store: Store, targets: Iterable[str] = ()) -> dict[str, tuple[int, Path]]:
+        """Rows that could not be done on the way to the targets: number and list, by the step's name."""
+        out: dict[str, tuple[int, Path]] = {}
+        seen: set[int] = set()
+
+        def visit(step: Step) -> None:
+            if id(step) in seen:
+                return
+            seen.add(id(step))
+            manifest = None if isinstance(step, Source) else store.manifest(step)
+            if manifest and manifest["failures"]:
+                out[self.name_of(step)] = manifest["failures"], store.folder(step) / "failures.jsonl"
+            for parent in step.inputs().values():
+                visit(parent)
+
+        for name in self.pick(targets):
+            visit(self.steps[name])
+        return out
+
     def state(self, store: Store, name: str) -> str:
         """`source`, `done`, `started` (a work folder is there) or `missing`."""
         step = self.steps[name]

@@ -151,9 +151,13 @@ class Keys:
 
     def lineage(self, step: Step) -> dict[str, dict[str, Any]]:
         """Payload of the step and of everything above it, by key."""
-        out = {self.of(step): self.payload(step)}
-        for parent in step.inputs().values():
-            out |= self.lineage(parent)
+        out: dict[str, dict[str, Any]] = {}
+        waiting = [step]
+        while waiting:
+            step = waiting.pop()
+            if self.of(step) not in out:
+                out[self.of(step)] = self.payload(step)
+                waiting += step.inputs().values()
         return out
 
     def _entry(self, step: Step) -> tuple[Step, dict[str, Any], str]:
