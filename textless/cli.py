@@ -23,7 +23,7 @@ def main() -> None:
     """Entry point: exit codes 0 done, 1 some rows failed, 2 nothing done, 130 interrupted."""
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
-        code = cli(standalone_mode=False)
+        code = cli(prog_name="textless", standalone_mode=False)
     except click.ClickException as e:
         e.show()
         code = 2
