@@ -142,18 +142,22 @@ def test_the_same_command_does_nothing_and_another_refuses(textless_command, spe
     assert code == 2
     assert "--overwrite" in one_line(err)[0]
     assert len(textless.open_dump(out)) == 3
+    (speech / "bad.wav").write_text("no")
+    assert textless_command("encode", speech / "bad.wav", "-o", out, "--overwrite")[0] == 2
+    assert len(textless.open_dump(out)) == 3  # the old one stays until the new one is whole
     assert textless_command("encode", speech / "a.wav", "-o", out, "--overwrite")[0] == 0
     assert len(textless.open_dump(out)) == 1
 
 
-def test_a_folder_that_we_did_not_make_is_never_touched_without_overwrite(textless_command, speech, tmp_path):
+def test_a_folder_that_we_did_not_make_is_never_touched(textless_command, speech, tmp_path):
     out = tmp_path / "precious"
     out.mkdir()
     (out / "thesis.txt").write_text("x")
     for command, source in (("encode", speech), ("continue", speech), ("resynth", speech)):
-        code, _, err = textless_command(command, source, "-o", out)
-        assert code == 2
-        assert "precious" in one_line(err)[0]
+        for overwrite in ((), ("--overwrite",)):
+            code, _, err = textless_command(command, source, "-o", out, *overwrite)
+            assert code == 2
+            assert "precious: exists and was not made by textless" in one_line(err)[0]
     assert (out / "thesis.txt").read_text() == "x"
 
 

@@ -15,7 +15,7 @@ import pytest
 from textless.engine.pipeline import Pipeline
 from textless.engine.step import ROWS_PER_SHARD, Keys, MapStep, Source, Step, canonical, path, runtime, split_rows
 from textless.engine.store import Store
-from textless.errors import PipelineError, StepTypeError, StoreError
+from textless.errors import PipelineError, RowsFailedError, StepTypeError, StoreError
 
 RUNS: list[str] = []
 
@@ -277,6 +277,18 @@ def test_an_interrupted_map_goes_on_where_it_was(store):
     failures = [json.loads(line) for line in (folder / "failures.jsonl").read_text().splitlines()]
     assert len(failures) == 50
     assert store.manifest(Rows(count=500))["failures"] == 50
+
+
+def test_all_rows_failed_is_an_error_that_is_not_kept(store, monkeypatch):
+    def away(self, tools, rows, out):
+        out.write_text("")
+        return [{"id": r.id, "error": "away"} for r in rows]
+
+    monkeypatch.setattr(Rows, "shard", away)
+    with pytest.raises(RowsFailedError, match="none of the 9 rows could be done; the first: away"):
+        store.run(Rows(count=9))
+    monkeypatch.undo()
+    assert len((store.run(Rows(count=9)) / "data" / "0.txt").read_text().split()) == 9
 
 
 def test_killed_while_running(tmp_path):

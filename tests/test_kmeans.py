@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from textless.errors import ModelError, TrainingError
+from textless.errors import ContractError, ModelError, TrainingError
 from textless.units.kmeans import Codebook, fit_codebook, load_codebook, transform_frames
 from textless.units.types import UnitContract
 
@@ -63,6 +63,15 @@ def test_npy_is_of_unknown_origin(tmp_path):
     codebook = load_codebook(tmp_path / "c.npy")
     assert codebook.n_units == 3
     assert codebook.contract.encoder is None
+
+
+def test_frames_of_another_encoder_are_refused():
+    codebook = Codebook(np.eye(3), UnitContract(encoder="mfcc", frame_rate=100.0))
+    frames = UnitContract(encoder="mfcc", frame_rate=100.0)
+    assert codebook.contract_for(frames) == codebook.contract
+    assert Codebook(np.eye(3)).contract_for(frames).encoder == "mfcc"
+    with pytest.raises(ContractError, match="encoder is mfcc in the codebook but logmel in the encoder"):
+        codebook.contract_for(frames.with_(encoder="logmel"))
 
 
 def test_bad_input(tmp_path):

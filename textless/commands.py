@@ -88,7 +88,7 @@ def encode(inputs: list[str], out: str, models: Models, *, overwrite: bool, prog
         if _is_stream(out):
             failures = _Failures(out)
             rows = failures.sift(_tokenize(corpus, tokenizer, progress))
-            _stream(out, rows, tokenizer.contract, overwrite)
+            _stream(out, rows, tokenizer.contract)
             return failures.finish()
 
         from textless.units.encode import tokenize
@@ -121,7 +121,7 @@ def continue_units(
     lm = models.lm()
     rows = failures.sift(_unit_rows(inputs, models, contract))
     if _is_stream(out):
-        _stream(out, _counted(continue_rows(lm, rows, **options), progress), lm.contract, overwrite)
+        _stream(out, _counted(continue_rows(lm, rows, **options), progress), lm.contract)
         return failures.finish()
     prompts = list(rows)
 
@@ -283,8 +283,7 @@ def _check_some_good(failures: list[dict[str, str]], good: int) -> None:
     if not good:
         if not failures:
             raise TextlessError("nothing to do: the input has no rows")
-        error = failures[0]["error"]
-        raise RowsFailedError(error if len(failures) == 1 else f"none of the {len(failures)} rows could be done; the first: {error}")
+        raise RowsFailedError.of(failures)
 
 
 def _is_stream(out: str) -> bool:
@@ -300,7 +299,7 @@ def _refuse(out: str, overwrite: bool) -> None:
         raise OutputExistsError(f"{path.absolute().parent}: no such folder to write {path.name} into; make it first")
 
 
-def _stream(out: str, rows: Iterable[UnitRow], contract: UnitContract, overwrite: bool) -> None:
+def _stream(out: str, rows: Iterable[UnitRow], contract: UnitContract) -> None:
     if out == "-":
         write_stream(sys.stdout, rows, contract=contract)
         return
@@ -334,16 +333,19 @@ def _deliver(
 ) -> int:
     """Make a folder under another name and rename it when it is whole.
 
-    The same command goes on with what an earlier one left, or finds the folder done; another command's folder is refused.
+    The same command goes on with what an earlier one left, or finds the folder done; another command's folder is refused, or with
+    `overwrite` replaced once the new one is whole. A folder that no command of ours made is refused in any case.
     """
     key = _digest(request)
     work = out.with_name(f"{out.name}.partial")
     for folder, state in ((out, "holds the result of another command"), (work, "was left by another command that did not finish")):
-        if folder.exists() and _receipt(folder) != key:
-            if not overwrite:
-                raise OutputExistsError(f"{folder}: {state}; give another name or --overwrite")
-            shutil.rmtree(folder)
-    if out.exists():
+        if folder.exists() and _receipt(folder) is None and (not folder.is_dir() or any(folder.iterdir())):
+            raise OutputExistsError(f"{folder}: exists and was not made by textless; give another name")
+        if folder.exists() and _receipt(folder) not in (None, key) and not overwrite:
+            raise OutputExistsError(f"{folder}: {state}; give another name or --overwrite")
+    if work.exists() and _receipt(work) != key:
+        shutil.rmtree(work)
+    if _receipt(out) == key:
         print(f"{out}: already done", file=sys.stderr)
         return 1 if (out / "failures.jsonl").exists() else 0
     earlier = failures.rows if failures else []
@@ -369,6 +371,8 @@ def _deliver(
     remove_temporaries(work, keep=RECEIPT)
     if contract:
         finish_dump(work, contract=contract)
+    if out.exists():
+        shutil.rmtree(out)
     work.rename(out)
     return 1 if failed else 0
 
@@ -393,9 +397,7 @@ def _hash_or_missing(path: str) -> str:
 
 
 def _hash_rows(rows: list[UnitRow]) -> str:
-    return _digest(
-        [[r.id, r.units.units.tolist(), r.units.durations if r.units.durations is None else r.units.durations.tolist()] for r in rows]
-    )
+    return _digest([[r.id, r.speaker, r.units.units.tolist(), None if (d := r.units.durations) is None else d.tolist()] for r in rows])
 
 
 def _hash_model(place: str | Path) -> str:

@@ -47,6 +47,12 @@ class StoreError(TextlessError):
 class RowsFailedError(TextlessError):
     """Not one row of a step or command could be done."""
 
+    @classmethod
+    def of(cls, failures: list[dict[str, str]]) -> "RowsFailedError":
+        """Says the one error, or how many there are and the first."""
+        error = failures[0]["error"]
+        return cls(error if len(failures) == 1 else f"none of the {len(failures)} rows could be done; the first: {error}")
+
 
 class PipelineError(TextlessError):
     """A pipeline file with an unknown step, field or variable. Says file and line."""

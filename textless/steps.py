@@ -129,7 +129,7 @@ class Frames(MapStep):
                     raise waveform
                 frames.append((row.id, thin(tools.encode_one(waveform), row.id, fraction=self.fraction, seed=self.seed)))
             except AudioError as e:
-                failures.append({"id": row.id, "error": str(e)})
+                failures.append({"id": row.id, "error": str(e) if row.path in str(e) else f"{row.path}: {e}"})
         write_frames(out, frames, dim=tools.dim)
         return failures
 
@@ -250,9 +250,7 @@ class Assign(Step):
         if self.frames.fraction < 1:
             raise TrainingError(f"only {self.frames.fraction:g} of the frames were kept; assign needs them all (fraction: 1)")
         codebook = load_codebook(job.inputs["codebook"])
-        contract = _frames_contract(job.inputs["frames"]).with_(
-            transform=codebook.contract.transform, n_units=codebook.n_units, codebook=codebook.contract.codebook
-        )
+        contract = codebook.contract_for(_frames_contract(job.inputs["frames"]))
         rows = {row.id: row for row in self.frames.audio.load()}
         results = (
             (

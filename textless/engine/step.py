@@ -116,8 +116,7 @@ def run_shards(
         job.progress(n + 1, len(shards), "shards")
     failures = job.failures()
     if rows and len(failures) == len(rows):
-        error = failures[0]["error"]
-        raise RowsFailedError(error if len(rows) == 1 else f"none of the {len(rows)} rows could be done; the first: {error}")
+        raise RowsFailedError.of(failures)
 
 
 ROWS_PER_SHARD = 64

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from textless.engine.step import Keys, Source, Step
-from textless.errors import StoreError
+from textless.errors import RowsFailedError, StoreError
 
 MANIFEST = "manifest.json"
 Progress = Callable[[int, int, str], None]
@@ -139,7 +139,11 @@ class Store:
             job = Job(work, inputs, progress)
             attempts = _count_attempt(job.scratch / "attempts")
             start = time.monotonic()
-            step.run(job)
+            try:
+                step.run(job)
+            except RowsFailedError:
+                shutil.rmtree(work)  # an error is not kept: the next run tries every row again
+                raise
             self._publish(step, job, attempts=attempts, seconds=time.monotonic() - start)
             return self.folder(step)
 

@@ -53,9 +53,7 @@ def _schema(contract: UnitContract, durations: bool, extra: dict[str, Any]):
         pa.field("samples", pa.int64(), nullable=False),
         *(pa.field(name, pa.infer_type([value])) for name, value in sorted(extra.items())),
     ]
-    return pa.schema(
-        fields, metadata={"textless": json.dumps({"version": VERSION, "contract": contract.to_dict()}, sort_keys=True)}
-    )
+    return pa.schema(fields, metadata={"textless": json.dumps({"version": VERSION, "contract": contract.to_dict()}, sort_keys=True)})
 
 
 def write_shard(path: Path, rows: Iterable[UnitRow], *, contract: UnitContract, durations: bool = True) -> int:
@@ -90,9 +88,7 @@ def write_shard(path: Path, rows: Iterable[UnitRow], *, contract: UnitContract, 
     return total + len(group)
 
 
-def write_results(
-    path: Path, results: Iterable[tuple[Any, UnitRow | AudioError]], *, contract: UnitContract, durations: bool = True
-) -> list[dict[str, str]]:
+def write_results(path: Path, results: Iterable[tuple[Any, UnitRow | AudioError]], *, contract: UnitContract) -> list[dict[str, str]]:
     """Write the good of (what it came from, its units or why there are none) as a shard; return the bad as {"id", "error"}."""
     failures: list[dict[str, str]] = []
 
@@ -103,7 +99,7 @@ def write_results(
             else:
                 yield result
 
-    write_shard(path, good(), contract=contract, durations=durations)
+    write_shard(path, good(), contract=contract)
     return failures
 
 
@@ -155,7 +151,8 @@ def _readme(contract: UnitContract, totals: dict[str, Any], license: str | None)
     facts = "\n".join(f"| {k} | {v if v is not None else 'unknown'} |" for k, v in contract.to_dict().items())
     return f"""# Discrete speech units
 
-{totals["rows"]:,} sequences, {hours}{totals["units"]:,} units, {totals["frames"]:,} frames. Licence of the audio: {license or "not stated"}.
+{totals["rows"]:,} sequences, {hours}{totals["units"]:,} units, {totals["frames"]:,} frames.
+Licence of the audio: {license or "not stated"}.
 
 | contract | |
 |---|---|

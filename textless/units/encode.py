@@ -17,6 +17,7 @@ from textless.units.kmeans import Codebook
 from textless.units.types import UnitContract, Units
 from textless.weights import from_torch, kind_of, load_model, save_model, to_torch
 
+
 class Encoder(Protocol):
     """Frames from waveforms.
 
@@ -45,7 +46,7 @@ def _log_mel(waveform: np.ndarray) -> np.ndarray:
 
 
 class SignalEncoder:
-    """A front end without parameters: `mfcc` (39 at 100 Hz), `logmel` (80 at 100 Hz, normalised over the file), `context_mfcc` (91 at 50 Hz)."""
+    """A front end without parameters: `mfcc` (39 at 100 Hz), `logmel` (80 at 100 Hz, normalised), `context_mfcc` (91 at 50 Hz)."""
 
     sample_rate = mfcc.SAMPLE_RATE
 
@@ -112,9 +113,9 @@ def encoder_hash(model) -> str:
     return digest.hexdigest()
 
 
-def save_encoder(folder: Path | str, model, *, tensors: dict[str, np.ndarray] | None = None) -> None:
-    """Write a HuBERT as a model folder; `tensors` overrides the stored bytes, e.g. in half precision."""
-    save_model(folder, kind="hubert", config=model.config.to_dict(), tensors=tensors or from_torch(model.state_dict()))
+def save_encoder(folder: Path | str, model) -> None:
+    """Write a HuBERT as a model folder."""
+    save_model(folder, kind="hubert", config=model.config.to_dict(), tensors=from_torch(model.state_dict()))
 
 
 def load_encoder(source: Path | str, layer: int | None = None, *, device: str = "cpu") -> Encoder:
@@ -152,16 +153,9 @@ class Tokenizer:
     def __init__(self, encoder: Encoder, codebook: Codebook) -> None:
         """Raises ContractError when the codebook was made on frames of another encoder, layer or dimension."""
         if codebook.centroids.shape[1] != encoder.dim:
-            raise ContractError(
-                f"the codebook has {codebook.centroids.shape[1]} dimensions but the encoder {encoder.dim}; use a pair"
-            )
-        known = codebook.contract.with_(n_units=None, codebook=None, transform=None)
-        if known != UnitContract():
-            encoder.contract.check(known, mine="the encoder", theirs="the codebook")
+            raise ContractError(f"the codebook has {codebook.centroids.shape[1]} dimensions but the encoder {encoder.dim}; use a pair")
         self.encoder, self.codebook = encoder, codebook
-        self.contract = encoder.contract.with_(
-            transform=codebook.contract.transform, n_units=codebook.contract.n_units, codebook=codebook.contract.codebook
-        )
+        self.contract = codebook.contract_for(encoder.contract)
 
     def encode(self, waveform: np.ndarray) -> Units:
         """(samples,) float32 in [-1, 1] → Units, deduplicated. Raises AudioError when shorter than one frame."""
@@ -181,7 +175,5 @@ def tokenize(rows: Iterable[Row], tokenizer: Tokenizer) -> Iterator[tuple[Row, U
             continue
         yield (
             row,
-            UnitRow(
-                id=row.id, units=units, speaker=row.speaker, source=Path(row.path).name, offset=row.offset, samples=len(waveform)
-            ),
+            UnitRow(id=row.id, units=units, speaker=row.speaker, source=Path(row.path).name, offset=row.offset, samples=len(waveform)),
         )

@@ -54,6 +54,13 @@ class Codebook:
     def n_units(self) -> int:
         return len(self.centroids)
 
+    def contract_for(self, frames: UnitContract) -> UnitContract:
+        """Contract of the units that this codebook makes of frames. Raises ContractError when it was made on frames of another kind."""
+        mine = self.contract.with_(n_units=None, codebook=None, transform=None)
+        if mine != UnitContract():  # of a stranger's centroids nothing is known
+            frames.check(mine, mine="the encoder", theirs="the codebook")
+        return frames.with_(transform=self.contract.transform, n_units=self.contract.n_units, codebook=self.contract.codebook)
+
     def predict(self, frames: np.ndarray) -> np.ndarray:
         """Index of the nearest centroid of each frame, the first of equals. (T, D) float32 → (T,) int64.
 

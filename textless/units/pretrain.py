@@ -100,7 +100,9 @@ class CropSource:
         if self.config.front_end == "logmel":
             first = int(self.starts[i]) + 2 * start
             return torch.from_numpy(self.mel[first : first + 2 * frames - 1].astype(np.float32))
-        wave = torch.from_numpy(self.audio.waveform(i, hubert_frames.HOP * start, hubert_frames.HOP * (start + frames - 1) + hubert_frames.WINDOW))
+        wave = torch.from_numpy(
+            self.audio.waveform(i, hubert_frames.HOP * start, hubert_frames.HOP * (start + frames - 1) + hubert_frames.WINDOW)
+        )
         if self.config.normalisation == "layer_norm_1e-5":
             whole = torch.from_numpy(self.audio.waveform(i))
             wave = (wave - whole.mean()) / torch.sqrt(whole.var(unbiased=False) + 1e-5)
@@ -216,8 +218,6 @@ def _check_labels(audio: PackedAudio, frames: np.ndarray, labels: Sequence[np.nd
         raise TrainingError(f"{len(labels)} label sequences for {len(frames)} files; label the same corpus that is trained on")
     for name, length, row in zip(audio.ids, frames, labels, strict=True):
         if len(row) != length:
-            raise TrainingError(
-                f"{name}: {len(row)} labels for {length} frames; labels at another rate are mapped by `mfcc.to_rate`"
-            )
+            raise TrainingError(f"{name}: {len(row)} labels for {length} frames; labels at another rate are mapped by `mfcc.to_rate`")
         if len(row) and (row.min() < 0 or row.max() >= n_classes):
             raise TrainingError(f"{name}: label {row.max() if row.min() >= 0 else row.min()} is outside 0 … {n_classes - 1}")
