@@ -173,21 +173,21 @@ def test_a_file_is_refused(textless_command, speech, tmp_path):
 
 
 def test_an_interrupted_encode_is_finished(textless_command, speech, tmp_path, monkeypatch):
-    from textless.units import encode as module
+    from textless.units.kmeans import Codebook
 
-    real, calls = module.Tokenizer.encode, []
+    real, calls = Codebook.predict, []
 
-    def stop(self, waveform):
+    def stop(self, frames):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(self, waveform)
+        return real(self, frames)
 
-    monkeypatch.setattr(module.Tokenizer, "encode", stop)
+    monkeypatch.setattr(Codebook, "predict", stop)
     assert textless_command("encode", speech, "-o", tmp_path / "dump")[0] == 130
     assert not (tmp_path / "dump").exists()
     (tmp_path / "dump.partial" / "data" / ".00000.parquet.1").write_text("left by a killed attempt")
-    monkeypatch.setattr(module.Tokenizer, "encode", real)
+    monkeypatch.setattr(Codebook, "predict", real)
     assert textless_command("encode", speech, "-o", tmp_path / "dump")[0] == 0
     assert not (tmp_path / "dump.partial").exists()
     assert sorted(p.name for p in (tmp_path / "dump").rglob("*")) == [

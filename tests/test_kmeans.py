@@ -89,5 +89,5 @@ def test_bad_input(tmp_path):
     np.save(tmp_path / "pickle.npy", np.array([{}]), allow_pickle=True)
     with pytest.raises(ModelError, match=r"pickle\.npy"):
         load_codebook(tmp_path / "pickle.npy")
-    with pytest.raises(ModelError, match="not a model folder"):
+    with pytest.raises(ModelError, match="nowhere: no such file or folder, and no published codebook"):
         load_codebook(tmp_path / "nowhere")

@@ -39,38 +39,44 @@ def read_audio(path: str | Path, *, offset: int = 0, samples: int | None = None,
     before the part asked for. Of an mp3 without a Xing, Info or VBRI header nobody knows the length: it is not noticed when it
     is cut, and where its bit rate varies libsndfile may stop early.
     """
-    if offset < 0 or (samples is not None and samples <= 0):
-        raise AudioError(f"{path}: cannot read {samples} samples from {offset}; give an offset >= 0 and samples > 0")
-    stop = None if samples is None else offset + samples
-    parts, position = [], offset
-    for block in _decode(path, sample_rate, offset):
-        parts.append(block if stop is None else block[: stop - position])
-        position += len(parts[-1])
-        if position == stop:
-            break
-    if position == offset or (stop is not None and position < stop - SLACK * sample_rate):
-        wanted = f"samples {offset} to {stop}" if stop is not None else f"sample {offset} on"
-        raise AudioError(
-            f"{path}: ends before {wanted} at {sample_rate} Hz ({audio_samples(path, sample_rate)} samples in all); "
-            "correct the manifest's offset and samples"
-        )
-    return np.concatenate(parts)
+    return np.concatenate(list(_part(path, offset, samples, sample_rate)))
 
 
-def stream_audio(path: str | Path, *, block: int = BLOCK, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
-    """The waveform of a file in blocks of `block` samples (the last may be shorter), at bounded memory.
+def stream_audio(
+    path: str | Path, *, offset: int = 0, samples: int | None = None, block: int = BLOCK, sample_rate: int = SAMPLE_RATE
+) -> Iterator[np.ndarray]:
+    """The same in blocks of `block` samples (the last may be shorter), at bounded memory.
 
-    Yields (block,) float32 in [-1, 1] at `sample_rate`; put together they equal `read_audio(path)`. Raises as `read_audio`,
+    Yields (block,) float32 in [-1, 1] at `sample_rate`; put together they equal what `read_audio` gives. Raises as `read_audio`,
     a fault in the middle of the file when it is reached.
     """
     held = np.empty(0, np.float32)
-    for part in _decode(path, sample_rate):
+    for part in _part(path, offset, samples, sample_rate):
         held = np.concatenate([held, part])
         while len(held) >= block:
             yield held[:block]
             held = held[block:]
     if len(held):
         yield held
+
+
+def _part(path: str | Path, offset: int, samples: int | None, sample_rate: int) -> Iterator[np.ndarray]:
+    """What `read_audio` gives, as it is decoded."""
+    if offset < 0 or (samples is not None and samples <= 0):
+        raise AudioError(f"{path}: cannot read {samples} samples from {offset}; give an offset >= 0 and samples > 0")
+    stop, position = None if samples is None else offset + samples, offset
+    for part in _decode(path, sample_rate, offset):
+        part = part if stop is None else part[: stop - position]
+        position += len(part)
+        yield part
+        if position == stop:
+            return
+    if position == offset or (stop is not None and position < stop - SLACK * sample_rate):
+        wanted = f"samples {offset} to {stop}" if stop is not None else f"sample {offset} on"
+        raise AudioError(
+            f"{path}: ends before {wanted} at {sample_rate} Hz ({audio_samples(path, sample_rate)} samples in all); "
+            "correct the manifest's offset and samples"
+        )
 
 
 def audio_samples(path: str | Path, sample_rate: int = SAMPLE_RATE) -> int:

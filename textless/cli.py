@@ -59,9 +59,10 @@ def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 models = options(
     click.option("--model", default=MODEL, show_default=True, metavar="NAME|DIR", help="Set of encoder, codebook, LM and vocoder."),
-    click.option("--encoder", metavar="NAME|DIR", help="Another encoder: mfcc, logmel, or a model folder."),
+    click.option("--encoder", metavar="NAME|PATH", help="Another encoder: mfcc, a folder, a fairseq .pt, or a published name."),
     click.option("--layer", type=click.IntRange(min=1), help="Its layer, 1-based.  [default: the codebook's]"),
-    click.option("--codebook", metavar="FILE", help="Another codebook: a folder, or a .npy of centroids."),
+    click.option("--codebook", metavar="NAME|PATH", help="Another codebook: a folder, .npy, scikit-learn's .bin, or a published name."),
+    click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), default="fp32", show_default=True, help="Of the encoder."),
     click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …"),
 )
 output = click.option("-o", "--output", "out", required=True, metavar="OUT")
@@ -87,7 +88,7 @@ def encode(inputs: tuple[str, ...], out: str, overwrite: bool, **parts: Any) -> 
     """
     from textless import commands
 
-    return commands.encode(list(inputs), out, commands.Models(**parts), overwrite=overwrite, progress=_progress())
+    return commands.encode(list(inputs), out, commands.Model(parts.pop("model"), **parts), overwrite=overwrite, progress=_progress())
 
 
 @cli.command("continue")
@@ -111,9 +112,15 @@ def continue_(inputs: tuple[str, ...], out: str, overwrite: bool, contract: str 
     """
     from textless import commands
 
-    parts = {k: given.pop(k) for k in ("model", "encoder", "layer", "codebook", "lm", "device")}
+    parts = {k: given.pop(k) for k in ("model", "encoder", "layer", "codebook", "lm", "device", "precision")}
     return commands.continue_units(
-        list(inputs), out, commands.Models(**parts), contract=contract, overwrite=overwrite, progress=_progress(), **given
+        list(inputs),
+        out,
+        commands.Model(parts.pop("model"), **parts),
+        contract=contract,
+        overwrite=overwrite,
+        progress=_progress(),
+        **given,
     )
 
 
@@ -133,11 +140,17 @@ def resynth(inputs: tuple[str, ...], out: str, overwrite: bool, contract: str | 
     """
     from textless import commands
 
-    parts = {k: given.pop(k) for k in ("model", "encoder", "layer", "codebook", "vocoder", "device")}
+    parts = {k: given.pop(k) for k in ("model", "encoder", "layer", "codebook", "vocoder", "device", "precision")}
     if given["speaker"] and given["speaker"].isdigit():
         given["speaker"] = int(given["speaker"])
     return commands.resynth(
-        list(inputs), out, commands.Models(**parts), contract=contract, overwrite=overwrite, progress=_progress(), **given
+        list(inputs),
+        out,
+        commands.Model(parts.pop("model"), **parts),
+        contract=contract,
+        overwrite=overwrite,
+        progress=_progress(),
+        **given,
     )
 
 

@@ -17,8 +17,8 @@ from typing import Any
 from textless.corpus import Corpus, Row, sha256_file
 from textless.engine.step import canonical, run_shards
 from textless.engine.store import Job, Progress, remove_temporaries, write_failures
-from textless.errors import AudioError, ContractError, ModelError, OutputExistsError, RowsFailedError, TextlessError
-from textless.model import continue_rows, find_model, resynth_row, speak_rows
+from textless.errors import AudioError, ContractError, OutputExistsError, RowsFailedError, TextlessError
+from textless.model import Model, continue_rows, resynth_row, speak_rows
 from textless.units.dump import Dump, UnitRow, finish_dump, read_stream, write_results, write_stream
 from textless.units.types import UnitContract, Units
 from textless.weights import write_text
@@ -26,65 +26,12 @@ from textless.weights import write_text
 RECEIPT = ".textless.json"  # in an output folder: the key of the command that made it
 
 
-class Models:
-    """The set that a command uses, with single parts replaced."""
-
-    def __init__(
-        self,
-        model: str,
-        *,
-        encoder: str | None = None,
-        layer: int | None = None,
-        codebook: str | None = None,
-        lm: str | None = None,
-        vocoder: str | None = None,
-        device: str = "cpu",
-    ) -> None:
-        self.model, self.layer, self.device = model, layer, device
-        self.parts = {"encoder": encoder, "codebook": codebook, "lm": lm, "vocoder": vocoder}
-
-    def place(self, part: str) -> str | Path:
-        """Folder, file or name of a part. Raises ModelError when the set lacks it."""
-        from textless.units.encode import SIGNAL
-
-        if (given := self.parts[part]) is None:
-            folder = find_model(self.model) / part
-            if not folder.is_dir():
-                raise ModelError(f"{self.model} has no {part}; give one with --{part}")
-            return folder
-        if given in SIGNAL or Path(given).is_file():
-            return given
-        folder = find_model(given)
-        return folder / part if (folder / part).is_dir() else folder
-
-    def tokenizer(self) -> Any:
-        from textless.units.encode import SIGNAL, Tokenizer, load_encoder
-        from textless.units.kmeans import load_codebook
-
-        place = self.place("encoder")
-        if self.parts["encoder"] is not None and self.parts["codebook"] is None and place in SIGNAL:
-            raise ModelError(f"--encoder {place} has no codebook of its own; give --codebook FILE (`textless run` trains one)")
-        codebook = load_codebook(self.place("codebook"))
-        layer = self.layer or codebook.contract.layer
-        return Tokenizer(load_encoder(place, layer, device=self.device), codebook)
-
-    def lm(self) -> Any:
-        from textless.lm import load_lm
-
-        return load_lm(self.place("lm")).to(self.device)
-
-    def vocoder(self) -> Any:
-        from textless.vocoder import load_vocoder
-
-        return load_vocoder(self.place("vocoder")).to(self.device)
-
-
-def encode(inputs: list[str], out: str, models: Models, *, overwrite: bool, progress: Progress) -> int:
+def encode(inputs: list[str], out: str, models: Model, *, overwrite: bool, progress: Progress) -> int:
     """Audio → units; returns the exit code."""
     _refuse(out, overwrite)
     with _standard_input(inputs) as sources:
         corpus = Corpus.load(sources)
-        tokenizer = models.tokenizer()
+        tokenizer = models.tokenizer
         if _is_stream(out):
             failures = _Failures(out)
             rows = failures.sift(_tokenize(corpus, tokenizer, progress))
@@ -101,14 +48,19 @@ def encode(inputs: list[str], out: str, models: Models, *, overwrite: bool, prog
                 lambda n: f"data/{n:05d}.parquet",
             )
 
-        key = {"command": "encode", "contract": tokenizer.contract.to_dict(), "corpus": corpus.fingerprint(_hash_or_missing)}
+        key = {
+            "command": "encode",
+            "contract": tokenizer.contract.to_dict(),
+            "precision": tokenizer.precision,
+            "corpus": corpus.fingerprint(_hash_or_missing),
+        }
         return _deliver(Path(out), key, make, len(corpus), overwrite, progress, contract=tokenizer.contract)
 
 
 def continue_units(
     inputs: list[str],
     out: str,
-    models: Models,
+    models: Model,
     *,
     contract: str | None,
     overwrite: bool,
@@ -118,7 +70,7 @@ def continue_units(
     """Units (or audio) → units and their continuations; returns the exit code."""
     _refuse(out, overwrite)
     failures = _Failures(out)
-    lm = models.lm()
+    lm = models.lm
     rows = failures.sift(_unit_rows(inputs, models, contract))
     if _is_stream(out):
         _stream(out, _counted(continue_rows(lm, rows, **options), progress), lm.contract)
@@ -140,7 +92,7 @@ def continue_units(
 def resynth(
     inputs: list[str],
     out: str,
-    models: Models,
+    models: Model,
     *,
     contract: str | None,
     overwrite: bool,
@@ -153,7 +105,7 @@ def resynth(
     _refuse(out, overwrite)
     single = Path(out).suffix.lower() in FORMATS
     failures = _Failures(out)
-    vocoder = models.vocoder()
+    vocoder = models.vocoder
     rows = failures.sift(_unit_rows(inputs, models, contract))
     if single:
         two = list(itertools.islice(rows, 2))
@@ -202,7 +154,7 @@ def _tokenize(rows: Iterable[Row], tokenizer: Any, progress: Progress) -> Iterat
         progress(n, len(rows), "files")
 
 
-def _unit_rows(inputs: list[str], models: Models, contract: str | None) -> Iterator[tuple[Any, Any]]:
+def _unit_rows(inputs: list[str], models: Model, contract: str | None) -> Iterator[tuple[Any, Any]]:
     """(what it came from, UnitRow or AudioError) of every input: a stream, a dump, or audio, which is encoded on the way."""
     declared = _declared(contract)
     tokenizer = None
@@ -214,7 +166,7 @@ def _unit_rows(inputs: list[str], models: Models, contract: str | None) -> Itera
         elif Path(name).suffix == ".jsonl" and _is_unit_stream(Path(name)):
             found = _rows_of_file(Path(name))
         else:
-            tokenizer = tokenizer or models.tokenizer()
+            tokenizer = tokenizer or models.tokenizer
             found = _tokenize(Corpus.load(name), tokenizer, lambda done, total, what: None)
         for source, row in found:
             yield source, _declare(row, declared) if declared and isinstance(row, UnitRow) else row

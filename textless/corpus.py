@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from textless.audio import SAMPLE_RATE, read_audio, to_int16
+from textless.audio import SAMPLE_RATE, audio_samples, read_audio, stream_audio, to_int16
 from textless.errors import AudioError, CorpusError
 
 AUDIO = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
@@ -190,15 +190,36 @@ def _known(index: Path, audio: Path) -> dict[str, Any] | None:
         return None
 
 
-def read_rows(rows: Iterable[Row]) -> Iterator[tuple[Row, np.ndarray | AudioError]]:
-    """Each row with its waveform (samples,) float32, or the error that reading it raised, in order.
+class Recording:
+    """A row that is too long to be held: its waveform comes in blocks, as often as it is asked for."""
+
+    def __init__(self, row: Row) -> None:
+        self.row, self._samples = row, 0
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """(samples,) float32 in [-1, 1] at 16 kHz, block by block. Raises AudioError as `read_audio`, a fault when it is reached."""
+        samples = 0
+        for block in stream_audio(self.row.path, offset=self.row.offset, samples=self.row.samples):
+            samples += len(block)
+            yield block
+        self._samples = samples
+
+    def samples(self) -> int:
+        """Its length, known when it has once been read to its end."""
+        return self._samples
+
+
+def read_rows(rows: Iterable[Row], *, longest: int | None = None) -> Iterator[tuple[Row, Any]]:
+    """Each row with its waveform (samples,) float32, or the AudioError that reading it raised, in order.
 
     Files are decoded in threads, since libsndfile and soxr work outside the interpreter lock, and only a few rows ahead of the
-    reader, so that memory stays bounded.
+    reader, so that memory stays bounded. Of rows with more than `longest` samples a Recording is given instead.
     """
 
-    def decode(row: Row) -> np.ndarray | AudioError:
+    def decode(row: Row) -> np.ndarray | Recording | AudioError:
         try:
+            if longest is not None and (row.samples or audio_samples(row.path) - row.offset) > longest:
+                return Recording(row)
             return read_row(row)
         except AudioError as e:
             return e

@@ -31,38 +31,85 @@ def find_model(name: str | Path) -> Path:
         if (folder / CONFIG).exists() or any((folder / part).is_dir() for part in PARTS):
             return folder
     known = sorted(p.name for p in EMBEDDED.iterdir() if p.is_dir() and not p.name.startswith("_"))
-    raise ModelError(f"{name}: neither a folder with {', '.join(PARTS)}, nor an embedded set ({', '.join(known) or 'none'})")
+    raise ModelError(
+        f"{name}: neither a folder with {', '.join(PARTS)}, nor an embedded set ({', '.join(known) or 'none'}), nor a published one "
+        "(docs/encoders.md)"
+    )
 
 
 class Model:
     """Speech to units, units continued, units to speech. Parts are loaded when first used, and checked against each other.
 
+    Args:
+        name: a set: an embedded one, a folder, or a published encoder with its codebook, which then has no other parts.
+        encoder, codebook, lm, vocoder: single parts instead of the set's: a folder, a set of which it is taken, or whatever
+            `load_encoder` and `load_codebook` take.
+        layer: of the encoder; None is the one that the codebook was made on.
+        precision: of the encoder, see `load_encoder`.
+
     Attributes:
-        tokenizer, lm, vocoder: the parts. Raise ModelError when the folder lacks them, ContractError when they do not fit.
+        tokenizer, lm, vocoder: the parts. Raise ModelError when the set lacks them, ContractError when they do not fit.
     """
 
-    def __init__(self, folder: Path | str, *, device: str = "cpu") -> None:
-        self.folder, self.device = Path(folder), device
+    def __init__(
+        self,
+        name: Path | str,
+        *,
+        encoder: str | None = None,
+        layer: int | None = None,
+        codebook: str | None = None,
+        lm: str | None = None,
+        vocoder: str | None = None,
+        device: str = "cpu",
+        precision: str = "fp32",
+    ) -> None:
+        self.name, self.layer, self.device, self.precision = name, layer, device, precision
+        self.parts = {"encoder": encoder, "codebook": codebook, "lm": lm, "vocoder": vocoder}
+
+    def place(self, part: str) -> Path | str:
+        """Folder, file or name of a part. Raises ModelError when the set lacks it."""
+        from textless.units.published import PUBLISHED
+
+        given = self.parts[part]
+        published = str(self.name) in PUBLISHED and not Path(self.name).exists()
+        if given is None and published and part in ("encoder", "codebook"):
+            return str(self.name)
+        if given is None:
+            folder = None if published else find_model(self.name)
+            if folder is None or not (folder / part).is_dir():
+                raise ModelError(f"{self.name} has no {part}; give one with --{part}")
+            return folder / part
+        for folder in (EMBEDDED / given, Path(given)):
+            if (folder / part).is_dir():
+                return folder / part
+        return given if part in ("encoder", "codebook") or Path(given).exists() else find_model(given)
 
     @functools.cached_property
     def tokenizer(self) -> Any:
-        from textless.units.encode import Tokenizer, load_encoder
+        from textless.units.encode import SIGNAL, Tokenizer, load_encoder
         from textless.units.kmeans import load_codebook
 
-        codebook = load_codebook(self.folder / "codebook")
-        return Tokenizer(load_encoder(self.folder / "encoder", codebook.contract.layer, device=self.device), codebook)
+        if self.parts["encoder"] in SIGNAL and self.parts["codebook"] is None:
+            name = self.parts["encoder"]
+            raise ModelError(f"--encoder {name} has no codebook of its own; give --codebook FILE (`textless run` trains one)")
+        encoder, codebook = self.place("encoder"), load_codebook(self.place("codebook"))
+        layer, window = self.layer or codebook.contract.layer, codebook.contract.window
+        loaded = load_encoder(encoder, layer, window=window, device=self.device, precision=self.precision)
+        if encoder == self.place("codebook"):  # one published name: they belong together
+            codebook.contract = codebook.contract.with_(encoder=loaded.contract.encoder)
+        return Tokenizer(loaded, codebook)
 
     @functools.cached_property
     def lm(self) -> UnitLM:
         from textless.lm import load_lm
 
-        return load_lm(self.folder / "lm").to(self.device)
+        return load_lm(self.place("lm")).to(self.device)
 
     @functools.cached_property
     def vocoder(self) -> UnitVocoder:
         from textless.vocoder import load_vocoder
 
-        return load_vocoder(self.folder / "vocoder").to(self.device)
+        return load_vocoder(self.place("vocoder")).to(self.device)
 
     @property
     def sample_rate(self) -> int:
@@ -79,7 +126,7 @@ class Model:
     def encode(self, waveform: Any) -> Any:
         """Waveform (samples,) float32 in [-1, 1] at 16 kHz → Units, deduplicated; a list of them → a list."""
         if isinstance(waveform, list) and not (waveform and np.isscalar(waveform[0])):
-            return [self.tokenizer.encode(np.asarray(w, np.float32)) for w in waveform]
+            return self.tokenizer.encode_batch([np.asarray(w, np.float32) for w in waveform])
         return self.tokenizer.encode(np.asarray(waveform, np.float32))
 
     def continue_units(self, units: Any, *, seconds: float = 3.0, temperature: float = 0.7, top_k: int | None = None, seed: int = 0) -> Any:
@@ -91,9 +138,11 @@ class Model:
         return self.vocoder.resynth(units, speaker=speaker, durations=durations)
 
 
-def load(name: str | Path, *, device: str = "cpu") -> Model:
-    """A set of models: an embedded one by name (`tiny-en`), or a folder. Raises ModelError."""
-    return Model(find_model(name), device=device)
+def load(name: str | Path, *, device: str = "cpu", precision: str = "fp32") -> Model:
+    """A set of models: an embedded one by name (`tiny-en`), a folder, or a published encoder with its codebook. Raises ModelError."""
+    from textless.units.published import PUBLISHED
+
+    return Model(name if str(name) in PUBLISHED else find_model(name), device=device, precision=precision)
 
 
 def bundle(out: Path, *, encoder: Path, codebook: Path, lm: Path, vocoder: Path) -> UnitContract:

@@ -60,41 +60,73 @@ class Alignments(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class Model(Source):
-    """Weights from outside: a set, embedded or in a folder, of which each field takes its part; or the folder of a single model."""
+    """Weights from outside, of which each field takes its part.
+
+    `name` is an embedded set or a published encoder; `file` a set or a single model on disk, in any form that `load_encoder` takes.
+    """
 
     type = "model"
-    name: str
+    name: str | None = None
+    file: str | None = path(None)
 
-    def content(self, hash_file: HashFile) -> dict[str, str]:
-        files = [f for f in sorted(self.folder().rglob("*")) if f.name in ("config.json", "model.safetensors")]
-        return {str(f.relative_to(self.folder())): hash_file(str(f)) for f in files}
+    def content(self, hash_file: HashFile) -> dict[str, Any]:
+        if entry := self._published():
+            from textless.units.published import fetch_codebook, fetch_encoder
 
-    def folder(self) -> Path:
+            places = {"encoder": fetch_encoder(self.name or "")} | ({"codebook": fetch_codebook(self.name or "")} if entry.codebook else {})
+            hashes = {f"{part}/{k}": v for part, place in places.items() for k, v in _weights(place, hash_file).items()}
+            return {**hashes, "normalisation": entry.normalisation, "layer": entry.layer}
+        return _weights(self._place(), hash_file)
+
+    def part(self, field: str) -> Path | str:
+        """What stands for a field: a folder, a file, or a published name."""
+        if self._published():
+            return self.name or ""
+        place = self._place()
+        return place / field if (place / field).is_dir() else place
+
+    def _published(self) -> Any:
+        from textless.units.published import PUBLISHED
+
+        return PUBLISHED.get(self.name or "") if self.file is None else None
+
+    def _place(self) -> Path:
         from textless.model import find_model
 
-        return find_model(self.name)
+        if (self.name is None) == (self.file is None):
+            raise ModelError("a model is given by its name or by its file, one of the two")
+        return Path(self.file) if self.file is not None and Path(self.file).is_file() else find_model(self.file or self.name or "")
 
 
-def _folder(job: Job, step: Any, field: str) -> Path:
+def _weights(place: Path, hash_file: HashFile) -> dict[str, str]:
+    """Hashes of a file, or of what a folder's models are read from."""
+    if place.is_file():
+        return {"": hash_file(str(place))}
+    kinds = (".safetensors", ".bin", "config.json", ".index.json")
+    return {str(f.relative_to(place)): hash_file(str(f)) for f in sorted(place.rglob("*")) if f.is_file() and f.name.endswith(kinds)}
+
+
+def _place(job: Job, step: Any, field: str) -> Path | str:
     """Where the model that a field names lies: an artefact, or a part of weights from outside."""
     value = getattr(step, field)
-    if not isinstance(value, Model):
-        return job.inputs[field]
-    folder = value.folder()
-    return folder / field if (folder / field).is_dir() else folder
+    return value.part(field) if isinstance(value, Model) else job.inputs[field]
 
 
 # ----------------------------------------------------------------------------------------------------- audio to units
 
 
-def _encoder(job: Job, step: Any, layer: int | None = None) -> Any:
+def _encoder(job: Job, step: Any, contract: UnitContract | None = None) -> Any:
     from textless.units.encode import SIGNAL, load_encoder
 
+    if step.precision == "auto":
+        raise ModelError("precision auto differs from machine to machine; a step names fp32 or bf16")
     if isinstance(step.encoder, str):
         if step.encoder not in SIGNAL:
             raise ModelError(f"encoder {step.encoder!r} is unknown; known: {', '.join(SIGNAL)}, or a $step")
         return load_encoder(step.encoder)
-    return load_encoder(_folder(job, step, "encoder"), step.layer or layer, device=step.device)
+    layer = step.layer or (contract.layer if contract else None)
+    window = contract.window if step.window is None and contract else step.window
+    return load_encoder(_place(job, step, "encoder"), layer, precision=step.precision, window=window, device=step.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,12 +134,16 @@ class Frames(MapStep):
     """Encoder outputs on disk; `fraction` keeps a random share of each file's frames, for k-means."""
 
     type = "frames"
+    version = 2
     audio: Corpus
     encoder: str | Step
     layer: int | None = None
+    window: float | None = None
+    precision: str = "fp32"
     fraction: float = 1.0
     seed: int = 0
     device: str = runtime("cpu")
+    batch_seconds: float = runtime(60.0)
 
     def rows(self, job: Job) -> list:
         return list(self.audio.load())
@@ -119,17 +155,17 @@ class Frames(MapStep):
         return f"data/{n:05d}"
 
     def shard(self, tools: Any, rows: list, out: Path) -> list[dict[str, Any]]:
-        from textless.corpus import read_rows
+        from textless.units.encode import encode_rows
         from textless.units.frames import thin, write_frames
 
         failures, frames = [], []
-        for row, waveform in read_rows(rows):
+        for row, _, pieces in encode_rows(rows, tools, batch_seconds=self.batch_seconds):
             try:
-                if isinstance(waveform, AudioError):
-                    raise waveform
-                frames.append((row.id, thin(tools.encode_one(waveform), row.id, fraction=self.fraction, seed=self.seed)))
+                if isinstance(pieces, AudioError):
+                    raise pieces
+                frames.append((row.id, thin(pieces, row.id, fraction=self.fraction, seed=self.seed)))
             except AudioError as e:
-                failures.append({"id": row.id, "error": str(e) if row.path in str(e) else f"{row.path}: {e}"})
+                failures.append({"id": row.id, "error": str(e)})
         write_frames(out, frames, dim=tools.dim)
         return failures
 
@@ -204,14 +240,18 @@ def _finish_units(job: Job, contract: UnitContract) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Encode(MapStep):
-    """Audio to a unit dump in one go; no frames reach the disk. Without `layer`, the codebook's."""
+    """Audio to a unit dump in one go; no frames reach the disk. Without `layer` or `window`, the codebook's."""
 
     type = "encode"
+    version = 2
     audio: Corpus
     encoder: str | Step
     codebook: Step
     layer: int | None = None
+    window: float | None = None
+    precision: str = "fp32"
     device: str = runtime("cpu")
+    batch_seconds: float = runtime(60.0)
 
     def rows(self, job: Job) -> list:
         return list(self.audio.load())
@@ -220,14 +260,14 @@ class Encode(MapStep):
         from textless.units.encode import Tokenizer
         from textless.units.kmeans import load_codebook
 
-        codebook = load_codebook(_folder(job, self, "codebook"))
-        return Tokenizer(_encoder(job, self, codebook.contract.layer), codebook)
+        codebook = load_codebook(_place(job, self, "codebook"))
+        return Tokenizer(_encoder(job, self, codebook.contract), codebook)
 
     def shard(self, tools: Tokenizer, rows: list, out: Path) -> list[dict[str, Any]]:
         from textless.units.dump import write_results
         from textless.units.encode import tokenize
 
-        return write_results(out, tokenize(rows, tools), contract=tools.contract)
+        return write_results(out, tokenize(rows, tools, batch_seconds=self.batch_seconds), contract=tools.contract)
 
     def finish(self, job: Job, tools: Tokenizer) -> None:
         _finish_units(job, tools.contract)
@@ -427,7 +467,7 @@ class Continue(MapStep):
     def tools(self, job: Job) -> Any:
         from textless.lm import load_lm
 
-        return load_lm(_folder(job, self, "lm"))
+        return load_lm(_place(job, self, "lm"))
 
     def shard(self, tools: Any, rows: list, out: Path) -> list[dict[str, Any]]:
         from textless.model import continue_rows
@@ -517,7 +557,7 @@ class Resynth(Step):
         from textless.units.dump import Dump
         from textless.vocoder import load_vocoder
 
-        vocoder = load_vocoder(_folder(job, self, "vocoder"))
+        vocoder = load_vocoder(_place(job, self, "vocoder"))
         rows = Dump(job.inputs["units"])
         for n, _ in enumerate(speak_rows(vocoder, rows, job.path, speaker=self.speaker, durations=self.durations), 1):
             job.progress(n, len(rows), "files")

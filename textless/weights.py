@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,28 +46,61 @@ def load_model(folder: Path | str, *, kind: str) -> tuple[dict[str, Any], dict[s
         raise ModelError(f"{Path(folder) / TENSORS}: cannot be read ({e}); copy the model again") from None
 
 
-def kind_of(folder: Path | str) -> str:
-    """What a model folder holds. Raises ModelError as `load_model`."""
-    return str(_read(folder).get("kind"))
-
-
 def read_config(folder: Path | str, *, kind: str) -> dict[str, Any]:
     """The configuration of a model folder without its weights. Raises ModelError as `load_model`."""
-    config = _read(folder)
+    config = read_json(Path(folder) / CONFIG)
     if config.get("kind") != kind:
         raise ModelError(f"{folder}: holds a model of kind {config.get('kind')!r} where a {kind} is wanted")
     del config["kind"]
     return config
 
 
-def _read(folder: Path | str) -> dict[str, Any]:
-    path = Path(folder) / CONFIG
+def read_json(path: Path) -> dict[str, Any]:
+    """An object in a JSON file of a model folder. Raises ModelError."""
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
-        raise ModelError(f"{folder}: not a model folder ({CONFIG} is missing)") from None
-    except ValueError as e:
-        raise ModelError(f"{path}: not JSON ({e})") from None
+        raise ModelError(f"{path.parent}: not a model folder ({path.name} is missing)") from None
+    except (OSError, ValueError) as e:
+        raise ModelError(f"{path}: not JSON that can be read ({e})") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: not a JSON object")
+    return content
+
+
+def open_tensors(folder: Path | str) -> tuple[list[str], Callable[[str], Any]]:
+    """The names of the torch tensors in a folder, and a function that reads one of them; the others stay on disk.
+
+    Takes `model.safetensors`, alone or in shards with an index as transformers writes them, or else `pytorch_model.bin`.
+    Raises ModelError when there is none, or one is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    folder = Path(folder)
+    index, pickled = folder / f"{TENSORS}.index.json", folder / "pytorch_model.bin"
+    files = [folder / TENSORS]
+    if index.exists() and not files[0].exists():
+        names = sorted({str(name) for name in read_json(index).get("weight_map", {}).values()})
+        if outside := [name for name in names if Path(name).name != name]:
+            raise ModelError(f"{index}: {outside[0]!r} is not a file of this folder")
+        files = [folder / name for name in names]
+    elif pickled.exists() and not files[0].exists():
+        from textless.pickles import load_torch
+
+        state = load_torch(pickled)
+        if not isinstance(state, dict):
+            raise ModelError(f"{pickled}: not a state dict")
+        return list(state), state.__getitem__
+    where = {}
+    for file in files:
+        if not file.exists():
+            raise ModelError(f"{folder}: has no weights ({file.name} is missing); copy the model again")
+        try:
+            opened = safe_open(str(file), "pt")
+            where |= dict.fromkeys(opened.keys(), opened)
+        except (OSError, SafetensorError) as e:
+            raise ModelError(f"{file}: cannot be read ({e}); copy the model again") from None
+    return list(where), lambda name: where[name].get_tensor(name)
 
 
 def to_torch(tensors: dict[str, np.ndarray]) -> dict[str, Any]:

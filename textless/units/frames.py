@@ -38,9 +38,7 @@ def gather_frames(folder: Path) -> np.ndarray:
     return np.concatenate(shards)
 
 
-def thin(frames: np.ndarray, name: str, *, fraction: float, seed: int) -> np.ndarray:
-    """A random share of a file's frames, which depends on its id and not on its neighbours."""
-    if fraction >= 1:
-        return frames
+def thin(pieces: Iterable[np.ndarray], name: str, *, fraction: float, seed: int) -> np.ndarray:
+    """A random share of a file's frames, given in pieces, which depends on its id and not on its neighbours. Returns (t, D) float32."""
     draw = np.random.default_rng((seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")))
-    return frames[draw.random(len(frames)) < fraction]
+    return np.concatenate([frames if fraction >= 1 else frames[draw.random(len(frames)) < fraction] for frames in pieces])

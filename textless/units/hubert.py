@@ -20,13 +20,15 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
-from textless.errors import AudioError, ModelError
-from textless.units.hubert_frames import WINDOW, n_frames
+from textless.errors import ModelError
 from textless.units.logmel import log_mel, normalise
 from textless.units.mfcc import SAMPLE_RATE
 
 CONV_KERNELS = (10, 3, 3, 3, 3, 2, 2)
 CONV_STRIDES = (5, 2, 2, 2, 2, 2, 2)
+
+# Normalisations of the waveform over its file, (x - mean) / sqrt(variance + epsilon): fairseq's layer norm, transformers' processor.
+EPSILON = {"layer_norm_1e-5": 1e-5, "zscore_1e-7": 1e-7}
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class HubertConfig:
         dim, layers, heads, ffn_dim: the trunk.
         pre_ln: layer norm before (large) or after (base) each sublayer.
         pos_conv_kernel, pos_conv_groups: the convolution that gives positions.
-        normalisation: of the waveform: `none`, or `layer_norm_1e-5` (zero mean, unit variance over the file).
+        normalisation: of the waveform over its file: `none`, `layer_norm_1e-5` or `zscore_1e-7`.
         sample_rate: Hz.
     """
 
@@ -61,7 +63,8 @@ class HubertConfig:
     sample_rate: int = SAMPLE_RATE
 
     def __post_init__(self) -> None:
-        for field, allowed in (("front_end", ("conv", "logmel")), ("conv_norm", ("group", "layer"))):
+        choices = {"front_end": ("conv", "logmel"), "conv_norm": ("group", "layer"), "normalisation": ("none", *EPSILON)}
+        for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
                 raise ModelError(f"{field} is {getattr(self, field)!r}; known: {', '.join(allowed)}")
 
@@ -97,11 +100,14 @@ PRESETS = {
     "large": HubertConfig(
         conv_bias=True, conv_norm="layer", dim=1024, layers=24, heads=16, ffn_dim=4096, pre_ln=True, normalisation="layer_norm_1e-5"
     ),
+    "xlarge": HubertConfig(
+        conv_bias=True, conv_norm="layer", dim=1280, layers=48, heads=16, ffn_dim=5120, pre_ln=True, normalisation="layer_norm_1e-5"
+    ),
 }
 
 
 class Hubert(nn.Module):
-    """The encoder: `extract(waveform, layer)` for one file, `forward` for batches in training."""
+    """The encoder as it is trained. `units.extract` computes the same for files of any length, faster."""
 
     def __init__(self, config: HubertConfig) -> None:
         super().__init__()
@@ -113,8 +119,8 @@ class Hubert(nn.Module):
 
     def prepare(self, waveform: Tensor) -> Tensor:
         """What the front end takes, from one file: (samples,) → (samples,), or (T', n_mels) for log-mel; normalised over the file."""
-        if self.config.normalisation == "layer_norm_1e-5":
-            waveform = F.layer_norm(waveform, waveform.shape, eps=1e-5)
+        if self.config.normalisation != "none":
+            waveform = F.layer_norm(waveform, waveform.shape, eps=EPSILON[self.config.normalisation])
         if self.config.front_end == "conv":
             return waveform
         return normalise(log_mel(waveform, n_mels=self.config.n_mels))
@@ -138,28 +144,6 @@ class Hubert(nn.Module):
             x = torch.where(mask[..., None], self.masked_spec_embed.to(x.dtype), x)
         return self.encoder(x, padding=padding, layers=layers)
 
-    @torch.inference_mode()
-    def extract(self, waveform: np.ndarray | Tensor, layer: int) -> np.ndarray:
-        """Output of block `layer` (1-based, before any final norm; 0 = input of the first block) for one whole file.
-
-        Args:
-            waveform: (samples,) float32 in [-1, 1] at 16 kHz.
-
-        Returns:
-            (T, dim) float32, T = floor((samples - 400) / 320) + 1.
-
-        Raises:
-            AudioError: shorter than one frame. ModelError: no such layer.
-        """
-        if not 0 <= layer <= self.config.layers:
-            raise ModelError(f"layer {layer} does not exist: the encoder has layers 1 to {self.config.layers}")
-        if n_frames(len(waveform)) < 1:
-            raise AudioError(f"{len(waveform)} samples are shorter than one frame ({WINDOW} samples at 16 kHz)")
-        inputs = self.prepare(torch.as_tensor(waveform, dtype=torch.float32, device=self.masked_spec_embed.device))
-        x = self.feature_projection(self.feature_extractor(inputs[None]))
-        x = self.encoder.embed(x) if layer == 0 else self.encoder(x, layers=layer)[1][-1]
-        return x[0].float().cpu().numpy()
-
     def truncate(self, layer: int) -> Hubert:
         """Drop the blocks above `layer` and the norm after them, in place."""
         del self.encoder.layers[layer:]
@@ -168,19 +152,24 @@ class Hubert(nn.Module):
         return self
 
     def fold_weight_norm(self) -> Hubert:
-        """Replace the positional convolution's weight norm by the weight itself, in place, for inference.
-
-        The weight becomes part of the encoder's identity, so it must come out the same everywhere: torch's own reduction differs in the
-        last bit with the number of threads, an exactly rounded sum (`math.fsum`) with elementwise arithmetic after it does not.
-        """
+        """Replace the positional convolution's weight norm by the weight itself, in place, for inference."""
         conv = self.encoder.pos_conv_embed.conv
         if parametrize.is_parametrized(conv):
-            gain, direction = (p.detach().cpu().double().numpy() for p in conv.parametrizations.weight.parameters())
-            norms = [math.sqrt(math.fsum(np.square(direction[..., k]).ravel().tolist())) for k in range(direction.shape[-1])]
-            weight = (direction * (gain / np.array(norms))).astype(np.float32)
+            weight = fold(*conv.parametrizations.weight.parameters())
             parametrize.remove_parametrizations(conv, "weight")
-            conv.weight = nn.Parameter(torch.from_numpy(weight).to(conv.weight.device))
+            conv.weight = nn.Parameter(weight)
         return self
+
+
+def fold(gain: Tensor, direction: Tensor) -> Tensor:
+    """The weight that weight norm over the last axis stands for: (1, 1, kernel), (out, in, kernel) → (out, in, kernel) float32.
+
+    The weight becomes part of an encoder's identity, so it must come out the same everywhere: torch's own reduction differs in the last
+    bit with the number of threads, an exactly rounded sum (`math.fsum`) with elementwise arithmetic after it does not.
+    """
+    g, v = (x.detach().cpu().double().numpy() for x in (gain, direction))
+    norms = [math.sqrt(math.fsum(np.square(v[..., k]).ravel().tolist())) for k in range(v.shape[-1])]
+    return torch.from_numpy((v * (g / np.array(norms))).astype(np.float32)).to(gain.device)
 
 
 class ConvFrontEnd(nn.Module):

@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from textless.errors import ModelError, TrainingError
+from textless.units.mfcc import SAMPLE_RATE
 from textless.units.types import UnitContract
 from textless.weights import load_model, save_model
+
+if TYPE_CHECKING:
+    from textless.units.published import Published
 
 TRANSFORMS = ("none", "layer_norm")
 
@@ -54,6 +58,14 @@ class Codebook:
     def n_units(self) -> int:
         return len(self.centroids)
 
+    def declare(self, entry: Published) -> Codebook:
+        """Fill in what is published of these centroids, in place. Raises ModelError when their number is another."""
+        if entry.n_units not in (None, self.n_units):
+            raise ModelError(f"the file holds {self.n_units} centroids where {entry.n_units} are published; remove it and fetch it again")
+        rate = entry.frame_rate
+        self.contract = self.contract.with_(layer=entry.layer, normalisation=entry.normalisation, sample_rate=SAMPLE_RATE, frame_rate=rate)
+        return self
+
     def contract_for(self, frames: UnitContract) -> UnitContract:
         """Contract of the units that this codebook makes of frames. Raises ContractError when it was made on frames of another kind."""
         mine = self.contract.with_(n_units=None, codebook=None, transform=None)
@@ -80,16 +92,48 @@ class Codebook:
         save_model(folder, kind="codebook", config={"contract": self.contract.to_dict()}, tensors={"centroids": self.centroids})
 
 
-def load_codebook(path: Path | str) -> Codebook:
-    """A codebook from a folder of ours or a `.npy` of centroids (K, D), whose origin is then unknown. Raises ModelError."""
-    path = Path(path)
+def load_codebook(source: Path | str) -> Codebook:
+    """A codebook.
+
+    Args:
+        source: a folder of ours; a `.npy` of centroids (K, D); a k-means of scikit-learn's that was pickled or dumped by joblib, as GSLM
+            and textlesslib keep theirs (`km.bin`), of which nothing is run; or the name of a published one, which is fetched.
+
+    The origin of a stranger's centroids is unknown, unless their file is one of the published.
+
+    Raises:
+        ModelError: no such file or name, or no codebook in it.
+    """
+    from textless.units.published import PUBLISHED, fetch_codebook
+
+    if not Path(source).exists() and str(source) in PUBLISHED:
+        return _foreign(fetch_codebook(str(source))).declare(PUBLISHED[str(source)])
+    path = Path(source)
+    if path.is_dir():
+        config, tensors = load_model(path, kind="codebook")
+        return Codebook(tensors["centroids"], UnitContract.from_dict(config["contract"]))
+    codebook = _foreign(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    entry = next((e for e in PUBLISHED.values() if e.codebook_sha256 == digest), None)
+    return codebook.declare(entry) if entry else codebook
+
+
+def _foreign(path: Path) -> Codebook:
+    """Centroids from a file of others."""
+    from textless.pickles import load_joblib, plain
+
+    if not path.exists():
+        raise ModelError(f"{path}: no such file or folder, and no published codebook has this name")
     if path.suffix == ".npy":
         try:
             return Codebook(np.load(path, allow_pickle=False))
-        except (OSError, ValueError) as e:
+        except (OSError, ValueError, EOFError) as e:
             raise ModelError(f"{path}: not a .npy of centroids ({e})") from None
-    config, tensors = load_model(path, kind="codebook")
-    return Codebook(tensors["centroids"], UnitContract.from_dict(config["contract"]))
+    content = plain(load_joblib(path))
+    centroids = content.get("cluster_centers_") if isinstance(content, dict) else content
+    if not isinstance(centroids, np.ndarray):
+        raise ModelError(f"{path}: holds no k-means (no cluster_centers_); give a codebook folder, a .npy or scikit-learn's file")
+    return Codebook(centroids)
 
 
 def fit_codebook(

@@ -14,6 +14,7 @@ import numpy as np
 
 from textless.errors import TrainingError
 from textless.units import hubert_frames
+from textless.units.encoder import Encoder
 from textless.units.mfcc import CEPSTRA, SAMPLE_RATE, mfcc, to_rate
 from textless.units.types import UnitContract
 from textless.weights import load_model, save_model
@@ -41,7 +42,7 @@ def context_mfcc(waveform: np.ndarray) -> np.ndarray:
     return np.concatenate([padded[i : i + len(cepstra)] for i in range(2 * CONTEXT + 1)], axis=1)
 
 
-class LdaEncoder:
+class LdaEncoder(Encoder):
     """`context_mfcc` through a linear projection (91, D)."""
 
     sample_rate = SAMPLE_RATE

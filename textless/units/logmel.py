@@ -7,6 +7,7 @@ import functools
 import torch
 from torch import Tensor
 
+from textless.errors import AudioError
 from textless.units.mfcc import HOP, SAMPLE_RATE, WINDOW
 
 N_FFT = 512
@@ -41,7 +42,12 @@ def log_mel(waveform: Tensor, *, n_mels: int = 80) -> Tensor:
 
     Returns:
         (T', n_mels) float32 at 100 Hz, T' = floor((samples - 400) / 160) + 1: the frames of MFCC.
+
+    Raises:
+        AudioError: shorter than one frame.
     """
+    if len(waveform) < WINDOW:
+        raise AudioError(f"{len(waveform)} samples are shorter than one frame ({WINDOW} samples at 16 kHz)")
     frames = waveform.unfold(0, WINDOW, HOP) * _window().to(waveform.device)
     power = torch.fft.rfft(frames, N_FFT).abs().square()
     return torch.log(torch.clamp(power @ mel_filters(n_mels).to(waveform.device), min=FLOOR))

@@ -1,0 +1,172 @@
+"""The extractor against `Hubert.forward`, which is what training runs and what is held against transformers and fairseq."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from textless.errors import AudioError, ModelError
+from textless.units import extract
+from textless.units.extract import MARGIN, Extractor, windows
+from textless.units.hubert import EPSILON, PRESETS, Hubert, HubertConfig
+from textless.units.hubert_frames import n_frames
+from textless.units.logmel import log_mel, normalise
+
+SMALL = {"conv_dim": 32, "dim": 64, "layers": 3, "heads": 4, "ffn_dim": 64, "pos_conv_kernel": 16, "pos_conv_groups": 4}
+BASE = HubertConfig(**SMALL)
+CONFIGS = {
+    "base": BASE,
+    "base-normalised": replace(BASE, normalisation="zscore_1e-7", conv_bias=True),
+    "large": HubertConfig(**SMALL, conv_bias=True, conv_norm="layer", pre_ln=True, normalisation="layer_norm_1e-5"),
+    "logmel": PRESETS["nano"],
+    "logmel-normalised": replace(PRESETS["nano"], normalisation="layer_norm_1e-5"),
+}
+every = pytest.mark.parametrize("name", CONFIGS)
+
+
+@pytest.fixture(scope="module")
+def models():
+    made = {}
+    for name, config in CONFIGS.items():
+        torch.manual_seed(0)
+        made[name] = Hubert(config).fold_weight_norm().eval()
+        for module in made[name].modules():  # norms that do something
+            if isinstance(module, torch.nn.LayerNorm | torch.nn.GroupNorm):
+                torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+                torch.nn.init.normal_(module.bias, std=0.1)
+    return made
+
+
+def naive(model, waveform, layer):
+    """By the training model, the whole file at once, in double precision."""
+    model = model.double()
+    with torch.inference_mode():
+        x = torch.from_numpy(np.asarray(waveform, np.float64))
+        if model.config.front_end == "conv":
+            x = model.prepare(x)[None]
+            frames = model(x)[1][layer - 1][0].numpy()
+        else:  # log-mel is computed in single precision
+            if model.config.normalisation != "none":
+                x = torch.nn.functional.layer_norm(x, x.shape, eps=EPSILON[model.config.normalisation])
+            mel = normalise(log_mel(x.float(), n_mels=model.config.n_mels).double())
+            frames = model(mel[None])[1][layer - 1][0].numpy()
+    model.float()
+    return frames
+
+
+def close(a, b, tolerance=1e-5):
+    assert a.shape == b.shape
+    assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
+
+
+@every
+@pytest.mark.parametrize("samples", [400, 719, 720, 1000, 16159, 16160, 40000])
+def test_equals_the_model(models, name, clip, samples):
+    got = Extractor(models[name])([clip[2000 : 2000 + samples]], [1, 2])[0]
+    for layer in (1, 2):
+        close(got[layer - 1], naive(models[name], clip[2000 : 2000 + samples], layer))
+        assert got[layer - 1].dtype == np.float32
+
+
+@every
+@pytest.mark.parametrize("change", ["very soft", "loud with an offset", "silent"])
+def test_level_does_not_matter(models, name, clip, change):
+    """GroupNorm's epsilon rules at very low levels, and cancellation lurks beside a large offset."""
+    wave = clip[20000:29000]
+    wave = {"very soft": wave * 1e-4, "loud with an offset": wave * 0.1 + 0.9, "silent": wave * 0}[change]
+    [[got]] = Extractor(models[name])([wave.astype(np.float32)], [2])
+    assert np.isfinite(got).all()
+    if name == "logmel" and change != "loud with an offset":
+        return  # below the floor a spectrogram is constant, and a normalised constant is rounding, whoever computes it
+    close(got, naive(models[name], wave.astype(np.float32), 2), 2e-5)
+
+
+@every
+def test_a_file_does_not_see_its_neighbours(models, name, clip):
+    extractor = Extractor(models[name])
+    rng = np.random.default_rng(0)
+    files = [clip[s : s + n] for s, n in zip(rng.integers(0, 50000, 9), rng.integers(400, 40000, 9), strict=True)]
+    files[3] = files[3] * 1e-3  # a soft one among loud ones
+    alone = [extractor([f], [2])[0][0] for f in files]
+    for order in (range(9), rng.permutation(9), [4], [2, 7]):
+        for i, [got] in zip(order, extractor([files[i] for i in order], [2]), strict=True):
+            close(got, alone[i])
+
+
+@every
+@pytest.mark.parametrize("block", [160, 399, 7001])
+def test_how_a_file_is_cut_does_not_matter(models, name, clip, block, monkeypatch):
+    extractor = Extractor(models[name])
+    wave = clip[:40321]
+    [[want]] = extractor([wave], [2])
+    monkeypatch.setattr(extract, "TILE", 7)
+    monkeypatch.setattr(extract, "STRETCH", 31)
+    got = [x for [x] in extractor.stream(lambda: (wave[i : i + block] for i in range(0, len(wave), block)), [2])]
+    close(np.concatenate(got), want)
+
+
+@every
+def test_long_files_are_seen_in_windows(models, name, clip):
+    """Each window gives what a file of its frames would, but for statistics, which are the whole file's; no frame is lost."""
+    wave = np.tile(clip, 2)[: 400 + 320 * 499]
+    [[whole]] = Extractor(models[name], window=0)([wave], [2])
+    extractor = Extractor(models[name], window=3)
+    pieces = [x for [x] in extractor.stream(lambda: [wave[:70000], wave[70000:]], [2])]
+    assert len(pieces) > 2
+    got = np.concatenate(pieces)
+    assert got.shape == whole.shape == (500, models[name].config.dim)
+    close(extractor([wave], [2])[0][0], got)
+    assert np.abs(got - whole).max() > 1e-4  # it is an approximation
+    assert np.corrcoef(got.ravel(), whole.ravel())[0, 1] > 0.98
+    close(Extractor(models[name], window=10)([wave], [2])[0][0], whole)
+
+
+def test_windows_cover_every_frame_once():
+    for window in (1, 2, 5, 12, 30, 3000):
+        margin = round(window * MARGIN)
+        for frames in [*range(1, 100), 2999, 3000, 3001, 10000]:
+            cuts = list(windows(frames, window))
+            assert [first for _, _, first, _ in cuts] == [0, *(last for _, _, _, last in cuts[:-1])]
+            assert cuts[-1][3] == frames
+            for start, stop, first, last in cuts:
+                assert 0 <= start <= first < last <= stop <= frames
+                assert stop - start == min(window, frames)
+                assert first - start >= margin or first == 0
+                assert stop - last >= margin or last == frames
+    assert list(windows(10**6, 0)) == [(0, 10**6, 0, 10**6)]
+
+
+@every
+def test_bfloat16_is_close(models, name, clip):
+    [[single]] = Extractor(models[name])([clip[:32000]], [2])
+    [[half]] = Extractor(models[name], precision="bf16")([clip[:32000]], [2])
+    assert half.dtype == np.float32
+    assert 0 < np.abs(half - single).max() < 0.1 * np.abs(single).max()
+
+
+def test_layers_above_are_not_run(models, clip):
+    model = models["base"]
+    [[want]] = Extractor(model)([clip[:8000]], [1])
+    broken = Hubert(BASE).fold_weight_norm().eval()
+    broken.load_state_dict(model.state_dict())
+    for block in broken.encoder.layers[1:]:
+        torch.nn.init.constant_(block.feed_forward.output_dense.weight, float("nan"))
+    assert np.array_equal(Extractor(broken)([clip[:8000]], [1])[0][0], want)
+    assert np.isnan(Extractor(broken)([clip[:8000]], [2])[0][0]).all()
+
+
+def test_bad_input(models, clip):
+    extractor = Extractor(models["base"])
+    assert extractor([], [1]) == []
+    for samples in (0, 1, 399):
+        with pytest.raises(AudioError, match=f"{samples} samples are shorter than one frame"):
+            extractor([clip[:samples]], [1])
+        with pytest.raises(AudioError, match=f"{samples} samples are shorter than one frame"):
+            list(extractor.stream(lambda n=samples: [clip[:n]], [1]))
+    with pytest.raises(ModelError, match="precision 'fp8' is unknown"):
+        Extractor(models["base"], precision="fp8")
+    lengths = iter([40000, 40000, 20000])
+    with pytest.raises(AudioError, match="changed while it was read"):
+        list(extractor.stream(lambda: [clip[: next(lengths)]], [1]))
+    assert n_frames(399) == 0
