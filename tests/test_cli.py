@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 import textless
+from conftest import GOLDEN
 from textless import cli
 
 
@@ -194,6 +195,158 @@ def test_an_interrupted_encode_is_finished(textless_command, speech, tmp_path, m
         ".textless.json", "00000.parquet", "README.md", "data", "dump.json"
     ]  # fmt: skip
     assert len(textless.open_dump(tmp_path / "dump")) == 3
+
+
+# ------------------------------------------------------------------------------------- encoders and codebooks of others
+
+
+@pytest.fixture
+def strangers(tmp_path):
+    """fairseq's HuBERT, and a k-means of scikit-learn's on its third layer, dumped by joblib."""
+    cluster = pytest.importorskip("sklearn.cluster")
+    joblib = pytest.importorskip("joblib")
+    frames = textless.load_encoder(GOLDEN / "hubert_base.pt", 3).encode(textless.read_audio(GOLDEN / "clip.flac"))
+    km = cluster.MiniBatchKMeans(9, n_init=1, random_state=0).fit(frames)
+    joblib.dump(km, tmp_path / "km9.bin")
+    return GOLDEN / "hubert_base.pt", tmp_path / "km9.bin", km.predict(frames)
+
+
+def test_a_published_codebook_file(textless_command, golden):
+    code, out, _ = textless_command("encode", GOLDEN / "clip.flac", "-o", "-", "--encoder", "mfcc", "--codebook", GOLDEN / "km20.bin")
+    assert code == 0
+    row = json.loads(out.splitlines()[1])
+    assert np.array_equal(np.repeat(row["units"], row["durations"]), golden("mfcc.npz")["labels"])
+
+
+def test_fairseq_files(textless_command, strangers, tmp_path):
+    encoder, codebook, labels = strangers
+    parts = ["--encoder", encoder, "--layer", 3, "--codebook", codebook]
+    code, out, err = textless_command("encode", GOLDEN / "clip.flac", "-o", "-", *parts)
+    assert (code, err) == (0, "")
+    header, row = map(json.loads, out.splitlines())
+    assert np.array_equal(np.repeat(row["units"], row["durations"]), labels)
+    assert (header["contract"]["layer"], header["contract"]["n_units"], header["contract"]["window"]) == (3, 9, 60)
+    code, out, _ = textless_command("encode", GOLDEN / "clip.flac", "-o", "-", *parts, "--precision", "bf16")
+    half = json.loads(out.splitlines()[1])
+    assert json.loads(out.splitlines()[0]) == header
+    assert np.mean(np.repeat(half["units"], half["durations"]) == labels) > 0.9
+    # Another precision is another command.
+    assert textless_command("encode", GOLDEN / "clip.flac", "-o", tmp_path / "dump", *parts)[0] == 0
+    assert textless_command("encode", GOLDEN / "clip.flac", "-o", tmp_path / "dump", *parts)[0] == 0
+    assert textless_command("encode", GOLDEN / "clip.flac", "-o", tmp_path / "dump", *parts, "--precision", "bf16")[0] == 2
+
+
+def test_a_published_pair(textless_command, strangers, monkeypatch, tmp_path):
+    """By one name: fetched, its layer known, and nothing left to warn of. Then in Python, and in a pipeline."""
+    from textless.engine.store import Store
+    from textless.engine.yaml import load_pipeline
+    from textless.steps import STEPS
+    from textless.units import published
+
+    encoder, codebook, labels = strangers
+    entry = published.Published(
+        encoder=encoder.as_uri(), layer=3, normalisation="none", codebook=codebook.as_uri(), n_units=9, licence="none", source="tests"
+    )
+    monkeypatch.setitem(published.PUBLISHED, "golden/km9", entry)
+    monkeypatch.setenv("TEXTLESS_CACHE", str(tmp_path / "cache"))
+    code, out, err = textless_command("encode", GOLDEN / "clip.flac", "-o", "-", model="golden/km9")
+    assert (code, err) == (0, "")
+    row = json.loads(out.splitlines()[1])
+    assert np.array_equal(np.repeat(row["units"], row["durations"]), labels)
+    units = textless.load("golden/km9").encode(textless.read_audio(GOLDEN / "clip.flac"))
+    assert np.array_equal(units.frames(), labels)
+    assert json.loads(out.splitlines()[0])["contract"] == units.contract.to_dict()
+    code, _, err = textless_command("resynth", GOLDEN / "clip.flac", "-o", tmp_path / "a.wav", model="golden/km9")
+    assert code == 2
+    assert one_line(err) == ["error: golden/km9 has no vocoder; give one with --vocoder"]
+
+    for source in ("name: golden/km9", f"file: {encoder}"):
+        km = "model" if source.startswith("name") else "km"
+        (tmp_path / "p.yaml").write_text(
+            f"steps:\n  model: {{{source}}}\n  km: {{step: model, file: km9.bin}}\n  corpus: {{manifest: {GOLDEN / 'clip.flac'}}}\n"
+            f"  units: {{step: encode, audio: $corpus, encoder: $model, codebook: ${km}, layer: 3}}\n"
+        )
+        graph, store = load_pipeline(tmp_path / "p.yaml", STEPS), Store(tmp_path / "store")
+        made = graph.run(store, ["units"])["units"]
+        assert np.array_equal(textless.open_dump(made)[0].units.frames(), labels)
+
+
+def test_long_recordings_are_encoded_as_they_are_read(textless_command, monkeypatch, clip, tmp_path):
+    """The same units whether a row is held or streamed, alone or among others, whole or a part of its file."""
+    from textless.units import encode as module
+
+    long = np.tile(clip, 3)
+    soundfile.write(tmp_path / "long.flac", long, 16000)
+    soundfile.write(tmp_path / "short.flac", clip[:9000], 16000)
+    (tmp_path / "rows.jsonl").write_text(
+        "\n".join(
+            json.dumps(row)
+            for row in (
+                {"path": "short.flac", "id": "a"},
+                {"path": "long.flac", "id": "b"},
+                {"path": "long.flac", "id": "c", "offset": 40000, "samples": 200_000},
+                {"path": "short.flac", "id": "d", "offset": 8900},
+                {"path": "gone.flac", "id": "e"},
+                {"path": "short.flac", "id": "f"},
+            )
+        )
+    )
+    code, held, err = textless_command("encode", tmp_path / "rows.jsonl", "-o", "-")
+    assert code == 1
+    assert "d: " in err
+    assert "100 samples are shorter than one frame" in err
+    monkeypatch.setattr(module, "LONG_SECONDS", 5)
+    streamed = textless_command("encode", tmp_path / "rows.jsonl", "-o", "-")[1]
+    assert streamed == held
+    rows = [json.loads(line) for line in streamed.splitlines()[1:]]
+    assert [(row["id"], row["samples"]) for row in rows] == [("a", 9000), ("b", len(long)), ("c", 200_000), ("f", 9000)]
+    assert sum(rows[1]["durations"]) == (len(long) - 400) // 320 + 1
+
+
+def test_a_long_recording_that_breaks_off_is_a_failed_row(textless_command, monkeypatch, clip, tmp_path):
+    from textless.units import encode as module
+
+    soundfile.write(tmp_path / "long.flac", np.tile(clip, 3), 16000)
+    data = (tmp_path / "long.flac").read_bytes()
+    (tmp_path / "cut.flac").write_bytes(data[: len(data) // 2])
+    monkeypatch.setattr(module, "LONG_SECONDS", 5)
+    code, out, err = textless_command("encode", tmp_path / "long.flac", tmp_path / "cut.flac", "-o", "-")
+    assert code == 1
+    assert [json.loads(line)["id"] for line in out.splitlines()[1:]] == ["long"]
+    assert "cut.flac: " in err
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        (["--encoder", "hubert-base-ls961"], "did you mean 'hubert-base-ls960'?"),
+        (["--encoder", "hubert_base.pt", "--layer", "9"], "layer 9 does not exist: the encoder has layers 1 to 4"),
+        (["--encoder", "hubert_base.pt", "--codebook", "km20.bin"], "the codebook has 39 dimensions but the encoder 64"),
+        (["--encoder", "ulm.pt"], "holds transformer_lm of fairseq's where a hubert or wav2vec2 is wanted"),
+        (["--encoder", "clip.flac"], "clip.flac: "),
+        (["--codebook", "hubert_base.pt"], "is a zip, as torch.save writes"),
+        (["--codebook", "clip.km"], "clip.km: "),
+        (["--codebook", "evil.bin"], "evil.bin: names posix.system, which could run code; nothing was run"),
+        (["--encoder", "evil.bin"], "evil.bin: "),
+        (["--encoder", "cut.pt"], "cut.pt: "),
+        (["--codebook", "hubert-base-ls960/km100"], "km.bin is not in the cache and HF_HUB_OFFLINE is set"),
+        (["--encoder", "facebook/nothing-like-this"], "no such file or folder here, and on the hub: "),
+    ],
+)
+def test_what_is_no_encoder_or_codebook(textless_command, monkeypatch, tmp_path, parts, says):
+    for file in ("hubert_base.pt", "km20.bin", "ulm.pt", "clip.flac", "clip.km"):
+        (tmp_path / file).write_bytes((GOLDEN / file).read_bytes())
+    (tmp_path / "evil.bin").write_bytes(b"cposix\nsystem\n(S'touch ran'\ntR.")
+    (tmp_path / "cut.pt").write_bytes((GOLDEN / "hubert_base.pt").read_bytes()[:300_000])
+    monkeypatch.setenv("TEXTLESS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    code, out, err = textless_command("encode", "clip.flac", "-o", "dump", *parts)
+    assert (code, out) == (2, "")
+    assert len(one_line(err)) == 1
+    assert says in one_line(err)[0]
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "dump").exists()
 
 
 # --------------------------------------------------------------------------------------------------------- bad input

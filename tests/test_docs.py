@@ -1,4 +1,4 @@
-"""What the documentation says is so: the recipe in the README loads, and docs/steps.md lists every step and field."""
+"""What the documentation says is so: the recipe in the README loads; steps, fields and published models are all listed."""
 
 import re
 from dataclasses import MISSING, fields
@@ -6,6 +6,7 @@ from dataclasses import MISSING, fields
 from conftest import ROOT
 from textless.engine.yaml import load_pipeline
 from textless.steps import STEPS
+from textless.units.published import PUBLISHED
 
 
 def test_the_recipe_in_the_readme_loads(tmp_path):
@@ -28,3 +29,12 @@ def test_every_step_and_field_is_documented():
             assert row, f"{name}.{f.name}"
             default = "" if f.default is MISSING else "none" if f.default is None else f"`{f.default}`"
             assert row[1].strip() == default, f"{name}.{f.name}: the default is {default}"
+
+
+def test_every_published_model_is_documented():
+    table = (ROOT / "docs" / "encoders.md").read_text().split("|---|---|---|---|---|---|\n")[1].splitlines()
+    rows = []
+    for name, e in PUBLISHED.items():
+        encoder = e.encoder.rsplit("/", 1)[-1] if "://" in e.encoder else e.encoder
+        rows.append(f"| `{name}` | {encoder} | {e.layer or ''} | {e.normalisation} | {e.n_units or ''} | {e.licence} |")
+    assert table == rows

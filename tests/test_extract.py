@@ -83,7 +83,9 @@ def test_level_does_not_matter(models, name, clip, change):
 
 
 @every
-def test_a_file_does_not_see_its_neighbours(models, name, clip):
+@pytest.mark.parametrize("packed", [15_000, 100])
+def test_a_file_does_not_see_its_neighbours(models, name, clip, packed, monkeypatch):
+    monkeypatch.setattr(extract, "PACKED", packed)
     extractor = Extractor(models[name])
     rng = np.random.default_rng(0)
     files = [clip[s : s + n] for s, n in zip(rng.integers(0, 50000, 9), rng.integers(400, 40000, 9), strict=True)]

@@ -254,12 +254,10 @@ def test_normalisation(copy, clip):
     base, large = copy("wav2vec2-base"), copy("wav2vec2-large")
     assert load_foreign(base, 1).contract.normalisation == "none"
     assert load_foreign(large, 1).contract.normalisation == "zscore_1e-7"
-    settings(base, "preprocessor_config.json", do_normalize=True, sampling_rate=8000)
+    settings(base, "preprocessor_config.json", do_normalize=True)
     settings(large, "processor_config.json", feature_extractor={"do_normalize": False})
     encoder = load_foreign(base, 1)
-    assert (encoder.contract.normalisation, encoder.sample_rate, encoder.frame_rate) == ("zscore_1e-7", 8000, 25.0)
-    with pytest.raises(AudioError, match="400 samples at 8 kHz"):
-        encoder.encode_one(clip[:9])
+    assert (encoder.contract.normalisation, encoder.sample_rate, encoder.frame_rate) == ("zscore_1e-7", 16000, 50.0)
     assert load_foreign(large, 1).contract.normalisation == "none"
     want = transformers.Wav2Vec2FeatureExtractor()(clip + 0.1, sampling_rate=16000, return_tensors="np")["input_values"][0]
     assert np.abs(encoder.front(clip + np.float32(0.1)) - want).max() < 1e-6 * np.abs(want).max()
@@ -269,6 +267,9 @@ def test_normalisation(copy, clip):
     assert np.isfinite(explicit.encode_one(np.zeros(800, np.float32))).all()
     with pytest.raises(ModelError, match=r"normalisation is 'zscore'; known: none, layer_norm_1e-5, zscore_1e-7"):
         load_foreign(base, 1, normalisation="zscore")
+    settings(base, "preprocessor_config.json", sampling_rate=8000)
+    with pytest.raises(ModelError, match="takes audio at 8000 Hz; textless reads 16000 Hz"):
+        load_foreign(base, 1)
     with pytest.raises(ModelError, match="it can only be none"):
         load_foreign(copy("w2v-bert"), 1, normalisation="zscore_1e-7")
 

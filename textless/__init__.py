@@ -24,6 +24,7 @@ _PUBLIC = {
     "load_vocoder": "textless.vocoder",
     "open_dump": "textless.units.dump",
     "read_audio": "textless.audio",
+    "stream_audio": "textless.audio",
     "write_audio": "textless.audio",
     "Corpus": "textless.corpus",
     "Units": "textless.units.types",

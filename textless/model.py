@@ -96,7 +96,7 @@ class Model:
         layer, window = self.layer or codebook.contract.layer, codebook.contract.window
         loaded = load_encoder(encoder, layer, window=window, device=self.device, precision=self.precision)
         if encoder == self.place("codebook"):  # one published name: they belong together
-            codebook.contract = codebook.contract.with_(encoder=loaded.contract.encoder)
+            codebook.contract = codebook.contract.with_(encoder=loaded.contract.encoder, window=loaded.contract.window)
         return Tokenizer(loaded, codebook)
 
     @functools.cached_property

@@ -18,6 +18,7 @@ from textless.errors import AudioError, ModelError
 from textless.units.checkpoints import preprocessor_settings
 from textless.units.encoder import Encoder
 from textless.units.hubert import EPSILON, fold
+from textless.units.mfcc import SAMPLE_RATE
 from textless.units.types import UnitContract
 from textless.weights import CONFIG, open_tensors, read_json
 
@@ -74,6 +75,8 @@ def load_foreign(
     except Exception as e:  # transformers checks the values with exceptions of many kinds
         reason = " ".join(str(e).split())
         raise ModelError(f"{folder}: its configuration describes no {kind} that can be built ({type(e).__name__}: {reason})") from e
+    if front.sample_rate != SAMPLE_RATE:
+        raise ModelError(f"{folder}: takes audio at {front.sample_rate} Hz; textless reads {SAMPLE_RATE} Hz")
     state = _select(folder, *open_tensors(folder), model, layer)
     digest = hashlib.sha256(kind.encode())
     for name, tensor in sorted(state.items()):

@@ -18,7 +18,7 @@ class UnitContract:
     Attributes:
         encoder: sha256 of the encoder's parameters up to `layer`, or the name of a signal-processing front end (`mfcc`, `logmel`).
         layer: units are made from the output of this block, 1-based, before any final norm. None for MFCC and log-mel.
-        window: attention window in seconds; 0 where a file is always seen whole.
+        window: seconds; attention sees longer files in windows of this length. 0 where a file is always seen whole.
         normalisation: of the waveform, before the encoder: `none`, `layer_norm_1e-5` or `zscore_1e-7`.
         transform: what stands between encoder and k-means, `none` if nothing.
         sample_rate: of the audio, Hz.
