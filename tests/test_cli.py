@@ -20,7 +20,7 @@ def textless_command(monkeypatch, capsys, model_set):
 
     def run(*args, stdin="", model=model_set):
         args = [str(a) for a in args]
-        if args[0] in ("encode", "continue", "resynth") and model:
+        if args[0] in ("encode", "continue", "resynth", "score") and model:
             args += ["--model", str(model)]
         monkeypatch.setattr(sys, "argv", ["textless", *args])
         data = io.BytesIO(stdin) if isinstance(stdin, bytes) else io.BytesIO(stdin.encode())
@@ -195,6 +195,76 @@ def test_an_interrupted_encode_is_finished(textless_command, speech, tmp_path, m
         ".textless.json", "00000.parquet", "README.md", "data", "dump.json"
     ]  # fmt: skip
     assert len(textless.open_dump(tmp_path / "dump")) == 3
+
+
+def test_ways_of_continuing(textless_command, speech):
+    units = textless_command("encode", speech, "-o", "-")[1]
+    results = {}
+    for options in (
+        (),
+        ("--top-p", 0.5),
+        ("--min-p", 0.9),
+        ("--no-repeat-ngram", 2),
+        ("--repetition-penalty", 3),
+        ("--lm-precision", "int8"),
+        ("--max-new-units", 4),
+    ):
+        code, out, err = textless_command("continue", "-", "-o", "-", "--temperature", 1, *options, stdin=units)
+        assert (code, err) == (0, "")
+        results[options] = out
+    assert len(set(results.values())) >= 6
+    prompts = [len(json.loads(line)["units"]) for line in units.splitlines()[1:]]
+    rows = [json.loads(line) for line in results["--max-new-units", 4].splitlines()[1:]]
+    assert all(n <= len(row["units"]) <= n + 4 for n, row in zip(prompts, rows, strict=True))
+
+
+def test_score(textless_command, speech, tmp_path, model_set):
+    assert textless_command("encode", speech, "-o", tmp_path / "dump")[0] == 0
+    code, out, _ = textless_command("score", tmp_path / "dump", "-o", tmp_path / "scores.jsonl")
+    assert code == 0
+    figures = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert figures["rows"] == "3"
+    rows = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    lm, dump = textless.load_lm(model_set / "lm"), textless.open_dump(tmp_path / "dump")
+    for row, theirs in zip(rows, dump, strict=True):
+        assert row["id"] == theirs.id
+        assert row["nll"] == pytest.approx(float(lm.nll(theirs.units).sum()), rel=1e-5)
+    assert float(figures["nll_per_unit"]) == pytest.approx(sum(r["nll"] for r in rows) / sum(r["units"] + 1 for r in rows), rel=1e-3)
+    assert {"bits_per_second"} <= figures.keys()
+    assert textless_command("score", tmp_path / "dump", "-o", tmp_path / "scores.jsonl")[0] == 2  # never overwritten
+
+    (tmp_path / "gold.tsv").write_text("good\tbad\na\tb\nc\tb\n")
+    code, out, _ = textless_command("score", tmp_path / "dump", "--pairs", tmp_path / "gold.tsv", "--controls")
+    assert code == 0
+    assert "of 2" in out.split("pairs_per_unit")[1]
+    assert {"reversed", "shuffled", "spliced"} <= {line.split()[0] for line in out.splitlines()}
+    (tmp_path / "gold.tsv").write_text("good\tbad\na\tx\n")
+    code, _, err = textless_command("score", tmp_path / "dump", "--pairs", tmp_path / "gold.tsv")
+    assert code == 2
+    assert "gold.tsv:2" in one_line(err)[0]
+    assert textless_command("score", speech / "a.wav", "-o", "-")[0] == 0  # audio is encoded first
+
+
+def test_a_language_model_of_fairseqs(textless_command, golden, tmp_path):
+    """GSLM's form: a checkpoint with its dictionary, and units without durations."""
+    (tmp_path / "ulm.pt").write_bytes((GOLDEN / "ulm.pt").read_bytes())
+    (tmp_path / "dict.txt").write_bytes((GOLDEN / "ulm_dict.txt").read_bytes())
+    units = golden("ulm.npz")["units"].tolist()
+    (tmp_path / "u.jsonl").write_text(
+        '{"textless": "units", "version": 1, "contract": {}}\n' + json.dumps({"id": "a", "units": units}) + "\n"
+    )
+    code, _, _ = textless_command("score", tmp_path / "u.jsonl", "--lm", tmp_path / "ulm.pt", "-o", tmp_path / "s.jsonl")
+    assert code == 0
+    score = json.loads((tmp_path / "s.jsonl").read_text())
+    assert score["nll"] == pytest.approx(float(golden("ulm.npz")["nll"].sum()), rel=1e-5)
+    code, out, _ = textless_command(
+        "continue", tmp_path / "u.jsonl", "--lm", tmp_path / "ulm.pt", "-o", "-", "--max-new-units", 5, "--temperature", 0
+    )
+    assert code == 0
+    assert json.loads(out.splitlines()[1])["units"][: len(units)] == units
+    code, _, err = textless_command("continue", tmp_path / "u.jsonl", "--lm", tmp_path / "ulm.pt", "-o", "-")
+    assert code == 2
+    assert "ask for max_new_units instead of seconds" in one_line(err)[0]
 
 
 # ------------------------------------------------------------------------------------- encoders and codebooks of others

@@ -24,7 +24,7 @@ ALLOWED = {
     "fetch": {"errors"},
     "engine": {"errors", "engine"},
     "units": {"errors", "audio", "corpus", "weights", "training", "pickles", "fetch", "units"},
-    "lm": {"errors", "weights", "training", "lm", "units.types", "units.dump"},
+    "lm": {"errors", "pickles", "weights", "training", "lm", "units.types", "units.dump"},
     "vocoder": {"errors", "weights", "training", "vocoder", "units.types", "units.dump"},
 }
 

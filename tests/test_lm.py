@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from textless.errors import ContractError, ModelError
-from textless.lm import LMConfig, UnitLM, load_lm
+from textless.lm import LMConfig, Sampling, UnitLM, load_lm
+from textless.lm.generate import completions
 from textless.lm.llama import export_llama, from_llama, to_llama
 from textless.lm.model import PRESETS, KVCache
 from textless.units.types import ContractWarning, UnitContract, Units
@@ -409,3 +410,122 @@ def test_importing_the_package_does_not_import_torch() -> None:
     code = "import sys, textless.lm as lm; assert 'torch' not in sys.modules; assert lm.load_lm and 'torch' in sys.modules; lm.nothing"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "AttributeError: module 'textless.lm' has no attribute 'nothing'" in run.stderr
+
+
+# --- sampling, steps, streams ------------------------------------------------------------------------------------------------------
+
+
+def drawn(logits, seen=(), draws=4000, **sampling) -> np.ndarray:
+    """Shares of each index over many draws."""
+    generator = np.random.default_rng(0)
+    sampling = Sampling(**{"temperature": 1.0, **sampling})
+    return np.bincount([sampling.draw(np.array(logits, float), seen, generator) for _ in range(draws)], minlength=len(logits)) / draws
+
+
+def test_what_is_drawn_from() -> None:
+    p = np.array([0.4, 0.3, 0.2, 0.06, 0.04])
+    logits = np.log(p)
+    np.testing.assert_allclose(drawn(logits), p, atol=0.03)
+    for kept, sampling in (
+        ([0], {"top_p": 0.0}),
+        ([0], {"top_p": 0.39}),
+        ([0, 1], {"top_p": 0.5}),
+        ([0, 1, 2], {"top_p": 0.75}),
+        ([0, 1, 2, 3, 4], {"top_p": 1.0}),
+        ([0, 1, 2], {"min_p": 0.4}),
+        ([0], {"min_p": 1.0}),
+        ([0, 1], {"top_k": 3, "top_p": 0.6}),  # of what the first left
+    ):
+        want = np.zeros(5)
+        want[kept] = p[kept] / p[kept].sum()
+        np.testing.assert_allclose(drawn(logits, **sampling), want, atol=0.03, err_msg=str(sampling))
+
+
+def test_repetition() -> None:
+    logits = np.array([2.0, -1.0, 1.0])
+    want = np.exp([2 / 1.5, -1 * 1.5, 1.0])
+    np.testing.assert_allclose(drawn(logits, (0, 1, 0), repetition_penalty=1.5), want / want.sum(), atol=0.03)
+    assert completions([1, 2, 3, 1, 2], 3) == [3]
+    assert completions([1, 2, 3, 1, 2, 4, 1, 2], 3) == [3, 4]
+    assert completions([1, 2], 3) == []
+    assert completions([5, 6], 1) == [5, 6]
+    assert drawn([3.0, 0, 0], (0, 1, 0, 1), no_repeat_ngram=2)[0] == 0
+    assert drawn([3.0, 0], (0, 1, 1, 0, 1), no_repeat_ngram=1)[0] > 0.5  # nothing else is left
+    lm = random_lm(contract=UnitContract(n_units=23), context=200)
+    free = lm.continue_units(random_units(9).units, max_new_units=150, temperature=0).units.tolist()
+    bound = lm.continue_units(random_units(9).units, max_new_units=150, temperature=0, no_repeat_ngram=3).units.tolist()
+    grams = list(zip(bound, bound[1:], bound[2:], strict=False))
+    assert len(set(grams)) == len(grams)
+    assert len(set(zip(free, free[1:], free[2:], strict=False))) < len(free) - 2
+
+
+@pytest.mark.parametrize(
+    "bad", [{"top_p": 1.1}, {"top_p": -0.1}, {"min_p": 2}, {"repetition_penalty": 0}, {"no_repeat_ngram": 0}, {"temperature": float("inf")}]
+)
+def test_sampling_out_of_range(bad) -> None:
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        Sampling(**bad)
+
+
+def test_a_step_is_the_model() -> None:
+    """Rows of different lengths, one token at a time, against the whole sequence at once."""
+    lm = random_lm(context=40)
+    tokens = torch.randint(0, 24, (3, 30), generator=torch.Generator().manual_seed(2))
+    lengths = [5, 1, 9]
+    cache = KVCache(lm.config, 3, 40, lm.device)
+    with torch.inference_mode():
+        for i, n in enumerate(lengths):
+            lm(tokens[i : i + 1, :n], cache=cache.row(i))
+        for k in range(15):
+            hidden = lm.step(torch.stack([tokens[i, n + k] for i, n in enumerate(lengths)]), cache)
+            for i, n in enumerate(lengths):
+                torch.testing.assert_close(hidden[i], lm(tokens[i : i + 1, : n + k + 1])[0, -1], rtol=1e-4, atol=1e-4)
+        cache.copy(2, 0)
+        again = lm.step(torch.tensor([3, 4, 3]), cache)
+        torch.testing.assert_close(again[0], again[2])
+
+
+def test_int8_steps() -> None:
+    """Integers do not depend on the rows beside; and are close to the model."""
+    exact, lm = random_lm(dim=64, heads=2, ffn_dim=128, context=64), None
+    lm = UnitLM(exact.config, CONTRACT, precision="int8").eval()
+    lm.load_state_dict(exact.state_dict())
+    prompts = [random_units(5 + k, seed=k) for k in range(6)]
+    together = lm.continue_units(prompts, seconds=0.6, seed=3)
+    assert together == [lm.continue_units(p, seconds=0.6, seed=3 + i) for i, p in enumerate(prompts)]
+    cache, other = (KVCache(lm.config, 1, 8, lm.device) for _ in range(2))
+    with torch.inference_mode():
+        a, b = exact.step(torch.tensor([5]), cache), lm.step(torch.tensor([5]), other)
+    assert 0 < (a - b).abs().max() < 0.1 * a.abs().max()
+    before = lm.continue_units(prompts[0], seconds=0.6)
+    with torch.no_grad():
+        for p in lm.parameters():
+            p.mul_(-1)  # weights that change are laid out anew
+    assert lm.continue_units(prompts[0], seconds=0.6) != before
+    with pytest.raises(ModelError, match="precision 'int4' is unknown; known: fp32, int8"):
+        UnitLM(exact.config, precision="int4")
+
+
+def test_a_stream_gives_the_same_unit_by_unit() -> None:
+    lm = random_lm()
+    prompt = random_units(40)  # longer than the context: read anew on the way
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole = lm.continue_units(prompt, seconds=1, only_new=True, seed=4)
+        lm.train()
+        parts = []
+        for part in lm.stream(prompt, seconds=1, seed=4):
+            parts.append(part)
+            assert not torch.is_inference_mode_enabled()
+    assert lm.training
+    assert all(len(p) == 1 for p in parts)
+    assert np.concatenate([p.units for p in parts]).tolist() == whole.units.tolist()
+    assert np.concatenate([p.durations for p in parts]).tolist() == whole.durations.tolist()
+
+
+def test_scores_in_batches() -> None:
+    lm = random_lm()
+    sequences = [random_units(n, seed=n) for n in (3, 0, 23, 24, 60, 7, 1, 23)]
+    for got, want in zip(lm.nll_batch(sequences), map(lm.nll, sequences), strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-5)
+    assert lm.nll_batch([]) == []

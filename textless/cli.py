@@ -94,15 +94,21 @@ def encode(inputs: tuple[str, ...], out: str, overwrite: bool, **parts: Any) -> 
 @cli.command("continue")
 @inputs
 @output
-@click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(min=0, min_open=True), help="How much to add.")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="How much to add.  [default: 3]")
+@click.option("--max-new-units", type=click.IntRange(min=1), help="Instead: as many units, or fewer where the model ends.")
 @click.option("--prompt-seconds", type=click.FloatRange(min=0, min_open=True), help="Take only the start of each input.  [default: all]")
 @click.option("--samples", default=1, show_default=True, type=click.IntRange(min=1), help="Continuations of each input.")
 @click.option("--temperature", default=0.7, show_default=True, type=click.FloatRange(min=0), help="0 takes the likeliest unit each time.")
 @click.option("--top-k", type=click.IntRange(min=1), help="Draw from the likeliest K only.")
+@click.option("--top-p", type=click.FloatRange(0, 1), help="Draw from the likeliest that together have this probability.")
+@click.option("--min-p", type=click.FloatRange(0, 1), help="Draw from those with this share of the likeliest's probability.")
+@click.option("--repetition-penalty", default=1.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
+@click.option("--no-repeat-ngram", type=click.IntRange(min=1), metavar="N", help="Never N units in a row that stood there before.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--only-new", is_flag=True, help="Leave the prompt out.")
 @models
-@click.option("--lm", metavar="DIR", help="Another language model.")
+@click.option("--lm", metavar="PATH", help="Another language model: a folder, or fairseq's .pt with its dict.txt beside it.")
+@click.option("--lm-precision", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True, help="int8 is faster.")
 @contract
 @overwrite
 def continue_(inputs: tuple[str, ...], out: str, overwrite: bool, contract: str | None, **given: Any) -> int:
@@ -112,8 +118,40 @@ def continue_(inputs: tuple[str, ...], out: str, overwrite: bool, contract: str 
     """
     from textless import commands
 
-    parts = {k: given.pop(k) for k in ("model", "encoder", "layer", "codebook", "lm", "device", "precision")}
+    if given["seconds"] is None and given["max_new_units"] is None:
+        given["seconds"] = 3.0
+    parts = {k: given.pop(k) for k in ("model", "encoder", "layer", "codebook", "lm", "device", "precision", "lm_precision")}
     return commands.continue_units(
+        list(inputs),
+        out,
+        commands.Model(parts.pop("model"), **parts),
+        contract=contract,
+        overwrite=overwrite,
+        progress=_progress(),
+        **given,
+    )
+
+
+@cli.command()
+@inputs
+@click.option("-o", "--output", "out", metavar="FILE", help="Write the score of each row: FILE.jsonl, or - for standard output.")
+@click.option("--pairs", metavar="FILE", help="Ids that are good and bad: a tsv, csv or jsonl with these two columns.")
+@click.option("--controls", is_flag=True, help="Compare each row with itself reversed, shuffled and spliced.")
+@click.option("--seed", default=0, show_default=True, help="Of the controls and the intervals.")
+@models
+@click.option("--lm", metavar="PATH", help="Another language model: a folder, or fairseq's .pt with its dict.txt beside it.")
+@contract
+@overwrite
+def score(inputs: tuple[str, ...], out: str | None, overwrite: bool, contract: str | None, **given: Any) -> int:
+    """Say how likely units are to the language model.
+
+    IN is unit dumps, FILE.jsonl, - for a stream, or audio, which is encoded first. Figures over all rows go to standard output (to
+    standard error with -o -).
+    """
+    from textless import commands
+
+    parts = {k: given.pop(k) for k in ("model", "encoder", "layer", "codebook", "lm", "device", "precision")}
+    return commands.score(
         list(inputs),
         out,
         commands.Model(parts.pop("model"), **parts),

@@ -85,7 +85,8 @@ def continue_units(
             lambda n: f"data/{n:05d}.parquet",
         )
 
-    key = {"command": "continue", "lm": _hash_model(models.place("lm")), "prompts": _hash_rows(prompts), **options}
+    lm_key = {"lm": _hash_model(models.place("lm")), "precision": models.lm_precision}
+    key = {"command": "continue", **lm_key, "prompts": _hash_rows(prompts), **options}
     return _deliver(Path(out), key, make, len(prompts), overwrite, progress, contract=lm.contract, failures=failures)
 
 
@@ -122,6 +123,60 @@ def resynth(
 
     key = {"command": "resynth", "vocoder": _hash_model(models.place("vocoder")), "units": _hash_rows(sequences), **options}
     return _deliver(Path(out), key, make, len(sequences), overwrite, progress, failures=failures)
+
+
+def score(
+    inputs: list[str],
+    out: str | None,
+    models: Model,
+    *,
+    contract: str | None,
+    overwrite: bool,
+    progress: Progress,
+    pairs: str | None,
+    controls: bool,
+    seed: int,
+) -> int:
+    """Likelihood of units (or audio); returns the exit code."""
+    import math
+
+    from textless.lm import score as scoring
+
+    if out:
+        _refuse(out, overwrite)
+    failures = _Failures(out or "-")
+    lm = models.lm
+    rows = []
+    for row in failures.sift(_unit_rows(inputs, models, contract)):
+        lm.contract.check(row.units.contract, mine="the language model", theirs=row.id)
+        rows.append(replace(row, units=Units(row.units.units, row.units.durations, lm.contract)))
+    _check_some_good(failures.rows, failures.good)
+    gold = scoring.read_pairs(pairs, {row.id: row.units for row in rows}) if pairs else []
+    scores = list(_counted(scoring.score(lm, rows), progress))
+    nats, tokens = sum(s["nll"] for s in scores), sum(s["units"] + 1 for s in scores)
+    figures: dict[str, Any] = {"rows": len(rows), "nll_per_unit": nats / tokens}
+    if lm.frame_rate and (frames := sum(row.units.n_frames for row in rows)):
+        figures["bits_per_second"] = nats / math.log(2) / (frames / lm.frame_rate)
+    if gold:
+        figures["pairs"] = scoring.pair_accuracy(lm, gold, seed=seed)
+        figures["pairs_per_unit"] = scoring.pair_accuracy(lm, gold, normalise=True, seed=seed)
+    if controls:
+        figures |= scoring.controls(lm, rows, seed=seed)
+    lines = "".join(json.dumps(s) + "\n" for s in scores)
+    if out == "-":
+        sys.stdout.write(lines)
+    elif out:
+        write_text(Path(out), lines)
+    for name, value in figures.items():
+        print(f"{name:16} {_figure(value)}", file=sys.stderr if out == "-" else sys.stdout)
+    return failures.finish()
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, dict):
+        share = f"{value['accuracy']:.1%} [{value['low']:.1%}, {value['high']:.1%}] of {value['n']}" if value["n"] else "none long enough"
+        return share + (f", {value['left_out']} too short" if value.get("left_out") else "")
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
 # ------------------------------------------------------------------------------------------------------------- inputs
@@ -353,4 +408,6 @@ def _hash_rows(rows: list[UnitRow]) -> str:
 
 
 def _hash_model(place: str | Path) -> str:
-    return _digest([[f.name, sha256_file(f)] for f in sorted(Path(place).rglob("*")) if f.is_file()])
+    place = Path(place)
+    files = [place] if place.is_file() else [f for f in sorted(place.rglob("*")) if f.is_file()]
+    return _digest([[f.name, sha256_file(f)] for f in files])

@@ -18,7 +18,7 @@ from textless.units.types import UnitContract, Units
 from textless.weights import CONFIG
 
 if TYPE_CHECKING:
-    from textless.lm import UnitLM
+    from textless.lm.model import UnitDecoder
     from textless.vocoder import UnitVocoder
 
 PARTS = ("encoder", "codebook", "lm", "vocoder")
@@ -45,7 +45,7 @@ class Model:
         encoder, codebook, lm, vocoder: single parts instead of the set's: a folder, a set of which it is taken, or whatever
             `load_encoder` and `load_codebook` take.
         layer: of the encoder; None is the one that the codebook was made on.
-        precision: of the encoder, see `load_encoder`.
+        precision: of the encoder, see `load_encoder`; lm_precision: of the language model, see `load_lm`.
 
     Attributes:
         tokenizer, lm, vocoder: the parts. Raise ModelError when the set lacks them, ContractError when they do not fit.
@@ -62,8 +62,9 @@ class Model:
         vocoder: str | None = None,
         device: str = "cpu",
         precision: str = "fp32",
+        lm_precision: str = "fp32",
     ) -> None:
-        self.name, self.layer, self.device, self.precision = name, layer, device, precision
+        self.name, self.layer, self.device, self.precision, self.lm_precision = name, layer, device, precision, lm_precision
         self.parts = {"encoder": encoder, "codebook": codebook, "lm": lm, "vocoder": vocoder}
 
     def place(self, part: str) -> Path | str:
@@ -100,10 +101,10 @@ class Model:
         return Tokenizer(loaded, codebook)
 
     @functools.cached_property
-    def lm(self) -> UnitLM:
+    def lm(self) -> UnitDecoder:
         from textless.lm import load_lm
 
-        return load_lm(self.place("lm")).to(self.device)
+        return load_lm(self.place("lm"), precision=self.lm_precision).to(self.device)
 
     @functools.cached_property
     def vocoder(self) -> UnitVocoder:
@@ -129,9 +130,13 @@ class Model:
             return self.tokenizer.encode_batch([np.asarray(w, np.float32) for w in waveform])
         return self.tokenizer.encode(np.asarray(waveform, np.float32))
 
-    def continue_units(self, units: Any, *, seconds: float = 3.0, temperature: float = 0.7, top_k: int | None = None, seed: int = 0) -> Any:
-        """Units → the same Units and `seconds` more; a list of them → a list. Temperature 0 takes the likeliest unit each time."""
-        return self.lm.continue_units(units, seconds=seconds, temperature=temperature, top_k=top_k, seed=seed)
+    def continue_units(self, units: Any, *, seconds: float = 3.0, seed: int = 0, **sampling: Any) -> Any:
+        """Units → the same Units and `seconds` more; a list of them → a list.
+
+        `sampling`: `temperature` (0.7; 0 takes the likeliest unit each time), `top_k`, `top_p`, `min_p`, `repetition_penalty`,
+        `no_repeat_ngram`; see `textless.lm.Sampling`.
+        """
+        return self.lm.continue_units(units, seconds=seconds, seed=seed, **sampling)
 
     def resynth(self, units: Any, *, speaker: str | int | None = None, durations: str = "given") -> Any:
         """Units → waveform (samples,) float32; a list of them → a list."""
@@ -171,31 +176,44 @@ def bundle(out: Path, *, encoder: Path, codebook: Path, lm: Path, vocoder: Path)
 
 
 def continue_rows(
-    lm: UnitLM,
+    lm: UnitDecoder,
     rows: Iterable[UnitRow],
     *,
-    seconds: float = 3.0,
+    seconds: float | None = 3.0,
+    max_new_units: int | None = None,
     prompt_seconds: float | None = None,
     samples: int = 1,
-    temperature: float = 0.7,
-    top_k: int | None = None,
     seed: int = 0,
     only_new: bool = False,
+    **sampling: Any,
 ) -> Iterator[UnitRow]:
     """Continue each row `samples` times; ids become `ID` or, with several samples, `ID-0` ….
 
-    The draw depends on the seed, the row's id and the sample's number, not on the other rows. `prompt_seconds` takes that much from the
-    start of the row. The columns `prompt_frames` and `sample` are added.
+    The draw depends on the seed, the row's id and the sample's number, not on the other rows, of which several are continued at once.
+    `prompt_seconds` takes that much from the start of the row. The columns `prompt_frames` and `sample` are added.
     """
-    for row in rows:
-        lm.contract.check(row.units.contract, mine="the language model", theirs=row.id)
-        units = Units(row.units.units, row.units.durations, lm.contract)
-        prompt = units if prompt_seconds is None else units.between(0, prompt_seconds)
-        if not len(prompt):
-            raise ContractError(f"{row.id}: an empty prompt; give some audio before what is to be continued")
-        for k in range(samples):
-            draw = zlib.crc32(f"{seed}/{row.id}/{k}".encode())
-            new = lm.continue_units(prompt, seconds=seconds, temperature=temperature, top_k=top_k, seed=draw, only_new=only_new)
+    from textless.lm.generate import BATCH
+
+    def prompts() -> Iterator[tuple[UnitRow, Units, int]]:
+        for row in rows:
+            lm.contract.check(row.units.contract, mine="the language model", theirs=row.id)
+            units = Units(row.units.units, row.units.durations, lm.contract)
+            prompt = units if prompt_seconds is None else units.between(0, prompt_seconds)
+            if not len(prompt):
+                raise ContractError(f"{row.id}: an empty prompt; give some audio before what is to be continued")
+            yield from ((row, prompt, k) for k in range(samples))
+
+    waiting = prompts()
+    while batch := list(itertools.islice(waiting, BATCH)):
+        continued = lm.continue_units(
+            [prompt for _, prompt, _ in batch],
+            seconds=seconds,
+            max_new_units=max_new_units,
+            seed=[zlib.crc32(f"{seed}/{row.id}/{k}".encode()) for row, _, k in batch],
+            only_new=only_new,
+            **sampling,
+        )
+        for (row, prompt, k), new in zip(batch, continued, strict=True):
             yield UnitRow(
                 id=row.id if samples == 1 else f"{row.id}-{k}",
                 units=new,

@@ -456,6 +456,11 @@ class Continue(MapStep):
     limit: int | None = None
     temperature: float = 0.7
     top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+    no_repeat_ngram: int | None = None
+    precision: str = "fp32"
     seed: int = 0
     only_new: bool = False
 
@@ -467,7 +472,7 @@ class Continue(MapStep):
     def tools(self, job: Job) -> Any:
         from textless.lm import load_lm
 
-        return load_lm(_place(job, self, "lm"))
+        return load_lm(_place(job, self, "lm"), precision=self.precision)
 
     def shard(self, tools: Any, rows: list, out: Path) -> list[dict[str, Any]]:
         from textless.model import continue_rows
@@ -481,13 +486,47 @@ class Continue(MapStep):
             samples=self.samples,
             temperature=self.temperature,
             top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            no_repeat_ngram=self.no_repeat_ngram,
             seed=self.seed,
             only_new=self.only_new,
         )
         return write_results(out, ((row, row) for row in new), contract=tools.contract)
 
     def finish(self, job: Job, tools: Any) -> None:
+        from textless.lm.diversity import diversity
+        from textless.units.dump import Dump
+        from textless.units.types import Units
+
         _finish_units(job, tools.contract)
+        added: dict[str, list] = {}
+        for row in Dump(job.path):
+            new = Units.from_frames(row.units.frames()[row.extra["prompt_frames"] :])
+            added.setdefault(row.id.removesuffix(f"-{row.extra['sample']}") if self.samples > 1 else row.id, []).append(new.units)
+        if added:
+            job.metrics = {**(job.metrics or {}), "diversity": diversity(added)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(Step):
+    """Likelihood of units, and of real ones against the same reversed, shuffled and spliced."""
+
+    type = "score"
+    lm: Step
+    units: Step
+    seed: int = 0
+
+    def run(self, job: Job) -> None:
+        from textless.lm import load_lm
+        from textless.lm.score import controls, score
+        from textless.lm.train import evaluate
+        from textless.units.dump import Dump
+
+        lm, rows = load_lm(_place(job, self, "lm")), list(Dump(job.inputs["units"]))
+        (job.path / "scores.jsonl").write_text("".join(json.dumps(s) + "\n" for s in score(lm, rows)))
+        job.metrics = {**evaluate(lm, [row.units for row in rows]), **controls(lm, rows, seed=self.seed)}
 
 
 # -------------------------------------------------------------------------------------------------------- the vocoder
@@ -620,6 +659,7 @@ STEPS: dict[str, type[Step]] = {
         Pretrain,
         TrainLM,
         Continue,
+        Score,
         TrainVocoder,
         Resynth,
         UnitQuality,

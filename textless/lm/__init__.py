@@ -5,9 +5,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_WHERE = {"UnitLM": "model", "LMConfig": "model", "load_lm": "model", "train_lm": "train"}
+_WHERE = {
+    "CausalUnitLM": "causal",
+    "KneserNey": "ngram",
+    "LMConfig": "model",
+    "Sampling": "generate",
+    "ULM": "ulm",
+    "UnitLM": "model",
+    "from_causal": "causal",
+    "load_lm": "model",
+    "pair_accuracy": "score",
+    "train_lm": "train",
+}
 
-__all__ = ["LMConfig", "UnitLM", "load_lm", "train_lm"]
+__all__ = sorted(_WHERE)
 
 
 def __getattr__(name: str) -> Any:

@@ -58,7 +58,13 @@ class LMConfig:
 PRESETS: dict[str, dict[str, int]] = {
     "nano": {"dim": 96, "layers": 2, "heads": 3, "ffn_dim": 256},  # 0.3 M parameters at 500 units
     "tiny": {"dim": 320, "layers": 6, "heads": 5, "ffn_dim": 864},  # 7.6 M
+    "small": {"dim": 512, "layers": 8, "heads": 8, "ffn_dim": 1376},  # 25 M
+    "base": {"dim": 768, "layers": 12, "heads": 12, "ffn_dim": 2048},  # 85 M
+    "gslm": {"dim": 1024, "layers": 12, "heads": 16, "ffn_dim": 2752},  # 153 M: GSLM's width and depth; its 4096 without a gate are these
 }
+
+
+SCORED = 8192  # tokens that are scored together
 
 
 class KVCache:
@@ -74,6 +80,12 @@ class KVCache:
         view = object.__new__(KVCache)
         view.keys, view.values, view.filled = self.keys[:, i : i + 1], self.values[:, i : i + 1], self.filled[i : i + 1]
         return view
+
+    def copy(self, source: int, target: int) -> None:
+        """Give row `target` what row `source` has read."""
+        for tensor in (self.keys, self.values):
+            tensor[:, target] = tensor[:, source]
+        self.filled[target] = self.filled[source]
 
     def write(self, layer: int, positions: Tensor, k: Tensor, v: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Put k, v (B, heads, T, head_dim) at `positions` (B, T); returns the first `length` of all keys and values."""
@@ -127,39 +139,14 @@ class Block(nn.Module):
         return x + self.dropout(self.down(F.silu(gate) * up))
 
 
-class UnitLM(nn.Module):
-    """Decoder over units. Tokens 0 … n_units - 1 are the units, token n_units is `</s>`, which begins and ends every sequence.
+class UnitDecoder(nn.Module):
+    """What every language model over units can do, from its hidden states: score units, and continue them.
 
-    Args:
-        contract: the units that it speaks. An unknown `n_units` in it is filled in from the configuration.
-        dropout: on the embeddings and on what each layer adds, while training; not part of the model folder.
-
-    Raises:
-        ContractError: the contract's n_units is not the configuration's.
+    A subclass has `config` (n_units, layers, heads, head_dim, dim, context), `contract`, and the methods `forward`,
+    `unit_logits` and `duration_logits` of `UnitLM`. Tokens 0 … n_units - 1 are the units, token n_units is `</s>`.
     """
 
-    def __init__(self, config: LMConfig, contract: UnitContract = UnitContract(), *, dropout: float = 0.0) -> None:
-        super().__init__()
-        if contract.n_units not in (None, config.n_units):
-            raise ContractError(f"the language model has {config.n_units} units but its contract says {contract.n_units}")
-        self.config, self.contract = config, contract.with_(n_units=config.n_units)
-        self.embed = nn.Embedding(config.n_units + 1, config.dim)
-        self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(config, i, dropout) for i in range(config.layers))
-        self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.duration = nn.Linear(config.dim, config.max_duration, bias=False)
-        half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-        angles = torch.outer(torch.arange(config.context, dtype=torch.float32), config.rope_theta**-half).repeat(1, 2)
-        self.register_buffer("cos", angles.cos(), persistent=False)
-        self.register_buffer("sin", angles.sin(), persistent=False)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        for name, p in self.named_parameters():
-            if p.ndim == 2:
-                last = name.endswith(("out.weight", "down.weight"))
-                nn.init.normal_(p, std=0.02 / (2 * self.config.layers) ** 0.5 if last else 0.02)
-        nn.init.zeros_(self.duration.weight)  # all durations alike, without a draw: an imported model's fresh head is reproducible
+    has_durations = True  # whether it gives the units of a continuation durations
 
     @property
     def n_units(self) -> int:
@@ -177,7 +164,200 @@ class UnitLM(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.embed.weight.device
+        return next(self.parameters()).device
+
+    def log_probabilities(self, hidden: Tensor) -> Tensor:
+        """(…, dim) → (…, n_units + 1) float64, nats: of what comes next."""
+        return torch.log_softmax(self.unit_logits(hidden).double(), -1)
+
+    def nll(self, units: Units | np.ndarray | Sequence[int]) -> np.ndarray:
+        """Negative log-likelihood of each unit, and of the end.
+
+        Args:
+            units: Units, or bare integers. Scored as they stand: never deduplicated. Durations are not scored.
+
+        A sequence longer than the context is read in windows of `context` tokens that overlap by half, and each unit is scored in the
+        first window that holds it; so beyond the first window every unit is predicted from at least half a context.
+
+        Returns:
+            (N + 1,) float64, nats; the last is that of `</s>`.
+
+        Raises:
+            ContractError: units of another kind, or outside the vocabulary.
+        """
+        sequence = self.take(units, "the units").units
+        tokens = torch.tensor([self.n_units, *sequence.tolist(), self.n_units], device=self.device)
+        read, target = tokens[:-1], tokens[1:]
+        context, scores = self.config.context, []
+        done = start = 0
+        with self.evaluating():
+            while done < len(read):
+                hidden = self(read[None, start : start + context])[0, done - start :]
+                wanted = target[done : done + len(hidden)]
+                scores.append(-self.log_probabilities(hidden).gather(-1, wanted[:, None])[:, 0].cpu())
+                done += len(hidden)
+                start += context // 2
+        return torch.cat(scores).numpy()
+
+    def nll_batch(self, sequences: Sequence[Units | np.ndarray]) -> list[np.ndarray]:
+        """What `nll` gives for each of several, at once: [(N + 1,) float64]. Raises as `nll`."""
+        taken = [self.take(s, "the units").units.tolist() for s in sequences]
+        scores: dict[int, np.ndarray] = {}
+        order = sorted(range(len(taken)), key=lambda i: len(taken[i]))
+        while order:
+            longest = len(taken[order[-1]]) + 1
+            if longest > self.config.context:
+                scores[i] = self.nll(np.array(taken[i := order.pop()]))
+                continue
+            # Those of about the same length together; what fills up a row stands after its end, where nobody before it looks.
+            some = [order.pop() for _ in range(min(len(order), max(1, SCORED // longest)))]
+            tokens = torch.full((len(some), longest + 1), self.n_units)
+            for row, i in zip(tokens, some, strict=True):
+                row[1 : 1 + len(taken[i])] = torch.tensor(taken[i], dtype=torch.int64)
+            tokens = tokens.to(self.device)
+            with self.evaluating():
+                log_p = self.log_probabilities(self(tokens[:, :-1])).gather(-1, tokens[:, 1:, None])[..., 0].cpu().numpy()
+            scores |= {i: -row[: len(taken[i]) + 1] for i, row in zip(some, log_p, strict=True)}
+        return [scores[i] for i in range(len(taken))]
+
+    def continue_units(
+        self,
+        prompt: Units | np.ndarray | Sequence[Any],
+        *,
+        seconds: float | None = None,
+        max_new_units: int | None = None,
+        seed: int | Sequence[int] = 0,
+        only_new: bool = False,
+        **sampling: Any,
+    ) -> Units | list[Units]:
+        """Sample what comes after a prompt.
+
+        Args:
+            prompt: Units, bare integers (one frame each), or a list of such prompts. May be empty: then it begins from `</s>` alone.
+            seconds: length to add. `</s>` is never sampled and the last unit is cut, so that exactly round(seconds × frame_rate)
+                frames are added (fewer only when `max_new_units` is reached first).
+            max_new_units: number of units to add at most. Without `seconds` the continuation may end earlier, with `</s>`.
+            seed: of this call; prompt i of a list is sampled with `seed + i`, or with seed i of a list of seeds, whatever else is in the
+                list (up to the last bits of the arithmetic, which depend on the batch: two units must be tied within about 1e-6 for it to
+                show).
+            only_new: leave the prompt out of the result.
+            sampling: `temperature` (0.7; 0 is greedy), `top_k`, `top_p`, `min_p`, `repetition_penalty`, `no_repeat_ngram`; see `Sampling`.
+
+        A prompt with durations is continued deduplicated: no unit follows itself, and durations are sampled from the duration head. A
+        prompt without them is continued literally: one frame a unit, repeats allowed, and so is the result. A model without durations
+        (GSLM's) gives none. When the context is full (or the prompt longer than it, with a warning), reading begins again from the last
+        half of a context.
+
+        Returns:
+            Units with the contract of the model; a list for a list.
+
+        Raises:
+            ContractError: units of another kind or outside the vocabulary; `seconds` where the frame rate is unknown.
+            ValueError: neither `seconds` nor `max_new_units`, or one of the numbers is out of range.
+        """
+        from textless.lm.generate import Sampling, begin, generate
+
+        one = isinstance(prompt, Units | np.ndarray) or (len(prompt) > 0 and all(isinstance(u, int | np.integer) for u in prompt))
+        prompts = [self.take(p, "the prompt") for p in ([prompt] if one else prompt)]
+        seeds = [seed + i for i in range(len(prompts))] if isinstance(seed, int | np.integer) else list(seed)
+        todo = begin(self, prompts, seeds, sampling=Sampling(**sampling), seconds=seconds, max_new_units=max_new_units)
+        generate(self, todo)
+        results = [c.result(only_new) for c in todo]
+        return results[0] if one else results
+
+    def stream(
+        self,
+        prompt: Units | np.ndarray | Sequence[int],
+        *,
+        seconds: float | None = None,
+        max_new_units: int | None = None,
+        seed: int = 0,
+        **sampling: Any,
+    ) -> Iterator[Units]:
+        """What `continue_units(…, only_new=True)` gives, unit by unit as they are sampled, so that a voice can follow."""
+        from textless.lm.generate import Sampling, advance, begin
+
+        [c] = begin(
+            self,
+            [self.take(prompt, "the prompt")],
+            [seed],
+            sampling=Sampling(**sampling),
+            seconds=seconds,
+            max_new_units=max_new_units,
+        )
+        given = 0
+        for _ in advance(self, [c]):
+            if len(c.units) > given:
+                yield c.added(given)
+                given = len(c.units)
+
+    def step(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """Read one token in each row, (B,) int64, after what is in the cache; (B, dim) float32 after the final norm."""
+        return self(tokens[:, None], cache=cache)[:, 0]
+
+    def take(self, units: Units | np.ndarray | Sequence[int], what: str) -> Units:
+        """`units` under this model's contract. Raises ContractError when they are of another kind or outside the vocabulary."""
+        taken = Units.of(units)
+        if isinstance(units, Units):
+            self.contract.check(units.contract, mine="the language model", theirs=what)
+        if len(taken) and taken.units.max() >= self.n_units:
+            raise ContractError(
+                f"unit {taken.units.max()} in {what} is outside the language model's vocabulary of {self.n_units} units; "
+                "use models of one set, or encode again"
+            )
+        return Units(taken.units, taken.durations, self.contract)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inference mode and evaluation mode; training goes on afterwards as it was."""
+        training = self.training
+        self.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            self.train(training)
+
+
+class UnitLM(UnitDecoder):
+    """Decoder over units. Tokens 0 … n_units - 1 are the units, token n_units is `</s>`, which begins and ends every sequence.
+
+    Args:
+        contract: the units that it speaks. An unknown `n_units` in it is filled in from the configuration.
+        dropout: on the embeddings and on what each layer adds, while training; not part of the model folder.
+        precision: of the steps of a continuation: `fp32`, or `int8` weights, several times faster; not part of the model folder either.
+            Scoring, and reading prompts, are always in float32.
+
+    Raises:
+        ContractError: the contract's n_units is not the configuration's.
+    """
+
+    def __init__(self, config: LMConfig, contract: UnitContract = UnitContract(), *, dropout: float = 0.0, precision: str = "fp32") -> None:
+        super().__init__()
+        if precision not in ("fp32", "int8"):
+            raise ModelError(f"precision {precision!r} is unknown; known: fp32, int8")
+        if contract.n_units not in (None, config.n_units):
+            raise ContractError(f"the language model has {config.n_units} units but its contract says {contract.n_units}")
+        self.config, self.contract = config, contract.with_(n_units=config.n_units)
+        self.embed = nn.Embedding(config.n_units + 1, config.dim)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(config, i, dropout) for i in range(config.layers))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.duration = nn.Linear(config.dim, config.max_duration, bias=False)
+        half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+        angles = torch.outer(torch.arange(config.context, dtype=torch.float32), config.rope_theta**-half).repeat(1, 2)
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+        self.precision = precision
+        self._stepper: tuple[Any, Any] | None = None
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for name, p in self.named_parameters():
+            if p.ndim == 2:
+                last = name.endswith(("out.weight", "down.weight"))
+                nn.init.normal_(p, std=0.02 / (2 * self.config.layers) ** 0.5 if last else 0.02)
+        nn.init.zeros_(self.duration.weight)  # all durations alike, without a draw: an imported model's fresh head is reproducible
 
     def forward(
         self, tokens: Tensor, *, positions: Tensor | None = None, mask: Tensor | None = None, cache: KVCache | None = None
@@ -206,6 +386,17 @@ class UnitLM(nn.Module):
             cache.filled += tokens.shape[1]
         return self.norm(x)
 
+    def step(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        from textless.lm.decode import Stepper
+
+        if self.training or torch.is_grad_enabled():
+            return super().step(tokens, cache)
+        # Weights that were loaded, trained or moved since are laid out anew.
+        laid_out_from = (self.precision, self.embed.weight.data_ptr(), self.embed.weight._version)
+        if self._stepper is None or self._stepper[0] != laid_out_from:
+            self._stepper = laid_out_from, Stepper(self)
+        return self._stepper[1].step(tokens, cache)
+
     def unit_logits(self, hidden: Tensor) -> Tensor:
         """(…, dim) → (…, n_units + 1) float32: what comes next."""
         return F.linear(hidden, self.embed.weight).float()
@@ -214,118 +405,44 @@ class UnitLM(nn.Module):
         """(…, dim) → (…, max_duration) float32: class d - 1 is a duration of d frames, of the unit just read."""
         return self.duration(hidden).float()
 
-    def nll(self, units: Units | np.ndarray | Sequence[int]) -> np.ndarray:
-        """Negative log-likelihood of each unit, and of the end.
-
-        Args:
-            units: Units, or bare integers. Scored as they stand: never deduplicated. Durations are not scored.
-
-        A sequence longer than the context is read in windows of `context` tokens that overlap by half, and each unit is scored in the
-        first window that holds it; so beyond the first window every unit is predicted from at least half a context.
-
-        Returns:
-            (N + 1,) float64, nats; the last is that of `</s>`.
-
-        Raises:
-            ContractError: units of another kind, or outside the vocabulary.
-        """
-        sequence = self.take(units, "the units").units
-        tokens = torch.tensor([self.n_units, *sequence.tolist(), self.n_units], device=self.device)
-        read, target = tokens[:-1], tokens[1:]
-        context, scores = self.config.context, []
-        done = start = 0
-        with self.evaluating():
-            while done < len(read):
-                hidden = self(read[None, start : start + context])[0, done - start :]
-                wanted = target[done : done + len(hidden)]
-                scores.append(F.cross_entropy(self.unit_logits(hidden).double(), wanted, reduction="none").cpu())
-                done += len(hidden)
-                start += context // 2
-        return torch.cat(scores).numpy()
-
-    def continue_units(
-        self,
-        prompt: Units | np.ndarray | Sequence[Any],
-        *,
-        seconds: float | None = None,
-        max_new_units: int | None = None,
-        temperature: float = 0.7,
-        top_k: int | None = None,
-        seed: int = 0,
-        only_new: bool = False,
-    ) -> Units | list[Units]:
-        """Sample what comes after a prompt.
-
-        Args:
-            prompt: Units, bare integers (one frame each), or a list of such prompts. May be empty: then it begins from `</s>` alone.
-            seconds: length to add. `</s>` is never sampled and the last unit is cut, so that exactly round(seconds × frame_rate)
-                frames are added (fewer only when `max_new_units` is reached first).
-            max_new_units: number of units to add at most. Without `seconds` the continuation may end earlier, with `</s>`.
-            temperature: of units and durations; 0 is greedy.
-            top_k: sample units among the k most likely. Durations are not restricted.
-            seed: of this call; prompt i of a list is sampled with `seed + i`, whatever else is in the list (up to the last bits of
-                the arithmetic, which depend on the batch: two units must be tied within about 1e-6 for it to show).
-            only_new: leave the prompt out of the result.
-
-        A prompt with durations is continued deduplicated: no unit follows itself, and durations are sampled from the duration head. A
-        prompt without them is continued literally: one frame a unit, repeats allowed, and so is the result. When the context is full
-        (or the prompt longer than it, with a warning), reading begins again from the last half of a context.
-
-        Returns:
-            Units with the contract of the model; a list for a list.
-
-        Raises:
-            ContractError: units of another kind or outside the vocabulary; `seconds` where the frame rate is unknown.
-            ValueError: neither `seconds` nor `max_new_units`, or one of the numbers is out of range.
-        """
-        from textless.lm.generate import generate
-
-        one = isinstance(prompt, Units | np.ndarray) or (len(prompt) > 0 and all(isinstance(u, int | np.integer) for u in prompt))
-        prompts = [self.take(p, "the prompt") for p in ([prompt] if one else prompt)]
-        results = generate(
-            self, prompts, seconds=seconds, max_new_units=max_new_units, temperature=temperature, top_k=top_k, seed=seed, only_new=only_new
-        )
-        return results[0] if one else results
-
-    def take(self, units: Units | np.ndarray | Sequence[int], what: str) -> Units:
-        """`units` under this model's contract. Raises ContractError when they are of another kind or outside the vocabulary."""
-        taken = Units.of(units)
-        if isinstance(units, Units):
-            self.contract.check(units.contract, mine="the language model", theirs=what)
-        if len(taken) and taken.units.max() >= self.n_units:
-            raise ContractError(
-                f"unit {taken.units.max()} in {what} is outside the language model's vocabulary of {self.n_units} units; "
-                "use models of one set, or encode again"
-            )
-        return Units(taken.units, taken.durations, self.contract)
-
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Inference mode and evaluation mode; training goes on afterwards as it was."""
-        training = self.training
-        self.eval()
-        try:
-            with torch.inference_mode():
-                yield
-        finally:
-            self.train(training)
-
     def save(self, folder: Path | str) -> None:
         """Write a model folder, see `load_lm`."""
         config = {**asdict(self.config), "contract": self.contract.to_dict()}
         save_model(folder, kind="lm", config=config, tensors=from_torch(self.state_dict()))
 
 
-def load_lm(path: Path | str) -> UnitLM:
-    """The language model of a folder written by `UnitLM.save`, on the CPU, in evaluation mode.
+def load_lm(
+    path: Path | str,
+    dictionary: Path | str | None = None,
+    *,
+    contract: UnitContract = UnitContract(),
+    precision: str = "fp32",
+) -> UnitDecoder:
+    """A language model, on the CPU, in evaluation mode.
+
+    Args:
+        path: a folder written by `UnitLM.save`; one of `CausalUnitLM.save`, which began as a text model; or GSLM's, a checkpoint of
+            fairseq's (`.pt`).
+        dictionary: of fairseq's model; without it the `dict.txt` beside the checkpoint.
+        contract: of the units of fairseq's model, which its files do not say.
+        precision: of the steps of a continuation: `fp32`, or `int8` (see `UnitLM`; others stay in float32).
 
     Raises:
-        ModelError: the folder is missing, damaged, or holds something else.
+        ModelError: it is missing, damaged, or holds something else.
     """
+    path = Path(path)
+    if dictionary is not None or path.is_file():
+        from textless.lm.ulm import load_ulm
+
+        return load_ulm(path, Path(dictionary or path.parent / "dict.txt"), contract)
+    if (path / "textless.json").is_file():
+        from textless.lm.causal import load_causal
+
+        return load_causal(path)
     config, tensors = load_model(path, kind="lm")
     try:
-        contract = UnitContract.from_dict(config.pop("contract"))
-        model = UnitLM(LMConfig(**config), contract)
+        kept = UnitContract.from_dict(config.pop("contract"))
+        model = UnitLM(LMConfig(**config), kept, precision=precision)
         model.load_state_dict(to_torch(tensors))
     except (KeyError, TypeError, RuntimeError) as e:
         raise ModelError(f"{path}: not a language model of this version ({e})") from None

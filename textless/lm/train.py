@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textless.errors import ContractError, TrainingError
-from textless.lm.model import PRESETS, LMConfig, UnitLM
+from textless.lm.model import PRESETS, LMConfig, UnitDecoder, UnitLM
+from textless.lm.ngram import KneserNey
 from textless.training import decay_groups, rng, train, warmup_cosine
 from textless.units.types import UnitContract, Units
 
@@ -95,7 +96,7 @@ def document_mask(positions: Tensor) -> Tensor:
     return ((place <= place[:, None]) & (place >= first))[:, None]
 
 
-def losses(lm: UnitLM, batch: Batch) -> tuple[Tensor, Tensor]:
+def losses(lm: UnitDecoder, batch: Batch) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy in nats of the tokens (units and `</s>`), and of the units' durations."""
     hidden = lm(batch.tokens, positions=batch.positions, mask=document_mask(batch.positions))
     units = F.cross_entropy(lm.unit_logits(hidden).flatten(0, 1), batch.targets.flatten())
@@ -104,14 +105,14 @@ def losses(lm: UnitLM, batch: Batch) -> tuple[Tensor, Tensor]:
     return units, durations / (batch.durations >= 0).sum().clamp(min=1)
 
 
-def evaluate(lm: UnitLM, documents: Sequence[Units]) -> dict[str, float]:
+def evaluate(lm: UnitDecoder, documents: Sequence[Units]) -> dict[str, float]:
     """Figures of held-out documents.
 
     Returns:
         `nll_per_unit`: nats per token predicted, `</s>` of each document included. `bits_per_second`: bits of the units and `</s>`,
         durations apart, per second of audio, by which codebooks and frame rates compare; missing where the frame rate is unknown.
     """
-    total = sum(float(lm.nll(d).sum()) for d in documents)
+    total = float(sum(scores.sum() for scores in lm.nll_batch(documents)))
     figures = {"nll_per_unit": total / sum(len(d) + 1 for d in documents)}
     if lm.frame_rate is not None:
         figures["bits_per_second"] = total / math.log(2) / (sum(d.n_frames for d in documents) / lm.frame_rate)
@@ -127,6 +128,13 @@ def unigram_nll(documents: Sequence[Units], dev: Sequence[Units], n_units: int) 
 
     seen, wanted = count(documents) + 1, count(dev)
     return float(-(wanted * np.log(seen / seen.sum())).sum() / wanted.sum())
+
+
+def ngram_nll(documents: Sequence[Units], dev: Sequence[Units], n_units: int) -> dict[str, float]:
+    """Nats per token of `dev` under Kneser-Ney models of `documents`, by order (`2` … `5`): on little data 5 is not the best."""
+    tokens = sum(len(d) + 1 for d in dev)
+    models = {str(order): KneserNey.fit(documents, n_units, order=order) for order in (2, 3, 4, 5)}
+    return {order: sum(float(m.nll(d).sum()) for d in dev) / tokens for order, m in models.items()}
 
 
 def train_lm(
@@ -165,7 +173,7 @@ def train_lm(
     Returns:
         (model in evaluation mode, figures): `curve`, rows of `step`, `loss` (nats per token), `duration_loss`, `grad_norm` and, in
         those where dev was scored, `nll_per_unit` and `bits_per_second`; `tokens` seen; with dev `nll_per_unit` and
-        `bits_per_second` at the end (see `evaluate`) and `unigram_nll_per_unit`.
+        `bits_per_second` at the end (see `evaluate`), `unigram_nll_per_unit` and `ngram_nll_per_unit` by order.
 
     Raises:
         ContractError: units of another kind than `contract`, or one without n_units.
@@ -219,6 +227,7 @@ def train_lm(
     if held_out:
         figures |= evaluate(model, held_out)
         figures["unigram_nll_per_unit"] = unigram_nll(documents, held_out, model.n_units)
+        figures["ngram_nll_per_unit"] = ngram_nll(documents, held_out, model.n_units)
     return model.eval(), figures
 
 
