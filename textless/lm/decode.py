@@ -36,16 +36,17 @@ class Int8Linear:
 
     def __init__(self, layer: nn.Linear) -> None:
         weight = layer.weight.detach().float()
-        self.scale = (weight.abs().amax(1) / 127).clamp(min=1e-12)
-        self.weight = (weight / self.scale[:, None]).round().to(torch.int8).T  # (in, out), in the order that the kernel reads fastest
+        scale = (weight.abs().amax(1) / 127).clamp(min=1e-12)
+        self.weight = (weight / scale[:, None]).round().to(torch.int8).T  # (in, out), in the order that the kernel reads fastest
+        self.scale = scale / 127  # a row's own is its peak / 127
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, in) → (B, out) float32."""
-        scale = x.abs().amax(1, keepdim=True).clamp_(min=1e-12).div_(127)
-        integers = (x / scale).round_().to(torch.int8)
+        peak = x.abs().amax(1, keepdim=True).clamp_(min=1e-12)
+        integers = (x * 127).div_(peak).round_().to(torch.int8)
         if x.is_cuda and len(x) <= 16:  # the kernel there wants more than 16 rows
-            return (torch._int_mm(F.pad(integers, (0, 0, 0, 17 - len(x))), self.weight)[: len(x)] * scale).mul_(self.scale)
-        return (torch._int_mm(integers, self.weight) * scale).mul_(self.scale)
+            integers = F.pad(integers, (0, 0, 0, 17 - len(x)))
+        return (torch._int_mm(integers, self.weight)[: len(x)] * peak).mul_(self.scale)
 
 
 class Stepper:
@@ -70,7 +71,7 @@ class Stepper:
         places = cache.filled
         first, length = int(places.min()), int(places.max()) + 1
         rows = None if first == length - 1 else torch.arange(len(tokens), device=tokens.device)
-        mask = None if rows is None else (torch.arange(length, device=tokens.device) > places[:, None])[:, None]
+        mask = None if rows is None else (torch.arange(length, device=tokens.device) > places[:, None])[:, None, None]
         cos, sin = self.cos[places][:, None, None], self.sin[places][:, None, None]
         x = self.lm.embed.weight[tokens]
         for i, (norm1, qkv, out, norm2, gate_up, down) in enumerate(self.blocks):
@@ -81,7 +82,7 @@ class Stepper:
                 keys[:, :, first], values[:, :, first] = turned[:, 1], y[:, 2]
             else:
                 keys[rows, :, places], values[rows, :, places] = turned[:, 1], y[:, 2]
-            x = x + out(self._attend(turned[:, 0], keys[:, :, :length], values[:, :, :length], mask))
+            x = x + out(self._attend(turned[:, 0], keys, values, length, mask))
             gate, up = gate_up(self._norm(x, norm2)).chunk(2, dim=-1)
             x = x + down(F.silu(gate) * up)
         cache.filled += 1
@@ -91,9 +92,10 @@ class Stepper:
         """RMSNorm by hand, since torch's has no kernel of its own on CPUs."""
         return x * (x * x).mean(-1, keepdim=True).add_(self.eps).rsqrt_() * weight
 
-    def _attend(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    def _attend(self, q: Tensor, keys: Tensor, values: Tensor, length: int, mask: Tensor | None) -> Tensor:
         """q (B, heads, head_dim), keys and values (B, heads, T, head_dim) → (B, dim). For a single query two products beat SDPA."""
-        scores = torch.matmul(keys, q[..., None] * self.head_dim**-0.5)[..., 0]
+        k, v = (x.flatten(0, 1)[:, :length] for x in (keys, values))
+        scores = torch.bmm(q.flatten(0, 1)[:, None] * self.head_dim**-0.5, k.transpose(1, 2))
         if mask is not None:
-            scores = scores.masked_fill_(mask, float("-inf"))
-        return torch.matmul(scores.softmax(-1)[:, :, None], values).flatten(1)
+            scores.unflatten(0, (-1, self.heads)).masked_fill_(mask, float("-inf"))
+        return torch.bmm(scores.softmax(-1), v).view(len(q), -1)

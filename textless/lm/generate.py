@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from textless.lm.model import UnitDecoder
 
 BATCH = 16  # continuations that are sampled together
+FULL = 0.7  # prompts are read together when so much of the rectangle around them is full
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,15 +218,26 @@ def _steps(lm: UnitDecoder, batch: Sequence[Continuation]) -> Iterator[bool]:
         row.filled.zero_()
         hidden[i] = lm(torch.tensor([tokens], device=lm.device), cache=row)[0, -1]
 
-    for i, c in enumerate(batch):
+    for c in batch:
         if len(c.tokens) > context:
             message = f"a prompt of {len(c.prompt)} units is longer than the model's context of {context}; reading its last {half}"
             warnings.warn(message, UserWarning, stacklevel=5)
-        if i and c.tokens == batch[i - 1].tokens:  # another sample of the same prompt
-            cache.copy(i - 1, i)
-            hidden[i] = hidden[i - 1]
-        else:
-            read(i, c.tokens if len(c.tokens) <= context else c.tokens[-half:])
+    tokens = [c.tokens if len(c.tokens) <= context else c.tokens[-half:] for c in batch]
+    fresh = [i for i in range(len(batch)) if not i or tokens[i] != tokens[i - 1]]  # the others are more samples of the same prompt
+    longest = max(map(len, tokens))
+    if len(fresh) == len(batch) and sum(map(len, tokens)) > FULL * longest * len(batch):
+        # What fills up a row stands after its end: nobody before it looks there, and what it left in the cache is written over.
+        padded = torch.tensor([t + [0] * (longest - len(t)) for t in tokens], device=lm.device)
+        lengths = torch.tensor([len(t) for t in tokens], device=lm.device)
+        hidden = lm(padded, cache=cache)[torch.arange(len(batch), device=lm.device), lengths - 1]
+        cache.filled.copy_(lengths)
+    else:
+        for i, t in enumerate(tokens):
+            if i in fresh:
+                read(i, t)
+            else:
+                cache.copy(i - 1, i)
+                hidden[i] = hidden[i - 1]
     filled = cache.filled.tolist()
 
     while True:
