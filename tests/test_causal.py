@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load, save
 
@@ -272,3 +273,33 @@ def test_damaged_folders_say_so(tmp_path) -> None:
     assert "not a language model of this version" in refuses(load_causal, folder)
     (folder / "adapter_config.json").write_text("{}")
     assert "holds an adapter" in refuses(lambda p: from_causal(p, CONTRACT), folder)
+
+
+def test_a_text_model_learns_units_in_a_pipeline(tmp_path):
+    """TWIST as a step: the folder of a text model, units, and a language model that `load_lm` takes."""
+    from textless.engine.store import Store
+    from textless.engine.yaml import load_pipeline
+    from textless.lm import load_lm
+    from textless.steps import STEPS
+
+    text_model("llama").save_pretrained(tmp_path / "text")
+    rows = np.random.default_rng(0).standard_normal((2, 16000)).astype(np.float32) * 0.1
+
+    for i, wave in enumerate(rows):
+        soundfile.write(tmp_path / f"{i}.wav", wave, 16000)
+    np.save(tmp_path / "km.npy", np.random.default_rng(1).standard_normal((N, 39)).astype(np.float32))
+    (tmp_path / "p.yaml").write_text(
+        "steps:\n  corpus: {manifest: '*.wav'}\n  km: {step: model, file: km.npy}\n  text: {step: model, file: text}\n"
+        "  units: {step: encode, audio: $corpus, encoder: mfcc, codebook: $km}\n"
+        "  lm: {step: train_lm, units: $units, start: $text, steps: 3, context: 16, batch_tokens: 32}\n"
+    )
+    graph, store = load_pipeline(tmp_path / "p.yaml", STEPS), Store(tmp_path / "store")
+    made = graph.run(store, ["lm"])["lm"]
+    lm = load_lm(made)
+    assert type(lm).__name__ == "CausalUnitLM"
+    assert lm.contract.encoder == "mfcc"
+    assert np.isfinite(lm.nll([1, 2, 3])).all()
+    assert graph.plan(store, ["lm"]) == []
+    again = load_pipeline(tmp_path / "p.yaml", STEPS, ["lm.context=48"])
+    with pytest.raises(ModelError, match="24"):
+        again.run(store, ["lm"])

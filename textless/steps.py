@@ -406,6 +406,7 @@ class TrainLM(Step):
     units: Step
     dev: Step | None = None
     preset: str = "tiny"
+    start: Step | None = None
     steps: int
     batch_tokens: int = 8192
     context: int = 512
@@ -416,16 +417,20 @@ class TrainLM(Step):
     device: str = runtime("cpu")
 
     def run(self, job: Job) -> None:
-        from textless.lm import train_lm
+        from textless.lm import from_causal, train_lm
         from textless.units.dump import Dump
         from textless.weights import round_half
 
         dump = Dump(job.inputs["units"])
+        start = None
+        if self.start is not None:
+            start = from_causal(Path(_place(job, self, "start")), dump.contract, context=self.context, seed=self.seed)
         dev = [row.units for row in Dump(job.inputs["dev"])] if self.dev else None
         lm, job.metrics = train_lm(
             [row.units for row in dump],
             contract=dump.contract,
             preset=self.preset,
+            start=start,
             steps=self.steps,
             batch_tokens=self.batch_tokens,
             context=self.context,

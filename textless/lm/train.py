@@ -143,6 +143,7 @@ def train_lm(
     contract: UnitContract,
     steps: int,
     preset: str = "tiny",
+    start: UnitDecoder | None = None,
     context: int = 512,
     batch_tokens: int = 4096,
     lr: float = 1e-3,
@@ -154,13 +155,15 @@ def train_lm(
     log: Callable[[int, dict[str, float]], None] | None = None,
     device: str = "cpu",
     precision: str = "fp32",
-) -> tuple[UnitLM, dict[str, Any]]:
+) -> tuple[UnitDecoder, dict[str, Any]]:
     """Train a language model on units.
 
     Args:
         sequences: one per document; deduplicated here.
         contract: of the units; `n_units` must be known.
         preset: a name of `PRESETS`.
+        start: a model to go on from in place of a fresh one, such as a text model's (`from_causal`); it is trained itself, and `preset`
+            and `dropout` are its own.
         context: tokens in a row, and of the model.
         batch_tokens: per step, rounded down to whole rows.
         lr: peak of AdamW (0.9, 0.95), after 3 % of the steps; then a cosine down to a twentieth. Gradients are clipped at 1.
@@ -187,9 +190,12 @@ def train_lm(
         raise TrainingError(f"precision is {precision!r}; known: fp32, bf16")
     if batch_tokens < context:
         raise TrainingError(f"batch_tokens {batch_tokens} is less than one row of context {context}")
+    if start is not None and context > start.config.context:
+        raise TrainingError(f"context {context} is longer than the {start.config.context} tokens that the start can see")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = UnitLM(LMConfig(n_units=contract.n_units, context=context, **PRESETS[preset]), contract, dropout=dropout)
+        fresh = LMConfig(n_units=contract.n_units, context=context, **PRESETS[preset])
+        model = UnitLM(fresh, contract, dropout=dropout) if start is None else start
     model.to(device).train()
     documents, held_out = _documents(model, sequences, "the training units"), _documents(model, dev or [], "the dev units")
     if not documents:
@@ -231,6 +237,6 @@ def train_lm(
     return model.eval(), figures
 
 
-def _documents(model: UnitLM, sequences: Sequence[Units], what: str) -> list[Units]:
+def _documents(model: UnitDecoder, sequences: Sequence[Units], what: str) -> list[Units]:
     """Deduplicated, under the model's contract; empty ones left out."""
     return [model.take(s, what).deduplicated() for s in sequences if len(s)]
