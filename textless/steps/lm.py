@@ -1,0 +1,150 @@
+"""Units to units: the language model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textless.engine.step import MapStep, Step, runtime
+from textless.steps.common import finish_units, place, progress
+
+if TYPE_CHECKING:
+    from textless.engine.store import Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainLM(Step):
+    """A unit language model; `dev` units are only measured on."""
+
+    type = "train_lm"
+    units: Step
+    dev: Step | None = None
+    preset: str = "tiny"
+    start: Step | None = None
+    steps: int
+    batch_tokens: int = 8192
+    context: int = 512
+    lr: float = 1e-3
+    dropout: float = 0.1
+    precision: str = "fp32"
+    seed: int = 0
+    device: str = runtime("cpu")
+
+    def run(self, job: Job) -> None:
+        from textless.lm import from_causal, train_lm
+        from textless.units.dump import Dump
+        from textless.weights import round_half
+
+        dump = Dump(job.inputs["units"])
+        start = None
+        if self.start is not None:
+            start = from_causal(Path(place(job, self, "start")), dump.contract, context=self.context, seed=self.seed)
+        dev = [row.units for row in Dump(job.inputs["dev"])] if self.dev else None
+        lm, job.metrics = train_lm(
+            [row.units for row in dump],
+            contract=dump.contract,
+            preset=self.preset,
+            start=start,
+            steps=self.steps,
+            batch_tokens=self.batch_tokens,
+            context=self.context,
+            lr=self.lr,
+            dropout=self.dropout,
+            dev=dev,
+            seed=self.seed,
+            checkpoint=job.scratch / "checkpoint.pt",
+            log=progress(job, self.steps),
+            device=self.device,
+            precision=self.precision,
+        )
+        lm.load_state_dict(round_half(lm.state_dict()))
+        lm.save(job.path)
+        job.contract = dump.contract.to_dict()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continue(MapStep):
+    """Prompts and what the language model adds to them, as a unit dump."""
+
+    type = "continue"
+    lm: Step
+    prompts: Step
+    seconds: float = 3.0
+    prompt_seconds: float | None = None
+    samples: int = 1
+    limit: int | None = None
+    temperature: float = 0.7
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+    no_repeat_ngram: int | None = None
+    precision: str = "fp32"
+    seed: int = 0
+    only_new: bool = False
+
+    def rows(self, job: Job) -> list:
+        from textless.units.dump import Dump
+
+        return sorted(Dump(job.inputs["prompts"]), key=lambda row: row.id)[: self.limit]
+
+    def tools(self, job: Job) -> Any:
+        from textless.lm import load_lm
+
+        return load_lm(place(job, self, "lm"), precision=self.precision)
+
+    def shard(self, tools: Any, rows: list, out: Path) -> list[dict[str, Any]]:
+        from textless.model import continue_rows
+        from textless.units.dump import write_results
+
+        new = continue_rows(
+            tools,
+            rows,
+            seconds=self.seconds,
+            prompt_seconds=self.prompt_seconds,
+            samples=self.samples,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            no_repeat_ngram=self.no_repeat_ngram,
+            seed=self.seed,
+            only_new=self.only_new,
+        )
+        return write_results(out, ((row, row) for row in new), contract=tools.contract)
+
+    def finish(self, job: Job, tools: Any) -> None:
+        from textless.lm.diversity import diversity
+        from textless.units.dump import Dump
+        from textless.units.types import Units
+
+        finish_units(job, tools.contract)
+        added: dict[str, list] = {}
+        for row in Dump(job.path):
+            new = Units.from_frames(row.units.frames()[row.extra["prompt_frames"] :])
+            added.setdefault(row.id.removesuffix(f"-{row.extra['sample']}") if self.samples > 1 else row.id, []).append(new.units)
+        if added:
+            job.metrics = {**(job.metrics or {}), "diversity": diversity(added)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(Step):
+    """Likelihood of units, and of real ones against the same reversed, shuffled and spliced."""
+
+    type = "score"
+    lm: Step
+    units: Step
+    seed: int = 0
+
+    def run(self, job: Job) -> None:
+        from textless.lm import load_lm
+        from textless.lm.score import controls, score
+        from textless.lm.train import evaluate
+        from textless.units.dump import Dump
+
+        lm, rows = load_lm(place(job, self, "lm")), list(Dump(job.inputs["units"]))
+        (job.path / "scores.jsonl").write_text("".join(json.dumps(s) + "\n" for s in score(lm, rows)))
+        job.metrics = {**evaluate(lm, [row.units for row in rows]), **controls(lm, rows, seed=self.seed)}

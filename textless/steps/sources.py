@@ -1,0 +1,96 @@
+"""What stands outside of the graph: audio, alignments, weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textless.engine.step import HashFile, Source, path
+from textless.errors import ModelError, StoreError
+
+if TYPE_CHECKING:
+    from textless.corpus import Corpus as Rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus(Source):
+    """Audio: a folder, glob or manifest, or a list of them; `splits` joins split and speaker by id, `split` keeps one."""
+
+    type = "corpus"
+    manifest: str | list = path()
+    splits: str | None = path(None)
+    split: str | None = None
+
+    def load(self) -> Rows:
+        from textless.corpus import Corpus as Rows
+
+        return Rows.load(self.manifest, splits=self.splits, split=self.split)
+
+    def content(self, hash_file: HashFile) -> str:
+        def hash_or_missing(file: str) -> str:
+            try:
+                return hash_file(file)
+            except StoreError:
+                return "missing"  # its row fails when it comes to it, and the others are done
+
+        return self.load().fingerprint(hash_or_missing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alignments(Source):
+    """A tsv with id, start, end and phone, for measuring; training steps do not take it."""
+
+    type = "alignments"
+    file: str = path()
+
+    def content(self, hash_file: HashFile) -> str:
+        return hash_file(self.file)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(Source):
+    """Weights from outside, of which each field takes its part.
+
+    `name` is an embedded set or a published encoder; `file` a set or a single model on disk, in any form that `load_encoder` takes.
+    """
+
+    type = "model"
+    name: str | None = None
+    file: str | None = path(None)
+
+    def content(self, hash_file: HashFile) -> dict[str, Any]:
+        if entry := self._published():
+            from textless.units.published import fetch_codebook, fetch_encoder
+
+            places = {"encoder": fetch_encoder(self.name or "")} | ({"codebook": fetch_codebook(self.name or "")} if entry.codebook else {})
+            hashes = {f"{part}/{k}": v for part, place in places.items() for k, v in _weights(place, hash_file).items()}
+            return {**hashes, "normalisation": entry.normalisation, "layer": entry.layer}
+        return _weights(self._place(), hash_file)
+
+    def part(self, field: str) -> Path | str:
+        """What stands for a field: a folder, a file, or a published name."""
+        if self._published():
+            return self.name or ""
+        place = self._place()
+        return place / field if (place / field).is_dir() else place
+
+    def _published(self) -> Any:
+        from textless.units.published import PUBLISHED
+
+        return PUBLISHED.get(self.name or "") if self.file is None else None
+
+    def _place(self) -> Path:
+        from textless.model import find_model
+
+        if (self.name is None) == (self.file is None):
+            raise ModelError("a model is given by its name or by its file, one of the two")
+        return Path(self.file) if self.file is not None and Path(self.file).is_file() else find_model(self.file or self.name or "")
+
+
+def _weights(place: Path, hash_file: HashFile) -> dict[str, str]:
+    """Hashes of a file, or of what a folder's models are read from."""
+    if place.is_file():
+        return {"": hash_file(str(place))}
+    kinds = (".safetensors", ".bin", "config.json", ".index.json")
+    return {str(f.relative_to(place)): hash_file(str(f)) for f in sorted(place.rglob("*")) if f.is_file() and f.name.endswith(kinds)}
