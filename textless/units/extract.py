@@ -304,7 +304,8 @@ class _Trunk:
     """Projection, positions and blocks over files that lie one behind the other."""
 
     def __init__(self, model: Hubert, dtype: torch.dtype) -> None:
-        self.model, self.dtype = model, dtype
+        # The model itself is not kept: beside the laid out weights it would be held twice.
+        self.dtype, self.pre_ln, self.first_norm = dtype, model.config.pre_ln, model.encoder.layer_norm
         self.norm = model.feature_projection.layer_norm
         self.projection = _linear(dtype, model.feature_projection.projection)
         self.positions = _Positions(model.encoder.pos_conv_embed.conv)
@@ -318,8 +319,8 @@ class _Trunk:
         x = torch.cat(list(features)).float()
         x = F.linear(_norm(x, self.norm).to(self.dtype), *self.projection).float()
         x = x + self.positions(x.split(lengths))
-        if not self.model.config.pre_ln:
-            x = _norm(x, self.model.encoder.layer_norm)
+        if not self.pre_ln:
+            x = _norm(x, self.first_norm)
         outputs = {0: x}
         for layer in range(1, max(layers) + 1):
             x = self.blocks[layer - 1](x, lengths)
