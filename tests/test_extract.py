@@ -166,6 +166,9 @@ def test_bad_input(models, clip):
             extractor([clip[:samples]], [1])
         with pytest.raises(AudioError, match=f"{samples} samples are shorter than one frame"):
             list(extractor.stream(lambda n=samples: [clip[:n]], [1]))
+    for name in ("base", "logmel"):
+        with pytest.raises(AudioError, match="0 samples are shorter than one frame"):
+            list(Extractor(models[name]).stream(list, [1]))
     with pytest.raises(ModelError, match="precision 'fp8' is unknown"):
         Extractor(models["base"], precision="fp8")
     lengths = iter([40000, 40000, 20000])

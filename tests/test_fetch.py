@@ -82,8 +82,8 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         with contextlib.suppress(ConnectionError):
             if self.command == "GET":
+                self.server.served += len(body[:cut])  # before the client has it and looks
                 self.wfile.write(body[:cut])
-                self.server.served += len(body[:cut])
                 if cut is not None and self.server.stall:
                     self.server.stall.wait(10)
 

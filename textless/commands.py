@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import os
 import shutil
 import sys
@@ -138,8 +139,6 @@ def score(
     seed: int,
 ) -> int:
     """Likelihood of units (or audio); returns the exit code."""
-    import math
-
     from textless.lm import score as scoring
 
     if out:

@@ -207,7 +207,8 @@ class UnitDecoder(nn.Module):
         while order:
             longest = len(taken[order[-1]]) + 1
             if longest > self.config.context:
-                scores[i] = self.nll(np.array(taken[i := order.pop()]))
+                alone = order.pop()
+                scores[alone] = self.nll(sequences[alone])
                 continue
             # Those of about the same length together; what fills up a row stands after its end, where nobody before it looks.
             some = [order.pop() for _ in range(min(len(order), max(1, SCORED // longest)))]
@@ -325,7 +326,7 @@ class UnitLM(UnitDecoder):
     Args:
         contract: the units that it speaks. An unknown `n_units` in it is filled in from the configuration.
         dropout: on the embeddings and on what each layer adds, while training; not part of the model folder.
-        precision: of the steps of a continuation: `fp32`, or `int8` weights, several times faster; not part of the model folder either.
+        precision: of the steps of a continuation: `fp32`, or `int8`, faster; not part of the model folder either.
             Scoring, and reading prompts, are always in float32.
 
     Raises:

@@ -128,7 +128,7 @@ class _Reader:
 
     def __init__(self, pieces: Iterator[Tensor], total: int) -> None:
         self.pieces, self.total = pieces, total
-        self.held, self.at = next(pieces), 0
+        self.held, self.at = next(pieces, torch.empty(0)), 0
 
     def __call__(self, start: int, stop: int) -> Tensor:
         parts = [self.held[start - self.at :]]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from textless.errors import ModelError, TrainingError
+from textless.errors import ModelError, TrainingError, did_you_mean
 from textless.units.mfcc import SAMPLE_RATE
 from textless.units.types import UnitContract
 from textless.weights import load_model, save_model
@@ -109,6 +109,8 @@ def load_codebook(source: Path | str) -> Codebook:
     if not Path(source).exists() and str(source) in PUBLISHED:
         return _foreign(fetch_codebook(str(source))).declare(PUBLISHED[str(source)])
     path = Path(source)
+    if not path.exists():
+        raise ModelError(f"{path}: no such file or folder, and no published codebook has this name{did_you_mean(str(source), PUBLISHED)}")
     if path.is_dir():
         config, tensors = load_model(path, kind="codebook")
         return Codebook(tensors["centroids"], UnitContract.from_dict(config["contract"]))
@@ -122,8 +124,6 @@ def _foreign(path: Path) -> Codebook:
     """Centroids from a file of others."""
     from textless.pickles import load_joblib, plain
 
-    if not path.exists():
-        raise ModelError(f"{path}: no such file or folder, and no published codebook has this name")
     if path.suffix == ".npy":
         try:
             return Codebook(np.load(path, allow_pickle=False))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from textless.errors import ModelError, did_you_mean
-from textless.fetch import Progress, fetch, fetch_repository
+from textless.fetch import fetch, fetch_repository
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,22 +47,28 @@ def published(name: str) -> Published:
     return PUBLISHED[name]
 
 
-def fetch_encoder(name: str, *, progress: Progress | None = None) -> Path:
+def fetch_encoder(name: str) -> Path:
     """The folder or checkpoint of a published encoder, from the cache or the network. Raises ModelError as `fetch`."""
     entry = published(name)
     if "://" in entry.encoder:
-        return fetch(entry.encoder, sha256=entry.encoder_sha256, progress=progress)
+        return fetch(entry.encoder, sha256=entry.encoder_sha256, progress=_on_terminal)
     return fetch_repository(entry.encoder, revision=entry.revision)
 
 
-def fetch_codebook(name: str, *, progress: Progress | None = None) -> Path:
+def fetch_codebook(name: str) -> Path:
     """The file of a published codebook, from the cache or the network. Raises ModelError as `fetch`, and when there is none."""
     entry = published(name)
     if entry.codebook is None:
         with_one = [k for k, v in PUBLISHED.items() if v.codebook and v.encoder == entry.encoder]
         hint = f"take {' or '.join(with_one)}" if with_one else "train one with the step kmeans"
         raise ModelError(f"{name} is an encoder without a codebook; {hint}")
-    return fetch(entry.codebook, sha256=entry.codebook_sha256, progress=progress)
+    return fetch(entry.codebook, sha256=entry.codebook_sha256, progress=_on_terminal)
+
+
+def _on_terminal(done: int, total: int, what: str) -> None:
+    """A download of a gigabyte is not to look like a hang; repositories have huggingface_hub's own bars."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{done}/{total} {what}" if done < total else "\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 # Normalisation is that of pre-training (task.normalize of the recipe), since codebooks are made on such frames. A repository's
