@@ -1,8 +1,11 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from textless.errors import ContractError, ModelError, TrainingError
-from textless.units.kmeans import Codebook, fit_codebook, load_codebook, transform_frames
+from textless.units import lloyd
+from textless.units.kmeans import Codebook, KMeans, fit_codebook, load_codebook, transform_frames
 from textless.units.types import UnitContract
 
 
@@ -10,6 +13,27 @@ def blobs(k=5, n=80, dim=4, seed=0):
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((k, dim)) * 10
     return (centres[:, None] + rng.standard_normal((k, n, dim))).reshape(-1, dim).astype(np.float32), np.repeat(np.arange(k), n)
+
+
+def naive_assign(frames, centroids):
+    distances = np.stack([((frames - c) ** 2).sum(1) for c in centroids.astype(np.float64)], 1)
+    return distances.argmin(1), distances.min(1).mean()
+
+
+def naive_lloyd(frames, centroids, iterations):
+    """In float64; a centroid without a frame stays where it is."""
+    frames, centroids, curve = frames.astype(np.float64), centroids.astype(np.float64), []
+    for _ in range(iterations):
+        labels, inertia = naive_assign(frames, centroids)
+        curve.append(inertia)
+        centroids = np.stack([frames[labels == k].mean(0) if (labels == k).any() else centroids[k] for k in range(len(centroids))])
+    return centroids, [*curve, naive_assign(frames, centroids)[1]]
+
+
+def points(frames):
+    made = lloyd.Points(frames, lambda x: x)
+    made.mean = made.measure()
+    return made
 
 
 def test_predict_is_the_nearest_centroid():
@@ -29,12 +53,146 @@ def test_finds_clusters():
     assert figures["inertia"] == pytest.approx(naive, rel=1e-3)
     assert figures["dead_units"] == 0
     assert figures["inertia_curve"][0] >= figures["inertia_curve"][-1]
+    assert figures["repaired_units"] == 0
     assert codebook.contract.encoder == "mfcc"
     assert codebook.contract.n_units == 5
 
 
+@pytest.mark.parametrize("block", [2**19, 100])
+def test_lloyd_is_the_naive_one(monkeypatch, block):
+    monkeypatch.setattr(lloyd, "BLOCK", block)
+    frames = np.random.default_rng(0).standard_normal((3000, 5)).astype(np.float32) + 20
+    made = points(frames)
+    centroids, curve, repaired, dead = lloyd.lloyd(made, frames[:9] - made.mean, iterations=12, tolerance=0)
+    want, naive = naive_lloyd(frames, frames[:9], 12)
+    np.testing.assert_allclose(centroids + made.mean, want, atol=1e-3)
+    np.testing.assert_allclose(curve, naive, rtol=1e-5)
+    assert (repaired, dead) == (0, 0)
+
+
+def test_no_worse_than_scikit_learn():
+    from sklearn.cluster import KMeans as Theirs
+
+    rng = np.random.default_rng(0)
+    frames = (rng.standard_normal((60, 8))[rng.integers(0, 60, 20000)] * 3 + rng.standard_normal((20000, 8))).astype(np.float32)
+    theirs = Theirs(30, n_init=1, random_state=0).fit(frames).inertia_ / len(frames)
+    for seed in range(3):
+        kmeans = KMeans(30, tolerance=1e-4, seed=seed).fit(frames)
+        assert kmeans.metrics["inertia"] < 1.01 * theirs
+        assert kmeans.metrics["inertia"] == pytest.approx(naive_assign(frames, kmeans.codebook.centroids)[1], rel=1e-4)
+
+
+def test_plus_plus_spreads_its_seeds():
+    frames, truth = blobs(k=12, n=50, dim=16)
+    for seed in range(5):
+        seeds = lloyd.plus_plus(frames - frames.mean(0), 12, np.random.default_rng(seed)) + frames.mean(0)
+        assert len({int(truth[((frames - c) ** 2).sum(1).argmin()]) for c in seeds}) == 12
+
+
+def test_dead_centroids_are_put_on_the_farthest_frames():
+    frames, _ = blobs(k=6)
+    start = frames[:6] + np.float32([[0], *[[1000]] * 5])  # five are dead from the start, and without repair stay so
+    assert len(np.unique(naive_assign(frames, naive_lloyd(frames, start, 20)[0])[0])) == 1
+    made = points(frames)
+    _, curve, repaired, dead = lloyd.lloyd(made, start - made.mean, iterations=20, tolerance=1e-3)
+    assert repaired >= 5
+    assert dead == 0
+    assert curve[-1] < 1.3 * naive_lloyd(frames, frames[::80], 20)[1][-1]
+
+    # Nine frames in ten are digital silence, and so are most random starts.
+    silence = np.concatenate([np.full((3600, 4), 7, np.float32), frames])
+    kmeans = KMeans(6, init="random", seed=0).fit(silence)
+    assert kmeans.metrics["repaired_units"] > 0
+    assert kmeans.metrics["dead_units"] == 0
+    assert len(set(kmeans.predict(silence))) == 6
+
+
+def test_more_units_than_different_frames_leaves_dead_ones():
+    frames = np.repeat(np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32), 40, 0)
+    for init in ("k-means++", "random"):
+        metrics = KMeans(5, init=init).fit(frames).metrics
+        assert metrics["dead_units"] == 2
+        assert metrics["inertia"] < 1e-6
+        assert len(metrics["inertia_curve"]) < 10
+
+
+def test_frames_far_from_the_origin():
+    frames, _ = blobs(k=8)
+    far = (frames + np.float32(1e3)).astype(np.float32)
+    near = KMeans(8, seed=1).fit(frames)
+    there = KMeans(8, seed=1).fit(far)
+    assert np.array_equal(near.predict(frames), there.predict(far))
+    assert np.array_equal(there.predict(far), naive_assign(far, there.codebook.centroids)[0])
+    assert there.metrics["inertia"] == pytest.approx(near.metrics["inertia"], rel=1e-4)
+    mini = KMeans(8, algorithm="minibatch").fit(far)
+    assert mini.metrics["inertia"] == pytest.approx(naive_assign(far, mini.codebook.centroids)[1], rel=1e-4)
+
+
+def test_it_stops_and_keeps_the_best_start():
+    frames = np.random.default_rng(0).standard_normal((4000, 6)).astype(np.float32)
+    coarse, fine = (KMeans(40, tolerance=t).fit(frames).metrics["inertia_curve"] for t in (1e-2, 1e-4))
+    assert len(coarse) < len(fine) <= 51
+    assert np.diff(fine).max() <= 0
+    assert fine[: len(coarse)] == coarse
+    assert (coarse[-2] - coarse[-1]) / coarse[-2] <= 1e-2 < (coarse[-3] - coarse[-2]) / coarse[-3]
+    assert len(KMeans(40, iterations=3, tolerance=0).fit(frames).metrics["inertia_curve"]) == 4
+    one, several = (KMeans(40, restarts=n).fit(frames).metrics["inertia"] for n in (1, 5))
+    assert several <= one
+
+
+def test_frames_are_not_copied(monkeypatch, tmp_path):
+    monkeypatch.setattr(lloyd, "BLOCK", 2**16)
+    frames = np.random.default_rng(0).standard_normal((200_000, 64)).astype(np.float32)
+    np.save(tmp_path / "frames.npy", frames)
+    mapped = np.load(tmp_path / "frames.npy", mmap_mode="r")
+    lloyd.Assignment(points(frames[:100]), frames[:2])  # what is imported is not of the frames
+    tracemalloc.start()
+    kmeans = KMeans(20, transform="layer_norm", iterations=2).fit(mapped)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.5 * frames.nbytes
+    assert np.array_equal(kmeans.codebook.centroids, KMeans(20, transform="layer_norm", iterations=2).fit(frames).codebook.centroids)
+
+
+def test_minibatch_is_scikit_learn_as_fairseq_sets_it():
+    from sklearn.cluster import MiniBatchKMeans
+
+    frames, _ = blobs(k=10, n=300)
+    x = frames - points(frames).mean
+    theirs = MiniBatchKMeans(
+        10, n_init=20, batch_size=10_000, max_iter=100, tol=0.0, max_no_improvement=100, reassignment_ratio=0.0, random_state=0
+    ).fit(x)
+    ours = KMeans(10, algorithm="minibatch").fit(frames)
+    np.testing.assert_allclose(ours.codebook.centroids - points(frames).mean, theirs.cluster_centers_, atol=1e-5)
+    assert ours.metrics["inertia"] == pytest.approx(naive_assign(frames, ours.codebook.centroids)[1], rel=1e-4)
+    assert ours.metrics["dead_units"] == 0
+
+
+def test_a_stream():
+    frames, truth = blobs(k=5, n=400)
+    order = np.random.default_rng(0).permutation(len(frames))
+    a, b = (KMeans(5, algorithm="minibatch", contract=UnitContract(layer=2)) for _ in "ab")
+    for i in range(0, 2000, 250):
+        a.partial_fit(frames[order[i : i + 250]])
+        b.partial_fit(frames[order[i : i + 250]])
+    assert np.array_equal(a.codebook.centroids, b.codebook.centroids)
+    assert a.codebook.contract.layer == 2
+    assert len(a.metrics["inertia_curve"]) == 8
+    assert a.metrics["dead_units"] == 0
+    assert all(len(set(a.predict(frames[truth == k]))) == 1 for k in range(5))
+    assert naive_assign(frames, a.codebook.centroids)[1] < 1.1 * KMeans(5).fit(frames).metrics["inertia"]
+    with pytest.raises(TrainingError, match="frames of 3 dimensions after some of 4"):
+        a.partial_fit(frames[:, :3])
+    with pytest.raises(TrainingError, match="frame 1 holds NaN"):
+        a.partial_fit(np.array([[0, 0, 0, 0], [0, np.inf, 0, 0]], np.float32))
+    with pytest.raises(TrainingError, match="4 frames cannot make 5 units"):
+        KMeans(5, algorithm="minibatch").partial_fit(frames[:4])
+    with pytest.raises(TrainingError, match="algorithm='minibatch' learns from a stream"):
+        KMeans(5).partial_fit(frames)
+
+
 def test_the_same_seed_gives_the_same_bytes():
-    frames, _ = blobs(seed=1)
+    frames, _ = blobs(k=8, n=1000, seed=1)  # enough for every stage
     a, b, c = (fit_codebook(frames, 8, seed=s)[0] for s in (0, 0, 1))
     assert np.array_equal(a.centroids, b.centroids)
     assert not np.array_equal(a.centroids, c.centroids)
@@ -78,6 +236,18 @@ def test_bad_input(tmp_path):
     frames, _ = blobs()
     with pytest.raises(TrainingError, match="400 frames cannot make 500 units"):
         fit_codebook(frames, 500)
+    with pytest.raises(TrainingError, match=r"frames must be \(N, D\), got shape \(1600,\)"):
+        fit_codebook(frames.ravel(), 5)
+    with pytest.raises(TrainingError, match=r"frames of different shapes \(3,\), \(4,\) cannot be joined"):
+        fit_codebook([frames, frames[:, :3]], 5)
+    with pytest.raises(TrainingError, match="0 frames cannot make 5 units"):
+        fit_codebook([], 5)
+    with pytest.raises(TrainingError, match="algorithm 'elkan' is unknown; known: lloyd, minibatch"):
+        KMeans(5, algorithm="elkan")
+    with pytest.raises(TrainingError, match="restarts is 0 but must be at least 1"):
+        KMeans(5, restarts=0)
+    with pytest.raises(TrainingError, match="no codebook yet; call fit"):
+        KMeans(5).predict(frames)
     frames[17, 2] = np.nan
     with pytest.raises(TrainingError, match="frame 17 holds NaN"):
         fit_codebook(frames, 5)

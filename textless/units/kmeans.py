@@ -1,4 +1,4 @@
-"""k-means: frames → units. Lloyd's iterations by faiss, on whatever device the installed faiss has."""
+"""k-means: frames → units. Lloyd's iterations (`lloyd`), or scikit-learn's mini-batches."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from textless.errors import ModelError, TrainingError, did_you_mean
+from textless.units.lloyd import Assignment, Points, cluster
 from textless.units.mfcc import SAMPLE_RATE
 from textless.units.types import UnitContract
 from textless.weights import load_model, save_model
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from textless.units.published import Published
 
 TRANSFORMS = ("none", "layer_norm")
+# Iterations and starting points unless told otherwise; those of mini-batches are fairseq's (examples/hubert/simple_kmeans).
+ALGORITHMS = {"lloyd": (50, 1), "minibatch": (100, 20)}
+INITS = ("k-means++", "random")
+BATCH = 10_000  # frames of a mini-batch, fairseq's too
 
 
 def transform_frames(frames: np.ndarray, transform: str) -> np.ndarray:
@@ -80,12 +85,15 @@ class Codebook:
         """
         if frames.ndim != 2 or frames.shape[1] != self.centroids.shape[1]:
             raise ModelError(f"frames of shape {frames.shape} do not fit a codebook of {self.centroids.shape[1]} dimensions")
-        frames = transform_frames(frames, self.contract.transform or "none")
-        bias = np.square(self.centroids).sum(1)
+        # Seen from their middle, so that frames far from the origin do not lose the digits that tell centroids apart.
+        middle = self.centroids.mean(0)
+        centroids = self.centroids - middle
+        bias = np.square(centroids).sum(1)
         out = np.empty(len(frames), np.int64)
-        for i in range(0, len(frames), 65536):
+        for i in range(0, len(frames), 16384):
+            x = transform_frames(frames[i : i + 16384], self.contract.transform or "none") - middle
             # ‖x - c‖² less ‖x‖², which is the same for every centroid.
-            out[i : i + 65536] = (bias - 2 * (frames[i : i + 65536] @ self.centroids.T)).argmin(1)
+            out[i : i + 16384] = (bias - 2 * (x @ centroids.T)).argmin(1)
         return out
 
     def save(self, folder: Path | str) -> None:
@@ -136,52 +144,153 @@ def _foreign(path: Path) -> Codebook:
     return Codebook(centroids)
 
 
-def fit_codebook(
-    frames: np.ndarray | Sequence[np.ndarray],
-    n_units: int,
-    *,
-    transform: str = "none",
-    iterations: int = 50,
-    restarts: int = 1,
-    seed: int = 0,
-    contract: UnitContract = UnitContract(),
-) -> tuple[Codebook, dict[str, Any]]:
-    """Cluster frames.
+class KMeans:
+    """k-means in scikit-learn's manner: `KMeans(100).fit(frames).predict(frames)`.
+
+    `lloyd` moves all centroids by all frames in turn (see `lloyd.cluster`), holds no second copy of them, and puts a centroid that has no
+    frame on the frame farthest from its own. `minibatch` is scikit-learn's MiniBatchKMeans as fairseq's HuBERT recipe sets it; it holds
+    a second copy of the frames and repairs nothing, but also learns from a stream by `partial_fit`.
+
+    Equal frames, settings, seed and number of threads give equal bytes.
 
     Args:
-        frames: (N, D) float32, or several to be joined.
+        n_units: K.
+        algorithm: `lloyd` or `minibatch`.
+        init: `k-means++` or `random` frames.
         transform: see `transform_frames`; becomes part of the codebook.
-        restarts: runs from other starting points, of which the best is kept.
+        iterations: at most so many updates by all frames; None: 50, of mini-batches 100.
+        restarts: starting points, of which the best is kept; None: 1, of mini-batches 20.
+        tolerance: Lloyd's iterations stop when one lowers the inertia by no more than this share.
         contract: the encoder's.
 
+    Attributes:
+        codebook: Codebook, once there is one.
+        metrics: {"inertia": mean squared distance of a frame to its centroid, "inertia_curve": of each iteration (Lloyd's, over all
+            frames) or of each batch given to `partial_fit`, "dead_units": without a frame, "repaired_units": dead ones put elsewhere}.
+    """
+
+    def __init__(
+        self,
+        n_units: int,
+        *,
+        algorithm: str = "lloyd",
+        init: str = "k-means++",
+        transform: str = "none",
+        iterations: int | None = None,
+        restarts: int | None = None,
+        tolerance: float = 1e-3,
+        seed: int = 0,
+        contract: UnitContract = UnitContract(),
+    ) -> None:
+        for what, value, known in (("algorithm", algorithm, ALGORITHMS), ("init", init, INITS), ("transform", transform, TRANSFORMS)):
+            if value not in known:
+                raise TrainingError(f"{what} {value!r} is unknown; known: {', '.join(known)}")
+        self.iterations, self.restarts = (b if a is None else a for a, b in zip((iterations, restarts), ALGORITHMS[algorithm], strict=True))
+        for what, value in (("n_units", n_units), ("iterations", self.iterations), ("restarts", self.restarts)):
+            if value < 1:
+                raise TrainingError(f"{what} is {value} but must be at least 1")
+        self.n_units, self.algorithm, self.init, self.transform = n_units, algorithm, init, transform
+        self.tolerance, self.seed, self.contract = tolerance, seed, contract
+        self.metrics: dict[str, Any] = {}
+        self._codebook: Codebook | None = None
+        self._stream: tuple[Any, np.ndarray, np.ndarray] | None = None  # scikit-learn's object, the mean taken away, frames of each unit
+
+    @property
+    def codebook(self) -> Codebook:
+        if self._codebook is None:
+            raise TrainingError("there is no codebook yet; call fit or partial_fit first")
+        return self._codebook
+
+    def predict(self, frames: np.ndarray) -> np.ndarray:
+        """(T, D) float32 → (T,) int64. See `Codebook.predict`."""
+        return self.codebook.predict(frames)
+
+    def fit(self, frames: np.ndarray) -> KMeans:
+        """Cluster frames (N, D) of any float type, which may be memory-mapped. Raises TrainingError: fewer than units, not finite."""
+        points = self._points(frames)
+        if self.algorithm == "minibatch":
+            kmeans = self._minibatch().fit(np.concatenate([x for _, x in points.blocks()]))
+            centroids = np.ascontiguousarray(kmeans.cluster_centers_, np.float32)
+            found = Assignment(points, centroids)
+            curve, repaired, dead = [found.inertia], 0, int((found.counts == 0).sum())
+        else:
+            centroids, curve, repaired, dead = cluster(
+                points,
+                self.n_units,
+                init=self.init,
+                iterations=self.iterations,
+                restarts=self.restarts,
+                tolerance=self.tolerance,
+                seed=self.seed,
+            )
+        self._keep(centroids + points.mean, curve, repaired, dead)
+        return self
+
+    def partial_fit(self, frames: np.ndarray) -> KMeans:
+        """Learn from one batch of a stream, of `minibatch` only.
+
+        The first batch gives the starting points, and so must hold as many frames as there are units. Raises TrainingError as `fit`, and
+        when D changes.
+        """
+        if self.algorithm != "minibatch":
+            raise TrainingError("lloyd has to see all frames again and again; algorithm='minibatch' learns from a stream")
+        if self._stream is None:
+            self._stream = self._minibatch(), self._points(frames).mean, np.zeros(self.n_units, np.int64)
+        kmeans, mean, counts = self._stream
+        points = self._points(frames, mean)
+        kmeans.partial_fit(np.concatenate([x for _, x in points.blocks()]))
+        found = Assignment(points, np.ascontiguousarray(kmeans.cluster_centers_, np.float32))
+        counts += found.counts
+        self._keep(kmeans.cluster_centers_ + mean, [*self.metrics.get("inertia_curve", []), found.inertia], 0, int((counts == 0).sum()))
+        return self
+
+    def _points(self, frames: np.ndarray, mean: np.ndarray | None = None) -> Points:
+        frames = np.asarray(frames)
+        if frames.ndim != 2 or not frames.shape[1]:
+            raise TrainingError(f"frames must be (N, D), got shape {frames.shape}")
+        if len(frames) < (self.n_units if mean is None else 1):
+            raise TrainingError(f"{len(frames)} frames cannot make {self.n_units} units; give more audio or fewer units")
+        if mean is not None and frames.shape[1] != len(mean):
+            raise TrainingError(f"frames of {frames.shape[1]} dimensions after some of {len(mean)}; a stream is of one encoder")
+        points = Points(frames, lambda x: transform_frames(x, self.transform))
+        measured = points.measure()
+        points.mean = measured if mean is None else mean
+        return points
+
+    def _minibatch(self) -> Any:
+        from sklearn.cluster import MiniBatchKMeans
+
+        return MiniBatchKMeans(
+            self.n_units,
+            init=self.init,
+            n_init=self.restarts,
+            batch_size=BATCH,
+            max_iter=self.iterations,
+            tol=0.0,
+            max_no_improvement=100,
+            reassignment_ratio=0.0,
+            compute_labels=False,
+            random_state=self.seed,
+        )
+
+    def _keep(self, centroids: np.ndarray, curve: list[float], repaired: int, dead: int) -> None:
+        self._codebook = Codebook(centroids, self.contract.with_(transform=self.transform))
+        self.metrics = {"inertia": curve[-1], "inertia_curve": curve, "dead_units": dead, "repaired_units": repaired}
+
+
+def fit_codebook(frames: np.ndarray | Sequence[np.ndarray], n_units: int, **options: Any) -> tuple[Codebook, dict[str, Any]]:
+    """Cluster frames: (N, D) float32, or several such arrays, which are joined. Options are those of `KMeans`.
+
     Returns:
-        the codebook and {"inertia": mean squared distance a frame, "inertia_curve": of each iteration, "dead_units": without a frame}.
+        the codebook and its metrics (see `KMeans`).
 
     Raises:
-        TrainingError: fewer frames than units, or frames that are not finite.
+        TrainingError: fewer frames than units, of several dimensions, or not finite.
     """
-    import faiss
-
     if not isinstance(frames, np.ndarray):
-        frames = np.concatenate(list(frames)) if len(frames) else np.empty((0, 1), np.float32)
-    if len(frames) < n_units:
-        raise TrainingError(f"{len(frames)} frames cannot make {n_units} units; give more audio or fewer units")
-    x = np.ascontiguousarray(transform_frames(frames, transform))
-    if not np.isfinite(x).all():
-        raise TrainingError(f"frame {int(np.flatnonzero(~np.isfinite(x).all(1))[0])} holds NaN or infinite values")
-    # faiss samples 256 points per centroid unless told otherwise, and warns below 39: how many frames to take is the caller's choice.
-    kmeans = faiss.Kmeans(
-        x.shape[1],
-        n_units,
-        niter=iterations,
-        nredo=restarts,
-        seed=seed,
-        gpu=faiss.get_num_gpus() > 0,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(x),
-    )
-    kmeans.train(x)
-    codebook = Codebook(kmeans.centroids, contract.with_(transform=transform))
-    used = np.bincount(Codebook(kmeans.centroids).predict(x), minlength=n_units)
-    curve = [float(v) / len(x) for v in kmeans.obj]
-    return codebook, {"inertia": curve[-1], "inertia_curve": curve, "dead_units": int((used == 0).sum())}
+        frames = list(frames)
+        if len(dims := {x.shape[1:] for x in frames}) > 1:
+            raise TrainingError(f"frames of different shapes {', '.join(map(str, sorted(dims)))} cannot be joined; they are of one encoder")
+        frames = np.concatenate(frames) if frames else np.empty((0, 1), np.float32)
+    kmeans = KMeans(n_units, **options).fit(frames)
+    return kmeans.codebook, kmeans.metrics

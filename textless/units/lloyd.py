@@ -1,0 +1,194 @@
+"""Lloyd's k-means over frames that stay where they are: seeding, refinement from a sample to all of them, repair of dead centroids.
+
+The nearest centroid is searched by faiss, on a GPU where the installed faiss has one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from textless.errors import TrainingError
+
+BLOCK = 2**19  # values prepared and searched together: 2 MB, which stay in the cache
+SEEDING_FRAMES = 10_000  # that k-means++ looks at, or 20 for each centroid
+STAGES = (16, 4)  # a centroid is first moved by one frame in 16, then by one in 4 …
+STAGE_FRAMES = 100  # … where that leaves so many for each centroid
+
+
+class Points:
+    """Frames as k-means sees them, prepared block by block, so that there is never a second copy of all of them.
+
+    The mean is taken away, because squared distances come from products of whole frames, and a mean that is large beside the
+    differences would cancel their digits.
+
+    Args:
+        frames: (N, D) of any float type; may be memory-mapped.
+        transform: (n, D) float32 → (n, D) float32.
+        mean: (D,) float32, to be taken away.
+    """
+
+    def __init__(self, frames: np.ndarray, transform: Callable[[np.ndarray], np.ndarray], mean: np.ndarray | None = None) -> None:
+        self.frames, self.transform = frames, transform
+        self.mean = np.zeros(frames.shape[1], np.float32) if mean is None else mean
+
+    def measure(self) -> np.ndarray:
+        """Their mean, (D,) float32, less what is already taken away. Raises TrainingError when a frame is not finite."""
+        total = np.zeros(self.frames.shape[1])
+        for start, block in self.blocks():
+            if not (finite := np.isfinite(block).all(1)).all():
+                bad = start + int(finite.argmin())
+                raise TrainingError(f"frame {bad} holds NaN or infinite values; leave out the file that it comes from")
+            total += block.sum(0, dtype=np.float64)
+        return (total / len(self.frames)).astype(np.float32)
+
+    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """(index of the first, (n, D) float32) of every block."""
+        rows = max(256, BLOCK // self.frames.shape[1])
+        for start in range(0, len(self.frames), rows):
+            yield start, self.prepare(self.frames[start : start + rows])
+
+    def prepare(self, frames: np.ndarray) -> np.ndarray:
+        return self.transform(np.asarray(frames, np.float32)) - self.mean
+
+    def part(self, index: np.ndarray) -> Points:
+        """Some of the frames, copied, with the same mean taken away."""
+        return Points(self.frames[index], self.transform, self.mean)
+
+
+def plus_plus(x: np.ndarray, n: int, draw: np.random.Generator) -> np.ndarray:
+    """Greedy k-means++ (Arthur and Vassilvitskii 2007, section 5): each next seed is drawn by squared distance, the best of a few draws.
+
+    Args:
+        x: (N, D) float32 near the origin.
+
+    Returns:
+        (n, D) float32, some of x.
+    """
+    norms = np.square(x).sum(1)
+    trials = 2 + int(math.log(n))
+    chosen = [int(draw.integers(len(x)))]
+    nearest = np.maximum(norms + norms[chosen[0]] - 2 * (x @ x[chosen[0]]), 0)
+    while len(chosen) < n:
+        cumulative = np.cumsum(nearest, dtype=np.float64)
+        picks = np.searchsorted(cumulative, draw.random(trials) * cumulative[-1]).clip(max=len(x) - 1)
+        distances = x[picks] @ x.T
+        distances *= -2
+        distances += norms
+        distances += norms[picks, None]
+        np.maximum(distances, 0, out=distances)
+        np.minimum(distances, nearest, out=distances)
+        best = int(distances.sum(1).argmin())
+        chosen.append(int(picks[best]))
+        nearest = distances[best]
+    return x[chosen]
+
+
+class Assignment:
+    """One pass over all points: what each centroid got.
+
+    Attributes:
+        inertia: mean squared distance of a point to its centroid.
+        sums: (K, D) float64. counts: (K,) int64. distances: (N,) float32, squared.
+    """
+
+    def __init__(self, points: Points, centroids: np.ndarray) -> None:
+        import faiss
+        from scipy.sparse import csr_matrix
+
+        index = faiss.IndexFlatL2(centroids.shape[1])
+        if faiss.get_num_gpus() > 0:
+            index = faiss.index_cpu_to_all_gpus(index)
+        index.add(centroids)
+        self.sums, self.counts = np.zeros(centroids.shape), np.zeros(len(centroids), np.int64)
+        self.distances = np.empty(len(points.frames), np.float32)
+        for start, block in points.blocks():
+            distances, labels = index.search(block, 1)
+            self.distances[start : start + len(block)] = distances[:, 0]
+            ones, rows = np.ones(len(block), np.float32), np.arange(len(block) + 1)
+            member = csr_matrix((ones, labels[:, 0], rows), shape=(len(block), len(centroids)))
+            self.sums += member.T @ block
+            self.counts += np.bincount(labels[:, 0], minlength=len(centroids))
+        self.inertia = float(self.distances.mean(dtype=np.float64))
+
+
+def lloyd(points: Points, centroids: np.ndarray, *, iterations: int, tolerance: float) -> tuple[np.ndarray, list[float], int, int]:
+    """Lloyd's iterations; a centroid without a point is put on the point that is farthest from its own.
+
+    Args:
+        centroids: (K, D) float32 to begin with.
+        iterations: at most so many updates.
+        tolerance: stop when an update lowers the inertia by no more than this share of it, and no centroid can be repaired.
+
+    Returns:
+        centroids (K, D) float32; the inertia of each assignment, the last that of the centroids returned; how many were repaired on
+        the way; how many are dead at the end.
+    """
+    curve: list[float] = []
+    repaired = 0
+    while True:
+        found = Assignment(points, centroids)
+        curve.append(found.inertia)
+        dead = np.flatnonzero(found.counts == 0)
+        far = _farthest(points, found, len(dead)) if len(dead) and len(curve) <= iterations else centroids[:0]
+        settled = len(curve) > 1 and curve[-2] - curve[-1] <= tolerance * curve[-2]
+        if len(curve) > iterations or (settled and not len(far)):
+            return centroids, curve, repaired, len(dead)
+        alive = found.counts > 0
+        centroids = centroids.copy()
+        centroids[alive] = found.sums[alive] / found.counts[alive, None]
+        centroids[dead[: len(far)]] = far
+        repaired += len(far)
+
+
+def _farthest(points: Points, found: Assignment, n: int) -> np.ndarray:
+    """At most n points, each the farthest from its centroid and from those before it; none that lies on one of them, to rounding."""
+    order = np.argsort(-found.distances, kind="stable")
+    order = order[:: -(-len(order) // SEEDING_FRAMES)]  # evenly over all distances, the largest first
+    x = points.prepare(points.frames[order])
+    distances, rounding = found.distances[order], 1e-5 * np.square(x).sum(1)
+    chosen: list[int] = []
+    while len(chosen) < n:
+        distances[distances <= rounding] = 0
+        farthest = int(distances.argmax())
+        if not distances[farthest]:
+            break
+        chosen.append(farthest)
+        distances = np.minimum(distances, np.square(x - x[farthest]).sum(1))
+    return x[chosen]
+
+
+def cluster(
+    points: Points, n: int, *, init: str, iterations: int, restarts: int, tolerance: float, seed: int
+) -> tuple[np.ndarray, list[float], int, int]:
+    """Centroids from nothing: seeds, Lloyd's iterations on a small sample, on a larger one, and on all points.
+
+    Most of the way is gone on a sixteenth of the points at a sixteenth of the price. Of several starts the one with the least inertia
+    on the first sample goes on.
+
+    Returns what `lloyd` does, for all points.
+    """
+    draw = np.random.default_rng(seed)
+    total = len(points.frames)
+    order = draw.permutation(total)[: max(total // STAGES[-1], SEEDING_FRAMES, 20 * n)]
+    # Sorted, because frames are read from disk or memory in their order.
+    stages = [points.part(np.sort(order[: total // s])) for s in STAGES if total // s >= STAGE_FRAMES * n]
+    seeding = points.part(np.sort(order[: max(SEEDING_FRAMES, 20 * n)]))
+    del order
+
+    def start() -> np.ndarray:
+        x = seeding.prepare(seeding.frames)
+        return plus_plus(x, n, draw) if init == "k-means++" else x[draw.choice(len(x), n, replace=False)]
+
+    def refine(centroids: np.ndarray) -> tuple[np.ndarray, list[float], int, int]:
+        return lloyd(stages[0] if stages else points, centroids, iterations=iterations, tolerance=tolerance)
+
+    best = min((refine(start()) for _ in range(restarts)), key=lambda result: result[1][-1])
+    repaired = best[2]
+    while stages:
+        del stages[0]
+        best = refine(best[0])
+        repaired += best[2]
+    return best[0], best[1], repaired, best[3]
