@@ -1,9 +1,18 @@
+import json
+
 import numpy as np
 import pytest
+import soundfile
 from sklearn.metrics import mutual_info_score
 
-from textless.errors import CorpusError
-from textless.units.quality import frame_phones, read_alignments, unit_quality
+from textless.engine.store import Store
+from textless.engine.yaml import load_pipeline
+from textless.errors import ContractError, CorpusError, TrainingError
+from textless.steps import STEPS
+from textless.units.dump import UnitRow
+from textless.units.items import Item
+from textless.units.quality import frame_phones, measure_frames, measure_units, read_alignments, unit_cost, unit_quality
+from textless.units.types import UnitContract, Units
 
 
 def test_frame_phones_at_the_middle_of_the_window():
@@ -41,3 +50,153 @@ def test_read_alignments(tmp_path):
     path.write_text("id\tstart\n")
     with pytest.raises(CorpusError, match="column end, phone is missing"):
         read_alignments(path)
+    path.write_text("id\tstart\tend\tphone\nx\t0\t1\ta\nx\tone\t2\tb\n")
+    with pytest.raises(CorpusError, match="line 3: start and end must be numbers"):
+        read_alignments(path)
+    with pytest.raises(CorpusError, match="cannot be read as an alignment"):
+        read_alignments(tmp_path / "none.tsv")
+
+
+def test_chance_is_what_shuffled_labels_give():
+    rng = np.random.default_rng(0)
+    phones = rng.integers(0, 4, 20000)
+    q = unit_quality([(phones, [str(p) for p in phones])], n_units=4)
+    assert q["pnmi"] == q["phone_purity"] == q["cluster_purity"] == pytest.approx(1)
+    assert q["phone_purity_chance"] == pytest.approx(0.25, abs=0.02)
+    assert q["cluster_purity_chance"] == pytest.approx(0.25, abs=0.02)
+    assert q["pnmi_chance"] < 0.001
+    with pytest.raises(CorpusError, match="the same phone"):
+        unit_quality([(phones, ["a"] * len(phones))], n_units=4)
+
+
+def test_cost_of_units():
+    """Frames 0 0 1 1 1 1 2 3 at 50 Hz: entropy 1.75 bits; four runs in 160 ms, 2 bits each."""
+    c = unit_cost([row("f", [0, 0, 1, 1, 1, 1, 2, 3]).units], n_units=8)
+    assert c["active_units"] == 4
+    assert c["perplexity"] == pytest.approx(2**1.75)
+    assert c["segment_ms"] == pytest.approx(40)
+    assert c["units_per_second"] == pytest.approx(25)
+    assert c["bitrate_codebook"] == pytest.approx(150)
+    assert c["bitrate_frames"] == pytest.approx(1.75 * 50)
+    assert c["bitrate"] == pytest.approx(2 * 25)
+    assert c["seconds"] == pytest.approx(0.16)
+    assert unit_cost([row("f", [3, 3]).units])["bitrate"] == 0
+    with pytest.raises(CorpusError, match="no units"):
+        unit_cost([])
+    with pytest.raises(ContractError, match="frame rate of these units is unknown"):
+        unit_cost([Units.of([1, 2])])
+
+
+def row(name, frames, speaker=None):
+    return UnitRow(id=name, units=Units.from_frames(np.array(frames), UnitContract(frame_rate=50.0, n_units=8)), speaker=speaker)
+
+
+def corpus():
+    """Two speakers of three files each, phones a and b between p and q in turn, units that tell all of them apart; and the alignments."""
+    rows, alignments = [], {}
+    for speaker in "st":
+        for k in range(3):
+            name = f"{speaker}{k}"
+            phones = [phone for middle in "aabb" for phone in ("p", middle, "q")]
+            alignments[name] = [(i / 10, (i + 1) / 10, phone) for i, phone in enumerate(phones)]
+            rows.append(row(name, np.repeat(["pqab".index(phone) for phone in phones], 5), speaker))
+    return rows, alignments
+
+
+def test_units_are_measured_in_one_go():
+    rows, alignments = corpus()
+    m = measure_units(rows, alignments=alignments)
+    assert m["pnmi"] == m["phone_purity"] == pytest.approx(1, abs=0.1)
+    assert m["abx_within"] == m["abx_across"] == 0
+    assert m["abx_within_chance"] == pytest.approx(0.5, abs=0.2)
+    assert m["files"] == 6
+    assert {"bitrate", "perplexity", "segment_ms", "active_units"} <= set(m)
+    assert set(measure_units(rows)) == set(unit_cost([r.units for r in rows], n_units=8)) | {"files"}
+
+
+def test_items_take_the_place_of_the_alignments_triphones():
+    rows, _ = corpus()
+    items = [Item(r.id, 0.1, 0.2, "a", "p", "q", r.speaker) for r in rows] + [Item(r.id, 0.7, 0.8, "b", "p", "q", r.speaker) for r in rows]
+    m = measure_units(rows, items=items)
+    assert m["abx_within"] == m["abx_across"] == 0
+    assert "pnmi" not in m
+    with pytest.raises(CorpusError, match="none of the 1 items lies in these files"):
+        measure_units(rows, items=[Item("x", 0, 1, "a", "p", "q", "s")])
+
+
+def test_where_abx_has_no_items_the_rest_is_measured():
+    rows, alignments = corpus()
+    with pytest.warns(UserWarning, match="it is not known who speaks"):
+        m = measure_units([row(r.id, r.units.frames()) for r in rows], alignments=alignments)
+    assert "pnmi" in m
+    assert "abx_within" not in m
+    with pytest.warns(UserWarning, match="no ABX across speakers"):
+        m = measure_units(rows[:3], alignments=alignments)
+    assert "abx_within" in m
+    assert "abx_across" not in m
+
+
+def test_units_of_other_files_or_codebooks():
+    rows, alignments = corpus()
+    with pytest.raises(CorpusError, match="do the ids of units and alignment agree"):
+        measure_units(rows, alignments={f"other-{k}": v for k, v in alignments.items()})
+    other = UnitRow(id="z", units=Units.of([1, 2], UnitContract(frame_rate=50.0, n_units=9)))
+    with pytest.raises(ContractError, match="n_units is 9 in z but 8 in s0"):
+        measure_units([*rows, other])
+
+
+def test_frames_are_measured_as_units_are():
+    rows, alignments = corpus()
+    files = {r.id: np.eye(8)[r.units.frames()] for r in rows}
+    speakers = {r.id: r.speaker for r in rows}
+    m = measure_frames(files, frame_rate=50, alignments=alignments, speakers=speakers)
+    assert m["frame_abx_within"] == m["frame_abx_across"] == 0
+    units = measure_units(rows, alignments=alignments)
+    assert {k.removeprefix("frame_"): v for k, v in m.items()} == {k: v for k, v in units.items() if k.startswith("abx")}
+
+
+def test_figures_as_steps(tmp_path):
+    """The three steps on a minute of noise: figures in manifests, and files that cannot be read are failures of their own."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "audio.tsv").write_text("id\tpath\tspeaker\n" + "".join(f"{s}{k}\t{s}{k}.wav\t{s}\n" for s in "st" for k in range(2)))
+    lines = ["id\tstart\tend\tphone"]
+    for s in "st":
+        for k in range(2):
+            soundfile.write(tmp_path / f"{s}{k}.wav", 0.1 * rng.standard_normal(32000), 16000)
+            lines += [f"{s}{k}\t{i / 10}\t{(i + 1) / 10}\t{p}" for i, p in enumerate("paqpaqpbqpbqpaqpbq")]
+    (tmp_path / "phones.tsv").write_text("\n".join(lines) + "\n")
+    there = [f"s{k} {onset} {onset + 0.3} {phone} p q s" for k in range(2) for onset, phone in ((0, "a"), (0.6, "b"))]
+    (tmp_path / "x.item").write_text("\n".join(["#file", *there]) + "\n")
+    (tmp_path / "p.yaml").write_text(
+        "steps:\n"
+        "  corpus: {manifest: audio.tsv}\n"
+        "  phones: {step: alignments, file: phones.tsv}\n"
+        "  items:  {file: x.item}\n"
+        "  mfcc:   {step: frames, audio: $corpus, encoder: mfcc}\n"
+        "  km:     {step: kmeans, frames: $mfcc, n_units: 8}\n"
+        "  units:  {step: assign, frames: $mfcc, codebook: $km}\n"
+        "  bare:   {step: quality, units: $units}\n"
+        "  worth:  {step: quality, units: $units, alignments: $phones, items: $items}\n"
+        "  abx:    {frames: $mfcc, alignments: $phones, distance: euclidean}\n"
+        "  robust: {step: robustness, audio: $corpus, encoder: mfcc, codebook: $km}\n"
+    )
+    store = Store(tmp_path / "store")
+    graph = load_pipeline(tmp_path / "p.yaml", STEPS)
+    with pytest.warns(UserWarning, match="no ABX across speakers"):
+        graph.run(store, ["bare", "worth", "abx", "robust"])
+    metrics = {name: store.manifest(graph.steps[name])["metrics"] for name in ("bare", "worth", "abx", "robust")}
+    assert "pnmi" not in metrics["bare"]
+    assert {"pnmi", "pnmi_chance", "abx_within", "bitrate"} <= set(metrics["worth"])
+    assert "abx_across" not in metrics["worth"]
+    assert {"frame_abx_within", "frame_abx_across_chance"} <= set(metrics["abx"])
+    assert len(metrics["robust"]) == 8
+    assert all(0 < v <= 2 for v in metrics["robust"].values())
+    folder = store.folder(graph.steps["robust"])
+    assert json.loads((folder / "robustness.json").read_text()) == metrics["robust"]
+    alone = "abx: {frames: $mfcc}"
+    thin = "thin: {step: frames, audio: $corpus, encoder: mfcc, fraction: 0.5}\n  abx: {frames: $thin, alignments: $phones}"
+    for bad, what in ((alone, "give alignments or items"), (thin, "only 0.5 of the frames")):
+        text = (tmp_path / "p.yaml").read_text().split("  bare:")[0]
+        (tmp_path / "bad.yaml").write_text(f"{text}  {bad}\n")
+        with pytest.raises(TrainingError, match=what):
+            load_pipeline(tmp_path / "bad.yaml", STEPS).run(store, ["abx"])

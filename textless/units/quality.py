@@ -1,28 +1,43 @@
-"""How much of the phones is in the units: PNMI and purities (Hsu et al. 2021, section IV-C)."""
+"""What units are worth: how much of the phones is in them, and what they cost.
+
+PNMI and purities are those of Hsu et al. (2021, section IV-C). `measure_units` gives these, the bit rates and the ABX of
+`textless.units.abx` in one dictionary, which a step writes into its manifest and `textless quality` prints; `measure_frames` gives the
+ABX of an encoder's frames. A figure `NAME` that compares with phones has `NAME_chance` beside it, the same after labels were shuffled.
+"""
 
 from __future__ import annotations
 
 import csv
+import math
+import warnings
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from textless.errors import CorpusError
-
-Alignment = list[tuple[float, float, str]]
+from textless.units.abx import abx
+from textless.units.dump import UnitRow
+from textless.units.items import Alignment, Item, frame_span, items_of
+from textless.units.types import Units
 
 
 def read_alignments(path: Path | str) -> dict[str, Alignment]:
-    """A tsv with columns id, start, end (seconds), phone → {id: [(start, end, phone)]}."""
+    """A tsv with columns id, start, end (seconds), phone → {id: [(start, end, phone)]}. Raises CorpusError that names the line."""
     out: dict[str, Alignment] = defaultdict(list)
-    with open(path, newline="") as f:
-        rows = csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE)
-        if missing := {"id", "start", "end", "phone"} - set(rows.fieldnames or ()):
-            raise CorpusError(f"{path}: column {', '.join(sorted(missing))} is missing; an alignment has id, start, end, phone")
-        for row in rows:
-            out[row["id"]].append((float(row["start"]), float(row["end"]), row["phone"]))
+    try:
+        with open(path, newline="", encoding="utf-8") as f:
+            rows = csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE)
+            if missing := {"id", "start", "end", "phone"} - set(rows.fieldnames or ()):
+                raise CorpusError(f"{path}: column {', '.join(sorted(missing))} is missing; an alignment has id, start, end, phone")
+            for row in rows:
+                try:
+                    out[row["id"]].append((float(row["start"]), float(row["end"]), row["phone"]))
+                except (TypeError, ValueError):
+                    raise CorpusError(f"{path}, line {rows.line_num}: start and end must be numbers of seconds; correct the line") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise CorpusError(f"{path}: cannot be read as an alignment ({e})") from None
     return dict(out)
 
 
@@ -30,8 +45,7 @@ def frame_phones(alignment: Alignment, frames: int, *, frame_rate: float, window
     """Phone at the middle of each frame's window, None where there is none."""
     out: list[str | None] = [None] * frames
     for start, end, phone in alignment:
-        first = max(0, int(np.ceil((start - window / 2) * frame_rate - 1e-9)))
-        last = min(frames, int(np.ceil((end - window / 2) * frame_rate - 1e-9)))
+        first, last = frame_span(start, end, frames, frame_rate=frame_rate, window=window)
         out[first:last] = [phone] * max(0, last - first)
     return out
 
@@ -43,9 +57,12 @@ def unit_quality(pairs: Iterable[tuple[np.ndarray, list[str | None]]], *, n_unit
         pairs: of each file, frame units (T,) int64 and the phones of `frame_phones`; frames without a phone are left out.
 
     Returns:
-        `pnmi`: mutual information over the phones' entropy; `pnmi_chance`: the same with the units shuffled, the floor that few frames
-        raise; `phone_purity`: share of frames whose phone is the most frequent of their unit; `cluster_purity`: share whose unit is the
-        most frequent of their phone; `active_units`; `frames`.
+        `pnmi`: mutual information over the phones' entropy; `phone_purity`: share of frames whose phone is the most frequent of their
+        unit; `cluster_purity`: share whose unit is the most frequent of their phone; each with `_chance`, the same with the units
+        shuffled over the frames, the floor that few frames raise; `active_units` and `frames`, of the frames that have a phone.
+
+    Raises:
+        CorpusError: no frame has both a unit and a phone.
     """
     units, phones = [], []
     for u, p in pairs:
@@ -57,12 +74,14 @@ def unit_quality(pairs: Iterable[tuple[np.ndarray, list[str | None]]], *, n_unit
         raise CorpusError("no frame has both a unit and a phone; do the ids of units and alignment agree?")
     _, phone_ids = np.unique(np.array(phones), return_inverse=True)
     joint = _joint(phone_ids, all_units, n_units)
-    shuffled = np.random.default_rng(seed).permutation(all_units)
+    chance = _joint(phone_ids, np.random.default_rng(seed).permutation(all_units), n_units)
     return {
         "pnmi": _pnmi(joint),
-        "pnmi_chance": _pnmi(_joint(phone_ids, shuffled, n_units)),
+        "pnmi_chance": _pnmi(chance),
         "phone_purity": float(joint.max(0).sum()),
+        "phone_purity_chance": float(chance.max(0).sum()),
         "cluster_purity": float(joint.max(1).sum()),
+        "cluster_purity_chance": float(chance.max(1).sum()),
         "active_units": float((joint.sum(0) > 0).sum()),
         "frames": float(len(all_units)),
     }
@@ -75,7 +94,131 @@ def _joint(phones: np.ndarray, units: np.ndarray, n_units: int) -> np.ndarray:
 
 
 def _pnmi(joint: np.ndarray) -> float:
+    """Raises CorpusError where there is but one phone, whose entropy is 0."""
     phone, unit = joint.sum(1, keepdims=True), joint.sum(0, keepdims=True)
+    if len(phone) < 2:
+        raise CorpusError("all frames have the same phone; PNMI and purities need two at least")
     seen = joint > 0
     information = (joint[seen] * np.log(joint[seen] / (phone @ unit)[seen])).sum()
     return float(information / -(phone[phone > 0] * np.log(phone[phone > 0])).sum())
+
+
+def unit_cost(sequences: Iterable[Units], *, n_units: int | None = None) -> dict[str, float]:
+    """What units cost and how they are used, without phones.
+
+    Returns:
+        `active_units`: that occur; `perplexity`: of the distribution of frame units, 2 to its entropy; `segment_ms`: mean length of a run
+        of one unit; `units_per_second`: runs; `bitrate_codebook`: log2 of `n_units` for each frame (where the number is known),
+        `bitrate_frames`: entropy of frame units for each frame, `bitrate`: entropy of deduplicated units for each run, all in bits a
+        second, as unigrams cost that are coded apart from their durations; `seconds`.
+
+    Raises:
+        CorpusError: no units. ContractError: their frame rate is unknown.
+    """
+    frames, runs, seconds = [], [], 0.0
+    for units in sequences:
+        seconds += units.seconds
+        frames.append(units.frames())
+        runs.append(units.deduplicated().units)
+    frames, runs = (np.concatenate(parts) if parts else np.empty(0, np.int64) for parts in (frames, runs))
+    if not len(frames):
+        raise CorpusError("there are no units to measure")
+    bits, bits_of_runs = _entropy(frames), _entropy(runs)
+    rate = len(frames) / seconds
+    return {
+        "active_units": float(len(np.unique(frames))),
+        "perplexity": 2**bits,
+        "segment_ms": 1000 * seconds / len(runs),
+        "units_per_second": len(runs) / seconds,
+        **({"bitrate_codebook": math.log2(n_units) * rate} if n_units else {}),
+        "bitrate_frames": bits * rate,
+        "bitrate": bits_of_runs * len(runs) / seconds,
+        "seconds": seconds,
+    }
+
+
+def _entropy(units: np.ndarray) -> float:
+    """Bits a unit."""
+    counts = np.bincount(units)
+    shares = counts[counts > 0] / len(units)
+    return float(-(shares * np.log2(shares)).sum()) + 0.0
+
+
+def measure_units(
+    rows: Iterable[UnitRow],
+    *,
+    alignments: Mapping[str, Alignment] | None = None,
+    items: Sequence[Item] | None = None,
+    seed: int = 0,
+) -> dict[str, float]:
+    """All that is known of units: `unit_cost`; with alignments `unit_quality`; with items, or the triphones of the alignments, `abx_within`
+    and `abx_across` with `_chance` and `_cells`.
+
+    Items made from alignments need rows with speakers; where they give no ABX a warning says why.
+
+    Raises:
+        CorpusError: no units; alignments of other files; items that were given and make no cell. ContractError: units of several
+            codebooks, or of an unknown frame rate.
+    """
+    rows = sorted(rows, key=lambda row: row.id)  # what the seed shuffles is then the same in whatever order the rows come
+    for row in rows[1:]:
+        rows[0].units.contract.check(row.units.contract, mine=rows[0].id, theirs=row.id)
+    figures = unit_cost((row.units for row in rows), n_units=rows[0].units.contract.n_units if rows else None)
+    figures["files"] = float(len(rows))
+    if alignments is None and items is None:
+        return figures
+    rate = rows[0].units.frame_rate
+    files = {row.id: row.units.frames() for row in rows}
+    if alignments is not None:
+        pairs = ((u, frame_phones(alignments[i], len(u), frame_rate=rate)) for i, u in files.items() if i in alignments)
+        n_units = rows[0].units.contract.n_units or 1 + max(int(u.max(initial=0)) for u in files.values())
+        figures = unit_quality(pairs, n_units=n_units, seed=seed) | figures
+    speakers = {row.id: row.speaker for row in rows}
+    return figures | _discriminate(files, alignments, items, speakers, frame_rate=rate, distance="discrete", name="abx", seed=seed)
+
+
+def measure_frames(
+    files: Mapping[str, np.ndarray],
+    *,
+    frame_rate: float,
+    alignments: Mapping[str, Alignment] | None = None,
+    items: Sequence[Item] | None = None,
+    speakers: Mapping[str, str | None],
+    distance: str = "angular",
+    max_items: int = 10,
+    max_speakers: int = 5,
+    seed: int = 0,
+) -> dict[str, float]:
+    """ABX of frames {id: (T, D) float}: `frame_abx_within` and `frame_abx_across` with `_chance` and `_cells`, by the items that are given
+    or the triphones of the alignments. Warns and raises as `measure_units`; for the rest see `abx`."""
+    limits = {"distance": distance, "max_items": max_items, "max_speakers": max_speakers}
+    return _discriminate(files, alignments, items, speakers, frame_rate=frame_rate, name="frame_abx", seed=seed, **limits)
+
+
+def _discriminate(
+    files: Mapping[str, np.ndarray],
+    alignments: Mapping[str, Alignment] | None,
+    items: Sequence[Item] | None,
+    speakers: Mapping[str, str | None],
+    *,
+    name: str,
+    **options: object,
+) -> dict[str, float]:
+    """ABX within and across speakers, one of them left out where it has no cell."""
+    there = items if items is not None else items_of({i: a for i, a in (alignments or {}).items() if i in files}, speakers)
+    figures: dict[str, float] = {}
+    reasons = []
+    for mode in ("within", "across"):
+        try:
+            found = abx(files, there, speakers=mode, **options)  # type: ignore[arg-type]
+        except CorpusError as e:
+            reasons.append(str(e))
+            continue
+        keys = {"error": f"{name}_{mode}", "chance": f"{name}_{mode}_chance", "cells": f"{name}_{mode}_cells"}
+        figures |= {key: found[k] for k, key in keys.items()}
+    if items is not None and not figures:
+        raise CorpusError(reasons[0])
+    if reasons:
+        unknown = "no ABX: it is not known who speaks; give a manifest with the column speaker, or an item file"
+        warnings.warn(reasons[-1] if items is not None or any(speakers.values()) else unknown, stacklevel=1)
+    return figures

@@ -1,0 +1,192 @@
+import naive_abx
+import numpy as np
+import pytest
+
+from textless.errors import CorpusError, ModelError
+from textless.units.abx import abx
+from textless.units.dtw import dtw
+from textless.units.items import Item, frame_span, items_of, read_items
+
+RATE = 50
+
+
+def item(file, first, last, phone, speaker="s", context="pq"):
+    """An item that holds the frames `first` to `last` of a file."""
+    return Item(file, first / RATE, last / RATE, phone, context[0], context[1], speaker)
+
+
+def speech(seed, *, speakers=("s", "t", "u"), dim=4, units=False, files=3):
+    """Files of random frames, and items of 1 to 9 frames that lie one after the other."""
+    rng = np.random.default_rng(seed)
+    there, items = {}, []
+    for speaker in speakers:
+        for k in range(files):
+            name, at = f"{speaker}{k}", 0
+            for _ in range(12):
+                length = int(rng.integers(1, 10))
+                phone, context = "abc"[rng.integers(3)], ("pq", "rs")[rng.integers(2)]
+                items.append(item(name, at, at + length, phone, speaker, context))
+                at += length
+            there[name] = rng.integers(0, 4, at) if units else rng.standard_normal((at, dim))
+    return there, items
+
+
+def segments(files, items):
+    """In the order in which `abx` sorts them."""
+    out = []
+    for i in sorted(items, key=lambda i: (i.previous, i.next, i.speaker, i.phone, i)):
+        first, last = frame_span(i.onset, i.offset, len(files[i.file]), frame_rate=RATE)
+        if first < last:
+            out.append((files[i.file][first:last], i.phone, (i.previous, i.next), i.speaker))
+    return out
+
+
+@pytest.mark.parametrize("speakers", ["within", "across"])
+@pytest.mark.parametrize("kind", ["angular", "euclidean", "discrete"])
+def test_errors_equal_a_naive_computation(kind, speakers):
+    for seed in range(2):
+        files, items = speech(seed, units=kind == "discrete", files=2)
+        got = abx(files, items, frame_rate=RATE, distance=kind, speakers=speakers, max_items=1000, max_speakers=1000)
+        want = naive_abx.abx(segments(files, items), kind=kind, speakers=speakers)
+        assert got["error"] == pytest.approx(want, abs=1e-6)
+        assert 0 < got["error"] < 1
+
+
+def test_distances_equal_naive_ones_in_both_directions(monkeypatch):
+    monkeypatch.setattr("textless.units.dtw.PAIRS", 128)
+    monkeypatch.setattr("textless.units.dtw.CELLS", 1 << 12)
+    rng = np.random.default_rng(0)
+    pairs = [(rng.integers(0, 3, rng.integers(1, 14)), rng.integers(0, 3, rng.integers(1, 14))) for _ in range(300)]
+    blocks = [(x[:, None] != y).astype(np.float32) for x, y in pairs]
+    sizes = np.array([b.size for b in blocks])
+    rows, columns = np.array([b.shape for b in blocks]).T
+    got = dtw(np.concatenate([b.ravel() for b in blocks]), np.cumsum(sizes) - sizes, columns, rows, columns)
+    assert got[0].tolist() == [naive_abx.dtw(x, y, "discrete") for x, y in pairs]
+    assert got[1].tolist() == [naive_abx.dtw(y, x, "discrete") for x, y in pairs]
+    assert (got[0] != got[1]).any()
+
+
+def test_an_error_that_is_known():
+    """Within: phone a is unit 1 twice, b is unit 2 once. X = a1: A = a2 is at 0, B at 1: right; so is X = a2. No X is b, which is alone."""
+    files = {"f": np.array([1, 1, 1, 1, 2, 2])}
+    items = [item("f", 0, 2, "a"), item("f", 2, 4, "a"), item("f", 4, 6, "b")]
+    right = abx(files, items, frame_rate=RATE, distance="discrete")
+    assert (right["error"], right["cells"], right["items"]) == (0, 1, 3)
+    # Where all are equal every triple is a tie.
+    files["f"][:] = 7
+    assert abx(files, items, frame_rate=RATE, distance="discrete")["error"] == 0.5
+    # A is further from X than B is.
+    files["f"][:] = [1, 1, 2, 2, 1, 2]
+    assert abx(files, items, frame_rate=RATE, distance="discrete")["error"] == 1
+
+
+def test_path_length_divides_the_cost():
+    """1 1 2 against 1 2 2 is passed at no cost; 1 1 2 against 2 costs two cells of three; 1 2 against 3 3 costs both of two."""
+    one = np.array([[0, 1, 1], [0, 1, 1], [1, 0, 0]], np.float32)
+    two = np.array([[1], [1], [0]], np.float32)
+    three = np.ones((2, 2), np.float32)
+    flat = np.concatenate([one.ravel(), two.ravel(), three.ravel()])
+    out = dtw(flat, np.array([0, 9, 12]), np.array([3, 1, 2]), np.array([3, 3, 2]), np.array([3, 1, 2]))
+    assert out[0] == pytest.approx([0, 2 / 3, 1])
+
+
+def test_averages_are_over_contexts_then_speakers_then_pairs():
+    """Speaker s errs in one of two contexts, t in none of one: (a, b) is the mean of 1/2 and 0. (b, a) has a cell of t alone, at 0."""
+    files = {"s": np.array([1, 1, 2, 1, 3, 1]), "t": np.array([1, 1, 2, 2])}
+    items = [
+        *(item("s", k, k + 1, phone, "s", "pq") for k, phone in enumerate("aab")),
+        *(item("s", k, k + 1, phone, "s", "rs") for k, phone in ((3, "a"), (4, "a"), (5, "b"))),
+        *(item("t", k, k + 1, phone, "t", "pq") for k, phone in enumerate("aabb")),
+    ]
+    # In the second context X = 1 is as near to B = 1 as can be and not to A = 3 (wrong); X = 3 is at 1 from both (one half).
+    got = abx(files, items, frame_rate=RATE, distance="discrete")
+    assert got["error"] == pytest.approx((((0 + 0.75) / 2 + 0) / 2 + 0) / 2)
+    assert got["cells"] == 4
+
+
+def test_a_frame_of_zeros_is_far_from_all_others():
+    frames = np.array([[1.0, 0], [1, 0], [0, 0], [0, 0]])
+    items = [item("f", 0, 1, "a"), item("f", 1, 2, "a"), item("f", 2, 3, "b"), item("f", 3, 4, "b")]
+    assert abx({"f": frames}, items, frame_rate=RATE)["error"] == 0
+
+
+def test_the_order_of_items_and_files_does_not_matter_and_the_seed_draws():
+    files, items = speech(5, files=8)
+    options = {"frame_rate": RATE, "speakers": "across", "max_items": 3, "max_speakers": 1}
+    one = abx(files, items, **options)
+    assert abx(dict(reversed(files.items())), items[::-1], **options) == one
+    assert abx(files, items, **options, seed=1)["error"] != one["error"]
+    assert one["cells"] < abx(files, items, **{**options, "max_speakers": 2})["cells"]
+
+
+def test_few_cells_at_once_are_the_same(monkeypatch):
+    files, items = speech(2)
+    whole = abx(files, items, frame_rate=RATE)
+    monkeypatch.setattr("textless.units.abx.CELLS", 50)
+    assert abx(files, items, frame_rate=RATE) == whole
+
+
+def test_chance_is_one_half_whatever_the_units_are():
+    rng = np.random.default_rng(0)
+    files, items = {}, []
+    for speaker in "stuv":
+        phones = ["ab"[k % 2] for k in range(40)]
+        files[speaker] = np.array([1 if p == "a" else 2 for p in phones])
+        items += [item(speaker, k, k + 1, p, speaker, "pq"[:: rng.choice([-1, 1])]) for k, p in enumerate(phones)]
+    for speakers in ("within", "across"):
+        got = abx(files, items, frame_rate=RATE, distance="discrete", speakers=speakers, max_items=40)
+        assert got["error"] == 0
+        assert got["chance"] == pytest.approx(0.5, abs=0.05)
+
+
+def test_what_cannot_be_compared():
+    files, items = speech(1)
+    with pytest.raises(CorpusError, match="none of the 108 items lies in these files"):
+        abx({"other": np.zeros((9, 2))}, items, frame_rate=RATE)
+    lone = [i for i in items if i.speaker == "s"]
+    with pytest.raises(CorpusError, match="no ABX across speakers: among 36 items none has a context with two phones"):
+        abx(files, lone, frame_rate=RATE, speakers="across")
+    with pytest.raises(CorpusError, match="no ABX within speakers: among 2 items"):
+        abx({"f": np.arange(9)}, [item("f", 0, 2, "a"), item("f", 2, 4, "b")], frame_rate=RATE, distance="discrete")
+    short = [*items, Item("s0", 0.001, 0.002, "a", "p", "q", "s"), Item("s0", 99.0, 100.0, "a", "p", "q", "s")]
+    assert abx(files, short, frame_rate=RATE) == abx(files, items, frame_rate=RATE)
+    files["s1"][3] = np.nan
+    with pytest.raises(ModelError, match="s1: its frames hold NaN"):
+        abx(files, items, frame_rate=RATE)
+    with pytest.raises(ValueError, match="distance is one of"):
+        abx(files, items, frame_rate=RATE, distance="manhattan")
+
+
+def test_frames_of_an_item_have_their_middle_inside():
+    for onset, offset in ((0.0, 0.1), (0.013, 0.2), (0.0125, 0.0325), (0.5, 9.0)):
+        inside = [t for t in range(30) if onset <= t / RATE + 0.0125 + 1e-12 and t / RATE + 0.0125 + 1e-12 < offset]
+        first, last = frame_span(onset, offset, 30, frame_rate=RATE)
+        assert list(range(first, last)) == inside
+
+
+def test_triphones_of_an_alignment():
+    aligned = {
+        "f": [(0, 1, "SIL"), (1, 2, "a"), (2, 3, "b"), (3, 4, "c"), (4, 5, "d"), (5, 6, "sp"), (6, 7, "a"), (7.5, 8, "b"), (8, 9, "c")],
+        "g": [(0, 1, "a"), (1, 2, "b"), (2, 3, "c")],
+    }
+    assert items_of(aligned, {"f": "s", "g": None}) == [Item("f", 1, 4, "b", "a", "c", "s"), Item("f", 2, 5, "c", "b", "d", "s")]
+
+
+def test_item_files(tmp_path):
+    path = tmp_path / "x.item"
+    path.write_text("#file onset offset #phone prev-phone next-phone speaker\nf 0.0 0.2 AE K T spk1\n\nf 0.1\t0.3 T AE S spk1\n")
+    assert read_items(path) == [Item("f", 0.0, 0.2, "AE", "K", "T", "spk1"), Item("f", 0.1, 0.3, "T", "AE", "S", "spk1")]
+    for line, what in (
+        ("f 0 1 a b c", "line 3: 6 fields"),
+        ("f zero 1 a b c s", "line 3: onset 'zero'"),
+        ("f 1 0.5 a b c s", "line 3: .* no stretch of time"),
+        ("f 0 nan a b c s", "line 3: .* no stretch of time"),
+    ):
+        path.write_text(f"#file\nf 0 1 a b c s\n{line}\n")
+        with pytest.raises(CorpusError, match=what):
+            read_items(path)
+    path.write_text("#file onset\n")
+    with pytest.raises(CorpusError, match="holds no items"):
+        read_items(path)
+    with pytest.raises(CorpusError, match="cannot be read as an item file"):
+        read_items(tmp_path / "none.item")

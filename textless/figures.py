@@ -1,0 +1,62 @@
+"""How figures are called and shown: a table with each beside its chance level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+Form = Callable[[float], str]
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _share(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.2f} h"
+
+
+def _number(digits: int) -> Form:
+    return lambda value: f"{value:.{digits}f}"
+
+
+FIGURES: dict[str, tuple[str, Form]] = {
+    "files": ("files", _count),
+    "seconds": ("speech", _time),
+    "active_units": ("units that occur", _count),
+    "perplexity": ("perplexity of the units", _number(1)),
+    "segment_ms": ("mean length of a run, ms", _number(1)),
+    "units_per_second": ("runs a second", _number(1)),
+    "bitrate_codebook": ("bits a second, log2 K a frame", _number(0)),
+    "bitrate_frames": ("bits a second, entropy of frames", _number(0)),
+    "bitrate": ("bits a second, entropy of runs", _number(0)),
+    "pnmi": ("PNMI", _number(3)),
+    "phone_purity": ("phone purity", _number(3)),
+    "cluster_purity": ("cluster purity", _number(3)),
+    "abx_within": ("ABX error, units, within speakers", _share),
+    "abx_across": ("ABX error, units, across speakers", _share),
+    "frame_abx_within": ("ABX error, frames, within speakers", _share),
+    "frame_abx_across": ("ABX error, frames, across speakers", _share),
+    "ued_speed_0.9": ("unit edits, 0.9 x speed and pitch", _share),
+    "ued_speed_1.1": ("unit edits, 1.1 x speed and pitch", _share),
+    "ued_stretch_0.9": ("unit edits, 0.9 x speed", _share),
+    "ued_stretch_1.1": ("unit edits, 1.1 x speed", _share),
+    "ued_pitch_-2": ("unit edits, 2 semitones lower", _share),
+    "ued_pitch_+2": ("unit edits, 2 semitones higher", _share),
+    "ued_noise_20": ("unit edits, white noise, 20 dB", _share),
+    "ued_noise_10": ("unit edits, white noise, 10 dB", _share),
+}
+
+
+def table(figures: Mapping[str, float]) -> str:
+    """The figures that are known here, in their order, a line each: name, value, and the chance level where there is one."""
+    rows = [("", "value", "chance")]
+    for name, (label, form) in FIGURES.items():
+        if name in figures:
+            chance = figures.get(f"{name}_chance")
+            rows.append((label, form(figures[name]), "" if chance is None else form(chance)))
+    widths = [max(len(row[k]) for row in rows) for k in range(3)]
+    return "\n".join(f"{label:{widths[0]}}  {value:>{widths[1]}}  {chance:>{widths[2]}}".rstrip() for label, value, chance in rows)

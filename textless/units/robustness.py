@@ -1,0 +1,67 @@
+"""Do units stay when only the sound changes? Unit edit distance (Gat et al. 2023, Augmentation Invariant Discrete Representation for
+Generative Spoken Language Modeling, section 3)."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from textless.errors import CorpusError
+from textless.units.perturb import PERTURBATIONS, perturb
+from textless.units.types import Units
+
+
+def levenshtein(a: np.ndarray, b: np.ndarray) -> int:
+    """Fewest insertions, deletions and replacements that make `b` (M,) of `a` (N,)."""
+    a, b = np.asarray(a), np.asarray(b)
+    columns = np.arange(len(b) + 1)
+    row = columns.copy()
+    for i, symbol in enumerate(a, 1):
+        here = np.concatenate([[i], np.minimum(row[1:] + 1, row[:-1] + (b != symbol))])
+        # Insertions: a cell is at most what any cell to its left is, and one for each step from there.
+        row = np.minimum.accumulate(here - columns) + columns
+    return int(row[-1])
+
+
+def unit_edit_distance(clean: Units, changed: Units) -> float:
+    """Edits between the deduplicated units of a file and those of its changed version, over the number of the former.
+
+    0 is best; above 1 where most units are others and there are more of them. Raises CorpusError where `clean` is empty.
+    """
+    if not len(clean):
+        raise CorpusError("an edit distance is relative to the units of the clean file, and there are none")
+    a, b = clean.deduplicated().units, changed.deduplicated().units
+    return levenshtein(a, b) / len(a)
+
+
+def edit_distances(
+    waveform: np.ndarray, encode: Callable[[Sequence[np.ndarray]], Sequence[Units]], *, name: str = "", seed: int = 0
+) -> dict[str, float]:
+    """Unit edit distance of one file under each of `textless.units.perturb.PERTURBATIONS`.
+
+    The paper stretches in time, shifts the pitch, and adds reverberation, and noise from a corpus. Here are: `ued_speed_F`, resampling to F
+    times the speed, by which the pitch moves too; `ued_stretch_F`, at the same pitch; `ued_pitch_S`, S semitones, formants with it;
+    `ued_noise_D`, white noise D dB below the speech; no reverberation.
+
+    Args:
+        waveform: (samples,) float32 at 16 kHz.
+        encode: a list of waveforms to a list of their units, such as `Tokenizer.encode_batch` or `Model.encode`.
+        name, seed: of the noise.
+
+    Raises:
+        AudioError: shorter than a frame, also after it was sped up.
+    """
+    own = zlib.crc32(f"{seed}/{name}".encode())
+    changed = [perturb(waveform, kind, seed=own) for kind in PERTURBATIONS]
+    clean, *others = encode([np.asarray(waveform, np.float32), *changed])
+    return {f"ued_{kind}": unit_edit_distance(clean, units) for kind, units in zip(PERTURBATIONS, others, strict=True)}
+
+
+def mean_distances(files: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Means over files, each of the same weight whatever its length, as in the paper. Raises CorpusError when there are none."""
+    files = list(files)
+    if not files:
+        raise CorpusError("there is no audio whose units could be compared")
+    return {name: float(np.mean([file[name] for file in files])) for name in files[0]}
