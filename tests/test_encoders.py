@@ -1,5 +1,7 @@
 """What every encoder promises, held against each of them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,13 @@ from textless.errors import AudioError, ContractError, ModelError
 from textless.units.encode import SIGNAL, Tokenizer, load_encoder, save_encoder
 from textless.units.hubert import PRESETS, Hubert
 from textless.units.kmeans import Codebook
+from textless.units.ladder import LadderEncoder
 from textless.units.lda import DIM, LdaEncoder
+from textless.units.voice import DIM as VOICE_DIM
+from textless.units.voice import Voice
 
-NETWORKS = ["ours-logmel", "ours-conv", "fairseq-base", "fairseq-large", *ONE_OF_EACH]
-NAMES = [*SIGNAL, "lda", *NETWORKS]
+NETWORKS = ["ours-logmel", "ours-voice", "ours-conv", "fairseq-base", "fairseq-large", *ONE_OF_EACH]
+NAMES = [*SIGNAL, "lda", "ladder", *NETWORKS]
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +33,12 @@ def load(tmp_path_factory):
             torch.manual_seed(0)
             if name == "lda":
                 LdaEncoder(np.random.default_rng(0).standard_normal((DIM, 20)).astype(np.float32)).save(folder)
+            elif name == "ladder":
+                LadderEncoder(Voice(torch.randn(VOICE_DIM, 20).T.contiguous().T, torch.randn(50, 20))).save(folder)
+            elif name == "ours-voice":
+                model = Hubert(dataclasses.replace(PRESETS["nano"], n_mels=80, voice_clusters=50, voice_dim=20))
+                model.voice.load_state_dict(Voice(torch.randn(VOICE_DIM, 20), torch.randn(50, 20)).state_dict())
+                save_encoder(folder, model)
             elif name == "ours-logmel":
                 save_encoder(folder, Hubert(PRESETS["nano"]))
             elif name == "ours-conv":

@@ -204,6 +204,16 @@ class Recording:
             yield block
         self._samples = samples
 
+    def beginning(self, samples: int) -> np.ndarray:
+        """Its first samples, (samples,) float32; what lies behind them is not decoded. Raises as `blocks`."""
+        parts, missing = [], samples
+        for block in self.blocks():
+            parts.append(block[:missing])
+            missing -= len(parts[-1])
+            if missing <= 0:
+                break
+        return np.concatenate(parts)
+
     def samples(self) -> int:
         """Its length, known when it has once been read to its end."""
         return self._samples
@@ -234,6 +244,26 @@ def read_rows(rows: Iterable[Row], *, longest: int | None = None) -> Iterator[tu
                 yield done, future.result()
         for done, future in ahead:
             yield done, future.result()
+
+
+def read_some(rows: Iterable[Row], *, seconds: float, seed: int, longest: float = 60.0) -> list[np.ndarray]:
+    """Waveforms of rows in an order that depends on the seed and their ids alone, until there are so many seconds.
+
+    Of a row no more than its first `longest` seconds are taken, and a row that cannot be read is passed over.
+    """
+    order = sorted(rows, key=lambda row: hashlib.sha256(f"{seed} {row.id}".encode()).digest())
+    taken, found = 0, []
+    for _, audio in read_rows(order, longest=round(longest * SAMPLE_RATE)):
+        try:
+            if isinstance(audio, AudioError):
+                raise audio
+            found.append(audio.beginning(round(longest * SAMPLE_RATE)) if isinstance(audio, Recording) else audio)
+        except AudioError:
+            continue
+        taken += len(found[-1])
+        if taken >= seconds * SAMPLE_RATE:
+            break
+    return found
 
 
 @dataclass(slots=True)

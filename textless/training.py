@@ -2,20 +2,27 @@
 
 The randomness of step n is a function of (seed, n) alone, never of what ran before. So the position in the data and the
 state of the generators need not be kept: a checkpoint is the parameters, the optimiser and the number of steps done.
+
+What a step learns from is its whole batch. How the batch is split, over processes and into micro-batches, is a matter of the machine: it
+changes the last bits of a sum and nothing else. So every process draws the plan of the whole batch, and computes its own rows of it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from textless import distributed
 from textless.errors import TrainingError
 
 CHECKPOINT_SECONDS = 10.0
@@ -29,8 +36,10 @@ def train(
     steps: int,
     seed: int,
     checkpoint: Path | None = None,
+    measure: Callable[[int], dict[str, float]] | None = None,
     log: Callable[[int, dict[str, float]], None] | None = None,
     log_every: int = 50,
+    speed: tuple[str, float] | None = None,
 ) -> list[dict[str, float]]:
     """Call `step(n)` for n = 0 … steps - 1 and return the training curve.
 
@@ -38,14 +47,18 @@ def train(
         step: one update; returns its figures (floats or scalar tensors), which are averaged over `log_every` steps.
             Torch's generators are seeded from (seed, n) before the call; draw data with `rng(seed, n)`.
         state: everything with `state_dict` / `load_state_dict` that the training changes: modules, optimisers.
-        checkpoint: file to resume from and to write to, every 10 seconds or 200 steps, whichever is later.
-        log: called with the step and the row of averaged figures; what it adds to the row stays in the curve.
+        checkpoint: file to resume from and to write to, every 10 seconds or 200 steps, whichever is later. Of several processes the
+            first writes it, and all resume from it.
+        measure: called with the step before each row; its figures join the row.
+        log: called in every process with the step and the row of averaged figures; with `speed` in it, which the curve never has: it
+            is a clock.
+        speed: name of a figure, and how much of it a step does: the row then says how much was done a second since the last one.
 
     Returns:
         [{"step", …figures}], one row per `log_every` steps; the part before a resumption included.
 
     Raises:
-        TrainingError: a figure became NaN or infinite. The last checkpoint is kept.
+        TrainingError: a figure became NaN or infinite, or the processes do not see the same checkpoint. The last checkpoint is kept.
     """
     start, curve = 0, []
     if checkpoint is not None and checkpoint.exists():
@@ -53,26 +66,35 @@ def train(
         for name, part in state.items():
             part.load_state_dict(saved["state"][name])
         start, curve = saved["step"], saved["curve"]
+    distributed.check_same(start, "the step to resume from")
 
     recent: list[dict[str, Any]] = []
     kept_at, kept_step = time.monotonic(), start
-    with torch.random.fork_rng():
+    # One GPU for each of several processes; torch warns when it is left to find out which.
+    devices = [torch.cuda.current_device()] if distributed.size() > 1 and torch.cuda.is_available() else None
+    with torch.random.fork_rng(devices):
+        since, begun = start, time.monotonic()
         for n in range(start, steps):
             torch.manual_seed(_mix(seed, n))
             recent.append(step(n))
             if (n + 1) % log_every == 0 or n + 1 == steps:
                 row = {"step": float(n + 1), **_average(recent)}
+                rate = {speed[0]: speed[1] * (n + 1 - since) / (time.monotonic() - begun)} if speed else {}
                 if not all(map(math.isfinite, row.values())):
                     raise TrainingError(f"training diverged at step {n + 1}: {row}; lower the learning rate")
+                if measure:
+                    row |= measure(n + 1)
                 curve.append(row)
                 recent = []
                 if log:
-                    log(n + 1, row)
+                    log(n + 1, row | rate)
                 # Only between rows, so that a resumed curve is the curve of an undisturbed run.
                 due = n + 1 - kept_step >= CHECKPOINT_STEPS and time.monotonic() - kept_at >= CHECKPOINT_SECONDS
                 if checkpoint is not None and due and n + 1 < steps:
-                    _save(checkpoint, n + 1, state, curve)
+                    if distributed.rank() == 0:
+                        _save(checkpoint, n + 1, state, curve)
                     kept_at, kept_step = time.monotonic(), n + 1
+                since, begun = n + 1, time.monotonic()
     return curve
 
 
@@ -80,6 +102,70 @@ def _save(path: Path, step: int, state: dict[str, Any], curve: list[dict[str, fl
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     torch.save({"step": step, "state": {k: v.state_dict() for k, v in state.items()}, "curve": curve}, temporary)
     temporary.replace(path)
+
+
+def update(
+    optimiser: torch.optim.Optimizer,
+    losses: Callable[[slice], dict[str, Tensor]],
+    *,
+    rows: int,
+    lr: float,
+    clip: float,
+    micro_batch: int | None = None,
+) -> dict[str, Tensor]:
+    """One step of the optimiser on a batch of `rows` rows, of which this process computes its own, `micro_batch` at a time.
+
+    Args:
+        losses: from some rows of the batch to figures, tensors of any shape. Each is a sum over these rows, divided by what the whole
+            batch holds, so that figures add up over the parts. The gradient is that of `loss`. Torch's generators are as they were
+            when `update` was called, for each part anew.
+        lr: of this step.
+        clip: largest norm of the gradient; a longer one is scaled to it.
+
+    Returns:
+        the figures of the whole batch, the same in every process, with `grad_norm` (before clipping) and `lr`.
+    """
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    optimiser.zero_grad(set_to_none=True)
+    total: dict[str, Tensor] = {}
+    for part in distributed.parts(rows, micro_batch):
+        torch.manual_seed(torch.initial_seed())
+        with _part_of_batch(part, rows):
+            figures = losses(part)
+            figures["loss"].backward()
+        for name, figure in figures.items():
+            figure = figure.detach().float()
+            total[name] = total[name] + figure if name in total else figure.clone()
+    distributed.add([p.grad for p in parameters if p.grad is not None])
+    distributed.add(list(total.values()))
+    norm = nn.utils.clip_grad_norm_(parameters, clip)
+    for group in optimiser.param_groups:
+        group["lr"] = lr
+    optimiser.step()
+    return {**total, "grad_norm": norm.detach(), "lr": torch.tensor(lr)}
+
+
+_part: tuple[slice, int] | None = None  # the rows of the batch that are computed, and how many it has; None: it is whole
+
+
+@contextlib.contextmanager
+def _part_of_batch(rows: slice, whole: int) -> Iterator[None]:
+    global _part
+    _part = (rows, whole) if rows.stop - rows.start < whole else None
+    try:
+        yield
+    finally:
+        _part = None
+
+
+class Dropout(nn.Dropout):
+    """Dropout of (rows, …) whose noise does not depend on how `update` splits the batch: it is drawn for all rows, in every part."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if _part is None or not self.training or self.p == 0:
+            return super().forward(x)
+        rows, whole = _part
+        return x * F.dropout(x.new_ones(whole, *x.shape[1:]), self.p)[rows]
 
 
 def _average(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -101,6 +187,16 @@ def warmup_cosine(step: int, *, steps: int, peak: float, warmup: int, floor: flo
         return peak * (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)
     return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def inverse_sqrt(step: int, *, peak: float, warmup: int) -> float:
+    """Learning rate of a step as fairseq's inverse_sqrt: linear to `peak` in `warmup` steps, then falling with the root of the step."""
+    return peak * min((step + 1) / warmup, math.sqrt(warmup / (step + 1)))
+
+
+def perplexity(counts: Tensor) -> Tensor:
+    """Of classes drawn as often as counted: e to their entropy, 1 where nothing was counted. (…, classes) → (…)."""
+    return torch.special.entr(counts / counts.sum(-1, keepdim=True).clamp(min=1)).sum(-1).exp()
 
 
 def decay_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -21,12 +21,14 @@ def save_model(folder: Path | str, *, kind: str, config: dict[str, Any], tensors
 
     Each file is written beside and renamed, the configuration last, so that a folder with a configuration is whole.
     """
+    import numpy as np
     from safetensors.numpy import save
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{TENSORS}.{os.getpid()}"
-    temporary.write_bytes(save(tensors))  # save_file would make it readable by its owner alone
+    # save_file would make it readable by its owner alone; and safetensors writes the memory of an array, whatever its strides say.
+    temporary.write_bytes(save({name: np.ascontiguousarray(t) for name, t in tensors.items()}))
     temporary.replace(folder / TENSORS)
     write_text(folder / CONFIG, json.dumps({"kind": kind, **config}, indent=1) + "\n")
 

@@ -127,10 +127,10 @@ def load_encoder(
     """An encoder.
 
     Args:
-        source: `mfcc`, `logmel`, `context_mfcc`; a folder of ours (HuBERT, LDA); a folder of transformers (HuBERT, wav2vec 2.0, WavLM,
-            data2vec-audio, UniSpeech-SAT, w2v-BERT 2.0, …); a checkpoint of fairseq's (`.pt`, HuBERT or wav2vec 2.0); a state dict of
-            torchaudio's; or the name of a published one (`textless.units.published`), or `OWNER/NAME` on the Hugging Face hub, which is
-            fetched.
+        source: `mfcc`, `logmel`, `context_mfcc`; a folder of ours (HuBERT, ladder, projected); a folder of transformers (HuBERT,
+            wav2vec 2.0, WavLM, data2vec-audio, UniSpeech-SAT, w2v-BERT 2.0, …); a checkpoint of fairseq's (`.pt`, HuBERT or
+            wav2vec 2.0); a state dict of torchaudio's; or the name of a published one (`textless.units.published`), or `OWNER/NAME`
+            on the Hugging Face hub, which is fetched.
         layer: 1-based, the output of that block before any final norm. None: the published name's layer, else the last. Nothing above
             it is read or run.
         precision: `fp32`; `bf16`, faster where the processor has matrix units for it; `auto`: bf16 there, else fp32.
@@ -148,6 +148,14 @@ def load_encoder(
     config = read_json(source / CONFIG) if source.is_dir() else {}
     if config.get("kind") == "lda":
         return lda.LdaEncoder.load(source)
+    if config.get("kind") == "ladder":
+        from textless.units.ladder import LadderEncoder
+
+        return LadderEncoder.load(source)
+    if config.get("kind") == "projected":
+        from textless.units.projected import load_projected
+
+        return load_projected(source, layer, precision=precision, window=window, normalisation=normalisation, device=device)
 
     from textless.units import checkpoints
 

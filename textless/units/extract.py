@@ -25,6 +25,7 @@ from textless.units.encoder import Blocks
 from textless.units.hubert import CONV_KERNELS, CONV_STRIDES, EPSILON, Block, ConvLayer, Hubert, HubertConfig
 from textless.units.hubert_frames import FRAME_RATE, HOP, WINDOW, n_frames
 from textless.units.logmel import log_mel
+from textless.units.voice import MEASURED, warping
 
 TILE = 100  # frames whose convolutions are computed at once: about as many as a core's cache holds
 STRETCH = 1500  # frames of the front end computed from one stretch of samples
@@ -264,24 +265,27 @@ class _MelFront:
     """Two convolutions on the normalised log-mel spectrogram: samples → (t, conv_dim)."""
 
     def __init__(self, model: Hubert, dtype: torch.dtype) -> None:
-        self.config, front = model.config, model.feature_extractor
+        self.config, self.voice, front = model.config, model.voice, model.feature_extractor
         self.first, self.second = ((c.weight.detach().to(dtype), c.bias.detach().to(dtype)) for c in (front.conv1, front.conv2))
         self.device = self.first[0].device
 
     def measure(self, blocks: Blocks) -> _Measured:
-        """Mean and deviation (n_mels,) of the spectrogram over the file."""
+        """Mean and deviation (n_mels,) of the spectrogram over the file; before them, where there is a voice, what warps it to that."""
         level = _level(blocks, self.config.normalisation)
         samples, frames = _samples(blocks, level.samples), mfcc.n_frames(level.samples)
+        if self.voice is not None and frames > 0:
+            beginning = self._mel(_samples(blocks, level.samples), 0, min(frames, MEASURED), level)
+            level = replace(level, front=(warping(self.voice.warp(beginning)).to(self.device),))
         mean, power = torch.zeros(2, self.config.n_mels, dtype=torch.float64)
         for i in range(0, frames, STRETCH):
             mel = self._mel(samples, i, min(i + STRETCH, frames), level).cpu().double()
             mean, power = mean + mel.sum(0) / frames, power + mel.square().sum(0) / frames
         deviation = torch.sqrt((power - mean.square()).clamp(min=0) + 1e-5)
-        return replace(level, front=(mean.float().to(self.device), deviation.float().to(self.device)))
+        return replace(level, front=(*level.front, mean.float().to(self.device), deviation.float().to(self.device)))
 
     def __call__(self, samples: _Reader, start: int, stop: int, measured: _Measured) -> Tensor:
         """Frames start … stop."""
-        total, (mean, deviation) = mfcc.n_frames(measured.samples), measured.front
+        total, (*_, mean, deviation) = mfcc.n_frames(measured.samples), measured.front
         # Frame t takes outputs 2t - 1 … 2t + 1 of the first convolution, which take a mel frame more on both sides.
         low, high = 2 * start - 2, 2 * stop + 1
         first, last = max(low, 0), min(high, total)
@@ -294,7 +298,8 @@ class _MelFront:
 
     def _mel(self, samples: _Reader, start: int, stop: int, level: _Measured) -> Tensor:
         x = samples(start * mfcc.HOP, (stop - 1) * mfcc.HOP + mfcc.WINDOW).to(self.device)
-        return log_mel((x - level.centre - level.rest) * level.scale, n_mels=self.config.n_mels)
+        mel = log_mel((x - level.centre - level.rest) * level.scale, n_mels=self.config.n_mels)
+        return mel @ level.front[0] if self.voice is not None and level.front else mel
 
 
 # -------------------------------------------------------------------------------------------------------------- trunk

@@ -10,6 +10,7 @@ Parameters have the names of transformers' HubertModel, so that its state dict l
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
 from textless.errors import ModelError
+from textless.training import Dropout
+from textless.units import voice
 from textless.units.logmel import log_mel, normalise
 from textless.units.mfcc import SAMPLE_RATE
 
@@ -40,6 +43,7 @@ class HubertConfig:
         conv_dim: channels of the front end.
         conv_bias, conv_norm: of the waveform front end: bias, and `group` (base) or `layer` (large) normalisation.
         n_mels: of the log-mel front end.
+        voice_clusters, voice_dim: size of the `Voice` that warps the spectrogram of each file to a common voice; 0: none does.
         dim, layers, heads, ffn_dim: the trunk.
         pre_ln: layer norm before (large) or after (base) each sublayer.
         pos_conv_kernel, pos_conv_groups: the convolution that gives positions.
@@ -52,6 +56,8 @@ class HubertConfig:
     conv_bias: bool = False
     conv_norm: str = "group"
     n_mels: int = 80
+    voice_clusters: int = 0
+    voice_dim: int = 40
     dim: int = 768
     layers: int = 12
     heads: int = 12
@@ -67,6 +73,8 @@ class HubertConfig:
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
                 raise ModelError(f"{field} is {getattr(self, field)!r}; known: {', '.join(allowed)}")
+        if self.voice_clusters and (self.front_end, self.n_mels) != ("logmel", voice.N_MELS):
+            raise ModelError(f"a voice warps spectrograms of {voice.N_MELS} mels, not what the front end {self.front_end} takes")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -96,6 +104,16 @@ PRESETS = {
         pos_conv_kernel=32,
         pos_conv_groups=16,
     ),
+    "small": HubertConfig(
+        front_end="logmel",
+        dim=512,
+        layers=8,
+        heads=8,
+        ffn_dim=2048,
+        pre_ln=True,
+        pos_conv_kernel=64,
+        pos_conv_groups=16,
+    ),
     "base": HubertConfig(),
     "large": HubertConfig(
         conv_bias=True, conv_norm="layer", dim=1024, layers=24, heads=16, ffn_dim=4096, pre_ln=True, normalisation="layer_norm_1e-5"
@@ -116,6 +134,9 @@ class Hubert(nn.Module):
         self.feature_projection = FeatureProjection(config)
         self.encoder = Trunk(config)
         self.masked_spec_embed = nn.Parameter(torch.empty(config.dim).uniform_())
+        self.voice = None
+        if config.voice_clusters:
+            self.voice = voice.Voice(torch.zeros(voice.DIM, config.voice_dim), torch.zeros(config.voice_clusters, config.voice_dim))
 
     def prepare(self, waveform: Tensor) -> Tensor:
         """What the front end takes, from one file: (samples,) → (samples,), or (T', n_mels) for log-mel; normalised over the file."""
@@ -123,10 +144,17 @@ class Hubert(nn.Module):
             waveform = F.layer_norm(waveform, waveform.shape, eps=EPSILON[self.config.normalisation])
         if self.config.front_end == "conv":
             return waveform
-        return normalise(log_mel(waveform, n_mels=self.config.n_mels))
+        mel = log_mel(waveform, n_mels=self.config.n_mels)
+        return normalise(mel if self.voice is None else self.voice(mel))
 
     def forward(
-        self, inputs: Tensor, *, mask: Tensor | None = None, padding: Tensor | None = None, layers: int | None = None
+        self,
+        inputs: Tensor,
+        *,
+        mask: Tensor | None = None,
+        padding: Tensor | None = None,
+        layers: int | None = None,
+        skip: Collection[int] = (),
     ) -> tuple[Tensor, list[Tensor]]:
         """Run a batch.
 
@@ -135,6 +163,7 @@ class Hubert(nn.Module):
             mask: (B, T) bool; these frames are replaced by the mask embedding.
             padding: (B, T) bool; these frames are padding and seen by nobody.
             layers: stop after this block.
+            skip: blocks, from 0, that hand on what they are given (layer drop).
 
         Returns:
             (B, T, dim) after the last norm (if no block was left out), and [(B, T, dim)] the output of each block run.
@@ -142,7 +171,7 @@ class Hubert(nn.Module):
         x = self.feature_projection(self.feature_extractor(inputs, padding))
         if mask is not None:
             x = torch.where(mask[..., None], self.masked_spec_embed.to(x.dtype), x)
-        return self.encoder(x, padding=padding, layers=layers)
+        return self.encoder(x, padding=padding, layers=layers, skip=skip)
 
     def truncate(self, layer: int) -> Hubert:
         """Drop the blocks above `layer` and the norm after them, in place."""
@@ -258,15 +287,17 @@ class Trunk(nn.Module):
         x = x + self.pos_conv_embed(x)
         return x if self.pre_ln else self.layer_norm(x)
 
-    def forward(self, x: Tensor, *, padding: Tensor | None = None, layers: int | None = None) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, x: Tensor, *, padding: Tensor | None = None, layers: int | None = None, skip: Collection[int] = ()
+    ) -> tuple[Tensor, list[Tensor]]:
         attend = None
         if padding is not None:
             x = x.masked_fill(padding[..., None], 0)
             attend = ~padding[:, None, None, :]
         x = self.embed(x)
         outputs = []
-        for block in self.layers[:layers]:
-            x = block(x, attend)
+        for i, block in enumerate(self.layers[:layers]):
+            x = x if i in skip else block(x, attend)
             outputs.append(x)
         return (self.layer_norm(x) if self.pre_ln else x), outputs
 
@@ -298,13 +329,14 @@ class Block(nn.Module):
         self.layer_norm = nn.LayerNorm(config.dim)
         self.feed_forward = FeedForward(config.dim, config.ffn_dim)
         self.final_layer_norm = nn.LayerNorm(config.dim)
+        self.dropout = Dropout(0.0)  # of each sublayer's output; pre-training says how much
 
     def forward(self, x: Tensor, attend: Tensor | None) -> Tensor:
         if self.pre_ln:
-            x = x + self.attention(self.layer_norm(x), attend)
-            return x + self.feed_forward(self.final_layer_norm(x))
-        x = self.layer_norm(x + self.attention(x, attend))
-        return self.final_layer_norm(x + self.feed_forward(x))
+            x = x + self.dropout(self.attention(self.layer_norm(x), attend))
+            return x + self.dropout(self.feed_forward(self.final_layer_norm(x)))
+        x = self.layer_norm(x + self.dropout(self.attention(x, attend)))
+        return self.final_layer_norm(x + self.dropout(self.feed_forward(x)))
 
 
 class Attention(nn.Module):
@@ -320,8 +352,19 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, attend: Tensor | None) -> Tensor:
         b, t, d = x.shape
-        q, k, v = (p(x).view(b, t, self.heads, -1).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=attend)
+        # One product instead of three, whose result is laid out as the heads need it in one copy.
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        weight, bias = torch.cat([p.weight for p in projections]), torch.cat([p.bias for p in projections])
+        q, k, v = F.linear(x, weight, bias).view(b, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4).contiguous()
+        if x.is_cuda:
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=attend)
+        else:
+            # torch's own attention on a CPU takes three times as long, most of it backwards, for crops of a few seconds.
+            scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+            if attend is not None:
+                scores = scores.masked_fill(~attend, float("-inf"))
+            with torch.autocast("cpu", enabled=False):
+                y = scores.softmax(-1) @ v
         return self.out_proj(y.transpose(1, 2).reshape(b, t, d))
 
 

@@ -14,16 +14,22 @@ N_FFT = 512
 FLOOR = 1e-6  # of the mel energies: 16-bit silence stays above it, digital silence does not become -inf
 
 
+def hz_to_mel(hz: Tensor) -> Tensor:
+    """HTK's mel scale."""
+    return 1127.0 * torch.log1p(hz / 700.0)
+
+
+def mel_edges(n_mels: int) -> Tensor:
+    """Where filters begin, peak and end: filter i has its peak at i + 1. (n_mels + 2,) float64 in mel, 20 Hz to Nyquist."""
+    low, high = hz_to_mel(torch.tensor([20.0, SAMPLE_RATE / 2], dtype=torch.float64)).tolist()
+    return torch.linspace(low, high, n_mels + 2, dtype=torch.float64)
+
+
 @functools.lru_cache
 def mel_filters(n_mels: int) -> Tensor:
-    """Triangular filters of equal width on the HTK mel scale, 20 Hz to Nyquist. (N_FFT / 2 + 1, n_mels) float32."""
-
-    def mel(hz: Tensor) -> Tensor:
-        return 1127.0 * torch.log1p(hz / 700.0)
-
-    bins = mel(torch.arange(N_FFT // 2 + 1, dtype=torch.float64) * SAMPLE_RATE / N_FFT)
-    low, high = (mel(torch.tensor(hz, dtype=torch.float64)) for hz in (20.0, SAMPLE_RATE / 2))
-    edges = torch.linspace(low.item(), high.item(), n_mels + 2, dtype=torch.float64)
+    """Triangular filters of equal width on the mel scale. (N_FFT / 2 + 1, n_mels) float32."""
+    bins = hz_to_mel(torch.arange(N_FFT // 2 + 1, dtype=torch.float64) * SAMPLE_RATE / N_FFT)
+    edges = mel_edges(n_mels)
     rising = (bins[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - bins[:, None]) / (edges[2:] - edges[1:-1])
     return torch.minimum(rising, falling).clamp(min=0).float()
