@@ -582,3 +582,9 @@ def test_quickstart_with_the_random_set(textless_command, model_set, tmp_path):
     assert '"rows": 3' in out
     code, out, _ = textless_command("why", "quickstart", "speech", *args, "-s", "more.seconds=2")
     assert "speech.units.seconds: the default → 2.0" in out or "speech.units.seconds: 3" in out
+
+
+def test_tensorboard_is_asked_for_but_not_there(textless_command, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    code, _, err = textless_command("run", "smoke", "--store", tmp_path, "--tensorboard", "--dry-run")
+    assert (code, one_line(err)) == (2, ["error: tensorboard is not installed; pip install 'textless[train]'"])

@@ -19,13 +19,15 @@ ALLOWED = {
     "audio": {"errors"},
     "corpus": {"errors", "audio"},
     "weights": {"errors", "pickles"},
-    "training": {"errors"},
+    "curves": set(),
+    "distributed": {"errors"},
+    "training": {"errors", "distributed"},
     "pickles": {"errors", "pickles"},
     "fetch": {"errors"},
     "engine": {"errors", "engine"},
-    "units": {"errors", "audio", "corpus", "weights", "training", "pickles", "fetch", "units"},
-    "lm": {"errors", "pickles", "weights", "training", "lm", "units.types", "units.dump"},
-    "vocoder": {"errors", "weights", "training", "vocoder", "units.types", "units.dump"},
+    "units": {"errors", "audio", "corpus", "weights", "training", "distributed", "pickles", "fetch", "units"},
+    "lm": {"errors", "pickles", "weights", "training", "distributed", "lm", "units.types", "units.dump"},
+    "vocoder": {"errors", "weights", "training", "distributed", "vocoder", "units.types", "units.dump"},
 }
 
 

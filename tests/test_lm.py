@@ -83,6 +83,7 @@ def test_from_a_llama_that_transformers_initialised(tokens: torch.Tensor) -> Non
         initializer_range=0.3,
         attn_implementation="eager",
     )
+    torch.manual_seed(0)
     llama = LlamaForCausalLM(config).eval()
     lm = from_llama(llama, UnitContract())
     assert lm.n_units == lm.contract.n_units == 23

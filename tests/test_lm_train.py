@@ -185,6 +185,15 @@ def test_bf16_learns_too_and_keeps_fp32_parameters() -> None:
     assert figures["curve"][-1]["loss"] < 0.7 * figures["curve"][0]["loss"]
 
 
+def test_schedules_differ_after_their_peak() -> None:
+    documents = grammar(20, seed=8)
+    cosine, inverse = (train_lm(documents, steps=100, schedule=s, **QUICK)[1]["curve"] for s in ("cosine", "inverse_sqrt"))
+    assert cosine[0]["lr"] > 0.9 * inverse[0]["lr"]
+    peak, warmup = QUICK["lr"], 3
+    assert inverse[-1]["lr"] == pytest.approx(np.mean([peak * (warmup / n) ** 0.5 for n in range(91, 101)]))
+    assert cosine[-1]["lr"] == pytest.approx(peak / 20, rel=0.2)
+
+
 def test_dropout_is_of_training_alone() -> None:
     documents = grammar(20, seed=8)
     with_, without = (train_lm(documents, steps=3, dropout=d, **QUICK)[0] for d in (0.3, 0.0))
@@ -242,6 +251,7 @@ def test_what_cannot_be_trained_says_why() -> None:
     for changes, error, message in (
         ({"preset": "huge"}, TrainingError, "known: nano, tiny"),
         ({"precision": "fp16"}, TrainingError, "known: fp32, bf16"),
+        ({"schedule": "linear"}, TrainingError, "known: cosine, inverse_sqrt"),
         ({"batch_tokens": 32}, TrainingError, "less than one row"),
         ({"contract": UnitContract()}, ContractError, "n_units"),
         ({"contract": CONTRACT.with_(encoder="logmel")}, ContractError, "encoder is mfcc in the training units"),

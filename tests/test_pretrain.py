@@ -1,11 +1,18 @@
+import json
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import textless.training
+from conftest import GOLDEN
+from textless.audio import read_audio
 from textless.corpus import Corpus, PackedAudio
 from textless.errors import TrainingError
-from textless.units.hubert import PRESETS, HubertConfig
+from textless.pickles import load_torch
+from textless.units.checkpoints import open_checkpoint
+from textless.units.hubert import PRESETS, Hubert, HubertConfig
 from textless.units.hubert_frames import n_frames
 from textless.units.pretrain import CropSource, Head, pretrain, span_mask
 
@@ -46,14 +53,39 @@ def test_span_mask():
     assert 0.5 < np.mean(shares) < 0.62
 
 
+@pytest.mark.parametrize("size", ["base", "large"])
+def test_losses_are_those_of_fairseq(size):
+    """Cosine logits over its K + 4 classes (the dictionary's specials come first), on the mask and the labels that it recorded."""
+    expected = json.loads((GOLDEN / f"hubert_{size}.json").read_text())
+    recorded = np.load(GOLDEN / f"hubert_{size}.npz")
+    weights = load_torch(GOLDEN / f"hubert_{size}.pt")["model"]
+    model = open_checkpoint(GOLDEN / f"hubert_{size}.pt").load()
+    head = Head(model.config.dim, *weights["label_embs_concat"].shape[:1], "cosine", final_dim=weights["label_embs_concat"].shape[1])
+    head.load_state_dict(
+        {
+            "label_embs": weights["label_embs_concat"],
+            "final_proj.weight": weights["final_proj.weight"],
+            "final_proj.bias": weights["final_proj.bias"],
+        }
+    )
+    waveform = torch.from_numpy(read_audio(GOLDEN / "clip.flac"))
+    mask = torch.from_numpy(recorded["mask"])
+    with torch.no_grad():
+        x, _ = model(model.prepare(waveform)[None], mask=mask[None])
+        if model.config.pre_ln:  # its last norm is not loaded, because no layer's output needs it
+            x = F.layer_norm(x, x.shape[2:], weights["encoder.layer_norm.weight"], weights["encoder.layer_norm.bias"])
+        nats = F.cross_entropy(head(x)[0], torch.from_numpy(recorded["labels"]).long() + 4, reduction="none")
+    for which, rows in (("masked", mask), ("unmasked", ~mask)):
+        assert int(rows.sum()) == expected[f"{which}_n"]
+        assert float(nats[rows].sum()) == pytest.approx(expected[f"{which}_sum"], rel=1e-5)
+
+
 @pytest.mark.parametrize("config", [NANO, WAVE], ids=["logmel", "conv"])
 def test_a_crop_is_a_part_of_the_file(config, audio, tmp_path):
     """The front end gives for a crop what it gives for the whole file, but at the crop's edges."""
-    from textless.units.hubert import Hubert
-
     torch.manual_seed(0)
     model = Hubert(config).eval()
-    source = CropSource(audio, config, tmp_path)
+    source = CropSource(audio, Hubert(config), tmp_path)
     whole = model.feature_extractor(model.prepare(torch.from_numpy(audio.waveform(1)))[None])[0]
     assert len(whole) == source.frames[1]
     part = model.feature_extractor(source.crop(1, 7, 20)[None])[0]
@@ -93,6 +125,26 @@ def test_learns(audio, labels, tmp_path, head):
     assert curve[-1]["loss"] < 0.7 * curve[0]["loss"]
 
 
+def test_layer_drop(audio, labels, tmp_path):
+    """A block is left out for the whole batch and learns nothing in that step; crops and masks are as they were."""
+    torch.manual_seed(0)
+    model, mel = Hubert(NANO), torch.randn(2, 39, NANO.n_mels)
+    _, (first, second) = model(mel, skip=[1])
+    assert torch.equal(first, second)
+    second.sum().backward()
+    grads = [[p.grad is not None for p in block.parameters()] for block in model.encoder.layers]
+    assert all(grads[0])
+    assert not any(grads[1])
+
+    arguments = {"n_classes": 2, "config": NANO, "batch": 2, "crop_seconds": 0.5}
+    seen = {}
+    for drop in (0.0, 0.5, 0.99):
+        steps = pretrain(audio, labels, folder=_new(tmp_path / str(drop)), steps=1, layer_drop=drop, **arguments)[1]
+        seen[drop] = steps[0]["label_perplexity"], steps[0]["masked_loss"]
+    assert seen[0.0][0] == seen[0.99][0]
+    assert seen[0.0][1] != seen[0.99][1]
+
+
 def test_cosine_logits_equal_the_formula():
     torch.manual_seed(0)
     head, x = Head(8, 5, "cosine"), torch.randn(3, 8)
@@ -111,6 +163,8 @@ def test_labels_must_fit(audio, labels, tmp_path):
         pretrain(audio, [labels[0][:-1], *labels[1:]], n_classes=2, **arguments)
     with pytest.raises(TrainingError, match="label 1 is outside 0 … 0"):
         pretrain(audio, labels, n_classes=1, **arguments)
+    with pytest.raises(TrainingError, match="layer_drop is 1"):
+        pretrain(audio, labels, n_classes=2, layer_drop=1, **arguments)
     with pytest.raises(TrainingError, match="head is 'round'"):
         pretrain(audio, labels, n_classes=2, head="round", **arguments)
 
@@ -124,3 +178,21 @@ def test_divergence_is_an_error_and_keeps_the_checkpoint(tmp_path):
 def _new(folder):
     folder.mkdir()
     return folder
+
+
+def test_crops_of_a_batch_are_of_one_length_and_every_second_is_as_likely():
+    source = CropSource.__new__(CropSource)
+    source.frames = np.array([0, 30, 35, 40, 45, 50, 60, 70, 80, 400, 150, 100, 240])
+    seconds, padded, spread = np.zeros(13), 0, []
+    for n in range(4000):
+        spans = source.draw(np.random.default_rng(n), size=4, frames=100)
+        lengths = [frames for _, _, frames in spans]
+        spread.append(max(lengths) - min(lengths))
+        padded += sum(max(lengths) - x for x in lengths)
+        for i, start, frames in spans:
+            assert frames == min(source.frames[i], 100)
+            assert 0 <= start <= source.frames[i] - frames
+            seconds[i] += 1
+    np.testing.assert_allclose(seconds / seconds.sum(), source.frames / source.frames.sum(), atol=0.01)
+    assert max(spread) <= 30
+    assert padded < 0.02 * 4000 * 4 * 100

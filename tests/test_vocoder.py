@@ -368,9 +368,9 @@ def test_crops_keep_units_and_audio_aligned():
     clips = [Clip(Units(f, None, contract), lambda a, b, w=w: w[a:b], len(w)) for f, w in zip(frames, waves, strict=True)]
     data = _Clips(clips, vocoder(speakers=["default"], contract=contract))
     rng = np.random.default_rng(0)
-    rows = data.draw(rng, 400)
+    rows, starts, units, lengths, *_ = data.draw(rng, 400, 10)
+    audio = data.waveforms(rows, starts, 10)
     assert 0.6 < (rows == 0).mean() < 0.95  # 30 of 38 frames
-    units, lengths, _, audio = data.crops(rng, rows, 10)
     assert units.shape == (400, 10)
     assert audio.shape == (400, 3200)
     assert set(lengths[rows == 0].tolist()) == {10}

@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,36 @@ def resynth(inputs: tuple[str, ...], out: str, overwrite: bool, contract: str | 
     )
 
 
+@cli.command()
+@inputs
+@click.option("--alignments", metavar="TSV", help="Phones (id, start, end, phone): PNMI, purities and, if speakers are known, ABX.")
+@click.option("--items", metavar="FILE", help="Item file of ZeroSpeech for ABX, instead of the alignments' triphones.")
+@click.option("--perturb", is_flag=True, help="Of audio: edits between its units and those of the same faster, higher, noisy … (slow).")
+@click.option("--json", "out", metavar="FILE", help="Write the figures: FILE.json, or - for standard output.")
+@click.option("--seed", default=0, show_default=True, help="Of the draws, the shuffled labels and the noise.")
+@models
+@contract
+@overwrite
+def quality(inputs: tuple[str, ...], out: str | None, overwrite: bool, contract: str | None, **given: Any) -> int:
+    """Say what units are worth: their cost, and how well they tell phones apart.
+
+    IN is unit dumps, FILE.jsonl, - for a stream; or audio, which is encoded first, and then frames are measured too. With --encoder and
+    no --codebook only frames are. Each figure that compares with phones stands beside its chance level (to standard error with --json -).
+    """
+    from textless import commands
+
+    parts = {k: given.pop(k) for k in ("model", "encoder", "layer", "codebook", "device", "precision")}
+    return commands.quality(
+        list(inputs),
+        out,
+        commands.Model(parts.pop("model"), **parts),
+        contract=contract,
+        overwrite=overwrite,
+        progress=_progress(),
+        **given,
+    )
+
+
 # ---------------------------------------------------------------------------------------------------------- pipelines
 
 pipeline_options = options(
@@ -207,9 +238,18 @@ pipeline_options = options(
 @pipeline_options
 @click.argument("targets", nargs=-1)
 @click.option("--dry-run", is_flag=True, help="Say what would run.")
-def run(pipeline: str, targets: tuple[str, ...], settings: tuple[str, ...], store: str | None, dry_run: bool) -> int:
-    """Make what is missing of a pipeline, or of the TARGET steps. Killed at any moment, the same command goes on."""
+@click.option("--tensorboard", is_flag=True, help="Write the curves of trainings to STORE/tensorboard.")
+def run(pipeline: str, targets: tuple[str, ...], settings: tuple[str, ...], store: str | None, dry_run: bool, tensorboard: bool) -> int:
+    """Make what is missing of a pipeline, or of the TARGET steps. Killed at any moment, the same command goes on.
+
+    Trainings run in several processes under torchrun and accelerate launch: torchrun --nproc_per_node 2 -m textless run FILE
+    """
+    from textless.engine.ranks import rank
+
+    if tensorboard and not find_spec("tensorboard"):
+        raise TextlessError("tensorboard is not installed; pip install 'textless[train]'")
     graph, place = _open(pipeline, settings, store)
+    place.tensorboard = tensorboard
     if dry_run:
         missing = graph.plan(place, targets)
         for step in missing:
@@ -219,11 +259,12 @@ def run(pipeline: str, targets: tuple[str, ...], settings: tuple[str, ...], stor
     line = _Line()
     made = graph.run(place, targets, started=line.start, progress=line)
     line.end()
-    for name, folder in made.items():
-        click.echo(f"{name:12} {folder}")
     failed = graph.failed(place, targets)
-    for name, (rows, file) in failed.items():
-        click.echo(f"{name}: {rows} rows failed: {file}", err=True)
+    if rank() == 0:
+        for name, folder in made.items():
+            click.echo(f"{name:12} {folder}")
+        for name, (rows, file) in failed.items():
+            click.echo(f"{name}: {rows} rows failed: {file}", err=True)
     return 1 if failed else 0
 
 

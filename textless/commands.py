@@ -1,4 +1,4 @@
-"""What `textless encode`, `continue` and `resynth` do, over files, folders and pipes."""
+"""What `textless encode`, `continue`, `resynth`, `score` and `quality` do, over files, folders and pipes."""
 
 from __future__ import annotations
 
@@ -178,6 +178,62 @@ def _figure(value: Any) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
+def quality(
+    inputs: list[str],
+    out: str | None,
+    models: Model,
+    *,
+    alignments: str | None,
+    items: str | None,
+    perturb: bool,
+    contract: str | None,
+    overwrite: bool,
+    progress: Progress,
+    seed: int,
+) -> int:
+    """What units, or the units and frames of audio, are worth; returns the exit code."""
+    from textless.figures import table
+    from textless.units.items import read_items
+    from textless.units.quality import measure_units, read_alignments
+
+    if out:
+        _refuse(out, overwrite)
+    phones: dict[str, Any] = {
+        "alignments": read_alignments(alignments) if alignments else None,
+        "items": read_items(items) if items else None,
+    }
+    failures = _Failures(out or "-")
+    units = [name for name in inputs if _holds_units(name)]
+    if units and len(units) < len(inputs):
+        raise TextlessError("units and audio are not measured alike; give one or the other")
+    if units and perturb:
+        raise TextlessError("--perturb changes audio and encodes it again; give the audio that these units were made from")
+    if units:
+        rows = list(failures.sift(_unit_rows(inputs, models, contract)))
+        _check_some_good(failures.rows, failures.good)
+        figures, about = measure_units(rows, **phones, seed=seed), rows[0].units.contract
+    else:
+        from textless.units.measure import measure_audio
+
+        corpus, model = Corpus.load(inputs), _tokenizer_or_encoder(models)
+        figures, failed = measure_audio(corpus, model, **phones, perturb=perturb, seed=seed, progress=progress)
+        failures.rows, failures.good, about = failed, len(corpus) - len(failed), model.contract
+    if out:
+        text = json.dumps({"figures": figures, "contract": about.to_dict()}, indent=1) + "\n"
+        _ = sys.stdout.write(text) if out == "-" else write_text(Path(out), text)
+    print(table(figures), file=sys.stderr if out == "-" else sys.stdout)
+    return failures.finish()
+
+
+def _tokenizer_or_encoder(models: Model) -> Any:
+    """An encoder that is given without a codebook stands alone."""
+    if models.parts["encoder"] is None or models.parts["codebook"] is not None:
+        return models.tokenizer
+    from textless.units.encode import load_encoder
+
+    return load_encoder(models.place("encoder"), models.layer, precision=models.precision, device=models.device)
+
+
 # ------------------------------------------------------------------------------------------------------------- inputs
 
 
@@ -217,13 +273,18 @@ def _unit_rows(inputs: list[str], models: Model, contract: str | None) -> Iterat
             found: Iterable[tuple[Any, Any]] = ((r, r) for r in read_stream(sys.stdin))
         elif (Path(name) / "dump.json").exists():
             found = ((r, r) for r in Dump(Path(name)))
-        elif Path(name).suffix == ".jsonl" and _is_unit_stream(Path(name)):
+        elif _holds_units(name):
             found = _rows_of_file(Path(name))
         else:
             tokenizer = tokenizer or models.tokenizer
             found = _tokenize(Corpus.load(name), tokenizer, lambda done, total, what: None)
         for source, row in found:
             yield source, _declare(row, declared) if declared and isinstance(row, UnitRow) else row
+
+
+def _holds_units(name: str) -> bool:
+    """A stream or a dump, and not audio."""
+    return name == "-" or (Path(name) / "dump.json").exists() or (Path(name).suffix == ".jsonl" and _is_unit_stream(Path(name)))
 
 
 def _rows_of_file(path: Path) -> Iterator[tuple[UnitRow, UnitRow]]:

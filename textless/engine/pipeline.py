@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from textless.engine import ranks
 from textless.engine.step import Source, Step
 from textless.engine.store import Progress, Store, source_hash
 from textless.errors import PipelineError, did_you_mean
@@ -59,16 +60,27 @@ class Pipeline:
         started: Callable[[str, int, int], None] = lambda name, n, total: None,
         progress: Progress = lambda done, total, what: None,
     ) -> dict[str, Path]:
-        """Make what is missing and return the targets' folders by name. `started` is called with each step's name, number and the count."""
+        """Make what is missing and return the targets' folders by name. `started` is called with each step's name, number and the count.
+
+        Of several processes the first makes everything, and is the one to call `started` and `progress`. The others join in
+        collective steps, and wait for the targets alone: what lies between may be dropped before they have seen it.
+        """
         wanted = self.pick(targets)
         missing = self.plan(store, wanted)
+        folders = {name: store.folder(self.steps[name]) for name in wanted if not isinstance(self.steps[name], Source)}
+        if ranks.rank():
+            for step in missing:
+                store.join(step)
+            for name in folders:
+                store.wait(self.steps[name])
+            return folders
         for n, step in enumerate(missing, 1):
             started(self.name_of(step), n, len(missing))
             store.run(step, progress)
         if missing:
             for name in self.temporary - set(wanted):
                 store.drop(self.steps[name])
-        return {name: store.folder(self.steps[name]) for name in wanted if not isinstance(self.steps[name], Source)}
+        return folders
 
     def failed(self, store: Store, targets: Iterable[str] = ()) -> dict[str, tuple[int, Path]]:
         """Rows that could not be done on the way to the targets: number and list, by the step's name."""

@@ -38,6 +38,8 @@ class Step:
 
     type: ClassVar[str]
     version: ClassVar[int] = 1
+    # Whether several processes run it together, as a training does; all others the first process runs alone (see engine.ranks).
+    collective: ClassVar[bool] = False
 
     def run(self, job: Job) -> None:
         """Write the result into `job.path`, from `job.inputs`. Whatever is there was left by an attempt that did not finish."""

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from textless.engine import ranks
+from textless.engine.hashes import FileHashes, write_text
 from textless.engine.step import Keys, Source, Step
 from textless.errors import RowsFailedError, StoreError
 
@@ -37,20 +39,26 @@ class Job:
     Attributes:
         path: the work folder; everything in it becomes the artefact.
         inputs: artefact folder of each input by field name; sources have none.
+        tensorboard: folder for TensorBoard's event files, None when they are not wanted.
         metrics, contract: for the manifest, to be filled in.
     """
 
-    def __init__(self, path: Path, inputs: dict[str, Path], progress: Progress) -> None:
+    def __init__(
+        self, path: Path, inputs: dict[str, Path], progress: Progress, *, scratch: Path | None = None, tensorboard: Path | None = None
+    ) -> None:
         self.path, self.inputs, self.progress = path, inputs, progress
+        self.tensorboard, self._scratch = tensorboard, scratch or path / ".scratch"
         self.metrics: dict[str, Any] = {}
         self.contract: dict[str, Any] | None = None
 
     @property
     def scratch(self) -> Path:
-        """A folder that lasts until the step is finished, for checkpoints and the like; it does not enter the artefact."""
-        folder = self.path / ".scratch"
-        folder.mkdir(exist_ok=True)
-        return folder
+        """A folder that lasts until the step is finished, for checkpoints and the like; it does not enter the artefact.
+
+        The processes of a collective step share it; only the first writes there.
+        """
+        self._scratch.mkdir(exist_ok=True)
+        return self._scratch
 
     def record_failures(self, shard: int, failures: list[dict[str, Any]]) -> None:
         folder = self.scratch / "failures"
@@ -71,14 +79,18 @@ def remove_temporaries(folder: Path, *, keep: str = "") -> None:
 
 def write_failures(path: Path, failures: list[dict[str, Any]]) -> None:
     """A line of JSON for each row that could not be done."""
-    _write(path, "".join(json.dumps(f, sort_keys=True) + "\n" for f in failures))
+    write_text(path, "".join(json.dumps(f, sort_keys=True) + "\n" for f in failures))
 
 
 class Store:
-    """Artefacts by key below a root folder. `run(step)` makes one, its inputs being there."""
+    """Artefacts by key below a root folder. `run(step)` makes one, its inputs being there.
 
-    def __init__(self, root: Path | str | None = None) -> None:
+    With `tensorboard`, trainings write event files into `tensorboard/STEP-KEY` beside the artefacts, where they stay.
+    """
+
+    def __init__(self, root: Path | str | None = None, *, tensorboard: bool = False) -> None:
         self.root = Path(root) if root is not None else default_root()
+        self.tensorboard = tensorboard
         self._hashes = FileHashes(self.root / "hashes.json")
         self.keys = Keys(self._hashes)
 
@@ -126,26 +138,54 @@ class Store:
     def run(self, step: Step, progress: Progress = lambda done, total, what: None) -> Path:
         """Make the artefact of a step whose inputs are in the store, and return its folder; at once if it is there.
 
-        The work folder outlives a crash and belongs to the key, so the same call goes on from what is finished.
+        The work folder outlives a crash and belongs to the key, so the same call goes on from what is finished. Of several processes
+        the first does this, and the others join in or wait.
         """
         if isinstance(step, Source):
             raise StoreError(f"{step.type} is a source; it has no artefact")
+        if ranks.rank():
+            self.join(step)
+            return self.wait(step)
         with _explain(self.root), self._lock(step):
             if self.has(step):
                 return self.folder(step)
             work = self.work(step)
             work.mkdir(parents=True, exist_ok=True)
-            inputs = {n: self.folder(s) for n, s in step.inputs().items() if not isinstance(s, Source)}
-            job = Job(work, inputs, progress)
+            tensorboard = self.root / "tensorboard" / self.name(step) if self.tensorboard else None
+            job = Job(work, self._inputs(step), progress, tensorboard=tensorboard)
             attempts = _count_attempt(job.scratch / "attempts")
             start = time.monotonic()
+            if step.collective:
+                ranks.call(job.scratch)
             try:
                 step.run(job)
             except RowsFailedError:
                 shutil.rmtree(work)  # an error is not kept: the next run tries every row again
                 raise
+            if step.collective:
+                ranks.wait_until_left(job.scratch)
             self._publish(step, job, attempts=attempts, seconds=time.monotonic() - start)
             return self.folder(step)
+
+    def join(self, step: Step) -> None:
+        """Beside the first process: take part in a collective step once it has begun. Nothing to do for others, or if it is there."""
+        scratch = self.work(step) / ".scratch"
+        while step.collective and not self.has(step):
+            if ranks.called(scratch):
+                with _explain(self.root):
+                    step.run(Job(ranks.corner(scratch), self._inputs(step), lambda done, total, what: None, scratch=scratch))
+                    ranks.leave(scratch)
+                return
+            time.sleep(ranks.POLL)
+
+    def wait(self, step: Step) -> Path:
+        """Beside the first process: the artefact's folder, once it is there."""
+        while not self.has(step):
+            time.sleep(ranks.POLL)
+        return self.folder(step)
+
+    def _inputs(self, step: Step) -> dict[str, Path]:
+        return {n: self.folder(s) for n, s in step.inputs().items() if not isinstance(s, Source)}
 
     def _publish(self, step: Step, job: Job, *, attempts: int, seconds: float) -> None:
         failures = job.failures()
@@ -171,7 +211,7 @@ class Store:
             "finished": time.time(),
             "host": socket.gethostname(),
         }
-        _write(job.path / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        write_text(job.path / MANIFEST, json.dumps(manifest, indent=1) + "\n")
         target = self.folder(step)
         target.parent.mkdir(parents=True, exist_ok=True)
         job.path.rename(target)
@@ -195,41 +235,6 @@ class Store:
         """Keep the file hashes for the next look; a store that cannot be written only costs the time."""
         with contextlib.suppress(OSError):
             self._hashes.save()
-
-
-class FileHashes:
-    """sha256 of files, remembered by (path, size, mtime), so that a second look is a stat."""
-
-    def __init__(self, memory: Path) -> None:
-        self.memory = memory
-        self._new = False
-
-    @functools.cached_property
-    def _known(self) -> dict[str, list[Any]]:
-        try:
-            return json.loads(self.memory.read_text())
-        except (OSError, ValueError):
-            return {}
-
-    def __call__(self, path: str) -> str:
-        try:
-            stat = os.stat(path)
-            known = self._known.get(path)
-            if known and known[0] == stat.st_size and known[1] == stat.st_mtime_ns:
-                return known[2]
-            with open(path, "rb") as f:
-                digest = hashlib.file_digest(f, "sha256").hexdigest()
-        except OSError as e:
-            raise StoreError(f"{path}: {e.strerror}; correct the manifest or bring the file back") from None
-        self._known[path] = [stat.st_size, stat.st_mtime_ns, digest]
-        self._new = True
-        return digest
-
-    def save(self) -> None:
-        if self._new:
-            self.memory.parent.mkdir(parents=True, exist_ok=True)
-            _write(self.memory, json.dumps(self._known))
-            self._new = False
 
 
 @functools.cache
@@ -269,9 +274,3 @@ def _count_attempt(path: Path) -> int:
     attempts = int(path.read_text() or 0) + 1 if path.exists() else 1
     path.write_text(str(attempts))
     return attempts
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)

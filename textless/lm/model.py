@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textless.errors import ContractError, ModelError
+from textless.training import Dropout
 from textless.units.types import UnitContract, Units
 from textless.weights import from_torch, load_model, save_model, to_torch
 
@@ -126,7 +127,7 @@ class Block(nn.Module):
         self.out = nn.Linear(config.dim, config.dim, bias=False)
         self.gate_up = nn.Linear(config.dim, 2 * config.ffn_dim, bias=False)
         self.down = nn.Linear(config.ffn_dim, config.dim, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None, positions: Tensor) -> Tensor:
         q, k, v = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in self.qkv(self.norm1(x)).chunk(3, dim=-1))
@@ -341,7 +342,7 @@ class UnitLM(UnitDecoder):
             raise ContractError(f"the language model has {config.n_units} units but its contract says {contract.n_units}")
         self.config, self.contract = config, contract.with_(n_units=config.n_units)
         self.embed = nn.Embedding(config.n_units + 1, config.dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(config, i, dropout) for i in range(config.layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.duration = nn.Linear(config.dim, config.max_duration, bias=False)

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from textless.distributed import place
 from textless.errors import ContractError, TrainingError
 from textless.lm.model import PRESETS, LMConfig, UnitDecoder, UnitLM
 from textless.lm.ngram import KneserNey
-from textless.training import decay_groups, rng, train, warmup_cosine
+from textless.training import decay_groups, inverse_sqrt, rng, train, update, warmup_cosine
 from textless.units.types import UnitContract, Units
 
 DURATION_WEIGHT = 0.25  # of the durations' cross-entropy beside the units': they ride on the hidden state, and must not shape it much
@@ -96,13 +97,17 @@ def document_mask(positions: Tensor) -> Tensor:
     return ((place <= place[:, None]) & (place >= first))[:, None]
 
 
-def losses(lm: UnitDecoder, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy in nats of the tokens (units and `</s>`), and of the units' durations."""
+def losses(lm: UnitDecoder, batch: Batch, *, whole: Batch | None = None) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy in nats of the tokens (units and `</s>`), and of the units' durations.
+
+    Where the rows are a part of a `whole` batch, the sums are divided by what that holds: losses of its parts add up to its own.
+    """
+    whole = whole or batch
     hidden = lm(batch.tokens, positions=batch.positions, mask=document_mask(batch.positions))
-    units = F.cross_entropy(lm.unit_logits(hidden).flatten(0, 1), batch.targets.flatten())
-    # Summed and divided here: the mean of a row of nothing but `</s>` would be 0 / 0.
+    units = F.cross_entropy(lm.unit_logits(hidden).flatten(0, 1), batch.targets.flatten(), reduction="sum")
+    # The mean of a row of nothing but `</s>` would be 0 / 0.
     durations = F.cross_entropy(lm.duration_logits(hidden).flatten(0, 1), batch.durations.flatten(), reduction="sum")
-    return units, durations / (batch.durations >= 0).sum().clamp(min=1)
+    return units / whole.targets.numel(), durations / max(1, int((whole.durations >= 0).sum()))
 
 
 def evaluate(lm: UnitDecoder, documents: Sequence[Units]) -> dict[str, float]:
@@ -147,6 +152,7 @@ def train_lm(
     context: int = 512,
     batch_tokens: int = 4096,
     lr: float = 1e-3,
+    schedule: str = "cosine",
     weight_decay: float = 0.1,
     dropout: float = 0.1,
     seed: int = 0,
@@ -155,6 +161,7 @@ def train_lm(
     log: Callable[[int, dict[str, float]], None] | None = None,
     device: str = "cpu",
     precision: str = "fp32",
+    micro_batch: int | None = None,
 ) -> tuple[UnitDecoder, dict[str, Any]]:
     """Train a language model on units.
 
@@ -166,21 +173,26 @@ def train_lm(
             and `dropout` are its own.
         context: tokens in a row, and of the model.
         batch_tokens: per step, rounded down to whole rows.
-        lr: peak of AdamW (0.9, 0.95), after 3 % of the steps; then a cosine down to a twentieth. Gradients are clipped at 1.
+        lr: peak of AdamW (0.9, 0.95), after 3 % of the steps. Gradients are clipped at 1.
+        schedule: from the peak on: `cosine`, down to a twentieth, or `inverse_sqrt` (fairseq's), with the root of the step.
         dropout: on embeddings and residual branches.
         dev: held-out documents, scored about every tenth of the steps.
         checkpoint: the file to resume from and to keep while training. The same call with the same file resumes, and gives on a CPU
             with the same number of threads the same weights bit for bit as a call that was never interrupted.
+        log: see `training.train`; its rows also have `tokens_per_second`.
+        device: where it runs; `cuda` is the GPU of the process's own where there are several.
         precision: `fp32`, or `bf16` for autocast with fp32 parameters.
+        micro_batch: rows of `context` computed at once, None = all; less memory, and other last bits.
 
     Returns:
-        (model in evaluation mode, figures): `curve`, rows of `step`, `loss` (nats per token), `duration_loss`, `grad_norm` and, in
+        (model in evaluation mode, figures): `curve`, rows of `step`, `loss` (nats per token), `duration_loss`, `grad_norm`, `lr` and, in
         those where dev was scored, `nll_per_unit` and `bits_per_second`; `tokens` seen; with dev `nll_per_unit` and
         `bits_per_second` at the end (see `evaluate`), `unigram_nll_per_unit` and `ngram_nll_per_unit` by order.
 
     Raises:
         ContractError: units of another kind than `contract`, or one without n_units.
-        TrainingError: an unknown preset or precision, no units, a row longer than a batch; the loss became NaN.
+        TrainingError: an unknown preset, precision or schedule, no units, a row longer than a batch, fewer rows in a batch than
+            processes; the loss became NaN.
     """
     if contract.n_units is None:
         raise ContractError("the number of units is unknown; declare n_units with --contract")
@@ -188,10 +200,13 @@ def train_lm(
         raise TrainingError(f"preset is {preset!r}; known: {', '.join(PRESETS)}")
     if precision not in ("fp32", "bf16"):
         raise TrainingError(f"precision is {precision!r}; known: fp32, bf16")
+    if schedule not in ("cosine", "inverse_sqrt"):
+        raise TrainingError(f"schedule is {schedule!r}; known: cosine, inverse_sqrt")
     if batch_tokens < context:
         raise TrainingError(f"batch_tokens {batch_tokens} is less than one row of context {context}")
     if start is not None and context > start.config.context:
         raise TrainingError(f"context {context} is longer than the {start.config.context} tokens that the start can see")
+    device = place(device)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         fresh = LMConfig(n_units=contract.n_units, context=context, **PRESETS[preset])
@@ -205,30 +220,42 @@ def train_lm(
     packer = Packer(documents, n_units=model.n_units, max_duration=model.config.max_duration, context=context, seed=seed)
     optimiser = torch.optim.AdamW(decay_groups(model, weight_decay), lr=lr, betas=(0.9, 0.95), fused=True)
 
-    def step(n: int) -> dict[str, Tensor]:
-        batch = Batch(*(t.to(device) for t in packer.batch(n * rows, rows)))
-        for group in optimiser.param_groups:
-            group["lr"] = warmup_cosine(n, steps=steps, peak=lr, warmup=max(1, round(0.03 * steps)), floor=lr * 0.05)
+    warmup = max(1, round(0.03 * steps))
+
+    def rate(n: int) -> float:
+        if schedule == "inverse_sqrt":
+            return inverse_sqrt(n, peak=lr, warmup=warmup)
+        return warmup_cosine(n, steps=steps, peak=lr, warmup=warmup, floor=lr * 0.05)
+
+    def part_losses(whole: Batch, part: slice) -> dict[str, Tensor]:
+        batch = Batch(*(t[part].to(device) for t in whole))
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
-            units, durations = losses(model, batch)
-        optimiser.zero_grad(set_to_none=True)
-        (units + DURATION_WEIGHT * durations).backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        return {"loss": units.detach(), "duration_loss": durations.detach(), "grad_norm": norm.detach()}
+            units, durations = losses(model, batch, whole=whole)
+        return {"loss": units + DURATION_WEIGHT * durations, "unit_loss": units, "duration_loss": durations}
+
+    def step(n: int) -> dict[str, Tensor]:
+        whole = packer.batch(n * rows, rows)
+        figures = update(optimiser, lambda part: part_losses(whole, part), rows=rows, lr=rate(n), clip=1.0, micro_batch=micro_batch)
+        figures["loss"] = figures.pop("unit_loss")  # what is reported is comparable to `nll_per_unit`
+        return figures
 
     log_every = min(50, max(1, steps // 10))
     dev_every = log_every * max(1, round(steps / 10 / log_every))
 
-    def on_row(n: int, row: dict[str, float]) -> None:
-        # The row is already part of the curve and is what a checkpoint keeps, so the figures added here survive a resumption.
-        if held_out and (n % dev_every == 0 or n == steps):
-            row.update(evaluate(model, held_out))
-        if log:
-            log(n, row)
+    def measure(n: int) -> dict[str, float]:
+        return evaluate(model, held_out) if held_out and (n % dev_every == 0 or n == steps) else {}
 
-    state = {"model": model, "optimiser": optimiser}
-    curve = train(step, state, steps=steps, seed=seed, checkpoint=checkpoint, log=on_row, log_every=log_every)
+    curve = train(
+        step,
+        {"model": model, "optimiser": optimiser},
+        steps=steps,
+        seed=seed,
+        checkpoint=checkpoint,
+        measure=measure,
+        log=log,
+        log_every=log_every,
+        speed=("tokens_per_second", rows * context),
+    )
     figures: dict[str, Any] = {"curve": curve, "tokens": steps * rows * context}
     if held_out:
         figures |= evaluate(model, held_out)

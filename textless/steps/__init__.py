@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from textless.engine.step import Step
 from textless.steps.lm import Continue, Score, TrainLM
-from textless.steps.sources import Alignments, Corpus, Model
-from textless.steps.units import Assign, Encode, Frames, KMeans, Lda, Pretrain, UnitQuality
+from textless.steps.quality import FrameABX, Robustness, UnitQuality
+from textless.steps.sources import Alignments, Corpus, Items, Model
+from textless.steps.units import Assign, Encode, Frames, KMeans, Ladder, Lda, Pretrain
 from textless.steps.vocoder import Bundle, Resynth, TrainVocoder
 
 STEPS: dict[str, type[Step]] = {
@@ -16,9 +17,11 @@ STEPS: dict[str, type[Step]] = {
     for cls in (
         Corpus,
         Alignments,
+        Items,
         Model,
         Frames,
         KMeans,
+        Ladder,
         Lda,
         Assign,
         Encode,
@@ -29,6 +32,8 @@ STEPS: dict[str, type[Step]] = {
         TrainVocoder,
         Resynth,
         UnitQuality,
+        FrameABX,
+        Robustness,
         Bundle,
     )
 }

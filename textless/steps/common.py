@@ -10,6 +10,7 @@ from textless.steps.sources import Corpus, Model
 
 if TYPE_CHECKING:
     from textless.corpus import PackedAudio
+    from textless.curves import Board
     from textless.engine.store import Job
     from textless.units.types import UnitContract
 
@@ -31,15 +32,26 @@ def packed(job: Job, corpus: Corpus, ids: set[str]) -> PackedAudio:
     """The audio of the rows that have units, decoded into the step's scratch folder."""
     from textless.corpus import Corpus as Rows
     from textless.corpus import PackedAudio
+    from textless.distributed import first_before_others
 
     rows = [row for row in corpus.load() if row.id in ids]
     if not rows:
         raise TrainingError("no id stands both in the corpus and in the units; encode the corpus that is trained on")
-    return PackedAudio.build(Rows(rows), job.scratch / "audio")
+    with first_before_others():
+        return PackedAudio.build(Rows(rows), job.scratch / "audio")
 
 
-def progress(job: Job, steps: int) -> Any:
+def board(job: Job, name: str) -> Board | None:
+    """TensorBoard's event files of a training, where they are wanted."""
+    from textless.curves import Board
+
+    return Board(job.tensorboard, name) if job.tensorboard else None
+
+
+def progress(job: Job, steps: int, board: Board | None = None) -> Any:
     def log(step: int, row: dict[str, float]) -> None:
+        if board:
+            board(step, row)
         figures = " ".join(f"{k} {v:.3g}" for k, v in row.items() if k != "step")
         job.progress(step, steps, figures)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textless.engine.step import MapStep, Step, runtime
-from textless.steps.common import finish_units, place, progress
+from textless.steps.common import board, finish_units, place, progress
 
 if TYPE_CHECKING:
     from textless.engine.store import Job
@@ -19,6 +19,7 @@ class TrainLM(Step):
     """A unit language model; `dev` units are only measured on."""
 
     type = "train_lm"
+    collective = True
     units: Step
     dev: Step | None = None
     preset: str = "tiny"
@@ -27,10 +28,12 @@ class TrainLM(Step):
     batch_tokens: int = 8192
     context: int = 512
     lr: float = 1e-3
+    schedule: str = "cosine"
     dropout: float = 0.1
     precision: str = "fp32"
     seed: int = 0
     device: str = runtime("cpu")
+    micro_batch: int | None = runtime(None)
 
     def run(self, job: Job) -> None:
         from textless.lm import from_causal, train_lm
@@ -51,13 +54,15 @@ class TrainLM(Step):
             batch_tokens=self.batch_tokens,
             context=self.context,
             lr=self.lr,
+            schedule=self.schedule,
             dropout=self.dropout,
             dev=dev,
             seed=self.seed,
             checkpoint=job.scratch / "checkpoint.pt",
-            log=progress(job, self.steps),
+            log=progress(job, self.steps, board(job, self.type)),
             device=self.device,
             precision=self.precision,
+            micro_batch=self.micro_batch,
         )
         lm.load_state_dict(round_half(lm.state_dict()))
         lm.save(job.path)

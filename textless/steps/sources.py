@@ -49,6 +49,17 @@ class Alignments(Source):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Items(Source):
+    """An item file of ZeroSpeech, for measuring ABX."""
+
+    type = "items"
+    file: str = path()
+
+    def content(self, hash_file: HashFile) -> str:
+        return hash_file(self.file)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model(Source):
     """Weights from outside, of which each field takes its part.
 

@@ -1,4 +1,4 @@
-"""Audio to units: frames, codebooks, labels, pre-training, and what units are worth."""
+"""Audio to units: frames, codebooks, labels and pre-training."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textless.engine.step import MapStep, Step, runtime
-from textless.errors import AudioError, ContractError, ModelError, TrainingError
-from textless.steps.common import finish_units, packed, place, progress
-from textless.steps.sources import Alignments, Corpus
+from textless.errors import AudioError, ModelError, TrainingError
+from textless.steps.common import board, finish_units, packed, place, progress
+from textless.steps.sources import Corpus
 
 if TYPE_CHECKING:
     from textless.engine.store import Job
@@ -34,7 +34,7 @@ def _encoder(job: Job, step: Any, contract: UnitContract | None = None) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Frames(MapStep):
-    """Encoder outputs on disk; `fraction` keeps a random share of each file's frames, for k-means."""
+    """Encoder outputs on disk; `fraction` keeps a random share of each file's frames, for k-means. `context` joins each with neighbours."""
 
     type = "frames"
     version = 2
@@ -43,6 +43,7 @@ class Frames(MapStep):
     layer: int | None = None
     window: float | None = None
     precision: str = "fp32"
+    context: int = 0
     fraction: float = 1.0
     seed: int = 0
     device: str = runtime("cpu")
@@ -52,7 +53,10 @@ class Frames(MapStep):
         return list(self.audio.load())
 
     def tools(self, job: Job) -> Any:
-        return _encoder(job, self)
+        from textless.units.projected import ProjectedEncoder
+
+        encoder = _encoder(job, self)
+        return ProjectedEncoder(encoder, context=self.context) if self.context else encoder
 
     def shard_path(self, n: int) -> str:
         return f"data/{n:05d}"
@@ -85,51 +89,107 @@ def _frames_contract(folder: Path) -> UnitContract:
 
 @dataclass(frozen=True, kw_only=True)
 class KMeans(Step):
-    """A codebook from frames."""
+    """A codebook from frames, or from a random sample of them that fits into memory."""
 
     type = "kmeans"
+    version = 2
     frames: Frames
     n_units: int
+    algorithm: str = "lloyd"
+    init: str = "k-means++"
     transform: str = "none"
-    iterations: int = 50
-    restarts: int = 1
+    iterations: int | None = None
+    restarts: int | None = None
+    tolerance: float = 1e-3
+    max_frames: int | None = 1_000_000
     seed: int = 0
 
     def run(self, job: Job) -> None:
-        from textless.units.frames import gather_frames
+        from textless.units.frames import find_shards, sample_frames
         from textless.units.kmeans import fit_codebook
 
-        codebook, job.metrics = fit_codebook(
-            gather_frames(job.inputs["frames"]),
+        frames = sample_frames(find_shards(job.inputs["frames"]), self.max_frames, self.seed)
+        codebook, metrics = fit_codebook(
+            frames,
             self.n_units,
+            algorithm=self.algorithm,
+            init=self.init,
             transform=self.transform,
             iterations=self.iterations,
             restarts=self.restarts,
+            tolerance=self.tolerance,
             seed=self.seed,
             contract=_frames_contract(job.inputs["frames"]),
         )
         codebook.save(job.path)
+        job.metrics = {**metrics, "frames": len(frames)}
         job.contract = codebook.contract.to_dict()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lda(Step):
-    """The ladder: a projection of `context_mfcc` frames in which their clusters stand apart. An encoder like any other."""
+    """A projection of frames in which clusters stand apart (`pca`: in which frames vary most). An encoder like any other.
+
+    The clusters are the codebook's, over the frames themselves or over `labelled`, frames of the same places.
+    """
 
     type = "lda"
+    version = 2
     frames: Frames
-    codebook: KMeans
+    codebook: KMeans | None = None
+    labelled: Frames | None = None
+    method: str = "lda"
     dim: int = 40
 
-    def run(self, job: Job) -> None:
-        from textless.units.frames import gather_frames
-        from textless.units.kmeans import load_codebook
-        from textless.units.lda import fit_lda
+    def inputs(self) -> dict[str, Step]:
+        """With the encoder that made the frames: it becomes part of the result."""
+        below = {"encoder": self.frames.encoder} if isinstance(self.frames.encoder, Step) else {}
+        return {**super().inputs(), **below}
 
-        if (name := _frames_contract(job.inputs["frames"]).encoder) != "context_mfcc":
-            raise ContractError(f"lda projects frames of context_mfcc, not of {name}")
-        frames, codebook = gather_frames(job.inputs["frames"]), load_codebook(job.inputs["codebook"])
-        encoder = fit_lda(frames, codebook.predict(frames), dim=self.dim)
+    def run(self, job: Job) -> None:
+        from textless.units.encode import load_encoder
+        from textless.units.frames import read_frames, read_pairs
+        from textless.units.kmeans import load_codebook
+        from textless.units.lda import LdaEncoder, fit_projection
+        from textless.units.projected import save_projected
+
+        if self.method == "lda" and self.codebook is None:
+            raise TrainingError("lda needs a codebook, whose clusters are to stand apart; give codebook, or method: pca")
+        folder, contract = job.inputs["frames"], _frames_contract(job.inputs["frames"])
+        if self.codebook is None:
+            pieces: Any = ((frames, None) for _, frames in read_frames(folder))
+        else:
+            codebook = load_codebook(job.inputs["codebook"])
+            other = job.inputs["labelled"] if self.labelled else folder
+            codebook.contract_for(_frames_contract(other))
+            pieces = ((frames, codebook.predict(theirs)) for frames, theirs in read_pairs(folder, other))
+        projection = fit_projection(pieces, dim=self.dim, method=self.method)
+        if contract.encoder == "context_mfcc":
+            LdaEncoder(projection).save(job.path)
+        else:
+            below = self.frames.encoder if isinstance(self.frames.encoder, str) else place(job, self.frames, "encoder")
+            save_projected(job.path, below, projection, layer=contract.layer, context=self.frames.context)
+        job.contract = load_encoder(job.path, window=contract.window).contract.to_dict()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ladder(Step):
+    """The ladder, fitted on a random part of a corpus: an encoder that needs no training, and the voice that a HuBERT can hear in."""
+
+    type = "ladder"
+    audio: Corpus
+    hours: float = 1.5
+    n_clusters: int = 500
+    dim: int = 40
+    rounds: int = 4
+    seed: int = 0
+
+    def run(self, job: Job) -> None:
+        from textless.corpus import read_some
+        from textless.units.ladder import fit_ladder
+
+        rows = read_some(self.audio.load(), seconds=3600 * self.hours, seed=self.seed)
+        encoder, job.metrics = fit_ladder(rows, n_clusters=self.n_clusters, dim=self.dim, rounds=self.rounds, seed=self.seed)
         encoder.save(job.path)
         job.contract = encoder.contract.to_dict()
 
@@ -212,6 +272,8 @@ class Pretrain(Step):
     """A HuBERT from audio and labels. Its weights are rounded to half precision, so that what ships is what the later steps saw."""
 
     type = "pretrain"
+    version = 2
+    collective = True
     audio: Corpus
     labels: Step
     preset: str = "tiny"
@@ -222,16 +284,21 @@ class Pretrain(Step):
     mask_prob: float = 0.8
     mask_span: int = 10
     unmasked_weight: float = 0.5
+    dropout: float = 0.0
+    layer_drop: float = 0.0
     head: str = "linear"
+    voice: Ladder | None = None
     precision: str = "fp32"
     seed: int = 0
     device: str = runtime("cpu")
+    micro_batch: int | None = runtime(None)
 
     def run(self, job: Job) -> None:
         from textless.units.dump import Dump
         from textless.units.encode import save_encoder
         from textless.units.hubert import PRESETS
         from textless.units.hubert_frames import FRAME_RATE, n_frames
+        from textless.units.ladder import LadderEncoder
         from textless.units.mfcc import to_rate
         from textless.units.pretrain import pretrain
         from textless.weights import round_half
@@ -260,37 +327,17 @@ class Pretrain(Step):
             mask_prob=self.mask_prob,
             mask_span=self.mask_span,
             unmasked_weight=self.unmasked_weight,
+            dropout=self.dropout,
+            layer_drop=self.layer_drop,
             head=self.head,
+            voice=LadderEncoder.load(job.inputs["voice"]).voice if self.voice else None,
             precision=self.precision,
             device=self.device,
+            micro_batch=self.micro_batch,
             seed=self.seed,
-            log=progress(job, self.steps),
+            log=progress(job, self.steps, board(job, self.type)),
         )
         model.load_state_dict(round_half(model.state_dict()))
         save_encoder(job.path, model)
         hours = self.steps * self.batch * self.crop_seconds / 3600
         job.metrics = {**curve[-1], "audio_hours_seen": round(hours, 2), "curve": curve}
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnitQuality(Step):
-    """PNMI and purities of units against an alignment, in `quality.json`."""
-
-    type = "quality"
-    units: Step
-    alignments: Alignments
-
-    def run(self, job: Job) -> None:
-        from textless.units.dump import Dump
-        from textless.units.quality import frame_phones, read_alignments, unit_quality
-
-        dump, phones = Dump(job.inputs["units"]), read_alignments(self.alignments.file)
-        pairs = (
-            (frames, frame_phones(phones[row.id], len(frames), frame_rate=row.units.frame_rate))
-            for row in dump
-            if row.id in phones
-            for frames in [row.units.frames()]
-        )
-        job.metrics = unit_quality(pairs, n_units=dump.contract.n_units or 0)
-        job.contract = dump.contract.to_dict()
-        (job.path / "quality.json").write_text(json.dumps(job.metrics, indent=1) + "\n")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from textless.engine.step import Step, runtime
-from textless.steps.common import packed, place, progress
+from textless.steps.common import board, packed, place, progress
 from textless.steps.sources import Corpus
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ class TrainVocoder(Step):
     """A voice from units and their audio."""
 
     type = "train_vocoder"
+    collective = True
     audio: Corpus
     units: Step
     preset: str = "small"
@@ -28,6 +29,7 @@ class TrainVocoder(Step):
     precision: str = "fp32"
     seed: int = 0
     device: str = runtime("cpu")
+    micro_batch: int | None = runtime(None)
 
     def run(self, job: Job) -> None:
         from functools import partial
@@ -43,6 +45,7 @@ class TrainVocoder(Step):
             Clip(rows[name], partial(audio.waveform, i), int(samples), speaker)
             for i, (name, samples, speaker) in enumerate(zip(audio.ids, audio.lengths, audio.speakers, strict=True))
         ]
+        curves = board(job, self.type)
         vocoder, job.metrics = train_vocoder(
             clips,
             contract=dump.contract,
@@ -53,9 +56,11 @@ class TrainVocoder(Step):
             lr=self.lr,
             seed=self.seed,
             checkpoint=job.scratch / "checkpoint.pt",
-            log=progress(job, self.steps),
+            log=progress(job, self.steps, curves),
+            listen=curves.listen if curves else None,
             device=self.device,
             precision=self.precision,
+            micro_batch=self.micro_batch,
         )
         vocoder.load_state_dict(round_half(vocoder.state_dict()))
         vocoder.save(job.path)

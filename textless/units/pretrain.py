@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textless.distributed import first_before_others, place
 from textless.errors import TrainingError
-from textless.training import decay_groups, rng, train, warmup_cosine
+from textless.training import decay_groups, perplexity, rng, train, update, warmup_cosine
 from textless.units import hubert_frames, mfcc
 from textless.units.hubert import Hubert, HubertConfig
+from textless.weights import round_half
 
 if TYPE_CHECKING:
     from textless.corpus import PackedAudio
+    from textless.units.voice import Voice
 
 
 class Head(nn.Module):
     """From frames to classes: (…, dim) → (…, n_classes).
 
     `linear` is plain cross-entropy, cheaper and as good (MelHuBERT). `cosine` is the paper's equation 3: the cosine between the
-    projected frame and each class's embedding, divided by 0.1.
+    projected frame and each class's embedding, of `final_dim` values, divided by 0.1.
     """
 
-    def __init__(self, dim: int, n_classes: int, kind: str) -> None:
+    def __init__(self, dim: int, n_classes: int, kind: str, *, final_dim: int = 256) -> None:
         super().__init__()
         if kind not in ("linear", "cosine"):
             raise TrainingError(f"head is {kind!r}; known: linear, cosine")
@@ -36,8 +40,8 @@ class Head(nn.Module):
         if kind == "linear":
             self.final_proj = nn.Linear(dim, n_classes)
         else:
-            self.final_proj = nn.Linear(dim, 256)
-            self.label_embs = nn.Parameter(torch.empty(n_classes, 256).uniform_())
+            self.final_proj = nn.Linear(dim, final_dim)
+            self.label_embs = nn.Parameter(torch.empty(n_classes, final_dim).uniform_())
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.final_proj(x)
@@ -75,18 +79,18 @@ class CropSource:
     costs a copy. For the waveform a crop comes straight from the packed audio, normalised over its file where the configuration says so.
     """
 
-    def __init__(self, audio: PackedAudio, config: HubertConfig, folder: Path) -> None:
-        self.audio, self.config = audio, config
+    def __init__(self, audio: PackedAudio, model: Hubert, folder: Path) -> None:
+        self.audio, self.config = audio, model.config
         self.frames = np.array([hubert_frames.n_frames(int(n)) for n in audio.lengths])
-        if config.front_end == "logmel":
+        if self.config.front_end == "logmel":
             self.starts = np.concatenate([[0], np.cumsum([mfcc.n_frames(int(n)) for n in audio.lengths])])
-            self.mel = self._mel(folder)
+            with first_before_others():
+                self.mel = self._mel(model, folder)
 
-    def _mel(self, folder: Path) -> np.ndarray:
+    def _mel(self, model: Hubert, folder: Path) -> np.ndarray:
         shape = (int(self.starts[-1]), self.config.n_mels)
         path, done = folder / "mel.f16", folder / "mel.json"
         if not (done.exists() and json.loads(done.read_text()) == list(shape)):
-            model = Hubert(self.config)
             mel = np.memmap(path, np.float16, "w+", shape=shape)
             for i in range(len(self.frames)):
                 if self.frames[i]:
@@ -108,20 +112,48 @@ class CropSource:
             wave = (wave - whole.mean()) / torch.sqrt(whole.var(unbiased=False) + 1e-5)
         return wave
 
-    def batch(self, generator: np.random.Generator, *, size: int, frames: int) -> tuple[Tensor, list[tuple[int, int, int]]]:
-        """Random crops of at most `frames` frames, every second of audio equally likely; shorter files come whole, padded with zeros.
+    def draw(self, generator: np.random.Generator, *, size: int, frames: int) -> list[tuple[int, int, int]]:
+        """Random crops of at most `frames` frames, every second of audio equally likely; shorter files come whole.
+
+        Crops of a batch are of about one length, so that little is padded: a batch is drawn from the files that are long enough, or from
+        an eighth of the others.
 
         Returns:
-            inputs (B, …) and [(file, first frame, frames)].
+            [(file, first frame, frames)].
         """
-        share = np.cumsum(self.frames) / self.frames.sum()
-        chosen = np.searchsorted(share, generator.random(size), side="right")
+        order = np.argsort(np.minimum(self.frames, frames), kind="stable")
+        share = np.cumsum(self.frames[order]) / self.frames.sum()
+        short = share[np.searchsorted(self.frames[order], frames) - 1] if self.frames[order[0]] < frames else 0.0
+        first = generator.random()
+        low, high = (short, 1.0) if first >= short else (np.floor(8 * first / short) + np.array([0, 1])) * short / 8
+        chosen = order[np.minimum(np.searchsorted(share, generator.uniform(low, high, size), side="right"), len(order) - 1)]
         spans = []
         for i in chosen:
             length = min(frames, int(self.frames[i]))
             spans.append((int(i), int(generator.integers(0, self.frames[i] - length + 1)), length))
+        return spans
+
+    def inputs(self, spans: Sequence[tuple[int, int, int]], frames: int) -> Tensor:
+        """(B, …) inputs of crops, padded with zeros to what makes `frames` frames."""
         crops = [self.crop(*span) for span in spans]
-        return nn.utils.rnn.pad_sequence(crops, batch_first=True), spans
+        length = 2 * frames - 1 if self.config.front_end == "logmel" else hubert_frames.HOP * (frames - 1) + hubert_frames.WINDOW
+        return torch.stack([F.pad(c, (0, 0) * (c.ndim - 1) + (0, length - len(c))) for c in crops])
+
+
+class Batch(NamedTuple):
+    """What a step learns from, drawn on the host; the audio itself is read part by part.
+
+    Attributes:
+        spans: [(file, first frame, frames)] of B crops.
+        targets: (B, T) int64 labels, -1 behind the end of a crop.
+        mask: (B, T) bool, never behind the end.
+        skip: blocks that are left out for the whole batch.
+    """
+
+    spans: list[tuple[int, int, int]]
+    targets: Tensor
+    mask: Tensor
+    skip: list[int]
 
 
 def pretrain(
@@ -138,9 +170,13 @@ def pretrain(
     mask_prob: float = 0.8,
     mask_span: int = 10,
     unmasked_weight: float = 0.5,
+    dropout: float = 0.0,
+    layer_drop: float = 0.0,
     head: str = "linear",
+    voice: Voice | None = None,
     precision: str = "fp32",
     device: str = "cpu",
+    micro_batch: int | None = None,
     seed: int = 0,
     log: Callable[[int, dict[str, float]], None] | None = None,
 ) -> tuple[Hubert, list[dict[str, float]]]:
@@ -154,60 +190,93 @@ def pretrain(
         batch, crop_seconds: crops per step and their length.
         mask_prob, mask_span: share of the frames in spans before overlap, and a span's frames.
         unmasked_weight: of the loss over frames that were not masked, beside the masked ones.
+        dropout: share of each sublayer's output that is set to zero; keeps a small encoder from learning its teacher by heart.
+        layer_drop: probability of each block to be left out of a step, for the whole batch.
         head: `linear` or `cosine`.
+        voice: what the spectrogram of every file is warped to first (`fit_ladder`); becomes part of the encoder.
         precision: `fp32`, or `bf16` for autocast with fp32 parameters.
+        device: where it runs; `cuda` is the GPU of the process's own where there are several.
+        micro_batch: rows computed at once, None = all; less memory, and other last bits.
+        log: see `training.train`; its rows also have `audio_hours_per_hour`.
 
     Returns:
-        (encoder in evaluation mode, curve of `loss`, `masked_accuracy`, `unmasked_accuracy`, `grad_norm`).
+        (encoder in evaluation mode, curve of `loss`, `masked_loss`, `masked_accuracy`, `unmasked_accuracy`, `label_perplexity` and
+        `prediction_perplexity` (of the masked frames' labels and likeliest classes), `grad_norm`, `lr`).
 
     Raises:
-        TrainingError: labels of another length or outside `n_classes`; no file as long as a frame; the loss became NaN.
+        TrainingError: labels of another length or outside `n_classes`; no file as long as a frame; fewer rows in a batch than
+            processes; the loss became NaN.
     """
-    source = CropSource(audio, config, folder)
-    _check_labels(audio, source.frames, labels, n_classes)
+    for name, share in (("dropout", dropout), ("layer_drop", layer_drop)):
+        if not 0 <= share < 1:
+            raise TrainingError(f"{name} is {share}; it must be at least 0 and less than 1")
+    device = place(device)
+    if voice is not None:
+        config = replace(config, voice_clusters=len(voice.centroids), voice_dim=voice.centroids.shape[1])
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model, classifier = Hubert(config).to(device).train(), Head(config.dim, n_classes, head).to(device)
-    both = nn.ModuleList([model, classifier])
-    optimiser = torch.optim.AdamW(decay_groups(both, 0.01), lr=lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
+        model, classifier = Hubert(config).train(), Head(config.dim, n_classes, head).to(device)
+    if voice is not None:
+        model.voice.load_state_dict(round_half(voice.state_dict()))
+    for block in model.encoder.layers:
+        block.dropout.p = dropout
+    source = CropSource(audio, model, folder)
+    _check_labels(audio, source.frames, labels, n_classes)
+    model.to(device)
+    optimiser = torch.optim.AdamW(decay_groups(nn.ModuleList([model, classifier]), 0.01), lr=lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
     crop = round(crop_seconds * hubert_frames.FRAME_RATE)
-    warmup = max(1, steps // 12)
 
-    def step(n: int) -> dict[str, Tensor]:
-        draw = rng(seed, n)
-        inputs, spans = source.batch(draw, size=batch, frames=crop)
+    def draw(n: int) -> Batch:
+        generator = rng(seed, n)
+        spans = source.draw(generator, size=batch, frames=crop)
         lengths = [frames for _, _, frames in spans]
         targets = torch.full((batch, max(lengths)), -1)
         for row, (i, start, frames) in zip(targets, spans, strict=True):
             row[:frames] = torch.from_numpy(labels[i][start : start + frames])
-        mask = torch.from_numpy(span_mask(draw, lengths, prob=mask_prob, span=mask_span)).to(device)
-        targets = targets.to(device)
+        mask = torch.from_numpy(span_mask(generator, lengths, prob=mask_prob, span=mask_span))
+        skip = np.flatnonzero(generator.random(config.layers) < layer_drop).tolist()
+        return Batch(spans, targets, mask, skip)
+
+    def losses(whole: Batch, rows: slice) -> dict[str, Tensor]:
+        padded = bool((whole.targets < 0).any())
+        n_masked, n_unmasked = int(whole.mask.sum()), int((~whole.mask & (whole.targets >= 0)).sum())
+        inputs = source.inputs(whole.spans[rows], whole.targets.shape[1]).to(device)
+        mask, targets = whole.mask[rows].to(device), whole.targets[rows].to(device)
         padding = targets < 0
-        for group in optimiser.param_groups:
-            group["lr"] = warmup_cosine(n, steps=steps, peak=lr, warmup=warmup, floor=lr * 0.05)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
-            x, _ = model(inputs.to(device), mask=mask, padding=padding if padding.any() else None)
+            x, _ = model(inputs, mask=mask, padding=padding if padded else None, skip=whole.skip)
             logits = classifier(x)
-        logits = logits.float()
-        masked, unmasked = mask & ~padding, ~mask & ~padding
-        loss_masked = F.cross_entropy(logits[masked], targets[masked])
-        loss_unmasked = F.cross_entropy(logits[unmasked], targets[unmasked]) if unmasked.any() else logits.sum() * 0
-        loss = loss_masked + unmasked_weight * loss_unmasked
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(both.parameters(), 5.0)
-        optimiser.step()
-        hit = logits.detach().argmax(-1) == targets
+        logits, masked, unmasked = logits.float(), mask.float(), (~mask & ~padding).float()
+        nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=-1).view_as(masked)
+        loss_masked, loss_unmasked = (nats * masked).sum() / max(n_masked, 1), (nats * unmasked).sum() / max(n_unmasked, 1)
+        predicted = logits.detach().argmax(-1)
+        hit = predicted == targets
         return {
-            "loss": loss.detach(),
-            "masked_loss": loss_masked.detach(),
-            "masked_accuracy": hit[masked].float().mean(),
-            "unmasked_accuracy": hit[unmasked].float().mean() if unmasked.any() else torch.zeros(()),
-            "grad_norm": norm.detach(),
+            "loss": loss_masked + unmasked_weight * loss_unmasked,
+            "masked_loss": loss_masked,
+            "masked_accuracy": (hit * masked).sum() / max(n_masked, 1),
+            "unmasked_accuracy": (hit * unmasked).sum() / max(n_unmasked, 1),
+            "predictions": logits.new_zeros(n_classes).scatter_add_(0, predicted.flatten(), masked.flatten()),
         }
 
-    state = {"model": model, "head": classifier, "optimiser": optimiser}
-    curve = train(step, state, steps=steps, seed=seed, checkpoint=folder / "checkpoint.pt", log=log)
+    def step(n: int) -> dict[str, Tensor]:
+        whole = draw(n)
+        rate = warmup_cosine(n, steps=steps, peak=lr, warmup=max(1, steps // 12), floor=lr * 0.05)
+        figures = update(optimiser, lambda rows: losses(whole, rows), rows=batch, lr=rate, clip=5.0, micro_batch=micro_batch)
+        figures["label_perplexity"] = perplexity(torch.bincount(whole.targets[whole.mask], minlength=n_classes))
+        figures["prediction_perplexity"] = perplexity(figures.pop("predictions"))
+        return figures
+
+    seconds = batch * float(np.average(np.minimum(crop, source.frames), weights=source.frames)) / hubert_frames.FRAME_RATE
+    curve = train(
+        step,
+        {"model": model, "head": classifier, "optimiser": optimiser},
+        steps=steps,
+        seed=seed,
+        checkpoint=folder / "checkpoint.pt",
+        log=log,
+        speed=("audio_hours_per_hour", seconds),
+    )
     return model.eval(), curve
 
 

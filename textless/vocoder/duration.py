@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from textless.training import Dropout
+
 DROPOUT = 0.5  # FastSpeech 2's; without it a small corpus is learnt by heart
 
 
@@ -22,7 +24,7 @@ class DurationPredictor(nn.Module):
         self.speaker_embedding = nn.Embedding(n_speakers, dim)
         self.convolutions = nn.ModuleList(nn.Conv1d(dim, dim, kernel, padding=kernel // 2) for _ in range(2))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
-        self.dropout = nn.Dropout(DROPOUT)
+        self.dropout = Dropout(DROPOUT)
         self.project = nn.Linear(dim, 1)
 
     def forward(self, units: Tensor, speakers: Tensor, lengths: Tensor) -> Tensor:

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from textless import training
+from textless.distributed import place
 from textless.errors import TrainingError
 from textless.units.types import UnitContract, Units
 from textless.vocoder import losses
 from textless.vocoder.model import UnitVocoder, VocoderConfig, _pad
 
 DURATION_UNITS = 256  # longest sequence of joined units that the duration predictor is shown
+LISTEN_STEPS = 500  # from one sample to the next
+LISTEN_SECONDS = 5.0  # at most, of a sample
 NO_NAME = "default"  # the speaker of clips that name none
 
 
@@ -54,8 +56,10 @@ def train_vocoder(
     dev: Sequence[Clip] | None = None,
     checkpoint: Path | None = None,
     log: Callable[[int, dict[str, float]], None] | None = None,
+    listen: Callable[[int, np.ndarray, int], None] | None = None,
     device: str = "cpu",
     precision: str = "fp32",
+    micro_batch: int | None = None,
 ) -> tuple[UnitVocoder, dict[str, Any]]:
     """Train a vocoder on units and the speech that they come from.
 
@@ -70,16 +74,20 @@ def train_vocoder(
         seed: the same seed gives the same weights on the same device and number of threads.
         dev: clips to measure on at the end; None = nothing is measured.
         checkpoint: file to resume from and to write to.
-        log: called with the step and its figures.
+        log: called with the step and its figures, `audio_hours_per_hour` among them (see `training.train`).
+        listen: called about every 500 steps and at the end with the step, what the vocoder makes of the first dev clip (else of the
+            first clip), (samples,) float32 in [-1, 1], and its sample rate. It changes nothing in the training.
+        device: where it runs; "cuda" is the GPU of the process's own where there are several.
         precision: "fp32", or "bf16" for the trunk; losses and iSTFT are in fp32 always.
+        micro_batch: crops computed at once, None = all; less memory, and other last bits.
 
     Returns:
-        the vocoder, and figures: `curve` (rows of `loss`, `mel`, `duration`), with `dev` also `dev_log_mel_l1` (nats) and
-        `dev_duration_error` (mean absolute error, frames).
+        the vocoder, and figures: `curve` (rows of `loss`, `mel`, `duration`, `grad_norm`, `lr`), with `dev` also `dev_log_mel_l1`
+        (nats) and `dev_duration_error` (mean absolute error, frames).
 
     Raises:
-        TrainingError: no clips, a clip of another speaker or without frames, audio shorter than the units, or a loss that is
-            not a number.
+        TrainingError: no clips, a clip of another speaker or without frames, audio shorter than the units, fewer rows in a
+            batch than processes, or a loss that is not a number.
         ContractError: a clip's units are of another kind.
         ModelError: the contract or preset does not give a vocoder.
     """
@@ -89,6 +97,7 @@ def train_vocoder(
         speakers = sorted({c.speaker or NO_NAME for c in clips})
     if not clips:
         raise TrainingError("there are no clips to train a vocoder on")
+    device = place(device)
     config = VocoderConfig.of(contract, speakers=speakers, preset=preset)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -100,26 +109,67 @@ def train_vocoder(
     crop = max(1, round(crop_seconds * model.frame_rate))
     warmup = max(1, min(500, steps // 20))
 
-    def step(n: int) -> dict[str, Tensor]:
-        rng = training.rng(seed, n)
-        rows = data.draw(rng, batch)
-        units, lengths, speaker, real = (x.to(device) for x in data.crops(rng, rows, crop))
+    def losses_of(whole: _Batch, part: slice) -> dict[str, Tensor]:
+        units, lengths, speaker = (x[part].to(device) for x in (whole.units, whole.lengths, whole.speaker))
+        real = data.waveforms(whole.rows[part], whole.starts[part], crop).to(device)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
             made = model(units, speaker, lengths)
-        mel = losses.multi_scale_mel(made, real, sample_rate=config.sample_rate)
-        duration = _duration_loss(model, *(x.to(device) for x in data.sequences(rng, rows)))
-        loss = mel + duration
-        for group in optimiser.param_groups:
-            group["lr"] = training.warmup_cosine(n, steps=steps, peak=lr, warmup=warmup)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        return {"loss": loss.detach(), "mel": mel.detach(), "duration": duration.detach()}
+        mel = losses.multi_scale_mel(made, real, sample_rate=config.sample_rate) * (len(units) / batch)
+        error = _duration_error(model, *(x[part].to(device) for x in (whole.joined, whole.counts, whole.speaker, whole.durations)))
+        duration = error / int(whole.counts.sum())
+        return {"loss": mel + duration, "mel": mel, "duration": duration}
 
-    curve = training.train(step, {"model": model, "optimiser": optimiser}, steps=steps, seed=seed, checkpoint=checkpoint, log=log)
+    def step(n: int) -> dict[str, Tensor]:
+        whole = data.draw(training.rng(seed, n), batch, crop)
+        rate = training.warmup_cosine(n, steps=steps, peak=lr, warmup=warmup)
+        return training.update(optimiser, lambda part: losses_of(whole, part), rows=batch, lr=rate, clip=1.0, micro_batch=micro_batch)
+
+    shown = (dev or clips)[0]
+    sample = shown.units.frames()[: round(LISTEN_SECONDS * model.frame_rate)]
+
+    def on_row(n: int, row: dict[str, float]) -> None:
+        if log:
+            log(n, row)
+        if listen and (n % LISTEN_STEPS == 0 or n == steps):
+            listen(n, model.resynth(sample, speaker=shown.speaker or NO_NAME), model.sample_rate)
+
+    lengths = [c.units.n_frames for c in clips]
+    seconds = batch * float(np.average(np.minimum(crop, lengths), weights=lengths)) / model.frame_rate
+    curve = training.train(
+        step,
+        {"model": model, "optimiser": optimiser},
+        steps=steps,
+        seed=seed,
+        checkpoint=checkpoint,
+        log=on_row,
+        speed=("audio_hours_per_hour", seconds),
+    )
     model.eval()
     return model, {"curve": curve, **(_measure(model, held_out) if held_out else {})}
+
+
+class _Batch(NamedTuple):
+    """What a step learns from, drawn on the host; the audio itself is read part by part.
+
+    Attributes:
+        rows: (B,) int64 indices of clips.
+        starts: (B,) int64 first frames of the crops.
+        units: (B, crop) int64, anything after a row's length.
+        lengths: (B,) int64 frames of the crops.
+        speaker: (B,) int64.
+        joined: (B, N) int64 units without repetitions, N <= DURATION_UNITS, anything after a row's count.
+        counts: (B,) int64, their number.
+        durations: (B, N) int64 frames of each.
+    """
+
+    rows: np.ndarray
+    starts: np.ndarray
+    units: Tensor
+    lengths: Tensor
+    speaker: Tensor
+    joined: Tensor
+    counts: Tensor
+    durations: Tensor
 
 
 class _Clips:
@@ -138,45 +188,43 @@ class _Clips:
         self.ends = np.cumsum([c.units.n_frames for c in clips])
         self.speaker = np.array([model.speakers.index(c.speaker or NO_NAME) for c in clips])
 
-    def draw(self, rng: np.random.Generator, batch: int) -> np.ndarray:
-        """(batch,) int64 indices of clips, in proportion to their frames."""
-        return np.searchsorted(self.ends, rng.integers(self.ends[-1], size=batch), side="right")
-
-    def crops(self, rng: np.random.Generator, rows: np.ndarray, crop: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Units (B, crop) int64, their number (B,), speakers (B,), waveform (B, crop * hop) float32 with zeros after the end."""
-        units, audio = [], np.zeros((len(rows), crop * self.hop), np.float32)
-        for b, row in enumerate(rows):
+    def draw(self, rng: np.random.Generator, batch: int, crop: int) -> _Batch:
+        """Crops of clips in proportion to their frames, and as many sequences of joined units."""
+        cpu = torch.device("cpu")
+        rows = np.searchsorted(self.ends, rng.integers(self.ends[-1], size=batch), side="right")
+        starts, units, joined, durations = [], [], [], []
+        for row in rows:
             frames = self.clips[row].units.frames()
-            start = int(rng.integers(max(1, len(frames) - crop + 1)))
-            units.append(frames[start : start + crop])
-            samples = self.audio(row, start, len(units[-1]))
-            audio[b, : len(samples)] = samples
-        padded, lengths = _pad([*units, np.zeros(crop, np.int64)], torch.device("cpu"))
-        return padded[:-1], lengths[:-1], torch.from_numpy(self.speaker[rows]), torch.from_numpy(audio)
+            starts.append(int(rng.integers(max(1, len(frames) - crop + 1))))
+            units.append(frames[starts[-1] : starts[-1] + crop])
+        for row in rows:
+            whole = self.clips[row].units.deduplicated()
+            start = int(rng.integers(max(1, len(whole) - DURATION_UNITS + 1)))
+            joined.append(whole.units[start : start + DURATION_UNITS])
+            durations.append(whole.durations[start : start + DURATION_UNITS])
+        padded, lengths = _pad([*units, np.zeros(crop, np.int64)], cpu)
+        speaker = torch.from_numpy(self.speaker[rows])
+        return _Batch(rows, np.array(starts), padded[:-1], lengths[:-1], speaker, *_pad(joined, cpu), _pad(durations, cpu)[0])
+
+    def waveforms(self, rows: np.ndarray, starts: np.ndarray, crop: int) -> Tensor:
+        """(B, crop * hop) float32 of crops, with zeros after the end."""
+        out = np.zeros((len(rows), crop * self.hop), np.float32)
+        for b, (row, start) in enumerate(zip(rows, starts, strict=True)):
+            samples = self.audio(row, start, min(crop, self.clips[row].units.n_frames - start))
+            out[b, : len(samples)] = samples
+        return torch.from_numpy(out)
 
     def audio(self, row: int, start: int, frames: int) -> np.ndarray:
         """The samples of some frames, fewer where the audio ends."""
         clip = self.clips[row]
         return clip.waveform(start * self.hop, min((start + frames) * self.hop, clip.samples))
 
-    def sequences(self, rng: np.random.Generator, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Joined units (B, N), their number (B,), speakers (B,) and durations (B, N) in frames, int64, N <= DURATION_UNITS."""
-        units, durations = [], []
-        for row in rows:
-            joined = self.clips[row].units.deduplicated()
-            start = int(rng.integers(max(1, len(joined) - DURATION_UNITS + 1)))
-            units.append(joined.units[start : start + DURATION_UNITS])
-            durations.append(joined.durations[start : start + DURATION_UNITS])
-        cpu = torch.device("cpu")
-        padded, lengths = _pad(units, cpu)
-        return padded, lengths, torch.from_numpy(self.speaker[rows]), _pad(durations, cpu)[0]
 
-
-def _duration_loss(model: UnitVocoder, units: Tensor, lengths: Tensor, speaker: Tensor, durations: Tensor) -> Tensor:
-    """Mean squared error of log-durations over the units that are there."""
+def _duration_error(model: UnitVocoder, units: Tensor, lengths: Tensor, speaker: Tensor, durations: Tensor) -> Tensor:
+    """Squared error of log-durations, summed over the units that are there."""
     real = torch.arange(units.shape[1], device=units.device) < lengths[:, None]
     predicted = model.durations(units, speaker, lengths)
-    return F.mse_loss(predicted[real], durations[real].float().log())
+    return (predicted[real] - durations[real].float().log()).square().sum()
 
 
 @torch.inference_mode()

@@ -1,0 +1,155 @@
+"""`textless quality`, end to end."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from click.testing import CliRunner
+
+from textless.cli import cli
+from textless.errors import TextlessError
+from textless.figures import FIGURES, table
+from textless.units.types import UnitContract
+
+
+def run(*args, code=0, stdin=None):
+    result = CliRunner().invoke(cli, ["quality", *map(str, args)], standalone_mode=False, input=stdin)
+    if result.exception:
+        raise result.exception
+    assert result.return_value == code
+    return result
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Two speakers who say a and b between p and q: audio with a manifest, alignments, an item file and a stream of units."""
+    phones = [phone for middle in "aabb" for phone in ("p", middle, "q")]
+    hertz = {"p": 300, "q": 1500, "a": 600, "b": 2500}
+    rng = np.random.default_rng(0)
+    manifest, lines, items = ["id\tpath\tspeaker"], ["id\tstart\tend\tphone"], ["#file onset offset #phone prev-phone next-phone speaker"]
+    contract = UnitContract(encoder="mfcc", frame_rate=50.0, n_units=8).to_dict()
+    stream = [json.dumps({"textless": "units", "version": 1, "contract": contract})]
+    for speaker, tone in (("s", 1.0), ("t", 1.03)):
+        for k in range(2):
+            name = f"{speaker}{k}"
+            wave = np.concatenate([0.3 * np.sin(2 * np.pi * hertz[p] * tone * np.arange(1600) / 16000) for p in phones])
+            soundfile.write(tmp_path / f"{name}.wav", wave + 0.01 * rng.standard_normal(len(wave)), 16000)
+            manifest.append(f"{name}\t{name}.wav\t{speaker}")
+            lines += [f"{name}\t{i / 10}\t{(i + 1) / 10}\t{p}" for i, p in enumerate(phones)]
+            items += [f"{name} {i / 10:.1f} {(i + 3) / 10:.1f} {phones[i + 1]} p q {speaker}" for i in range(0, len(phones), 3)]
+            units = np.repeat([["p", "q", "a", "b"].index(p) for p in phones], 5).tolist()
+            stream.append(json.dumps({"id": name, "units": units, "speaker": speaker}))
+    (tmp_path / "audio.tsv").write_text("\n".join(manifest) + "\n")
+    (tmp_path / "phones.tsv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "x.item").write_text("\n".join(items) + "\n")
+    (tmp_path / "units.jsonl").write_text("\n".join(stream) + "\n")
+    return tmp_path
+
+
+def test_units_with_alignments(data):
+    out = run(data / "units.jsonl", "--alignments", data / "phones.tsv", "--json", data / "q.json").stdout
+    first, *lines = out.splitlines()
+    assert first.split() == ["value", "chance"]
+    assert len({len(line) for line in lines if "PNMI" in line or "ABX" in line or "purity" in line}) == 1
+    assert [line.split()[-2] for line in lines if "ABX" in line] == ["0.0%", "0.0%"]
+    written = json.loads((data / "q.json").read_text())
+    assert written["contract"]["n_units"] == 8
+    assert written["figures"]["abx_within"] == 0
+    assert {"pnmi_chance", "phone_purity_chance", "cluster_purity_chance", "abx_across_chance"} <= set(written["figures"])
+    with pytest.raises(TextlessError, match=r"exists; give another name or --overwrite"):
+        run(data / "units.jsonl", "--json", data / "q.json")
+    run(data / "units.jsonl", "--json", data / "q.json", "--overwrite")
+    assert "pnmi" not in json.loads((data / "q.json").read_text())["figures"]
+
+
+def test_a_stream_in_and_json_out(data):
+    result = run("-", "--items", data / "x.item", "--json", "-", stdin=(data / "units.jsonl").read_text())
+    assert json.loads(result.stdout)["figures"]["abx_across"] == 0
+    assert "ABX error" in result.stderr
+
+
+def test_audio_is_encoded_and_its_frames_are_measured_too(data, model_set):
+    args = (data / "audio.tsv", "--model", model_set, "--alignments", data / "phones.tsv", "--perturb", "--json", data / "q.json")
+    out = run(*args).stdout
+    figures = json.loads((data / "q.json").read_text())["figures"]
+    assert {"pnmi", "abx_within", "frame_abx_within", "frame_abx_across_chance", "ued_speed_0.9", "ued_noise_10"} <= set(figures)
+    assert "ABX error, frames, across speakers" in out
+    assert "unit edits" in out
+    run(*args, "--overwrite")
+    assert json.loads((data / "q.json").read_text())["figures"] == figures
+
+
+def test_units_of_a_dump_are_those_of_its_audio(data, model_set):
+    done = CliRunner().invoke(cli, ["encode", str(data / "audio.tsv"), "-o", str(data / "dump"), "--model", str(model_set)])
+    assert done.exit_code == 0
+    options = ("--alignments", data / "phones.tsv", "--json", data / "q.json", "--overwrite")
+    run(data / "dump", *options)
+    dump = json.loads((data / "q.json").read_text())["figures"]
+    run(data / "audio.tsv", "--model", model_set, *options)
+    audio = json.loads((data / "q.json").read_text())["figures"]
+    assert {k: v for k, v in audio.items() if not k.startswith("frame_")} == dump
+
+
+def test_an_encoder_alone_is_measured_by_its_frames(data):
+    out = run(data / "audio.tsv", "--encoder", "mfcc", "--items", data / "x.item").stdout
+    assert [line.split(",")[1] for line in out.splitlines()[1:]] == [" frames", " frames"]
+    with pytest.raises(TextlessError, match="give alignments or items, or a codebook too"):
+        run(data / "audio.tsv", "--encoder", "mfcc")
+    with pytest.raises(TextlessError, match="give a codebook too"):
+        run(data / "audio.tsv", "--encoder", "mfcc", "--items", data / "x.item", "--perturb")
+
+
+def test_files_that_cannot_be_read(data, model_set):
+    (data / "s0.wav").write_bytes(b"RIFF")
+    result = run(data / "audio.tsv", "--model", model_set, "--alignments", data / "phones.tsv", code=1)
+    assert "s0.wav" in result.stderr
+    for name in ("s1", "t0", "t1"):
+        (data / f"{name}.wav").write_bytes(b"RIFF")
+    with pytest.raises(TextlessError, match="none of the 4 rows could be done"):
+        run(data / "audio.tsv", "--model", model_set)
+
+
+@pytest.mark.parametrize(
+    ("change", "args", "what"),
+    [
+        (
+            ("phones.tsv", "s0", "s9", "s1", "s8", "t0", "t9", "t1", "t8"),
+            ["--alignments", "phones.tsv"],
+            "do the ids of units and alignment",
+        ),
+        (("x.item", "s1 0.0", "s1 zero"), ["--items", "x.item"], "x.item, line 6: onset 'zero'"),
+        (("x.item", " a ", " b "), ["--items", "x.item"], "no ABX within speakers: among 16 items none has a context"),
+        (
+            ("units.jsonl", '"frame_rate": 50.0', '"frame_rate": null'),
+            [],
+            "frame rate of these units is unknown; declare it with --contract",
+        ),
+        (("units.jsonl", "x", "x"), ["--perturb"], "--perturb changes audio"),
+        (("units.jsonl", "x", "x"), ["s0.wav"], "give one or the other"),
+        (("units.jsonl", "x", "x"), ["--alignments", "none.tsv"], "none.tsv: cannot be read"),
+    ],
+)
+def test_bad_input_is_one_clear_error(data, monkeypatch, change, args, what):
+    monkeypatch.chdir(data)
+    name, *words = change
+    text = (data / name).read_text()
+    for old, new in zip(words[::2], words[1::2], strict=True):
+        text = text.replace(old, new)
+    (data / name).write_text(text)
+    with pytest.raises(TextlessError, match=what):
+        run("units.jsonl", *args)
+
+
+def test_a_declared_frame_rate(data):
+    (data / "units.jsonl").write_text((data / "units.jsonl").read_text().replace('"frame_rate": 50.0', '"frame_rate": null'))
+    (data / "c.json").write_text(json.dumps({"frame_rate": 50.0}))
+    assert "PNMI" in run(data / "units.jsonl", "--alignments", data / "phones.tsv", "--contract", data / "c.json").stdout
+
+
+def test_every_figure_is_shown(data, model_set):
+    run(data / "audio.tsv", "--model", model_set, "--alignments", data / "phones.tsv", "--perturb", "--json", data / "q.json")
+    figures = json.loads((data / "q.json").read_text())["figures"]
+    shown = {k for k in figures if not k.endswith(("_chance", "_cells")) and k != "frames"}
+    assert shown == set(FIGURES)
+    assert len(table(figures).splitlines()) == len(FIGURES) + 1
