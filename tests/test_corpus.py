@@ -16,7 +16,7 @@ import soundfile as sf
 
 from textless import corpus as module
 from textless.audio import AudioError, read_audio, write_audio
-from textless.corpus import Corpus, PackedAudio, Row, read_row, read_rows, sha256_file
+from textless.corpus import Corpus, PackedAudio, Row, read_row, read_rows, read_some, sha256_file
 from textless.errors import CorpusError
 
 
@@ -467,3 +467,19 @@ def test_a_pickled_map_does_not_carry_the_audio(heard):
     pickled = pickle.dumps(packed)
     assert len(pickled) < 1000
     np.testing.assert_array_equal(pickle.loads(pickled).waveform(3), packed.waveform(3))
+
+
+def test_some_rows_are_read_in_an_order_of_the_seeds_own(tmp_path):
+    files = [noise(tmp_path / f"{k}.wav", 16000, k) for k in range(12)] + [noise(tmp_path / "long.wav", 5 * 16000, 99)]
+    (tmp_path / "bad.wav").write_bytes(b"RIFF")
+    rows = [Row(id=f.stem, path=str(f)) for f in [*files, tmp_path / "bad.wav"]]
+    everything = read_some(rows, seconds=1000, seed=0, longest=2)
+    assert sorted(map(len, everything)) == [16000] * 12 + [32000]  # one cut, one passed over
+    longest = max(everything, key=len)
+    np.testing.assert_array_equal(longest, read_audio(tmp_path / "long.wav")[:32000])
+    for mixed in (rows, rows[::-1]):
+        some = read_some(mixed, seconds=3, seed=0, longest=2)
+        assert 3 * 16000 <= sum(map(len, some)) < 5 * 16000
+        for one, other in zip(some, everything, strict=False):
+            np.testing.assert_array_equal(one, other)
+    assert not np.array_equal(read_some(rows, seconds=1, seed=1)[0], everything[0])

@@ -1,9 +1,14 @@
 import numpy as np
 import pytest
+import soundfile
 import soxr
 import torch
 
+from textless import open_dump
+from textless.engine.store import Store
+from textless.engine.yaml import load_pipeline
 from textless.errors import ModelError, TrainingError
+from textless.steps import STEPS
 from textless.units.encode import load_encoder
 from textless.units.hubert import HubertConfig
 from textless.units.hubert_frames import n_frames
@@ -120,3 +125,33 @@ def test_warps_of_a_voice_are_exact_choices():
         naive[warp] = float(torch.cdist(frames, voice.centroids).square().amin(1).mean())
         assert voice.distortion(mel, warp) == pytest.approx(naive[warp], rel=1e-4)
     assert voice.warp(mel) == min(naive, key=naive.get)
+
+
+def test_two_iterations_as_steps(clip, tmp_path):
+    """The ladder's labels and its voice, a HuBERT, and another that goes on from the first with its own labels."""
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    for k in range(6):
+        soundfile.write(audio / f"{k}.wav", clip[16000 * k : 16000 * (k + 1)], 16000)
+    pretrain = "preset: tiny, batch: 2, crop_seconds: 0.5, dropout: 0.1, voice: $ladder, seed: 1"
+    (tmp_path / "units.yaml").write_text(f"""
+steps:
+  corpus:  {{manifest: audio}}
+  ladder:  {{audio: $corpus, n_clusters: 20, dim: 5, rounds: 2}}
+  rungs:   {{step: frames, audio: $corpus, encoder: $ladder}}
+  km0:     {{step: kmeans, frames: $rungs, n_units: 8}}
+  labels0: {{step: encode, audio: $corpus, encoder: $ladder, codebook: $km0}}
+  hubert1: {{step: pretrain, audio: $corpus, labels: $labels0, steps: 2, {pretrain}}}
+  hidden1: {{step: frames, audio: $corpus, encoder: $hubert1, layer: 3}}
+  km1:     {{step: kmeans, frames: $hidden1, n_units: 8, transform: layer_norm}}
+  labels1: {{step: encode, audio: $corpus, encoder: $hubert1, codebook: $km1}}
+  hubert2: {{step: pretrain, audio: $corpus, labels: $labels1, start: $hubert1, steps: 1, lr: 1e-8, unmasked_weight: 0.1, {pretrain}}}
+""")
+    graph, store = load_pipeline(tmp_path / "units.yaml", STEPS), Store(tmp_path / "store")
+    folders = graph.run(store, ["hubert1", "hubert2", "labels1"])
+    first, second = (load_encoder(folders[name], layer=3) for name in ("hubert1", "hubert2"))
+    assert first.extractor.front.voice is not None
+    assert first.contract != second.contract
+    np.testing.assert_allclose(second.encode(clip), first.encode(clip), atol=0.02)  # with hardly any learning rate
+    assert len(open_dump(folders["labels1"])) == 6
+    assert store.manifest(graph.steps["ladder"])["metrics"]["warps"]

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from textless.pickles import load_torch
 from textless.units.checkpoints import open_checkpoint
 from textless.units.hubert import PRESETS, Hubert, HubertConfig
 from textless.units.hubert_frames import n_frames
+from textless.units.logmel import log_mel, normalise
 from textless.units.pretrain import CropSource, Head, pretrain, span_mask
+from textless.units.voice import DIM, Voice
 
 NANO = PRESETS["nano"]
 SMALL = {"conv_dim": 16, "dim": 32, "layers": 1, "heads": 2, "ffn_dim": 32, "pos_conv_kernel": 8, "pos_conv_groups": 2}
@@ -196,3 +199,51 @@ def test_crops_of_a_batch_are_of_one_length_and_every_second_is_as_likely():
     np.testing.assert_allclose(seconds / seconds.sum(), source.frames / source.frames.sum(), atol=0.01)
     assert max(spread) <= 30
     assert padded < 0.02 * 4000 * 4 * 100
+
+
+def test_dropout_keeps_the_mean_and_is_drawn_from_torchs_generator():
+    dropout, x = textless.training.Dropout(0.1), torch.ones(50, 2000)
+    torch.manual_seed(0)
+    first, second = dropout(x), dropout(x)
+    assert not torch.equal(first, second)
+    torch.manual_seed(0)
+    assert torch.equal(dropout(x), first)
+    kept = first > 0
+    assert float(kept.float().mean()) == pytest.approx(0.9, abs=0.004)
+    torch.testing.assert_close(first[kept], torch.full((int(kept.sum()),), 256 / 230))
+    assert float(first.mean()) == pytest.approx(1.0, abs=0.005)
+    assert torch.equal(dropout.eval()(x), x)
+
+
+def test_an_encoder_is_trained_further(audio, labels, tmp_path):
+    settings = {"n_classes": 2, "config": NANO, "batch": 2, "crop_seconds": 0.5}
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    first, _ = pretrain(audio, labels, steps=3, folder=tmp_path / "a", **settings)
+    weights = {name: tensor.clone() for name, tensor in first.state_dict().items()}
+    further, _ = pretrain(audio, labels, steps=1, lr=0.0, start=weights, folder=tmp_path / "b", **settings)
+    for name, tensor in further.state_dict().items():
+        assert torch.equal(tensor, weights[name])
+    with pytest.raises(TrainingError, match=r"differs in encoder\.layers\.1"):
+        pretrain(audio, labels, steps=1, start={n: t for n, t in weights.items() if "layers.1" not in n}, folder=tmp_path / "c", **settings)
+
+
+def test_a_voice_becomes_part_of_the_encoder(audio, labels, tmp_path):
+    """And of what it is trained on: the spectrograms of the training are those that it will hear in."""
+    torch.manual_seed(0)
+    voice = Voice(torch.randn(DIM, 4), torch.randn(20, 4))
+    config = replace(NANO, n_mels=80)
+    model, _ = pretrain(audio, labels, n_classes=2, config=config, steps=1, batch=2, crop_seconds=0.5, voice=voice, folder=tmp_path)
+    assert (model.config.voice_clusters, model.config.voice_dim) == (20, 4)
+    rounded = voice.centroids.half().float()
+    assert torch.equal(model.voice.centroids, rounded)
+    crop = CropSource(audio, model, tmp_path).crop(0, 3, 10)
+    waveform = torch.from_numpy(audio.waveform(0))
+    torch.testing.assert_close(crop, model.prepare(waveform)[6:25], atol=2e-3, rtol=1e-3)
+    assert not torch.allclose(crop, normalise(log_mel(waveform))[6:25], atol=0.05)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(TrainingError, match="another voice"):
+        pretrain(
+            audio, labels, n_classes=2, config=config, steps=1, voice=Voice(torch.randn(DIM, 4), torch.randn(20, 4)),
+            start=model.state_dict(), folder=tmp_path / "other",
+        )  # fmt: skip

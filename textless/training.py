@@ -159,13 +159,23 @@ def _part_of_batch(rows: slice, whole: int) -> Iterator[None]:
 
 
 class Dropout(nn.Dropout):
-    """Dropout of (rows, …) whose noise does not depend on how `update` splits the batch: it is drawn for all rows, in every part."""
+    """Dropout of (rows, …) whose noise does not depend on how `update` splits the batch: it is drawn for all rows, in every part.
+
+    On a CPU the probability is rounded to 1/256: a byte decides on each value, many times faster than torch's own draws.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        if _part is None or not self.training or self.p == 0:
-            return super().forward(x)
-        rows, whole = _part
-        return x * F.dropout(x.new_ones(whole, *x.shape[1:]), self.p)[rows]
+        if not self.training or self.p == 0:
+            return x
+        rows, whole = _part or (slice(None), len(x))
+        shape = (whole, *x.shape[1:])
+        if x.is_cuda:
+            return x * F.dropout(x.new_ones(shape), self.p)[rows]
+        drop = min(round(256 * self.p), 255)
+        seed = int(torch.randint(2**62, ()))
+        noise = np.frombuffer(bytearray(np.random.default_rng(seed).bytes(math.prod(shape))), np.uint8).reshape(shape)
+        kept = (torch.from_numpy(noise)[rows] >= drop).to(x.dtype)
+        return x * kept.mul_(256 / (256 - drop))
 
 
 def _average(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -288,6 +288,7 @@ class Pretrain(Step):
     layer_drop: float = 0.0
     head: str = "linear"
     voice: Ladder | None = None
+    start: Step | None = None
     precision: str = "fp32"
     seed: int = 0
     device: str = runtime("cpu")
@@ -301,7 +302,7 @@ class Pretrain(Step):
         from textless.units.ladder import LadderEncoder
         from textless.units.mfcc import to_rate
         from textless.units.pretrain import pretrain
-        from textless.weights import round_half
+        from textless.weights import load_model, round_half, to_torch
 
         if self.preset not in PRESETS:
             raise TrainingError(f"preset {self.preset!r} is unknown; known: {', '.join(PRESETS)}")
@@ -331,6 +332,7 @@ class Pretrain(Step):
             layer_drop=self.layer_drop,
             head=self.head,
             voice=LadderEncoder.load(job.inputs["voice"]).voice if self.voice else None,
+            start=to_torch(load_model(job.inputs["start"], kind="hubert")[1]) if self.start else None,
             precision=self.precision,
             device=self.device,
             micro_batch=self.micro_batch,

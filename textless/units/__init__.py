@@ -12,15 +12,22 @@ _WHERE = {
     "load_encoder": "encode",
     "Tokenizer": "encode",
     "Codebook": "kmeans",
+    "KMeans": "kmeans",
     "fit_codebook": "kmeans",
     "load_codebook": "kmeans",
+    "fit_ladder": "ladder",
     "fit_lda": "lda",
     "Hubert": "hubert",
     "HubertConfig": "hubert",
     "Dump": "dump",
     "UnitRow": "dump",
     "open_dump": "dump",
+    "items_of": "items",
+    "read_items": "items",
+    "read_alignments": "quality",
     "unit_quality": "quality",
+    "measure_units": "quality",
+    "measure_audio": "measure",
 }
 __all__ = sorted(_WHERE)
 

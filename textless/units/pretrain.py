@@ -174,6 +174,7 @@ def pretrain(
     layer_drop: float = 0.0,
     head: str = "linear",
     voice: Voice | None = None,
+    start: dict[str, Tensor] | None = None,
     precision: str = "fp32",
     device: str = "cpu",
     micro_batch: int | None = None,
@@ -194,6 +195,7 @@ def pretrain(
         layer_drop: probability of each block to be left out of a step, for the whole batch.
         head: `linear` or `cosine`.
         voice: what the spectrogram of every file is warped to first (`fit_ladder`); becomes part of the encoder.
+        start: weights to begin from instead of random ones: the state of an encoder of the same configuration, its voice included.
         precision: `fp32`, or `bf16` for autocast with fp32 parameters.
         device: where it runs; `cuda` is the GPU of the process's own where there are several.
         micro_batch: rows computed at once, None = all; less memory, and other last bits.
@@ -218,6 +220,8 @@ def pretrain(
         model, classifier = Hubert(config).train(), Head(config.dim, n_classes, head).to(device)
     if voice is not None:
         model.voice.load_state_dict(round_half(voice.state_dict()))
+    if start is not None:
+        _begin(model, start)
     for block in model.encoder.layers:
         block.dropout.p = dropout
     source = CropSource(audio, model, folder)
@@ -278,6 +282,16 @@ def pretrain(
         speed=("audio_hours_per_hour", seconds),
     )
     return model.eval(), curve
+
+
+def _begin(model: Hubert, start: dict[str, Tensor]) -> None:
+    """Load the weights that training starts from. Raises TrainingError when they are of another shape, or hear in another voice."""
+    own = model.state_dict()
+    if wrong := [n for n in own.keys() | start.keys() if n not in own or n not in start or own[n].shape != start[n].shape]:
+        raise TrainingError(f"the encoder to start from differs in {sorted(wrong)[0]}; give the same preset, and a voice to both or none")
+    if any(not torch.equal(own[n], start[n]) for n in own if n.startswith("voice.")):
+        raise TrainingError("the encoder to start from hears in another voice; give the ladder that it was trained with")
+    model.load_state_dict(start)
 
 
 def _check_labels(audio: PackedAudio, frames: np.ndarray, labels: Sequence[np.ndarray], n_classes: int) -> None:
