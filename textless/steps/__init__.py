@@ -6,10 +6,11 @@ Nothing heavy is imported before a step runs, so that planning costs no more tha
 from __future__ import annotations
 
 from textless.engine.step import Step
+from textless.steps.encoders import Ladder, Lda, Pretrain
 from textless.steps.lm import Continue, Score, TrainLM
 from textless.steps.quality import FrameABX, Robustness, UnitQuality
 from textless.steps.sources import Alignments, Corpus, Items, Model
-from textless.steps.units import Assign, Encode, Frames, KMeans, Ladder, Lda, Pretrain
+from textless.steps.units import Assign, Encode, Frames, KMeans
 from textless.steps.vocoder import Bundle, Resynth, TrainVocoder
 
 STEPS: dict[str, type[Step]] = {

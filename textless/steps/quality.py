@@ -10,7 +10,7 @@ from textless.engine.step import MapStep, Step, runtime
 from textless.errors import AudioError, TrainingError
 from textless.steps.common import place
 from textless.steps.sources import Alignments, Corpus, Items
-from textless.steps.units import Frames, _encoder, _frames_contract
+from textless.steps.units import Frames, encoder_of, frames_contract
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,7 +76,7 @@ class FrameABX(Step):
             raise TrainingError(f"distance {self.distance!r} is unknown; known: angular, euclidean")
         if self.alignments is None and self.items is None:
             raise TrainingError("abx compares phones; give alignments or items")
-        contract = _frames_contract(job.inputs["frames"])
+        contract = frames_contract(job.inputs["frames"])
         figures = measure_frames(
             dict(read_frames(job.inputs["frames"])),
             frame_rate=contract.frame_rate or 0,
@@ -112,7 +112,7 @@ class Robustness(MapStep):
         from textless.units.kmeans import load_codebook
 
         codebook = load_codebook(place(job, self, "codebook"))
-        return Tokenizer(_encoder(job, self, codebook.contract), codebook)
+        return Tokenizer(encoder_of(job, self, codebook.contract), codebook)
 
     def shard_path(self, n: int) -> str:
         return f"data/{n:05d}.jsonl"
