@@ -9,8 +9,9 @@ from click.testing import CliRunner
 
 from textless.cli import cli
 from textless.errors import TextlessError
-from textless.figures import FIGURES, table
+from textless.figures import FIGURES, SPEECH, speech_table, table
 from textless.units.types import UnitContract
+from textless.vocoder import quality, recognise
 
 
 def run(*args, code=0, stdin=None):
@@ -153,3 +154,84 @@ def test_every_figure_is_shown(data, model_set):
     shown = {k for k in figures if not k.endswith(("_chance", "_cells")) and k != "frames"}
     assert shown == set(FIGURES)
     assert len(table(figures).splitlines()) == len(FIGURES) + 1
+
+
+@pytest.fixture
+def made(tmp_path, clip):
+    """Originals and what was made of them, here the same with noise and a louder first one; a text."""
+    for folder in ("real", "made"):
+        (tmp_path / folder).mkdir()
+    rng = np.random.default_rng(0)
+    for k, name in enumerate("ab"):
+        wave = clip[k * 16000 : (k + 1) * 16000]
+        soundfile.write(tmp_path / "real" / f"{name}.flac", wave, 16000)
+        soundfile.write(tmp_path / "made" / f"{name}.wav", wave + 0.01 * rng.standard_normal(len(wave)), 16000)
+    (tmp_path / "text.tsv").write_text("a\tSome words\nb\tand others\n")
+    return tmp_path
+
+
+def test_speech_beside_its_reference(made, model_set):
+    args = (made / "made", "--reference", made / "real", "--model", model_set, "--text", made / "text.tsv")
+    out = run(*args, "--json", made / "q.json").stdout
+    written = json.loads((made / "q.json").read_text())
+    first, *lines = out.splitlines()
+    assert first.split() == ["value", "95", "%", "interval", "original"]
+    assert {s["id"] for s in written["sentences"]} == {"a", "b"}
+    assert written["contract"]["n_units"] == 20
+    figures = written["figures"]
+    assert set(SPEECH) <= set(figures)
+    assert speech_table(figures) == out.rstrip("\n")
+    assert len(lines) == len(SPEECH)
+    wer = next(line for line in lines if "word error" in line)
+    assert wer.split()[3:] == [
+        f"{figures['wer']:.1%}",
+        f"{figures['wer_low']:.1%}",
+        "–",
+        f"{figures['wer_high']:.1%}",
+        f"{figures['wer_original']:.1%}",
+    ]
+    assert figures["wer"] == sum(s["word_edits"] for s in written["sentences"]) / 4
+
+
+def test_speech_without_text_or_stoi(made, model_set, monkeypatch):
+    monkeypatch.setattr(quality, "find_spec", lambda name: None)
+    args = (made / "made", "--reference", made / "real", "--model", model_set, "--json", "-")
+    with pytest.warns(UserWarning, match=r"STOI is left out: .*pip install 'textless\[eval\]'"):
+        result = run(*args)
+    figures = json.loads(result.stdout)["figures"]
+    assert {"mcd", "uer"} <= set(figures)
+    assert not {"stoi", "wer"} & set(figures)
+    assert "mel-cepstral" in result.stderr
+    monkeypatch.undo()
+    (made / "made" / "a.wav").write_bytes(b"RIFF")
+    result = run(*args, code=1)
+    assert [s["id"] for s in json.loads(result.stdout)["sentences"]] == ["b"]
+    assert "a.wav" in result.stderr
+    (made / "made" / "b.wav").write_bytes(b"RIFF")
+    with pytest.raises(TextlessError, match="none of the 2 rows could be done"):
+        run(*args)
+
+
+@pytest.mark.parametrize(
+    ("args", "what"),
+    [
+        (["made"], "--text is what the originals say; give them with --reference"),
+        (["made", "--reference", "real", "--perturb"], "ask for one or the other"),
+        (["units.jsonl", "--reference", "real"], "units.jsonl: units; --reference compares audio"),
+        (["made", "--reference", "real/a.flac"], "1 of 2 files have no original of their name, such as b"),
+        (["made/b.wav", "--reference", "real"], "the words of 1 of 1 files are missing, such as b"),
+        (["made/a.wav", "--reference", "real", "--json", "text.tsv"], "text.tsv: exists"),
+    ],
+)
+def test_a_bad_comparison_is_one_clear_error(made, monkeypatch, args, what):
+    monkeypatch.chdir(made)
+    (made / "text.tsv").write_text("a\tSome words\n")
+    (made / "units.jsonl").write_text('{"textless": "units", "version": 1, "contract": {}}\n')
+    with pytest.raises(TextlessError, match=what):
+        run(*args, "--text", "text.tsv")
+
+
+def test_a_recogniser_that_is_not_installed(made, monkeypatch):
+    monkeypatch.setattr(recognise, "find_spec", lambda name: None)
+    with pytest.raises(TextlessError, match=r"pocketsphinx, which is not installed; pip install 'textless\[eval\]'"):
+        run(made / "made", "--reference", made / "real", "--text", made / "text.tsv")

@@ -1,4 +1,4 @@
-"""How figures are called and shown: a table with each beside its chance level."""
+"""How figures are called and shown: of units, each beside its chance level; of speech, with intervals."""
 
 from __future__ import annotations
 
@@ -51,12 +51,41 @@ FIGURES: dict[str, tuple[str, Form]] = {
 }
 
 
+SPEECH: dict[str, tuple[str, Form]] = {
+    "files": ("files", _count),
+    "seconds": ("speech", _time),
+    "log_mel_l1": ("log-mel distance, nats", _number(3)),
+    "mcd": ("mel-cepstral distortion, dB", _number(2)),
+    "f0_cents": ("pitch error, cents", _number(0)),
+    "voicing_error": ("voicing error", _share),
+    "stoi": ("STOI", _number(3)),
+    "uer": ("unit error rate", _share),
+    "wer": ("word error rate", _share),
+}
+
+
 def table(figures: Mapping[str, float]) -> str:
-    """The figures that are known here, in their order, a line each: name, value, and the chance level where there is one."""
+    """Figures of units, in their order, a line each: name, value, and the chance level where there is one."""
     rows = [("", "value", "chance")]
     for name, (label, form) in FIGURES.items():
         if name in figures:
             chance = figures.get(f"{name}_chance")
             rows.append((label, form(figures[name]), "" if chance is None else form(chance)))
-    widths = [max(len(row[k]) for row in rows) for k in range(3)]
-    return "\n".join(f"{label:{widths[0]}}  {value:>{widths[1]}}  {chance:>{widths[2]}}".rstrip() for label, value, chance in rows)
+    return _aligned(rows)
+
+
+def speech_table(figures: Mapping[str, float]) -> str:
+    """Figures of speech, likewise: name, value, 95 % interval, and what the original has where that says something."""
+    rows = [("", "value", "95 % interval", "original")]
+    for name, (label, form) in SPEECH.items():
+        if name in figures:
+            low, high, original = (figures.get(f"{name}_{which}") for which in ("low", "high", "original"))
+            interval = "" if low is None or high is None else f"{form(low)} – {form(high)}"
+            rows.append((label, form(figures[name]), interval, "" if original is None else form(original)))
+    return _aligned(rows)
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> str:
+    """Columns: the first to the left, the others to the right."""
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    return "\n".join("  ".join([f"{row[0]:{widths[0]}}", *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows)

@@ -1,4 +1,4 @@
-"""What units and frames are worth: against phones, and against changes of the sound."""
+"""What units and frames are worth: against phones, and against changes of the sound; and speech, against its original."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from textless.engine.step import MapStep, Step, runtime
 from textless.errors import AudioError, TrainingError
-from textless.steps.common import place
-from textless.steps.sources import Alignments, Corpus, Items
-from textless.steps.units import Frames, encoder_of, frames_contract
+from textless.steps.sources import Alignments, Corpus, Items, Text
+from textless.steps.units import Frames, frames_contract, tokenizer_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,9 +28,13 @@ def _phones(step: Any) -> dict[str, Any]:
     }
 
 
-def _finish(job: Job, name: str, figures: dict[str, float], contract: dict[str, Any]) -> None:
+def _finish(job: Job, name: str, figures: dict[str, float], contract: dict[str, Any] | None) -> None:
     job.metrics, job.contract = figures, contract
     (job.path / name).write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def _lines(job: Job) -> list[dict[str, Any]]:
+    return [json.loads(line) for file in sorted(job.path.glob("data/*.jsonl")) for line in file.read_text().splitlines()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,11 +111,7 @@ class Robustness(MapStep):
         return list(self.audio.load())
 
     def tools(self, job: Job) -> Tokenizer:
-        from textless.units.encode import Tokenizer
-        from textless.units.kmeans import load_codebook
-
-        codebook = load_codebook(place(job, self, "codebook"))
-        return Tokenizer(encoder_of(job, self, codebook.contract), codebook)
+        return tokenizer_of(job, self)
 
     def shard_path(self, n: int) -> str:
         return f"data/{n:05d}.jsonl"
@@ -136,6 +135,92 @@ class Robustness(MapStep):
     def finish(self, job: Job, tools: Tokenizer) -> None:
         from textless.units.robustness import mean_distances
 
-        rows = [json.loads(line) for file in sorted(job.path.glob("data/*.jsonl")) for line in file.read_text().splitlines()]
-        figures = mean_distances({k: v for k, v in row.items() if k != "id"} for row in rows)
+        figures = mean_distances({k: v for k, v in row.items() if k != "id"} for row in _lines(job))
         _finish(job, "robustness.json", figures, tools.contract.to_dict())
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopySynthesis(MapStep):
+    """Audio rebuilt from its own mel spectrogram, as `ID.wav`: what a vocoder is held against."""
+
+    type = "copy_synthesis"
+    audio: Corpus
+    seed: int = 0
+
+    def rows(self, job: Job) -> list:
+        return list(self.audio.load())
+
+    def shard_path(self, n: int) -> str:
+        return f"data/{n:05d}"
+
+    def shard(self, tools: Any, rows: list, out: Path) -> list[dict[str, Any]]:
+        from textless.audio import write_audio
+        from textless.corpus import file_stem, read_rows
+        from textless.vocoder.griffin_lim import copy_synthesis
+
+        out.mkdir(exist_ok=True)
+        failures = []
+        for row, waveform in read_rows(rows):
+            try:
+                if isinstance(waveform, AudioError):
+                    raise waveform
+                write_audio(out / f"{file_stem(row.id)}.wav", copy_synthesis(waveform, seed=self.seed))
+            except AudioError as e:
+                failures.append({"id": row.id, "error": str(e)})
+        return failures
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechQuality(MapStep):
+    """Speech that was made beside the original, sentence by sentence in `data/N.jsonl`, and over all in `speech_quality.json`."""
+
+    type = "speech_quality"
+    speech: Step
+    reference: Corpus
+    encoder: str | Step | None = None
+    codebook: Step | None = None
+    layer: int | None = None
+    window: float | None = None
+    precision: str = "fp32"
+    text: Text | None = None
+    seed: int = 0
+    device: str = runtime("cpu")
+
+    def rows(self, job: Job) -> list:
+        from textless.corpus import Corpus as Rows
+        from textless.vocoder.quality import check_text, pair_rows
+        from textless.vocoder.recognise import read_text
+
+        pairs = pair_rows(Rows.load(job.inputs["speech"]), self.reference.load())
+        if self.text:
+            check_text(pairs, read_text(self.text.file))
+        return pairs
+
+    def tools(self, job: Job) -> Any:
+        """Tokenizer and words, or None. What the measures need must be there: a result does not depend on what is installed."""
+        from textless.vocoder.quality import check_stoi
+        from textless.vocoder.recognise import check_recogniser, read_text
+
+        check_stoi()
+        if self.text:
+            check_recogniser()
+        if (self.encoder is None) != (self.codebook is None):
+            raise TrainingError("unit error rates need an encoder and a codebook; give both or neither")
+        return tokenizer_of(job, self) if self.codebook else None, read_text(self.text.file) if self.text else None
+
+    def shard_path(self, n: int) -> str:
+        return f"data/{n:05d}.jsonl"
+
+    def shard(self, tools: Any, rows: list, out: Path) -> list[dict[str, Any]]:
+        from textless.vocoder.quality import compare_pairs
+
+        tokenizer, text = tools
+        sentences = list(compare_pairs(rows, encode=tokenizer.encode_batch if tokenizer else None, text=text))
+        out.write_text("".join(json.dumps(s) + "\n" for s in sentences if "error" not in s))
+        return [s for s in sentences if "error" in s]
+
+    def finish(self, job: Job, tools: Any) -> None:
+        from textless.vocoder.bootstrap import summarise
+
+        figures = summarise(_lines(job), seed=self.seed)
+        _finish(job, "speech_quality.json", figures, tools[0].contract.to_dict() if tools[0] else None)

@@ -32,6 +32,14 @@ def encoder_of(job: Job, step: Any, contract: UnitContract | None = None) -> Any
     return load_encoder(place(job, step, "encoder"), layer, precision=step.precision, window=window, device=step.device)
 
 
+def tokenizer_of(job: Job, step: Any) -> Tokenizer:
+    from textless.units.encode import Tokenizer
+    from textless.units.kmeans import load_codebook
+
+    codebook = load_codebook(place(job, step, "codebook"))
+    return Tokenizer(encoder_of(job, step, codebook.contract), codebook)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Frames(MapStep):
     """Encoder outputs on disk; `fraction` keeps a random share of each file's frames, for k-means. `context` joins each with neighbours."""
@@ -145,11 +153,7 @@ class Encode(MapStep):
         return list(self.audio.load())
 
     def tools(self, job: Job) -> Tokenizer:
-        from textless.units.encode import Tokenizer
-        from textless.units.kmeans import load_codebook
-
-        codebook = load_codebook(place(job, self, "codebook"))
-        return Tokenizer(encoder_of(job, self, codebook.contract), codebook)
+        return tokenizer_of(job, self)
 
     def shard(self, tools: Tokenizer, rows: list, out: Path) -> list[dict[str, Any]]:
         from textless.units.dump import write_results

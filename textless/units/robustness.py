@@ -8,21 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from textless.edits import levenshtein
 from textless.errors import CorpusError
 from textless.units.perturb import PERTURBATIONS, perturb
 from textless.units.types import Units
-
-
-def levenshtein(a: np.ndarray, b: np.ndarray) -> int:
-    """Fewest insertions, deletions and replacements that make `b` (M,) of `a` (N,)."""
-    a, b = np.asarray(a), np.asarray(b)
-    columns = np.arange(len(b) + 1)
-    row = columns.copy()
-    for i, symbol in enumerate(a, 1):
-        here = np.concatenate([[i], np.minimum(row[1:] + 1, row[:-1] + (b != symbol))])
-        # Insertions: a cell is at most what any cell to its left is, and one for each step from there.
-        row = np.minimum.accumulate(here - columns) + columns
-    return int(row[-1])
 
 
 def unit_edit_distance(clean: Units, changed: Units) -> float:
