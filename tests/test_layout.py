@@ -18,6 +18,7 @@ ALLOWED = {
     "errors": set(),
     "audio": {"errors"},
     "corpus": {"errors", "audio"},
+    "edits": set(),
     "weights": {"errors", "pickles"},
     "curves": set(),
     "distributed": {"errors"},
@@ -25,9 +26,21 @@ ALLOWED = {
     "pickles": {"errors", "pickles"},
     "fetch": {"errors"},
     "engine": {"errors", "engine"},
-    "units": {"errors", "audio", "corpus", "weights", "training", "distributed", "pickles", "fetch", "units"},
+    "units": {"errors", "audio", "corpus", "weights", "training", "distributed", "pickles", "fetch", "edits", "units"},
     "lm": {"errors", "pickles", "weights", "training", "distributed", "lm", "units.types", "units.dump"},
-    "vocoder": {"errors", "weights", "training", "distributed", "vocoder", "units.types", "units.dump"},
+    "vocoder": {
+        "errors",
+        "audio",
+        "corpus",
+        "weights",
+        "pickles",
+        "training",
+        "distributed",
+        "edits",
+        "vocoder",
+        "units.types",
+        "units.dump",
+    },
 }
 
 

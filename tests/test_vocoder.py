@@ -1,4 +1,4 @@
-"""The unit vocoder: its arithmetic against naive oracles, its promises about batches and resuming, and that it learns."""
+"""The unit vocoder: its arithmetic against naive oracles, and its promises about batches, durations, F0 and speakers."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from textless import training
-from textless.errors import ContractError, DumpError, ModelError, TrainingError
+from textless.errors import ContractError, DumpError, ModelError
 from textless.units.types import UnitContract, Units
-from textless.vocoder import Clip, UnitVocoder, VocoderConfig, load_vocoder, losses, train_vocoder
+from textless.vocoder import UnitVocoder, VocoderConfig, load_vocoder, losses
 from textless.vocoder.istft import ISTFT
 
 CONTRACT = UnitContract(encoder="logmel", sample_rate=16000, frame_rate=50.0, n_units=7)
 
 
-def vocoder(speakers=("ann", "bob"), contract=CONTRACT, seed=0) -> UnitVocoder:
+def vocoder(speakers=("ann", "bob"), contract=CONTRACT, seed=0, **fields) -> UnitVocoder:
     """Untrained; its convolutions are made larger than at birth, so that context and padding would be heard."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = UnitVocoder(VocoderConfig.of(contract, speakers=speakers, preset="nano"), contract).eval()
+        model = UnitVocoder(VocoderConfig.of(contract, speakers=speakers, preset="nano", **fields), contract).eval()
         with torch.no_grad():
             for name, p in model.named_parameters():
                 if p.ndim >= 2:
@@ -123,8 +122,9 @@ def test_length_is_frames_times_hop(frame_rate, hop):
         assert np.abs(audio).max() > 1e-4
 
 
-def test_a_row_does_not_hear_its_batch():
-    model = vocoder()
+@pytest.mark.parametrize("fields", [{}, {"upsample": 2}, {"f0": True}, {"f0": True, "upsample": 2, "causal": True}], ids=str)
+def test_a_row_does_not_hear_its_batch(fields):
+    model = vocoder(**fields)
     rows = [units_of(n, n) for n in (3, 40, 1, 23, 39)]
     together = model.resynth(rows, speaker="bob")
     for row, audio in zip(rows, together, strict=True):
@@ -151,7 +151,7 @@ def test_many_long_rows_are_spoken_in_several_batches(monkeypatch):
     expected = model.resynth(rows)
     shapes = []
     forward = model.forward
-    monkeypatch.setattr("textless.vocoder.model.BATCH_FRAMES", 32)
+    monkeypatch.setattr("textless.vocoder.rows.BATCH_FRAMES", 32)
     monkeypatch.setattr(model, "forward", lambda units, *rest: shapes.append(tuple(units.shape)) or forward(units, *rest))
     for a, b in zip(model.resynth(rows), expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -190,12 +190,89 @@ def test_magnitudes_are_clipped():
     assert 1 < np.abs(audio).max() <= 4 * model.config.n_fft / 4
 
 
+def test_f0_is_followed():
+    model, units = vocoder(f0=True), units_of(60, 0)
+    model.head.project.bias.data[:641] += 3  # pulses, louder than noise
+    for hz in (100.0, 180.0):
+        audio = model.resynth(units, f0=np.full(60, hz))
+        power = np.abs(np.fft.rfft(audio[:16000] * np.hanning(16000))) ** 2  # a bin is a hertz
+        comb = [power[[f + k for k in range(round(hz), 7800, round(hz))]].sum() for f in (0, round(hz / 2))]
+        assert comb[0] > 10 * comb[1], "no harmonics at the multiples of F0"
+    whispered = model.resynth(units, f0=np.zeros(60))
+    assert np.abs(whispered).max() < 0.5 * np.abs(audio).max()
+    rows = [units[:7], units]
+    both = model.resynth(rows, f0=[np.full(7, 150.0), np.full(60, 100.0)])
+    np.testing.assert_allclose(both[0], model.resynth(rows[0], f0=np.full(7, 150.0)), atol=1e-5)
+
+
+def test_predicted_f0_is_what_it_speaks_with():
+    model, units = vocoder(f0=True), units_of(60, 0)
+    f0 = model.predict_f0(units, speaker="bob")
+    assert f0.shape == (60,)
+    assert 0 < (f0 > 0).sum() < 60
+    np.testing.assert_allclose(model.resynth(units, speaker="bob", f0=f0), model.resynth(units, speaker="bob"), atol=1e-5)
+
+
+def test_f0_that_cannot_be_followed():
+    model, units = vocoder(f0=True), units_of(5, 0)
+    with pytest.raises(ModelError, match=r"\[4\] frames.*\[5\]"):
+        model.resynth(units, f0=np.ones(4))
+    with pytest.raises(ModelError, match="Hz"):
+        model.resynth(units, f0=np.full(5, np.nan))
+    with pytest.raises(ModelError, match="without F0"):
+        vocoder().resynth(units, f0=np.full(5, 100.0))
+
+
+def test_causal_hears_the_past_only():
+    model, units = vocoder(causal=True), units_of(60, 0)
+    other = units.copy()
+    other[40] = (other[40] + 1) % 7
+    a, b = model.resynth(units), model.resynth(other)
+    reach = (40 - 2) * 320  # the windows of the iSTFT reach into two frames before
+    np.testing.assert_array_equal(a[:reach], b[:reach])
+    assert np.abs(a - b)[40 * 320 : 41 * 320].max() > 1e-3
+
+
+def test_presets_have_the_size_they_say():
+    for preset, millions in (("small", 3.9), ("base", 16.1)):
+        model = UnitVocoder(VocoderConfig.of(CONTRACT, speakers=("a",), preset=preset, f0=True), CONTRACT)
+        assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.05)
+
+
 def test_speakers_by_name_and_index_differ():
     model, units = vocoder(), units_of(9, 0)
     ann, bob = model.resynth(units, speaker="ann"), model.resynth(units, speaker="bob")
     np.testing.assert_array_equal(model.resynth(units), ann)
     np.testing.assert_array_equal(model.resynth(units, speaker=1), bob)
     assert np.abs(ann - bob).max() > 1e-3
+
+
+@pytest.mark.parametrize("fields", [{}, {"f0": True, "upsample": 2}], ids=str)
+def test_bf16_is_nearly_the_same(tmp_path, fields):
+    model, rows = vocoder(**fields), [units_of(40, 0), units_of(23, 1)]
+    model.save(tmp_path / "v")
+    low = load_vocoder(tmp_path / "v", precision="bf16")
+    for exact, made in zip(model.resynth(rows), low.resynth(rows), strict=True):
+        assert made.dtype == np.float32
+        assert 0 < ((made - exact) ** 2).mean() < 0.03 * (exact**2).mean()
+    np.testing.assert_allclose(low.resynth(rows)[1], low.resynth(rows[1]), atol=1e-5)
+    streamed = np.concatenate(list(low.stream(np.split(rows[0], 8))))
+    assert ((streamed - low.resynth(rows[0])) ** 2).mean() < 1e-3 * (streamed**2).mean()
+    with pytest.raises(ModelError, match="fp16"):
+        load_vocoder(tmp_path / "v", precision="fp16")
+
+
+def test_what_earlier_versions_saved_is_read(tmp_path):
+    """A configuration without the fields that came later is a vocoder without F0."""
+    import json
+
+    model, units = vocoder(), units_of(20, 0)
+    model.save(tmp_path / "v")
+    config = json.loads((tmp_path / "v" / "config.json").read_text())
+    for name in ("f0", "pitch_dim", "pitch_layers", "upsample", "causal"):
+        del config[name]
+    (tmp_path / "v" / "config.json").write_text(json.dumps(config))
+    np.testing.assert_array_equal(load_vocoder(tmp_path / "v").resynth(units), model.resynth(units))
 
 
 @pytest.mark.filterwarnings("ignore::textless.errors.ContractWarning")
@@ -245,8 +322,10 @@ def test_configurations_that_fit_no_contract():
     for speakers in ([], ["a", "a"]):
         with pytest.raises(ModelError, match="speaker"):
             UnitVocoder(VocoderConfig.of(CONTRACT, speakers=speakers, preset="nano"), CONTRACT)
-    with pytest.raises(ModelError, match="nano, small"):
+    with pytest.raises(ModelError, match="nano, small, base"):
         VocoderConfig.of(CONTRACT, speakers=["a"], preset="huge")
+    with pytest.raises(ModelError, match="upsample"):
+        vocoder(upsample=3)
 
 
 def test_saved_and_loaded_it_sounds_the_same(tmp_path):
@@ -261,158 +340,11 @@ def test_saved_and_loaded_it_sounds_the_same(tmp_path):
     (tmp_path / "v" / "config.json").write_text(config.replace('"dim": 64', '"dim": 72'))
     with pytest.raises(ModelError, match="do not fit"):
         load_vocoder(tmp_path / "v")
-    (tmp_path / "v" / "config.json").write_text(config.replace('"dim": 64', '"dim": 64, "f0": 1'))
-    with pytest.raises(ModelError, match="f0"):
+    (tmp_path / "v" / "config.json").write_text(config.replace('"dim": 64', '"dim": 64, "emotions": 1'))
+    with pytest.raises(ModelError, match="emotions"):
         load_vocoder(tmp_path / "v")
 
 
 def test_importing_the_package_does_not_import_torch():
     code = "import sys, textless.vocoder; assert 'torch' not in sys.modules; textless.vocoder.Clip; assert 'torch' in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-# ---------------------------------------------------------------------------------------------------------- training
-
-LASTS = (4, 7, 2)  # frames of each unit of the toy language
-TONES = (220.0, 1500.0, 0.0)  # Hz; the last is silence
-
-
-def toy_clips(n: int, seed: int, *, speaker: str | None = None, frames: int = 60) -> list[Clip]:
-    """Unit 0 is a low tone, unit 1 a high one, unit 2 silence; each unit has its own duration."""
-    rng, clips = np.random.default_rng(seed), []
-    contract = CONTRACT.with_(n_units=3)
-    for _ in range(n):
-        joined = [int(rng.integers(3))]
-        while sum(LASTS[u] for u in joined) < frames:
-            joined.append(int(rng.choice([u for u in range(3) if u != joined[-1]])))
-        units = Units(np.array(joined), np.array([LASTS[u] for u in joined]), contract)
-        hz = np.repeat([TONES[u] for u in units.frames()], 320)
-        wave = (0.3 * (hz > 0) * np.sin(2 * np.pi * np.cumsum(hz) / 16000)).astype(np.float32)
-        clips.append(Clip(units, lambda a, b, wave=wave: wave[a:b], len(wave), speaker))
-    return clips
-
-
-def train(clips, **changes):
-    options = {"preset": "nano", "steps": 4, "batch": 2, "crop_seconds": 0.4, "contract": CONTRACT.with_(n_units=3)}
-    return train_vocoder(clips, **{**options, **changes})
-
-
-def peak(audio: np.ndarray) -> float:
-    """Hz of the strongest frequency."""
-    return float(np.argmax(np.abs(np.fft.rfft(audio * np.hanning(len(audio)), 16000))))
-
-
-def test_it_learns_tones_silence_and_durations():
-    model, figures = train(toy_clips(12, 0), steps=200, batch=4, crop_seconds=0.3, lr=4e-3, dev=toy_clips(3, 1), seed=1)
-    before = train(toy_clips(12, 0), steps=1, batch=4, dev=toy_clips(3, 1), seed=1)[1]
-    audio = model.resynth(Units(np.array([0, 1, 2]), np.array([20, 20, 20]), model.contract))
-    low, high, silence = (audio[a * 320 : (a + 14) * 320] for a in (3, 23, 43))
-    assert abs(peak(low) - 220) < 40
-    assert abs(peak(high) - 1500) < 60
-    assert np.sqrt((silence**2).mean()) < 0.05 * np.sqrt((low**2).mean())
-    np.testing.assert_array_equal(model.predict_durations([np.array([0, 2, 1, 0, 1, 2, 0])])[0], [4, 2, 7, 4, 7, 2, 4])
-    assert figures["dev_duration_error"] < 0.05 < 1 < before["dev_duration_error"]
-    assert figures["dev_log_mel_l1"] < 0.5 * before["dev_log_mel_l1"]
-    assert figures["curve"][-1]["loss"] < 0.5 * figures["curve"][0]["loss"]
-
-
-class Crash(Exception):
-    pass
-
-
-def test_resumed_training_is_bit_equal(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(training, "CHECKPOINT_STEPS", 50)
-    clips, file = toy_clips(4, 0), tmp_path / "c.pt"
-    options = {"steps": 101, "batch": 1, "crop_seconds": 0.1}
-    whole, figures = train(clips, **options)
-
-    def crash(n, row):
-        if n == 100:
-            raise Crash
-
-    with pytest.raises(Crash):
-        train(clips, **options, checkpoint=file, log=crash)
-    seen = []
-    resumed, again = train(clips, **options, checkpoint=file, log=lambda n, row: seen.append(n))
-    assert seen == [100, 101], "it did not go on from the checkpoint of step 50"
-    assert again == figures
-    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
-
-
-def test_seed_decides(tmp_path):
-    clips = toy_clips(4, 0)
-    (a, _), (b, _), (c, _) = train(clips, seed=1), train(clips, seed=1), train(clips, seed=2)
-    assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
-    assert not torch.equal(a.head.project.weight, c.head.project.weight)
-
-
-def test_bf16_learns_the_same():
-    clips = toy_clips(4, 0)
-    fp32 = train(clips, steps=20)[1]["curve"][-1]
-    bf16 = train(clips, steps=20, precision="bf16")[1]["curve"][-1]
-    assert bf16["loss"] == pytest.approx(fp32["loss"], rel=0.02)
-    assert bf16 != fp32
-
-
-def test_crops_keep_units_and_audio_aligned():
-    """Audio that says its own unit at each sample, so that a shift of one sample would show; short clips end in silence."""
-    from textless.vocoder.train import _Clips
-
-    contract = CONTRACT.with_(n_units=200)
-    frames = [np.arange(30), np.arange(100, 108)]
-    waves = [np.repeat(f, 320).astype(np.float32) for f in frames]
-    waves[0] = np.append(waves[0], np.full(200, -1, np.float32))  # samples after the last frame belong to no unit
-    waves[1] = waves[1][:-40]  # a last frame that the audio does not fill
-    clips = [Clip(Units(f, None, contract), lambda a, b, w=w: w[a:b], len(w)) for f, w in zip(frames, waves, strict=True)]
-    data = _Clips(clips, vocoder(speakers=["default"], contract=contract))
-    rng = np.random.default_rng(0)
-    rows, starts, units, lengths, *_ = data.draw(rng, 400, 10)
-    audio = data.waveforms(rows, starts, 10)
-    assert 0.6 < (rows == 0).mean() < 0.95  # 30 of 38 frames
-    assert units.shape == (400, 10)
-    assert audio.shape == (400, 3200)
-    assert set(lengths[rows == 0].tolist()) == {10}
-    assert set(lengths[rows == 1].tolist()) == {8}
-    assert units[rows == 0, 0].unique().tolist() == list(range(21))
-    for u, n, x, row in zip(units, lengths, audio, rows, strict=True):
-        expected = u.repeat_interleave(320).float()
-        filled = 320 * n - (40 if row == 1 else 0)
-        assert torch.equal(x[:filled], expected[:filled])
-        assert not x[filled:].any()
-
-
-def test_speakers_are_learnt_apart():
-    """One unit, two speakers, two pitches."""
-    contract, clips = CONTRACT.with_(n_units=1), []
-    for name, hz in (("low", 300.0), ("high", 2000.0)):
-        wave = (0.3 * np.sin(2 * np.pi * hz * np.arange(32 * 320) / 16000)).astype(np.float32)
-        clips.append(Clip(Units(np.zeros(32, np.int64), None, contract), lambda a, b, w=wave: w[a:b], len(wave), name))
-    model, _ = train(clips, contract=contract, steps=60, batch=4, crop_seconds=0.2, lr=4e-3)
-    assert model.speakers == ("high", "low")
-    for name, hz in (("low", 300.0), ("high", 2000.0)):
-        assert hz / 2 < peak(model.resynth(np.zeros(20, np.int64), speaker=name)) < hz * 2
-
-
-def test_training_data_that_does_not_fit():
-    clips = toy_clips(2, 0, speaker="ann")
-    with pytest.raises(TrainingError, match="no clips"):
-        train([])
-    with pytest.raises(TrainingError, match="'ann'"):
-        train(clips, speakers=["bob"])
-    with pytest.raises(TrainingError, match="clip 0 has no frames"):
-        train([Clip(Units(np.zeros(0, np.int64), None, CONTRACT.with_(n_units=3)), lambda a, b: np.zeros(b - a), 100)])
-    with pytest.raises(TrainingError, match="samples of audio"):
-        train([Clip(clips[0].units, clips[0].waveform, 3000)])
-    with pytest.raises(ContractError, match="clip 0"):
-        train(clips, contract=CONTRACT)
-    with pytest.raises(TrainingError, match="fp16"):
-        train(clips, precision="fp16")
-
-
-def test_diverging_training_stops():
-    clip = toy_clips(1, 0)[0]
-    broken = Clip(clip.units, lambda a, b: np.full(b - a, np.nan, np.float32), clip.samples)
-    with pytest.raises(TrainingError, match="diverged"):
-        train([broken], steps=2)

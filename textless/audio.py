@@ -6,9 +6,10 @@ import math
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile as sf
@@ -113,6 +114,26 @@ def write_audio(path: str | Path, waveform: np.ndarray, *, sample_rate: int = SA
         raise AudioError(f"{path}: cannot be written at {sample_rate} Hz ({_line(reason)}); check the folder and the rate") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_wav(out: BinaryIO, waveforms: Iterable[np.ndarray], *, sample_rate: int = SAMPLE_RATE) -> None:
+    """Write (samples,) waveforms as they come, one after the other, as one 16-bit WAV into a pipe: its header says no length.
+
+    Nothing is written before there is a first waveform. Raises AudioError when one holds NaN.
+    """
+    pipe = 0xFFFF_FFFF  # as ffmpeg writes it: until the end
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16)
+    header = b"RIFF" + struct.pack("<I", pipe) + b"WAVE" + form + b"data" + struct.pack("<I", pipe)
+    for waveform in waveforms:
+        out.write(header + _pcm(waveform))
+        out.flush()
+        header = b""
+
+
+def _pcm(waveform: np.ndarray) -> bytes:
+    if np.isnan(waveform).any():
+        raise AudioError(f"not written: sample {int(np.isnan(waveform).argmax())} of the waveform is NaN")
+    return to_int16(waveform).astype("<i2").tobytes()
 
 
 def to_int16(waveform: np.ndarray) -> np.ndarray:

@@ -63,7 +63,9 @@ models = options(
     click.option("--encoder", metavar="NAME|PATH", help="Another encoder: mfcc, a folder, a fairseq .pt, or a published name."),
     click.option("--layer", type=click.IntRange(min=1), help="Its layer, 1-based.  [default: the codebook's]"),
     click.option("--codebook", metavar="NAME|PATH", help="Another codebook: a folder, .npy, scikit-learn's .bin, or a published name."),
-    click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), default="fp32", show_default=True, help="Of the encoder."),
+    click.option(
+        "--precision", type=click.Choice(["fp32", "bf16", "auto"]), default="fp32", show_default=True, help="Encoder's, vocoder's."
+    ),
     click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …"),
 )
 output = click.option("-o", "--output", "out", required=True, metavar="OUT")
@@ -107,6 +109,7 @@ def encode(inputs: tuple[str, ...], out: str, overwrite: bool, **parts: Any) -> 
 @click.option("--no-repeat-ngram", type=click.IntRange(min=1), metavar="N", help="Never N units in a row that stood there before.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--only-new", is_flag=True, help="Leave the prompt out.")
+@click.option("--stream", is_flag=True, help="Write units as they are sampled, row by row, so that `resynth --stream` can follow.")
 @models
 @click.option("--lm", metavar="PATH", help="Another language model: a folder, or fairseq's .pt with its dict.txt beside it.")
 @click.option("--lm-precision", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True, help="int8 is faster.")
@@ -167,15 +170,16 @@ def score(inputs: tuple[str, ...], out: str | None, overwrite: bool, contract: s
 @inputs
 @output
 @speech_options
+@click.option("--stream", is_flag=True, help="Speak while units come: with -o -.")
 @models
-@click.option("--vocoder", metavar="DIR", help="Another vocoder.")
+@click.option("--vocoder", metavar="PATH", help="Another vocoder: a folder, or a unit HiFi-GAN's .pt with its config.json beside it.")
 @contract
 @overwrite
 def resynth(inputs: tuple[str, ...], out: str, overwrite: bool, contract: str | None, **given: Any) -> int:
     """Speak units.
 
     IN is unit dumps, FILE.jsonl, - for a stream, or audio, which is encoded first. OUT is a folder of wavs, or for one row FILE.wav
-    (flac, ogg, opus).
+    (flac, ogg, opus), or - for a wav on standard output, one row after the other.
     """
     from textless import commands
 
@@ -198,16 +202,20 @@ def resynth(inputs: tuple[str, ...], out: str, overwrite: bool, contract: str | 
 @click.option("--alignments", metavar="TSV", help="Phones (id, start, end, phone): PNMI, purities and, if speakers are known, ABX.")
 @click.option("--items", metavar="FILE", help="Item file of ZeroSpeech for ABX, instead of the alignments' triphones.")
 @click.option("--perturb", is_flag=True, help="Of audio: edits between its units and those of the same faster, higher, noisy … (slow).")
+@click.option("--reference", metavar="AUDIO", help="IN is speech that was made: compare it with the originals, by id.")
+@click.option("--text", metavar="TSV", help="With --reference, what they say (id, tab, words): word error rates, of English.")
 @click.option("--json", "out", metavar="FILE", help="Write the figures: FILE.json, or - for standard output.")
-@click.option("--seed", default=0, show_default=True, help="Of the draws, the shuffled labels and the noise.")
+@click.option("--seed", default=0, show_default=True, help="Of draws, intervals, shuffled labels and noise.")
 @models
 @contract
 @overwrite
 def quality(inputs: tuple[str, ...], out: str | None, overwrite: bool, contract: str | None, **given: Any) -> int:
-    """Say what units are worth: their cost, and how well they tell phones apart.
+    """Say what units are worth: their cost, and how well they tell phones apart. Or what speech is worth, beside its reference.
 
     IN is unit dumps, FILE.jsonl, - for a stream; or audio, which is encoded first, and then frames are measured too. With --encoder and
     no --codebook only frames are. Each figure that compares with phones stands beside its chance level (to standard error with --json -).
+
+    With --reference: spectral distances, pitch, STOI, units after encoding again, and words, with 95 % intervals over files.
     """
     from textless import commands
 

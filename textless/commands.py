@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from textless.corpus import Corpus, Row, sha256_file
 from textless.engine.step import canonical, run_shards
 from textless.engine.store import Job, Progress, remove_temporaries, write_failures
 from textless.errors import AudioError, ContractError, OutputExistsError, RowsFailedError, TextlessError
-from textless.model import Model, continue_rows, resynth_row, speak_rows
+from textless.model import Model, continue_rows, resynth_row, speak_rows, stream_rows
 from textless.units.dump import Dump, UnitRow, finish_dump, read_stream, write_results, write_stream
 from textless.units.types import UnitContract, Units
 from textless.weights import write_text
@@ -66,15 +67,18 @@ def continue_units(
     contract: str | None,
     overwrite: bool,
     progress: Progress,
+    stream: bool,
     **options: Any,
 ) -> int:
     """Units (or audio) → units and their continuations; returns the exit code."""
     _refuse(out, overwrite)
+    if stream and out != "-":
+        raise TextlessError("--stream writes units while they are sampled; give -o - and another command that reads them")
     failures = _Failures(out)
     lm = models.lm
     rows = failures.sift(_unit_rows(inputs, models, contract))
     if _is_stream(out):
-        _stream(out, _counted(continue_rows(lm, rows, **options), progress), lm.contract)
+        _stream(out, _counted(continue_rows(lm, rows, parts=stream, **options), progress), lm.contract)
         return failures.finish()
     prompts = list(rows)
 
@@ -99,16 +103,25 @@ def resynth(
     contract: str | None,
     overwrite: bool,
     progress: Progress,
+    stream: bool,
     **options: Any,
 ) -> int:
     """Units (or audio) → speech; returns the exit code."""
-    from textless.audio import FORMATS, write_audio
+    from textless.audio import FORMATS, write_audio, write_wav
 
     _refuse(out, overwrite)
+    if stream and out != "-":
+        raise TextlessError("--stream speaks while units come; give -o - and a player that reads a wav from standard input")
     single = Path(out).suffix.lower() in FORMATS
     failures = _Failures(out)
     vocoder = models.vocoder
-    rows = failures.sift(_unit_rows(inputs, models, contract))
+    if stream and not hasattr(vocoder, "stream"):
+        raise TextlessError("a HiFi-GAN speaks whole rows only; leave --stream out, or give a vocoder that textless trained")
+    rows = failures.sift(_unit_rows(inputs, models, contract, parts=stream))
+    if out == "-":
+        spoken = stream_rows(vocoder, rows, **options) if stream else (resynth_row(vocoder, row, **options) for row in rows)
+        write_wav(sys.stdout.buffer, spoken, sample_rate=vocoder.sample_rate)
+        return failures.finish()
     if single:
         two = list(itertools.islice(rows, 2))
         if len(two) != 1:
@@ -122,7 +135,8 @@ def resynth(
         for n, _ in enumerate(speak_rows(vocoder, sequences, job.path, **options), 1):
             progress(n, len(sequences), "files")
 
-    key = {"command": "resynth", "vocoder": _hash_model(models.place("vocoder")), "units": _hash_rows(sequences), **options}
+    precision = {} if models.precision == "fp32" else {"precision": models.precision}
+    key = {"command": "resynth", "vocoder": _hash_model(models.place("vocoder")), **precision, "units": _hash_rows(sequences), **options}
     return _deliver(Path(out), key, make, len(sequences), overwrite, progress, failures=failures)
 
 
@@ -186,12 +200,20 @@ def quality(
     alignments: str | None,
     items: str | None,
     perturb: bool,
+    reference: str | None,
+    text: str | None,
     contract: str | None,
     overwrite: bool,
     progress: Progress,
     seed: int,
 ) -> int:
-    """What units, or the units and frames of audio, are worth; returns the exit code."""
+    """What units, or the units and frames of audio, are worth, or speech beside its reference; returns the exit code."""
+    if reference is not None:
+        if alignments or items or perturb:
+            raise TextlessError("--alignments, --items and --perturb measure units; --reference compares speech; ask for one or the other")
+        return _speech_quality(inputs, out, models, reference, text, overwrite=overwrite, progress=progress, seed=seed)
+    if text:
+        raise TextlessError("--text is what the originals say; give them with --reference")
     from textless.figures import table
     from textless.units.items import read_items
     from textless.units.quality import measure_units, read_alignments
@@ -219,9 +241,43 @@ def quality(
         figures, failed = measure_audio(corpus, model, **phones, perturb=perturb, seed=seed, progress=progress)
         failures.rows, failures.good, about = failed, len(corpus) - len(failed), model.contract
     if out:
-        text = json.dumps({"figures": figures, "contract": about.to_dict()}, indent=1) + "\n"
-        _ = sys.stdout.write(text) if out == "-" else write_text(Path(out), text)
+        _write_json(out, {"figures": figures, "contract": about.to_dict()})
     print(table(figures), file=sys.stderr if out == "-" else sys.stdout)
+    return failures.finish()
+
+
+def _speech_quality(
+    inputs: list[str], out: str | None, models: Model, reference: str, text: str | None, *, overwrite: bool, progress: Progress, seed: int
+) -> int:
+    from textless.figures import speech_table
+    from textless.vocoder.bootstrap import summarise
+    from textless.vocoder.quality import check_stoi, check_text, compare_pairs, pair_rows
+    from textless.vocoder.recognise import check_recogniser, read_text
+
+    if out:
+        _refuse(out, overwrite)
+    if units := [name for name in inputs if _holds_units(name)]:
+        raise TextlessError(f"{units[0]}: units; --reference compares audio that was made with the original")
+    pairs, words, stoi = pair_rows(Corpus.load(inputs), Corpus.load(reference)), None, True
+    if text:
+        check_recogniser()
+        words = read_text(text)
+        check_text(pairs, words)
+    try:
+        check_stoi()
+    except TextlessError as e:
+        stoi = False
+        warnings.warn(f"STOI is left out: {e}", stacklevel=1)
+    failures, sentences, tokenizer = _Failures(out or "-"), [], models.tokenizer
+    for n, sentence in enumerate(compare_pairs(pairs, stoi=stoi, encode=tokenizer.encode_batch, text=words), 1):
+        (failures.rows if "error" in sentence else sentences).append(sentence)
+        progress(n, len(pairs), "files")
+    failures.good = len(sentences)
+    _check_some_good(failures.rows, failures.good)
+    figures = summarise(sentences, seed=seed)
+    if out:
+        _write_json(out, {"figures": figures, "sentences": sentences, "contract": tokenizer.contract.to_dict()})
+    print(speech_table(figures), file=sys.stderr if out == "-" else sys.stdout)
     return failures.finish()
 
 
@@ -264,13 +320,16 @@ def _tokenize(rows: Iterable[Row], tokenizer: Any, progress: Progress) -> Iterat
         progress(n, len(rows), "files")
 
 
-def _unit_rows(inputs: list[str], models: Model, contract: str | None) -> Iterator[tuple[Any, Any]]:
-    """(what it came from, UnitRow or AudioError) of every input: a stream, a dump, or audio, which is encoded on the way."""
+def _unit_rows(inputs: list[str], models: Model, contract: str | None, *, parts: bool = False) -> Iterator[tuple[Any, Any]]:
+    """(what it came from, UnitRow or AudioError) of every input: a stream, a dump, or audio, which is encoded on the way.
+
+    `parts`: rows that standard input holds in parts are not joined.
+    """
     declared = _declared(contract)
     tokenizer = None
     for name in inputs:
         if name == "-":
-            found: Iterable[tuple[Any, Any]] = ((r, r) for r in read_stream(sys.stdin))
+            found: Iterable[tuple[Any, Any]] = ((r, r) for r in read_stream(sys.stdin, parts=parts))
         elif (Path(name) / "dump.json").exists():
             found = ((r, r) for r in Dump(Path(name)))
         elif _holds_units(name):
@@ -379,6 +438,11 @@ def _stream(out: str, rows: Iterable[UnitRow], contract: UnitContract) -> None:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _write_json(out: str, value: Any) -> None:
+    text = json.dumps(value, indent=1) + "\n"
+    _ = sys.stdout.write(text) if out == "-" else write_text(Path(out), text)
 
 
 def _counted(rows: Iterable[UnitRow], progress: Progress) -> Iterator[UnitRow]:

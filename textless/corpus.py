@@ -7,6 +7,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,11 @@ class Row:
     split: str | None = None
 
 
+def file_stem(name: str) -> str:
+    """What a file of this id is called: what a path or a shell would trip over becomes `_`."""
+    return re.sub(r"[^\w.+=@-]", "_", name).lstrip(".") or "_"
+
+
 def read_row(row: Row) -> np.ndarray:
     """The waveform of a row, (samples,) float32 in [-1, 1] at 16 kHz. Raises AudioError as `read_audio`."""
     return read_audio(row.path, offset=row.offset, samples=row.samples)
@@ -62,7 +68,13 @@ class Corpus:
         return self.rows[i]
 
     @classmethod
-    def load(cls, source: str | Path | Iterable[str | Path], *, splits: str | Path | None = None, split: str | None = None) -> Corpus:
+    def load(
+        cls,
+        source: str | Path | Iterable[str | Path],
+        *,
+        splits: str | Path | None = None,
+        split: str | Collection[str] | None = None,
+    ) -> Corpus:
         """The rows of one source or of several, in order.
 
         A source is an audio file, a folder (all audio below it, sorted), a glob of audio files, or a manifest:
@@ -73,7 +85,7 @@ class Corpus:
         alike, all are by their paths from the sources' common folder, without suffix. That a file is missing shows when it is read.
 
         `splits` is a .tsv or .csv with the columns `id`, `split` and perhaps `speaker`, joined by id, else by stem; what it
-        says replaces what the source says. `split` keeps the rows of that split. Raises CorpusError when a source is missing
+        says replaces what the source says. `split` keeps the rows of that split, or of those. Raises CorpusError when a source is missing
         or malformed, an id stands twice, or no row remains.
         """
         sources = [source] if isinstance(source, str | Path) else list(source)
@@ -83,9 +95,10 @@ class Corpus:
         corpus = cls(rows if splits is None else _join(rows, Path(splits)))
         return corpus if split is None else corpus.select(split=split)
 
-    def select(self, split: str | None = None, speakers: Collection[str] | None = None) -> Corpus:
-        """The rows of a split, of some speakers, or both. Raises CorpusError, saying which there are, when none remains."""
-        rows = [r for r in self.rows if (split is None or r.split == split) and (speakers is None or r.speaker in speakers)]
+    def select(self, split: str | Collection[str] | None = None, speakers: Collection[str] | None = None) -> Corpus:
+        """The rows of a split or of some, of some speakers, or both. Raises CorpusError, saying which there are, when none remains."""
+        splits = {split} if isinstance(split, str) else split
+        rows = [r for r in self.rows if (splits is None or r.split in splits) and (speakers is None or r.speaker in speakers)]
         if not rows:
             there = {name: sorted({getattr(r, name) or "none" for r in self.rows}) for name in ("split", "speaker")}
             wanted = [f"split {split!r}"] * (split is not None) + [f"speakers {sorted(speakers or [])}"] * (speakers is not None)

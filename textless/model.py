@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 import itertools
-import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from textless.errors import ContractError, ModelError
-from textless.units.dump import UnitRow
+from textless.corpus import file_stem
+from textless.errors import ContractError, DumpError, ModelError
+from textless.units.dump import MORE, UnitRow, split_row
 from textless.units.types import UnitContract, Units
 from textless.weights import CONFIG
 
@@ -45,7 +45,7 @@ class Model:
         encoder, codebook, lm, vocoder: single parts instead of the set's: a folder, a set of which it is taken, or whatever
             `load_encoder` and `load_codebook` take.
         layer: of the encoder; None is the one that the codebook was made on.
-        precision: of the encoder, see `load_encoder`; lm_precision: of the language model, see `load_lm`.
+        precision: of encoder and vocoder, see `load_encoder` and `load_vocoder`; lm_precision: of the language model, see `load_lm`.
 
     Attributes:
         tokenizer, lm, vocoder: the parts. Raise ModelError when the set lacks them, ContractError when they do not fit.
@@ -108,9 +108,10 @@ class Model:
 
     @functools.cached_property
     def vocoder(self) -> UnitVocoder:
+        from textless.units.encode import resolve_precision
         from textless.vocoder import load_vocoder
 
-        return load_vocoder(self.place("vocoder")).to(self.device)
+        return load_vocoder(self.place("vocoder"), precision=resolve_precision(self.precision, self.device)).to(self.device)
 
     @property
     def sample_rate(self) -> int:
@@ -185,12 +186,14 @@ def continue_rows(
     samples: int = 1,
     seed: int = 0,
     only_new: bool = False,
+    parts: bool = False,
     **sampling: Any,
 ) -> Iterator[UnitRow]:
     """Continue each row `samples` times; ids become `ID` or, with several samples, `ID-0` ….
 
     The draw depends on the seed, the row's id and the sample's number, not on the other rows, of which several are continued at once.
-    `prompt_seconds` takes that much from the start of the row. The columns `prompt_frames` and `sample` are added.
+    `prompt_seconds` takes that much from the start of the row. The columns `prompt_frames` and `sample` are added. With `parts` the same
+    units come row by row, each in parts (see `textless.units.dump.split_row`): the prompt, and then each unit as it is sampled.
     """
     from textless.lm.generate import BATCH
 
@@ -203,47 +206,90 @@ def continue_rows(
                 raise ContractError(f"{row.id}: an empty prompt; give some audio before what is to be continued")
             yield from ((row, prompt, k) for k in range(samples))
 
-    waiting = prompts()
-    while batch := list(itertools.islice(waiting, BATCH)):
-        continued = lm.continue_units(
-            [prompt for _, prompt, _ in batch],
-            seconds=seconds,
-            max_new_units=max_new_units,
-            seed=[zlib.crc32(f"{seed}/{row.id}/{k}".encode()) for row, _, k in batch],
-            only_new=only_new,
-            **sampling,
+    def row_of(row: UnitRow, prompt: Units, k: int, units: Units) -> UnitRow:
+        return UnitRow(
+            id=row.id if samples == 1 else f"{row.id}-{k}",
+            units=units,
+            speaker=row.speaker,
+            source=row.source,
+            offset=row.offset,
+            samples=row.samples,
+            extra={**row.extra, "prompt_frames": 0 if only_new else prompt.n_frames, "sample": k},
         )
-        for (row, prompt, k), new in zip(batch, continued, strict=True):
-            yield UnitRow(
-                id=row.id if samples == 1 else f"{row.id}-{k}",
-                units=new,
-                speaker=row.speaker,
-                source=row.source,
-                offset=row.offset,
-                samples=row.samples,
-                extra={**row.extra, "prompt_frames": 0 if only_new else prompt.n_frames, "sample": k},
-            )
+
+    def seed_of(row: UnitRow, k: int) -> int:
+        return zlib.crc32(f"{seed}/{row.id}/{k}".encode())
+
+    options: dict[str, Any] = {"seconds": seconds, "max_new_units": max_new_units, **sampling}
+    waiting = prompts()
+    while parts and (one := next(waiting, None)):
+        row, prompt, k = one
+        prompt = prompt if lm.has_durations else Units(prompt.units, None, prompt.contract)
+        pieces = lm.stream(prompt, seed=seed_of(row, k), **options)
+        yield from split_row(row_of(row, prompt, k, prompt), pieces if only_new else itertools.chain([prompt], pieces))
+    while batch := list(itertools.islice(waiting, BATCH)):
+        seeds = [seed_of(row, k) for row, _, k in batch]
+        continued = lm.continue_units([prompt for _, prompt, _ in batch], seed=seeds, only_new=only_new, **options)
+        for one, units in zip(batch, continued, strict=True):
+            yield row_of(*one, units)
 
 
-def resynth_row(vocoder: UnitVocoder, row: UnitRow, *, speaker: str | int | None = None, durations: str = "given") -> np.ndarray:
-    """Speak a row: by the speaker asked for, else the row's own where the vocoder knows it, else the vocoder's first."""
-    who = speaker if speaker is not None else row.speaker if row.speaker in vocoder.speakers else None
-    return vocoder.resynth(row.units, speaker=who, durations=durations)
+def resynth_row(
+    vocoder: UnitVocoder,
+    row: UnitRow,
+    *,
+    speaker: str | int | None = None,
+    durations: str = "given",
+    f0: Mapping[str, np.ndarray] | None = None,
+) -> np.ndarray:
+    """Speak a row: by the speaker asked for, else the row's own where the vocoder knows it, else the vocoder's first.
+
+    `f0`: by id, the fundamental frequency to follow, see `UnitVocoder.resynth`. Raises ModelError when the row's is missing.
+    """
+    who = _who(vocoder, row, speaker)
+    if f0 is None:
+        return vocoder.resynth(row.units, speaker=who, durations=durations)
+    if row.id not in f0:
+        raise ModelError(f"{row.id}: there is no F0 to follow; track it in the audio that these units were made from")
+    return vocoder.resynth(row.units, speaker=who, durations=durations, f0=f0[row.id][: row.units.n_frames])
 
 
-def speak_rows(
-    vocoder: UnitVocoder, rows: Iterable[UnitRow], folder: Path, *, speaker: str | int | None = None, durations: str = "given"
-) -> Iterator[Path]:
-    """Speak each row into `ID.wav`; files that are there are kept, so that an interrupted call goes on where it was."""
+def _who(vocoder: UnitVocoder, row: UnitRow, speaker: str | int | None) -> str | int | None:
+    return speaker if speaker is not None else row.speaker if row.speaker in vocoder.speakers else None
+
+
+def stream_rows(
+    vocoder: UnitVocoder, rows: Iterable[UnitRow], *, speaker: str | int | None = None, durations: str = "given"
+) -> Iterator[np.ndarray]:
+    """Speak rows one after the other while they come, those in parts (see `textless.units.dump.split_row`) part by part.
+
+    Yields (samples,) float32. Raises DumpError when a row's last part is missing.
+    """
+    rows = iter(rows)
+
+    def parts(row: UnitRow) -> Iterator[Units]:
+        yield row.units
+        while row.extra.get(MORE):
+            before, row = row, next(rows, None) or row
+            if row is before or row.id != before.id:
+                raise DumpError(f"{before.id}: its last part did not come; was the command before this one stopped?")
+            yield row.units
+
+    for row in rows:
+        yield from vocoder.stream(parts(row), speaker=_who(vocoder, row, speaker), durations=durations)
+
+
+def speak_rows(vocoder: UnitVocoder, rows: Iterable[UnitRow], folder: Path, **options: Any) -> Iterator[Path]:
+    """Speak each row into `ID.wav`, with the options of `resynth_row`; files that are there are kept: an interrupted call goes on."""
     from textless.audio import write_audio
 
     taken: set[str] = set()
     for row in rows:
-        # What a path or a shell would trip over becomes `_`; two ids that this makes equal are told apart by a number.
-        clean = re.sub(r"[^\w.+=@-]", "_", row.id).lstrip(".") or "_"
+        # Two ids that become one are told apart by a number.
+        clean = file_stem(row.id)
         name = next(n for k in itertools.count(1) if (n := clean if k == 1 else f"{clean}-{k}") not in taken)
         taken.add(name)
         path = folder / f"{name}.wav"
         if not path.exists():
-            write_audio(path, resynth_row(vocoder, row, speaker=speaker, durations=durations), sample_rate=vocoder.sample_rate)
+            write_audio(path, resynth_row(vocoder, row, **options), sample_rate=vocoder.sample_rate)
         yield path

@@ -145,6 +145,32 @@ def update(
     return {**total, "grad_norm": norm.detach(), "lr": torch.tensor(lr)}
 
 
+class Average:
+    """Exponential moving average of a model's weights (EMA): what a training that does not settle comes to.
+
+    The first steps count less: the decay of step n is (n + 1) / (n + 10) at most (as in TensorFlow's ExponentialMovingAverage).
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.999):
+        self.model, self.decay, self.steps = model, decay, 0
+        self.weights = {name: w.detach().clone() for name, w in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        decay = min(self.decay, (self.steps + 1) / (self.steps + 10))
+        self.steps += 1
+        now = self.model.state_dict()
+        torch._foreach_lerp_(list(self.weights.values()), [now[name] for name in self.weights], 1 - decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "weights": self.weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps = state["steps"]
+        for name, w in self.weights.items():
+            w.copy_(state["weights"][name])
+
+
 _part: tuple[slice, int] | None = None  # the rows of the batch that are computed, and how many it has; None: it is whole
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import textless
+from conftest import GOLDEN
 
 
 def test_a_set_of_models(model_set, clip):
@@ -51,6 +52,28 @@ def test_parts(model_set, clip):
     assert voc.resynth(units, speaker="ben", durations="given").dtype == np.float32
     assert len(voc.resynth(textless.Units.from_frames(units, km.contract), durations="predict")) % 320 == 0
     assert (voc.sample_rate, voc.frame_rate, voc.n_units) == (16000, 50.0, 20)
+
+
+def test_speech_while_units_come(model_set, clip):
+    m = textless.load(model_set)
+    u = m.encode(clip)
+    pieces = list(m.vocoder.stream(m.lm.stream(u, seconds=2, seed=1)))
+    whole = m.resynth(m.lm.continue_units(u, seconds=2, seed=1, only_new=True))
+    assert len(pieces) > 3
+    np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::textless.errors.ContractWarning")
+@pytest.mark.parametrize("name", ["plain", "speakers", "duration"])
+def test_published_vocoders(name):
+    """What fairseq computes from its own files: to 1e-4 of the largest value, durations exactly."""
+    golden = np.load(GOLDEN / f"codehifigan_{name}.npz")
+    voc = textless.load_vocoder(GOLDEN / f"codehifigan_{name}.pt", config=GOLDEN / f"codehifigan_{name}.json")
+    if name == "duration":
+        assert np.array_equal(voc.predict_durations([golden["code"]])[0], golden["durations"])
+    wave = voc.resynth(golden["code"], speaker=3 if name == "speakers" else None, durations="predict" if name == "duration" else "given")
+    assert wave.shape == golden["wav"].shape
+    assert np.abs(wave - golden["wav"]).max() < 1e-4 * np.abs(golden["wav"]).max()
 
 
 @pytest.mark.parametrize(("name", "shape"), [("mfcc", (739, 39)), ("logmel", (739, 80)), ("context_mfcc", (370, 91))])

@@ -23,6 +23,7 @@ from textless.engine.step import Keys, Source, Step
 from textless.errors import RowsFailedError, StoreError
 
 MANIFEST = "manifest.json"
+LIBRARIES = ("torch", "numpy", "faiss-cpu", "faiss-gpu-cu12", "scikit-learn", "soundfile", "soxr", "pystoi", "pocketsphinx")
 Progress = Callable[[int, int, str], None]
 
 
@@ -250,7 +251,7 @@ def source_hash() -> str:
 def versions() -> dict[str, str]:
     """Of Python and the libraries that results depend on."""
     out = {"python": platform.python_version()}
-    for name in ("textless", "torch", "numpy", "faiss-cpu", "faiss-gpu-cu12", "scikit-learn", "soundfile", "soxr"):
+    for name in ("textless", *LIBRARIES):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             out[name] = importlib.metadata.version(name)
     return out

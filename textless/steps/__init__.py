@@ -8,10 +8,10 @@ from __future__ import annotations
 from textless.engine.step import Step
 from textless.steps.encoders import Ladder, Lda, Pretrain
 from textless.steps.lm import Continue, Score, TrainLM
-from textless.steps.quality import FrameABX, Robustness, UnitQuality
-from textless.steps.sources import Alignments, Corpus, Items, Model
+from textless.steps.quality import CopySynthesis, FrameABX, Robustness, SpeechQuality, UnitQuality
+from textless.steps.sources import Alignments, Corpus, Items, Model, Text
 from textless.steps.units import Assign, Encode, Frames, KMeans
-from textless.steps.vocoder import Bundle, Resynth, TrainVocoder
+from textless.steps.vocoder import F0, Bundle, Resynth, TrainVocoder
 
 STEPS: dict[str, type[Step]] = {
     cls.type: cls
@@ -19,6 +19,7 @@ STEPS: dict[str, type[Step]] = {
         Corpus,
         Alignments,
         Items,
+        Text,
         Model,
         Frames,
         KMeans,
@@ -30,11 +31,14 @@ STEPS: dict[str, type[Step]] = {
         TrainLM,
         Continue,
         Score,
+        F0,
         TrainVocoder,
         Resynth,
         UnitQuality,
         FrameABX,
         Robustness,
+        CopySynthesis,
+        SpeechQuality,
         Bundle,
     )
 }

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus(Source):
-    """Audio: a folder, glob or manifest, or a list of them; `splits` joins split and speaker by id, `split` keeps one."""
+    """Audio: a folder, glob or manifest, or a list of them; `splits` joins split and speaker by id, `split` keeps one, or those."""
 
     type = "corpus"
     manifest: str | list = path()
     splits: str | None = path(None)
-    split: str | None = None
+    split: str | list | None = None
 
     def load(self) -> Rows:
         from textless.corpus import Corpus as Rows
@@ -53,6 +53,17 @@ class Items(Source):
     """An item file of ZeroSpeech, for measuring ABX."""
 
     type = "items"
+    file: str = path()
+
+    def content(self, hash_file: HashFile) -> str:
+        return hash_file(self.file)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text(Source):
+    """What is said, lines of id, tab, words, for measuring; training steps do not take it."""
+
+    type = "text"
     file: str = path()
 
     def content(self, hash_file: HashFile) -> str:
@@ -100,8 +111,9 @@ class Model(Source):
 
 
 def _weights(place: Path, hash_file: HashFile) -> dict[str, str]:
-    """Hashes of a file, or of what a folder's models are read from."""
+    """Hashes of a file and what is published beside it, or of what a folder's models are read from."""
     if place.is_file():
-        return {"": hash_file(str(place))}
+        beside = [f for f in (place.with_name("config.json"), place.with_suffix(".json"), place.with_name("dict.txt")) if f.is_file()]
+        return {"": hash_file(str(place)), **{f.name: hash_file(str(f)) for f in beside}}
     kinds = (".safetensors", ".bin", "config.json", ".index.json")
     return {str(f.relative_to(place)): hash_file(str(f)) for f in sorted(place.rglob("*")) if f.is_file() and f.name.endswith(kinds)}

@@ -1,11 +1,14 @@
-"""Units to speech: the vocoder, and the set of models."""
+"""Units to speech: fundamental frequency, the vocoder, and the set of models."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from textless.engine.step import Step, runtime
+from textless.engine.step import MapStep, Step, runtime
+from textless.errors import AudioError, TrainingError
 from textless.steps.common import board, packed, place, progress
 from textless.steps.sources import Corpus
 
@@ -14,14 +17,65 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class F0(MapStep):
+    """Fundamental frequency in Hz, 0 where unvoiced, as frames of one value."""
+
+    type = "f0"
+    audio: Corpus
+    frame_rate: float = 50.0
+    device: str = runtime("cpu")
+
+    def rows(self, job: Job) -> list:
+        return list(self.audio.load())
+
+    def shard_path(self, n: int) -> str:
+        return f"data/{n:05d}"
+
+    def shard(self, tools: Any, rows: list, out: Path) -> list[dict[str, Any]]:
+        from textless.audio import SAMPLE_RATE
+        from textless.corpus import read_rows
+        from textless.units.frames import write_frames
+        from textless.vocoder.f0 import track_f0
+
+        hop = round(SAMPLE_RATE / self.frame_rate)
+        if hop * self.frame_rate != SAMPLE_RATE:
+            raise TrainingError(f"{self.frame_rate:g} frames a second are not a whole number of samples each at {SAMPLE_RATE} Hz")
+        failures, waveforms = [], {}
+        for row, waveform in read_rows(rows):
+            if isinstance(waveform, AudioError):
+                failures.append({"id": row.id, "error": str(waveform)})
+            else:
+                waveforms[row.id] = waveform
+        found = track_f0(list(waveforms.values()), hop=hop, device=self.device)
+        write_frames(out, ((name, f0[:, None]) for name, f0 in zip(waveforms, found, strict=True)), dim=1)
+        return failures
+
+    def finish(self, job: Job, tools: Any) -> None:
+        (job.path / "frames.json").write_text(json.dumps({"frame_rate": self.frame_rate}) + "\n")
+
+
+def f0_of(job: Job) -> dict[str, Any]:
+    """(T,) float32 Hz of each id, where the step takes F0."""
+    from textless.units.frames import read_frames
+
+    return {name: frames[:, 0] for name, frames in read_frames(job.inputs["f0"])} if "f0" in job.inputs else {}
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainVocoder(Step):
     """A voice from units and their audio."""
 
     type = "train_vocoder"
+    version = 2
     collective = True
     audio: Corpus
     units: Step
+    f0: F0 | None = None
+    start: Step | None = None
+    adversarial: str | None = None
     preset: str = "small"
+    upsample: int = 1
+    causal: bool = False
     steps: int
     batch: int = 16
     crop_seconds: float = 1.0
@@ -35,21 +89,27 @@ class TrainVocoder(Step):
         from functools import partial
 
         from textless.units.dump import Dump
-        from textless.vocoder import Clip, train_vocoder
+        from textless.vocoder import Clip, load_vocoder, train_vocoder
         from textless.weights import round_half
 
         dump = Dump(job.inputs["units"])
         rows = {row.id: row.units for row in dump}
-        audio = packed(job, self.audio, set(rows))
-        clips = [
-            Clip(rows[name], partial(audio.waveform, i), int(samples), speaker)
-            for i, (name, samples, speaker) in enumerate(zip(audio.ids, audio.lengths, audio.speakers, strict=True))
-        ]
+        audio, f0 = packed(job, self.audio, set(rows)), f0_of(job)
+        clips = []
+        for i, (name, samples, speaker) in enumerate(zip(audio.ids, audio.lengths, audio.speakers, strict=True)):
+            units = rows[name]
+            contour = f0[name][: units.n_frames] if name in f0 else None
+            clips.append(Clip(units, partial(audio.waveform, i), int(samples), speaker, contour))
         curves = board(job, self.type)
         vocoder, job.metrics = train_vocoder(
             clips,
             contract=dump.contract,
             preset=self.preset,
+            f0=self.f0 is not None,
+            upsample=self.upsample,
+            causal=self.causal,
+            start=load_vocoder(place(job, self, "start")) if self.start else None,
+            adversarial=self.adversarial,
             steps=self.steps,
             batch=self.batch,
             crop_seconds=self.crop_seconds,
@@ -74,6 +134,7 @@ class Resynth(Step):
     type = "resynth"
     units: Step
     vocoder: Step
+    f0: F0 | None = None
     speaker: str | int | None = None
     durations: str = "given"
 
@@ -84,7 +145,8 @@ class Resynth(Step):
 
         vocoder = load_vocoder(place(job, self, "vocoder"))
         rows = Dump(job.inputs["units"])
-        for n, _ in enumerate(speak_rows(vocoder, rows, job.path, speaker=self.speaker, durations=self.durations), 1):
+        spoken = speak_rows(vocoder, rows, job.path, speaker=self.speaker, durations=self.durations, f0=f0_of(job) or None)
+        for n, _ in enumerate(spoken, 1):
             job.progress(n, len(rows), "files")
 
 

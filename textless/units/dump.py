@@ -6,7 +6,7 @@ import bisect
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +18,7 @@ from textless.weights import write_text
 
 VERSION = 1
 ROW_GROUP = 256
+MORE = "more"  # the column of a row in a stream whose next part follows
 LONGEST = 65535  # frames that one uint16 duration holds; a longer run is split
 
 
@@ -266,8 +267,40 @@ def write_stream(out: IO[str], rows: Iterable[UnitRow], *, contract: UnitContrac
     return n
 
 
-def read_stream(lines: IO[str] | Sequence[str], *, name: str = "standard input") -> Iterator[UnitRow]:
-    """Rows of a stream, as they come. Raises DumpError that names the line."""
+def split_row(row: UnitRow, pieces: Iterable[Units]) -> Iterator[UnitRow]:
+    """A row in parts: rows of the same id with `more` in their extra columns, which the last has not.
+
+    A part is given when the next one is there, so that the last is known to be it. Without any piece it is one empty row.
+    """
+    waiting = None
+    for piece in pieces:
+        if waiting is not None:
+            yield replace(row, units=waiting, extra={**row.extra, MORE: True})
+        waiting = piece
+    yield replace(row, units=Units(np.empty(0, np.int64), None, row.units.contract) if waiting is None else waiting)
+
+
+def join_parts(rows: Iterable[UnitRow]) -> Iterator[UnitRow]:
+    """Rows in parts as whole rows; others as they are. Raises DumpError when a row's last part is missing."""
+    parts: list[UnitRow] = []
+    for row in rows:
+        if parts and row.id != parts[-1].id:
+            break
+        parts.append(row)
+        if not row.extra.get(MORE):
+            yield row if len(parts) == 1 else replace(row, units=sum((p.units for p in parts[1:]), parts[0].units))
+            parts = []
+    if parts:
+        raise DumpError(f"{parts[0].id}: its last part did not come; was the command before this one stopped?")
+
+
+def read_stream(lines: IO[str] | Sequence[str], *, name: str = "standard input", parts: bool = False) -> Iterator[UnitRow]:
+    """Rows of a stream, as they come; `parts`: rows in parts are not joined. Raises DumpError that names the line."""
+    rows = _read_lines(lines, name)
+    return rows if parts else join_parts(rows)
+
+
+def _read_lines(lines: IO[str] | Sequence[str], name: str) -> Iterator[UnitRow]:
     contract = None
     for n, line in enumerate(lines, 1):
         if not line.strip():

@@ -9,8 +9,8 @@ from typing import Any
 _WHERE = {
     "UnitVocoder": "model",
     "VocoderConfig": "model",
-    "load_vocoder": "model",
-    "Clip": "train",
+    "load_vocoder": "load",
+    "Clip": "clips",
     "train_vocoder": "train",
 }
 __all__ = ["Clip", "UnitVocoder", "VocoderConfig", "load_vocoder", "train_vocoder"]

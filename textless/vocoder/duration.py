@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from textless.training import Dropout
+from textless.vocoder.rows import present
+from textless.vocoder.trunk import FrameConv, padded
 
 DROPOUT = 0.5  # FastSpeech 2's; without it a small corpus is learnt by heart
 
@@ -22,10 +24,11 @@ class DurationPredictor(nn.Module):
         super().__init__()
         self.unit_embedding = nn.Embedding(n_units, dim)
         self.speaker_embedding = nn.Embedding(n_speakers, dim)
-        self.convolutions = nn.ModuleList(nn.Conv1d(dim, dim, kernel, padding=kernel // 2) for _ in range(2))
+        self.convolutions = nn.ModuleList(FrameConv(dim, kernel, causal=False) for _ in range(2))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
         self.dropout = Dropout(DROPOUT)
         self.project = nn.Linear(dim, 1)
+        self.sides = self.convolutions[0].sides
 
     def forward(self, units: Tensor, speakers: Tensor, lengths: Tensor) -> Tensor:
         """Log-durations.
@@ -38,8 +41,15 @@ class DurationPredictor(nn.Module):
         Returns:
             (B, N) float32, d = log(frames); meaningless after a row's length.
         """
-        mask = (torch.arange(units.shape[1], device=units.device) < lengths[:, None]).to(torch.float32)[..., None]
-        x = (self.unit_embedding(units) + self.speaker_embedding(speakers)[:, None]) * mask
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = self.dropout(norm(torch.relu(convolution(x.transpose(1, 2)).transpose(1, 2)))) * mask
+        mask = present(lengths, units.shape[1]).float()[..., None]
+        x = self.embed(units, speakers) * mask
+        for k in range(len(self.convolutions)):
+            x = self.layer(k, padded(x, self.sides)) * mask
         return self.project(x).float()[..., 0]
+
+    def embed(self, units: Tensor, speakers: Tensor) -> Tensor:
+        return self.unit_embedding(units) + self.speaker_embedding(speakers)[:, None]
+
+    def layer(self, k: int, x: Tensor) -> Tensor:
+        """(B, 1 + N + 1, dim) → (B, N, dim)."""
+        return self.dropout(self.norms[k](torch.relu(self.convolutions[k](x))))

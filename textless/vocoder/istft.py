@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from textless.vocoder.trunk import padded
+
 
 class ISTFT(nn.Module):
     """Overlap-add of the inverse transforms of the frames, divided by the sum of the squared windows (Griffin and Lim 1984).
@@ -20,6 +22,7 @@ class ISTFT(nn.Module):
         """n_fft must be a multiple of hop, and n_fft - hop even."""
         super().__init__()
         self.n_fft, self.hop = n_fft, hop
+        self.sides = ((n_fft // hop) // 2,) * 2  # frames that reach into the samples of another
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
 
     def forward(self, spectrum: Tensor, mask: Tensor) -> Tensor:
@@ -32,17 +35,24 @@ class ISTFT(nn.Module):
         Returns:
             (B, T * hop) float32; padding gives zeros and changes nothing before it.
         """
-        frames = torch.fft.irfft(spectrum, self.n_fft) * self.window * mask[..., None]
-        # The envelope sums the windows that are there, so that the end of a padded row equals the end of the row alone.
-        envelope = self._overlap_add(self.window.square() * mask[..., None])
-        samples = mask.repeat_interleave(self.hop, 1)
-        return self._overlap_add(frames) / envelope.clamp(min=1e-3) * samples
+        return self.add(padded(self.frames(spectrum, mask), self.sides), padded(mask[..., None], self.sides)[..., 0])
 
-    def _overlap_add(self, frames: Tensor) -> Tensor:
-        """(B, T, n_fft) → (B, T * hop), the (n_fft - hop) / 2 samples outside on either side cut off."""
-        parts = self.n_fft // self.hop
+    def frames(self, spectrum: Tensor, mask: Tensor) -> Tensor:
+        """The windowed inverse transform of each frame: (B, T, n_fft) float32."""
+        return torch.fft.irfft(spectrum, self.n_fft) * self.window * mask[..., None]
+
+    def add(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """Overlap-add. Frames (B, left + T + right, n_fft) and which of them are there (B, left + T + right) → (B, T * hop)."""
+        (left, right), parts, hop = self.sides, self.n_fft // self.hop, self.hop
+        n = mask.shape[1] + parts - 1
         # As n_fft is a multiple of hop, the sum is of whole hops, shifted: several times faster than fold on a CPU.
-        shifted = [F.pad(p, (0, 0, k, parts - 1 - k)) for k, p in enumerate(frames.unflatten(2, (parts, self.hop)).unbind(2))]
-        summed = torch.stack(shifted).sum(0).flatten(1)
-        side = (self.n_fft - self.hop) // 2
-        return summed[:, side : summed.shape[1] - side]
+        summed = F.pad(frames[..., :hop], (0, 0, 0, parts - 1))
+        for k in range(1, parts):
+            summed[:, k : n - parts + 1 + k] += frames[..., k * hop : (k + 1) * hop]
+        # The envelope sums the windows that are there, so that the end of a padded row equals the end of the row alone.
+        there = F.pad(mask, (parts - 1, parts - 1)).unfold(1, parts, 1).flip(2)
+        envelope = there @ self.window.square().view(parts, hop)
+        side = (self.n_fft - hop) // 2 + left * hop
+        here = slice(side, side + (mask.shape[1] - left - right) * hop)
+        waveform = summed.flatten(1)[:, here] / envelope.clamp(min=1e-3).flatten(1)[:, here]
+        return waveform * mask[:, left : mask.shape[1] - right].repeat_interleave(hop, 1)

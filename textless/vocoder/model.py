@@ -1,25 +1,28 @@
-"""The unit vocoder: units at the frame rate → ConvNeXt trunk → magnitude and phase → iSTFT (Vocos, Siuzdak 2023)."""
+"""The unit vocoder: units, speaker and pitch at the frame rate → ConvNeXt trunk → filters → iSTFT (Vocos, Siuzdak 2023)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from textless import weights
 from textless.errors import ContractError, ModelError
 from textless.units.types import UnitContract, Units
 from textless.vocoder.duration import DurationPredictor
-from textless.vocoder.istft import ISTFT
+from textless.vocoder.excitation import Excitation
+from textless.vocoder.head import SpectrumHead
+from textless.vocoder.pitch import F0_BINS, PitchPredictor, dequantise_f0, predicted_f0, quantise_f0
+from textless.vocoder.rows import batches, pad, present
+from textless.vocoder.trunk import ConvNeXtBlock, FrameConv, Trunk, initialise, padded
 
 SAMPLE_RATE = 16_000  # Hz, where the contract does not say
-BATCH_FRAMES = 12_000  # frames (4 minutes at 50 Hz) that are synthesised at once, padding included
+QUIET = -4.0  # log-gain that filters begin with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +35,15 @@ class VocoderConfig:
         dim: channels of the trunk.
         ffn_dim: hidden channels of each block's MLP.
         layers: ConvNeXt blocks.
-        kernel: of every convolution of the trunk, frames, odd. An output frame sees (layers + 1) * (kernel - 1) / 2 frames to
-            either side, and the iSTFT one or two more.
+        kernel: of every convolution, frames, odd. An output frame sees (layers + 1) * (kernel - 1) / 2 frames to either side.
         duration_dim: channels of the duration predictor.
         hop: samples of a frame.
-        n_fft: of the iSTFT, samples.
+        n_fft: of the iSTFT, samples, before `upsample`.
         sample_rate: Hz.
+        f0: whether the voice is filtered from pulses at a fundamental frequency, given or predicted from the units, and from noise.
+        pitch_dim, pitch_layers: of its predictor.
+        upsample: frames of the iSTFT for each of the trunk; its hop is hop / upsample, and its windows n_fft / upsample.
+        causal: whether convolutions see the past only.
     """
 
     n_units: int
@@ -50,10 +56,15 @@ class VocoderConfig:
     hop: int = 320
     n_fft: int = 1280
     sample_rate: int = SAMPLE_RATE
+    f0: bool = False
+    pitch_dim: int = 128
+    pitch_layers: int = 3
+    upsample: int = 1
+    causal: bool = False
 
     @classmethod
-    def of(cls, contract: UnitContract, *, speakers: Sequence[str], preset: str) -> VocoderConfig:
-        """The configuration of a preset for these units: hop = sample rate / frame rate, n_fft = 4 * hop.
+    def of(cls, contract: UnitContract, *, speakers: Sequence[str], preset: str, **fields: Any) -> VocoderConfig:
+        """The configuration of a preset for these units, `fields` changed: hop = sample rate / frame rate, n_fft = 4 * hop.
 
         Raises ModelError for an unknown preset, a contract without n_units or frame rate, and a hop that is not a whole number.
         """
@@ -71,73 +82,31 @@ class VocoderConfig:
             hop=hop,
             n_fft=4 * hop,
             sample_rate=sample_rate,
-            **PRESETS[preset],
+            **{**PRESETS[preset], **fields},
         )
 
 
-PRESETS: dict[str, dict[str, int]] = {
-    "nano": {"dim": 64, "ffn_dim": 192, "layers": 4, "duration_dim": 64},  # 0.3 M parameters: smoke tests
-    "small": {"dim": 256, "ffn_dim": 768, "layers": 8, "duration_dim": 128},  # 4.1 M
+PRESETS: dict[str, dict[str, Any]] = {
+    "nano": {"dim": 64, "ffn_dim": 192, "layers": 4, "duration_dim": 64, "pitch_dim": 64},  # 0.4 M parameters: smoke tests
+    "small": {"dim": 256, "ffn_dim": 768, "layers": 6},  # 3.9 M with F0
+    "base": {"dim": 512, "ffn_dim": 1536, "layers": 8},  # 16 M
 }
 
 
-class ConvNeXtBlock(nn.Module):
-    """Depthwise convolution, LayerNorm, MLP with GELU, layer scale, residual (Liu 2022, in one dimension as in Vocos).
+class Upsample(nn.Module):
+    """Twice as many frames: two of each by a matrix, and a ConvNeXt block over them. (B, T, dim), mask (B, T, 1) → (B, 2 T, dim)."""
 
-    Shape: (B, T, dim), mask (B, T, 1) → (B, T, dim), zero where the mask is.
-    """
-
-    def __init__(self, dim: int, ffn_dim: int, kernel: int, scale: float):
+    def __init__(self, dim: int, ffn_dim: int, kernel: int, *, causal: bool):
         super().__init__()
-        self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.widen = nn.Linear(dim, ffn_dim)
-        self.narrow = nn.Linear(ffn_dim, dim)
-        self.scale = nn.Parameter(torch.full((dim,), scale))
+        self.split = nn.Linear(dim, 2 * dim)
+        self.block = ConvNeXtBlock(dim, ffn_dim, kernel, scale=1.0, causal=causal)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        y = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
-        y = self.narrow(F.gelu(self.widen(self.norm(y))))
-        return (x + self.scale * y) * mask
+        x = self.double(x) * mask.repeat_interleave(2, 1)
+        return self.block(padded(x, self.block.sides))
 
-
-class Trunk(nn.Module):
-    """Convolution, LayerNorm, ConvNeXt blocks, LayerNorm; all at the frame rate, nothing normalised over time or batch.
-
-    Shape: (B, T, dim) zero where the mask is, mask (B, T, 1) → (B, T, dim).
-    """
-
-    def __init__(self, dim: int, ffn_dim: int, layers: int, kernel: int):
-        super().__init__()
-        self.enter = nn.Conv1d(dim, dim, kernel, padding=kernel // 2)
-        self.enter_norm = nn.LayerNorm(dim, eps=1e-6)
-        self.blocks = nn.ModuleList(ConvNeXtBlock(dim, ffn_dim, kernel, scale=1 / layers) for _ in range(layers))
-        self.leave_norm = nn.LayerNorm(dim, eps=1e-6)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        x = self.enter_norm(self.enter(x.transpose(1, 2)).transpose(1, 2)) * mask
-        for block in self.blocks:
-            x = block(x, mask)
-        return self.leave_norm(x)
-
-
-class SpectrumHead(nn.Module):
-    """Log-magnitude and phase of each frame, then the iSTFT (Vocos, section 3.2): any real number is a phase, cos and sin wrap it.
-
-    Shape: (B, T, dim), mask (B, T) → (B, T * hop).
-    """
-
-    def __init__(self, dim: int, n_fft: int, hop: int):
-        super().__init__()
-        self.project = nn.Linear(dim, n_fft + 2)
-        self.istft = ISTFT(n_fft, hop)
-        # Vocos clips at 1e2; a sine of full scale has n_fft / 4 under the Hann window, and nothing sensible is louder.
-        self.loudest = float(np.log(n_fft / 4))
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        log_magnitude, phase = self.project(x).float().chunk(2, -1)
-        magnitude = torch.exp(log_magnitude.clamp(max=self.loudest))
-        return self.istft(torch.complex(magnitude * torch.cos(phase), magnitude * torch.sin(phase)), mask)
+    def double(self, x: Tensor) -> Tensor:
+        return self.split(x).unflatten(-1, (2, -1)).flatten(1, 2)
 
 
 class UnitVocoder(nn.Module):
@@ -167,17 +136,28 @@ class UnitVocoder(nn.Module):
             )
         if not config.speakers or len(set(config.speakers)) != len(config.speakers):
             raise ModelError("a vocoder needs at least one speaker, and each name once")
+        if config.upsample not in (1, 2):
+            raise ModelError(f"upsample is 1 or 2, not {config.upsample}")
         self.config, self.contract = config, contract
+        n_speakers, n_fft, hop = len(config.speakers), config.n_fft // config.upsample, config.hop // config.upsample
         self.unit_embedding = nn.Embedding(config.n_units, config.dim)
-        self.speaker_embedding = nn.Embedding(len(config.speakers), config.dim)
-        self.trunk = Trunk(config.dim, config.ffn_dim, config.layers, config.kernel)
-        self.head = SpectrumHead(config.dim, config.n_fft, config.hop)
-        self.durations = DurationPredictor(config.n_units, len(config.speakers), config.duration_dim)
-        for module in (self.trunk, self.head):
-            for part in module.modules():
-                if isinstance(part, nn.Conv1d | nn.Linear):
-                    nn.init.trunc_normal_(part.weight, std=0.02)
-                    nn.init.zeros_(part.bias)
+        self.speaker_embedding = nn.Embedding(n_speakers, config.dim)
+        self.trunk = Trunk(config.dim, config.ffn_dim, config.layers, config.kernel, causal=config.causal)
+        self.head = SpectrumHead(config.dim, n_fft, hop, excited=config.f0)
+        initialise(self.trunk)
+        initialise(self.head)
+        if config.upsample > 1:
+            self.upsample = Upsample(config.dim, config.ffn_dim, config.kernel, causal=config.causal)
+            initialise(self.upsample)
+        if config.f0:
+            self.f0_embedding = nn.Embedding(F0_BINS, config.dim)
+            self.excitation = Excitation(n_fft, hop, config.hop, config.sample_rate)
+            self.pitch = PitchPredictor(
+                config.n_units, n_speakers, config.pitch_dim, config.pitch_layers, config.kernel, causal=config.causal
+            )
+            with torch.no_grad():
+                self.head.project.bias[: n_fft // 2 + 1] = self.head.project.bias[-(n_fft // 2 + 1) :] = QUIET
+        self.durations = DurationPredictor(config.n_units, n_speakers, config.duration_dim)
 
     @property
     def sample_rate(self) -> int:
@@ -195,20 +175,45 @@ class UnitVocoder(nn.Module):
     def speakers(self) -> tuple[str, ...]:
         return self.config.speakers
 
-    def forward(self, units: Tensor, speakers: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, units: Tensor, speakers: Tensor, lengths: Tensor, f0: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         """Waveforms of frame units.
 
         Args:
             units: (B, T) int64, one unit a frame; anything in the codebook after a row's length.
             speakers: (B,) int64.
             lengths: (B,) int64, frames of each row, at most T.
+            f0: (B, T) int64, of `quantise_f0`; None = predicted. A vocoder without F0 does not look at it.
+            noise: (B,) int64 frame of the noise to begin with; None = 0.
 
         Returns:
             (B, T * hop) float32, zero after a row's end. A row does not depend on the others, nor on its padding.
         """
-        mask = (torch.arange(units.shape[1], device=units.device) < lengths[:, None]).to(torch.float32)
-        x = (self.unit_embedding(units) + self.speaker_embedding(speakers)[:, None]) * mask[..., None]
-        return self.head(self.trunk(x, mask[..., None]), mask)
+        mask = present(lengths, units.shape[1]).float()
+        column = mask[..., None]
+        sources = ()
+        if self.config.f0:
+            f0 = (predicted_f0(self.pitch(units, speakers, column)) if f0 is None else f0) * mask.long()
+            sources = self._excite(f0, mask, noise)
+        x = self.embed(units, speakers, f0)
+        column = column.to(x.dtype)
+        x = self.trunk(x * column, column)
+        if self.config.upsample > 1:
+            x, mask = self.upsample(x, column), mask.repeat_interleave(self.config.upsample, 1)
+        return self.head(x, mask, *sources)
+
+    def embed(self, units: Tensor, speakers: Tensor, f0: Tensor | None) -> Tensor:
+        """What the trunk sees of (B, T) frames: (B, T, dim), in its precision."""
+        x = self.unit_embedding(units) + self.speaker_embedding(speakers)[:, None]
+        x = x + self.f0_embedding(f0) if self.config.f0 else x
+        return x.to(self.trunk.enter.weight.dtype)
+
+    def _excite(self, f0: Tensor, mask: Tensor, noise: Tensor | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        source, rows = self.excitation, len(f0)
+        samples, _ = source.pulses(padded(dequantise_f0(f0), source.f0_sides), torch.zeros(rows, dtype=torch.float64, device=f0.device))
+        samples = samples * mask.repeat_interleave(self.config.hop, 1)
+        first = torch.zeros(rows, dtype=torch.int64, device=f0.device) if noise is None else noise
+        beyond = (source.sides[0] * source.hop, source.sides[1] * source.hop)
+        return source.spectra(padded(samples, beyond)), source.noise(first, f0.shape[1] * self.config.upsample)
 
     def resynth(
         self,
@@ -216,6 +221,7 @@ class UnitVocoder(nn.Module):
         *,
         speaker: str | int | None = None,
         durations: str = "given",
+        f0: np.ndarray | Sequence[np.ndarray] | None = None,
     ) -> np.ndarray | list[np.ndarray]:
         """Speak units.
 
@@ -225,19 +231,20 @@ class UnitVocoder(nn.Module):
             speaker: name or index; None is the first.
             durations: "given": those of the units, one frame each where there are none. "predict": predicted from the units,
                 for Units with their runs joined: max(1, round(exp(d))) frames, d the predicted log-duration.
+            f0: fundamental frequency to follow, (frames,) Hz, 0 where unvoiced (see `track_f0`), or a list of those; None is predicted.
 
         Returns:
             (frames * hop,) float32 at `sample_rate`, or a list of them.
 
         Raises:
             ContractError: units of another kind, or outside the codebook.
-            ModelError: no units, or no such speaker.
+            ModelError: no units, no such speaker, or an F0 of another length or for a vocoder without it.
         """
         one = isinstance(units, Units | np.ndarray) or not units or isinstance(units[0], int | np.integer)
         if durations not in ("given", "predict"):
             raise ModelError(f'durations must be "given" or "predict", not {durations!r}')
         index = self.speaker_index(speaker)
-        rows = [self._checked(u) for u in ([units] if one else units)]
+        rows = [self.checked(u) for u in ([units] if one else units)]
         if durations == "predict":
             joined = [
                 u.deduplicated().units if isinstance(given, Units) else u.units
@@ -246,8 +253,40 @@ class UnitVocoder(nn.Module):
             frames = [np.repeat(u, d) for u, d in zip(joined, self.predict_durations(joined, speaker=index), strict=True)]
         else:
             frames = [u.frames() for u in rows]
-        waveforms = self._speak(frames, index)
+        waveforms = self._speak(frames, index, None if f0 is None else self._checked_f0([f0] if one else f0, frames))
         return waveforms[0] if one else waveforms
+
+    def stream(
+        self, pieces: Iterable[Units | np.ndarray], *, speaker: str | int | None = None, durations: str = "given"
+    ) -> Iterator[np.ndarray]:
+        """Speak one row of units while it comes.
+
+        Args:
+            pieces: of the row, in order, such as what `UnitDecoder.stream` yields.
+            speaker, durations: as for `resynth`.
+
+        Yields:
+            (samples,) float32, together what `resynth` makes of the whole row, to 1e-5. A sample comes when the units of `look_ahead`
+            seconds after it are there; memory does not grow.
+
+        Raises:
+            ContractError, ModelError: as `resynth`.
+        """
+        from textless.vocoder.stream import stream
+
+        return stream(self, pieces, speaker=speaker, durations=durations)
+
+    @property
+    def look_ahead(self) -> float:
+        """Seconds of units after a sample that `stream` waits for, predicted durations apart, which look two units ahead."""
+        config = self.config
+        frames = [m.sides[1] for m in self.trunk.modules() if isinstance(m, FrameConv)]
+        istft = self.head.istft.sides[1] + (self.upsample.block.sides[1] if config.upsample > 1 else 0)
+        pitch, source = 0, 0.0
+        if config.f0:
+            pitch = sum(m.sides[1] for m in self.pitch.modules() if isinstance(m, FrameConv))
+            source = self.excitation.f0_sides[1] + self.excitation.sides[1] / config.upsample + self.head.istft.sides[1] / config.upsample
+        return (pitch + max(sum(frames) + istft / config.upsample, source) + 1) / self.frame_rate
 
     def predict_durations(self, units: Sequence[np.ndarray], *, speaker: str | int | None = None) -> list[np.ndarray]:
         """Frames of each unit: max(1, round(exp(d))).
@@ -259,14 +298,22 @@ class UnitVocoder(nn.Module):
             a list of (N,) int64.
         """
         index, result = self.speaker_index(speaker), [np.zeros(0, np.int64)] * len(units)
-        for rows in _batches([len(u) for u in units]):
-            batch, lengths = _pad([units[i] for i in rows], self._device)
+        for rows in batches([len(u) for u in units]):
+            batch, lengths = (x.to(self._device) for x in pad([units[i] for i in rows]))
             with torch.inference_mode():
                 predicted = self.durations(batch, torch.full_like(lengths, index), lengths)
                 predicted = predicted.exp().round().clamp(min=1).long().cpu().numpy()
             for i, row in zip(rows, predicted, strict=True):
                 result[i] = row[: len(units[i])]
         return result
+
+    @torch.inference_mode()
+    def predict_f0(self, units: np.ndarray, *, speaker: str | int | None = None) -> np.ndarray:
+        """The fundamental frequency that frame units are spoken with where none is given: (T,) int64 → (T,) float32 Hz, 0 unvoiced."""
+        rows = torch.from_numpy(np.asarray(units, np.int64))[None].to(self._device)
+        index = torch.tensor([self.speaker_index(speaker)], device=self._device)
+        steps = predicted_f0(self.pitch(rows, index, torch.ones(*rows.shape, 1, device=self._device)))
+        return dequantise_f0(steps)[0].float().cpu().numpy()
 
     def speaker_index(self, speaker: str | int | None) -> int:
         """Position of a speaker, given by name or index; None is the first. Raises ModelError for one that is not there."""
@@ -280,6 +327,14 @@ class UnitVocoder(nn.Module):
         shown = ", ".join(names[:20]) + (f" … ({len(names)} in all)" if len(names) > 20 else "")
         raise ModelError(f"the vocoder has no speaker {speaker!r}; it has {shown}, or 0 to {len(names) - 1}")
 
+    def lower(self) -> UnitVocoder:
+        """Trunk and filters in bfloat16 from here on: several times as fast on a CPU with matrix units for it. F0 is what it was."""
+        self.trunk.to(torch.bfloat16)
+        self.head.project.to(torch.bfloat16)
+        if self.config.upsample > 1:
+            self.upsample.to(torch.bfloat16)
+        return self
+
     def save(self, folder: Path | str) -> None:
         """Write a model folder (kind `vocoder`) that `load_vocoder` reads."""
         config = {**asdict(self.config), "contract": self.contract.to_dict()}
@@ -289,7 +344,8 @@ class UnitVocoder(nn.Module):
     def _device(self) -> torch.device:
         return self.unit_embedding.weight.device
 
-    def _checked(self, units: Any) -> Units:
+    def checked(self, units: Any) -> Units:
+        """Units, or a bare array of them, as Units of this vocoder. Raises ContractError and ModelError as `resynth` does."""
         if isinstance(units, Units):
             self.contract.check(units.contract, mine="the vocoder", theirs="the units")
             if len(units) and units.units.max() >= self.n_units:
@@ -300,47 +356,23 @@ class UnitVocoder(nn.Module):
             raise ModelError("there are no units to speak")
         return units
 
+    def _checked_f0(self, f0: Any, frames: list[np.ndarray]) -> list[np.ndarray]:
+        if not self.config.f0:
+            raise ModelError("this vocoder was trained without F0, and cannot follow one")
+        f0 = [np.asarray(row, np.float32) for row in f0]
+        if [row.shape for row in f0] != [row.shape for row in frames]:
+            raise ModelError(f"F0 has {[len(r) for r in f0]} frames, but the units {[len(r) for r in frames]}; one value a frame is needed")
+        if not all(np.isfinite(row).all() and (row >= 0).all() for row in f0):
+            raise ModelError("F0 must be in Hz, and 0 where there is no voice")
+        return [quantise_f0(torch.from_numpy(row)).numpy() for row in f0]
+
     @torch.inference_mode()
-    def _speak(self, frames: list[np.ndarray], speaker: int) -> list[np.ndarray]:
+    def _speak(self, frames: list[np.ndarray], speaker: int, f0: list[np.ndarray] | None) -> list[np.ndarray]:
         result = [np.zeros(0, np.float32)] * len(frames)
-        for rows in _batches([len(f) for f in frames]):
-            units, lengths = _pad([frames[i] for i in rows], self._device)
-            audio = self(units, torch.full_like(lengths, speaker), lengths).cpu().numpy()
+        for rows in batches([len(f) for f in frames]):
+            units, lengths = (x.to(self._device) for x in pad([frames[i] for i in rows]))
+            pitch = None if f0 is None else pad([f0[i] for i in rows])[0].to(self._device)
+            audio = self(units, torch.full_like(lengths, speaker), lengths, pitch).cpu().numpy()
             for i, row in zip(rows, audio, strict=True):
                 result[i] = row[: len(frames[i]) * self.config.hop].copy()
         return result
-
-
-def load_vocoder(path: Path | str) -> UnitVocoder:
-    """Read a model folder written by `UnitVocoder.save`, ready for `resynth`.
-
-    Raises ModelError when the folder is missing, damaged, or holds something else.
-    """
-    config, tensors = weights.load_model(path, kind="vocoder")
-    contract = UnitContract.from_dict(config.pop("contract", {}))
-    if unknown := sorted(set(config) - {f.name for f in fields(VocoderConfig)}):
-        raise ModelError(f"{path}: unknown fields {', '.join(unknown)}; was it written by a newer textless?")
-    try:
-        model = UnitVocoder(VocoderConfig(**{**config, "speakers": tuple(config["speakers"])}), contract)
-        model.load_state_dict(weights.to_torch(tensors))
-    except (KeyError, TypeError, RuntimeError) as e:
-        raise ModelError(f"{path}: configuration and weights do not fit together ({' '.join(str(e).split())[:200]})") from None
-    return model.eval()
-
-
-def _pad(rows: Sequence[np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows (N_i,) as (B, max N) int64 with zeros after each, and their lengths (B,) int64."""
-    lengths = torch.tensor([len(r) for r in rows])
-    padded = nn.utils.rnn.pad_sequence([torch.from_numpy(np.asarray(r, np.int64)) for r in rows], batch_first=True)
-    return padded.to(device), lengths.to(device)
-
-
-def _batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices in batches of like lengths whose padded size stays below BATCH_FRAMES; a longer row stands alone."""
-    batches: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= BATCH_FRAMES:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    return batches

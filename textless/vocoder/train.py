@@ -1,45 +1,31 @@
-"""Training of the unit vocoder and its duration predictor, without a discriminator."""
+"""Training of the unit vocoder: multi-scale log-mel losses, then discriminators; beside it the predictors of durations and of F0."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from textless import training
 from textless.distributed import place
 from textless.errors import TrainingError
-from textless.units.types import UnitContract, Units
+from textless.units.types import UnitContract
 from textless.vocoder import losses
-from textless.vocoder.model import UnitVocoder, VocoderConfig, _pad
+from textless.vocoder.adversary import SIZES, Discriminators, adversarial_loss, discriminator_loss, feature_loss
+from textless.vocoder.clips import NO_NAME, Batch, Clip, Clips, by_duration
+from textless.vocoder.model import UnitVocoder, VocoderConfig
+from textless.vocoder.pitch import MIDDLE, dequantise_f0
+from textless.vocoder.rows import present
 
-DURATION_UNITS = 256  # longest sequence of joined units that the duration predictor is shown
 LISTEN_STEPS = 500  # from one sample to the next
 LISTEN_SECONDS = 5.0  # at most, of a sample
-NO_NAME = "default"  # the speaker of clips that name none
-
-
-@dataclass(frozen=True)
-class Clip:
-    """An utterance to learn from.
-
-    Attributes:
-        units: at the vocoder's frame rate; frame t belongs to the samples [t * hop, (t + 1) * hop). HuBERT's frame t sees
-            [320 t, 320 t + 400), so its middle is the segment's but for 40 samples.
-        waveform: (start, stop) → (stop - start,) float32 in [-1, 1]; called with 0 <= start <= stop <= samples.
-        samples: length of the waveform.
-        speaker: name, or None where there is only one.
-    """
-
-    units: Units
-    waveform: Callable[[int, int], np.ndarray]
-    samples: int
-    speaker: str | None = None
+# Weights beside 1 of the adversarial loss. HiFi-GAN has 45 and 2, but sums over discriminators and their layers where these are means.
+MEL, FEATURES = 5.0, 2.0
 
 
 def train_vocoder(
@@ -48,6 +34,11 @@ def train_vocoder(
     contract: UnitContract,
     speakers: Sequence[str] | None = None,
     preset: str = "small",
+    f0: bool = False,
+    upsample: int = 1,
+    causal: bool = False,
+    start: UnitVocoder | None = None,
+    adversarial: str | None = None,
     steps: int,
     batch: int = 16,
     crop_seconds: float = 1.0,
@@ -67,10 +58,14 @@ def train_vocoder(
         clips: what to learn from; each is drawn in proportion to its frames. A clip shorter than a crop is followed by silence
             that counts for nothing.
         contract: of the units.
-        speakers: names in the order of their indices; None = those of the clips, sorted.
+        speakers: names in the order of their indices; None = those of the clips, that of whom there is most first.
+        preset, f0, upsample, causal: the model, see `VocoderConfig`.
+        start: a vocoder to go on from, of which model and speakers are taken.
+        adversarial: size of the discriminators, "small" for a CPU or "large" for a GPU; None = spectral losses only. They learn from
+            nothing, so a vocoder that already speaks is a better `start` than one that does not.
         steps: updates.
         batch, crop_seconds: crops an update, and their length.
-        lr: peak of a warm-up and cosine, for AdamW (.8, .99).
+        lr: peak of a warm-up and cosine, for AdamW (.8, .99), of vocoder and discriminators.
         seed: the same seed gives the same weights on the same device and number of threads.
         dev: clips to measure on at the end; None = nothing is measured.
         checkpoint: file to resume from and to write to.
@@ -78,51 +73,98 @@ def train_vocoder(
         listen: called about every 500 steps and at the end with the step, what the vocoder makes of the first dev clip (else of the
             first clip), (samples,) float32 in [-1, 1], and its sample rate. It changes nothing in the training.
         device: where it runs; "cuda" is the GPU of the process's own where there are several.
-        precision: "fp32", or "bf16" for the trunk; losses and iSTFT are in fp32 always.
+        precision: "fp32", or "bf16" for trunk and discriminators; losses and iSTFT are in fp32 always.
         micro_batch: crops computed at once, None = all; less memory, and other last bits.
 
     Returns:
-        the vocoder, and figures: `curve` (rows of `loss`, `mel`, `duration`, `grad_norm`, `lr`), with `dev` also `dev_log_mel_l1`
-        (nats) and `dev_duration_error` (mean absolute error, frames).
+        the vocoder, its weights averaged over the last thousand steps or so, and figures: `curve` (rows of `loss`, `mel`, `duration`,
+        `grad_norm`, `lr`; with F0 `pitch`; adversarial also `adversarial`, `features`, `discriminator`), with `dev` also `dev_log_mel_l1`
+        (nats), `dev_duration_error` (mean absolute error, frames), and with F0 `dev_voicing_error` (share of frames).
 
     Raises:
-        TrainingError: no clips, a clip of another speaker or without frames, audio shorter than the units, fewer rows in a
+        TrainingError: no clips, a clip of another speaker or without frames, audio shorter than the units, F0 missing, fewer rows in a
             batch than processes, or a loss that is not a number.
         ContractError: a clip's units are of another kind.
         ModelError: the contract or preset does not give a vocoder.
     """
     if precision not in ("fp32", "bf16"):
         raise TrainingError(f'precision must be "fp32" or "bf16", not {precision!r}')
-    if speakers is None:
-        speakers = sorted({c.speaker or NO_NAME for c in clips})
+    if adversarial not in (None, *SIZES):
+        raise TrainingError(f"adversarial is the size of the discriminators, {' or '.join(SIZES)}, not {adversarial!r}")
     if not clips:
         raise TrainingError("there are no clips to train a vocoder on")
     device = place(device)
-    config = VocoderConfig.of(contract, speakers=speakers, preset=preset)
+    if start:
+        config, contract = start.config, start.contract
+    else:
+        names = speakers or by_duration(clips)
+        config = VocoderConfig.of(contract, speakers=names, preset=preset, f0=f0, upsample=upsample, causal=causal)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = UnitVocoder(config, contract).to(device)
-    data = _Clips(clips, model)
-    held_out = _Clips(dev, model) if dev else None
+        judges = Discriminators(adversarial).to(device) if adversarial else None
+    if start:
+        model.load_state_dict(start.state_dict())
+    data = Clips(clips, model)
+    held_out = Clips(dev, model) if dev else None
 
     optimiser = torch.optim.AdamW(training.decay_groups(model, 0.01), lr=lr, betas=(0.8, 0.99))
+    average = training.Average(model)
+    state = {"model": model, "optimiser": optimiser, "average": average}
+    if judges:
+        judges_optimiser = torch.optim.AdamW(training.decay_groups(judges, 0.01), lr=lr, betas=(0.8, 0.99))
+        state |= {"judges": judges, "judges_optimiser": judges_optimiser}
     crop = max(1, round(crop_seconds * model.frame_rate))
     warmup = max(1, min(500, steps // 20))
 
-    def losses_of(whole: _Batch, part: slice) -> dict[str, Tensor]:
-        units, lengths, speaker = (x[part].to(device) for x in (whole.units, whole.lengths, whole.speaker))
+    def pair(whole: Batch, part: slice) -> tuple[Tensor, Tensor]:
+        """What the vocoder makes of some crops, and what they were."""
+        rows = (x[part].to(device) for x in (whole.units, whole.speaker, whole.lengths, whole.f0, whole.noise))
         real = data.waveforms(whole.rows[part], whole.starts[part], crop).to(device)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
-            made = model(units, speaker, lengths)
-        mel = losses.multi_scale_mel(made, real, sample_rate=config.sample_rate) * (len(units) / batch)
-        error = _duration_error(model, *(x[part].to(device) for x in (whole.joined, whole.counts, whole.speaker, whole.durations)))
-        duration = error / int(whole.counts.sum())
-        return {"loss": mel + duration, "mel": mel, "duration": duration}
+        with autocast():
+            return model(*rows), real
+
+    def autocast() -> Any:
+        return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
+
+    def judge_losses(whole: Batch, part: slice) -> dict[str, Tensor]:
+        with torch.no_grad():
+            made, real = pair(whole, part)
+        with autocast():
+            loss = discriminator_loss(judges(real), judges(made)) * (len(real) / batch)
+        return {"loss": loss}
+
+    def losses_of(whole: Batch, part: slice) -> dict[str, Tensor]:
+        made, real = pair(whole, part)
+        share = len(real) / batch
+        found = {"mel": losses.multi_scale_mel(made, real, sample_rate=config.sample_rate) * share, **_predictors(model, whole, part)}
+        loss = sum(found.values())
+        if judges:
+            with autocast():
+                with torch.no_grad():
+                    of_real = judges(real)
+                of_made = judges(made)
+            found |= {"adversarial": adversarial_loss(of_made) * share, "features": feature_loss(of_real, of_made) * share}
+            loss = loss + (MEL - 1) * found["mel"] + found["adversarial"] + FEATURES * found["features"]
+        return {"loss": loss, **found}
 
     def step(n: int) -> dict[str, Tensor]:
         whole = data.draw(training.rng(seed, n), batch, crop)
-        rate = training.warmup_cosine(n, steps=steps, peak=lr, warmup=warmup)
-        return training.update(optimiser, lambda part: losses_of(whole, part), rows=batch, lr=rate, clip=1.0, micro_batch=micro_batch)
+        options = {
+            "rows": batch,
+            "lr": training.warmup_cosine(n, steps=steps, peak=lr, warmup=warmup),
+            "clip": 1.0,
+            "micro_batch": micro_batch,
+        }
+        figures = {}
+        if judges:
+            judges.requires_grad_(True)
+            judged = training.update(judges_optimiser, lambda part: judge_losses(whole, part), **options)
+            figures["discriminator"] = judged["loss"]
+            judges.requires_grad_(False)  # what follows needs their opinion and not what they would learn from it
+        figures |= training.update(optimiser, lambda part: losses_of(whole, part), **options)
+        average.update()
+        return figures
 
     shown = (dev or clips)[0]
     sample = shown.units.frames()[: round(LISTEN_SECONDS * model.frame_rate)]
@@ -135,105 +177,37 @@ def train_vocoder(
 
     lengths = [c.units.n_frames for c in clips]
     seconds = batch * float(np.average(np.minimum(crop, lengths), weights=lengths)) / model.frame_rate
-    curve = training.train(
-        step,
-        {"model": model, "optimiser": optimiser},
-        steps=steps,
-        seed=seed,
-        checkpoint=checkpoint,
-        log=on_row,
-        speed=("audio_hours_per_hour", seconds),
-    )
+    curve = training.train(step, state, steps=steps, seed=seed, checkpoint=checkpoint, log=on_row, speed=("audio_hours_per_hour", seconds))
+    model.load_state_dict(average.weights)
     model.eval()
     return model, {"curve": curve, **(_measure(model, held_out) if held_out else {})}
 
 
-class _Batch(NamedTuple):
-    """What a step learns from, drawn on the host; the audio itself is read part by part.
-
-    Attributes:
-        rows: (B,) int64 indices of clips.
-        starts: (B,) int64 first frames of the crops.
-        units: (B, crop) int64, anything after a row's length.
-        lengths: (B,) int64 frames of the crops.
-        speaker: (B,) int64.
-        joined: (B, N) int64 units without repetitions, N <= DURATION_UNITS, anything after a row's count.
-        counts: (B,) int64, their number.
-        durations: (B, N) int64 frames of each.
-    """
-
-    rows: np.ndarray
-    starts: np.ndarray
-    units: Tensor
-    lengths: Tensor
-    speaker: Tensor
-    joined: Tensor
-    counts: Tensor
-    durations: Tensor
-
-
-class _Clips:
-    """Clips as the training reads them: checked once, frames drawn uniformly."""
-
-    def __init__(self, clips: Sequence[Clip], model: UnitVocoder):
-        self.clips, self.hop, names = clips, model.config.hop, set(model.speakers)
-        for i, clip in enumerate(clips):
-            model.contract.check(clip.units.contract, mine="the vocoder", theirs=f"the units of clip {i}")
-            if (name := clip.speaker or NO_NAME) not in names:
-                raise TrainingError(f"clip {i} is of speaker {name!r}, who is not among the vocoder's")
-            if not clip.units.n_frames:
-                raise TrainingError(f"clip {i} has no frames")
-            if clip.samples <= (clip.units.n_frames - 1) * self.hop:
-                raise TrainingError(f"clip {i} has {clip.units.n_frames} frames of {self.hop} samples but {clip.samples} samples of audio")
-        self.ends = np.cumsum([c.units.n_frames for c in clips])
-        self.speaker = np.array([model.speakers.index(c.speaker or NO_NAME) for c in clips])
-
-    def draw(self, rng: np.random.Generator, batch: int, crop: int) -> _Batch:
-        """Crops of clips in proportion to their frames, and as many sequences of joined units."""
-        cpu = torch.device("cpu")
-        rows = np.searchsorted(self.ends, rng.integers(self.ends[-1], size=batch), side="right")
-        starts, units, joined, durations = [], [], [], []
-        for row in rows:
-            frames = self.clips[row].units.frames()
-            starts.append(int(rng.integers(max(1, len(frames) - crop + 1))))
-            units.append(frames[starts[-1] : starts[-1] + crop])
-        for row in rows:
-            whole = self.clips[row].units.deduplicated()
-            start = int(rng.integers(max(1, len(whole) - DURATION_UNITS + 1)))
-            joined.append(whole.units[start : start + DURATION_UNITS])
-            durations.append(whole.durations[start : start + DURATION_UNITS])
-        padded, lengths = _pad([*units, np.zeros(crop, np.int64)], cpu)
-        speaker = torch.from_numpy(self.speaker[rows])
-        return _Batch(rows, np.array(starts), padded[:-1], lengths[:-1], speaker, *_pad(joined, cpu), _pad(durations, cpu)[0])
-
-    def waveforms(self, rows: np.ndarray, starts: np.ndarray, crop: int) -> Tensor:
-        """(B, crop * hop) float32 of crops, with zeros after the end."""
-        out = np.zeros((len(rows), crop * self.hop), np.float32)
-        for b, (row, start) in enumerate(zip(rows, starts, strict=True)):
-            samples = self.audio(row, start, min(crop, self.clips[row].units.n_frames - start))
-            out[b, : len(samples)] = samples
-        return torch.from_numpy(out)
-
-    def audio(self, row: int, start: int, frames: int) -> np.ndarray:
-        """The samples of some frames, fewer where the audio ends."""
-        clip = self.clips[row]
-        return clip.waveform(start * self.hop, min((start + frames) * self.hop, clip.samples))
-
-
-def _duration_error(model: UnitVocoder, units: Tensor, lengths: Tensor, speaker: Tensor, durations: Tensor) -> Tensor:
-    """Squared error of log-durations, summed over the units that are there."""
-    real = torch.arange(units.shape[1], device=units.device) < lengths[:, None]
-    predicted = model.durations(units, speaker, lengths)
-    return (predicted[real] - durations[real].float().log()).square().sum()
+def _predictors(model: UnitVocoder, whole: Batch, part: slice) -> dict[str, Tensor]:
+    """What the predictors of durations and of F0 are off by, in some rows of a batch, divided by what the whole batch holds."""
+    device = model.unit_embedding.weight.device
+    units, durations, counts, speaker = (x[part].to(device) for x in (whole.joined, whole.durations, whole.counts, whole.speaker))
+    real = present(counts, units.shape[1])
+    predicted = model.durations(units, speaker, counts)
+    found = {"duration": (predicted[real] - durations[real].float().log()).square().sum() / int(whole.counts.sum())}
+    if model.config.f0:
+        units, contour, lengths = (x[part].to(device) for x in (whole.passage, whole.contour, whole.passages))
+        real = present(lengths, units.shape[1])
+        voicing, octaves = model.pitch(units, speaker, real[..., None].float()).unbind(-1)
+        voiced = real & (contour > 0)
+        wanted = torch.log2(dequantise_f0(contour[voiced]).float() / MIDDLE)
+        off = F.binary_cross_entropy_with_logits(voicing[real], (contour[real] > 0).float(), reduction="sum")
+        found["pitch"] = (off + (octaves[voiced] - wanted).abs().sum()) / int(whole.passages.sum())
+    return found
 
 
 @torch.inference_mode()
-def _measure(model: UnitVocoder, clips: _Clips) -> dict[str, float]:
-    """Log-mel L1 over whole clips, each with its own speaker, and the error of the durations; means over frames and units."""
-    distances, frames, errors = [], [], []
+def _measure(model: UnitVocoder, clips: Clips) -> dict[str, float]:
+    """Log-mel L1 over whole clips, each with its own speaker and F0, and the errors of the predictors; means over frames and units."""
+    distances, frames, errors, voicing = [], [], [], []
     for row, clip in enumerate(clips.clips):
         name = clip.speaker or NO_NAME
-        made = model.resynth(clip.units, speaker=name)
+        made = model.resynth(clip.units, speaker=name, f0=clip.f0 if model.config.f0 else None)
         real = clips.audio(row, 0, clip.units.n_frames)
         if len(real) >= 1024:
             pair = (torch.from_numpy(np.ascontiguousarray(x[: len(real)], np.float32))[None] for x in (made, real))
@@ -241,7 +215,10 @@ def _measure(model: UnitVocoder, clips: _Clips) -> dict[str, float]:
             frames.append(clip.units.n_frames)
         joined = clip.units.deduplicated()
         errors.append(np.abs(model.predict_durations([joined.units], speaker=name)[0] - joined.durations))
+        if model.config.f0:
+            voicing.append((model.predict_f0(clip.units.frames(), speaker=name) > 0) != (clips.f0[row] > 0))
     return {
         "dev_log_mel_l1": float(np.average(distances, weights=frames)) if frames else float("nan"),
         "dev_duration_error": float(np.concatenate(errors).mean()),
+        **({"dev_voicing_error": float(np.concatenate(voicing).mean())} if voicing else {}),
     }

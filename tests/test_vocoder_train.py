@@ -1,0 +1,262 @@
+"""Training of the unit vocoder: that it learns, what its losses are, and that a run that was interrupted ends in the same bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from textless import training
+from textless.errors import ContractError, TrainingError
+from textless.units.types import UnitContract, Units
+from textless.vocoder import Clip, UnitVocoder, VocoderConfig, train_vocoder
+from textless.vocoder.adversary import Discriminators, adversarial_loss, discriminator_loss, feature_loss
+from textless.vocoder.clips import Clips, by_duration
+
+CONTRACT = UnitContract(encoder="logmel", sample_rate=16000, frame_rate=50.0, n_units=7)
+
+
+def vocoder(speakers=("ann", "bob"), contract=CONTRACT, **fields) -> UnitVocoder:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return UnitVocoder(VocoderConfig.of(contract, speakers=speakers, preset="nano", **fields), contract).eval()
+
+
+LASTS = (4, 7, 2)  # frames of each unit of the toy language
+TONES = (220.0, 1500.0, 0.0)  # Hz; the last is silence
+
+
+def toy_clips(n: int, seed: int, *, speaker: str | None = None, frames: int = 60) -> list[Clip]:
+    """Unit 0 is a low tone, unit 1 a high one, unit 2 silence; each unit has its own duration."""
+    rng, clips = np.random.default_rng(seed), []
+    contract = CONTRACT.with_(n_units=3)
+    for _ in range(n):
+        joined = [int(rng.integers(3))]
+        while sum(LASTS[u] for u in joined) < frames:
+            joined.append(int(rng.choice([u for u in range(3) if u != joined[-1]])))
+        units = Units(np.array(joined), np.array([LASTS[u] for u in joined]), contract)
+        hz = np.repeat([TONES[u] for u in units.frames()], 320)
+        wave = (0.3 * (hz > 0) * np.sin(2 * np.pi * np.cumsum(hz) / 16000)).astype(np.float32)
+        f0 = np.where(units.frames() == 0, 220.0, 0.0)
+        clips.append(Clip(units, lambda a, b, wave=wave: wave[a:b], len(wave), speaker, f0))
+    return clips
+
+
+def train(clips, **changes):
+    options = {"preset": "nano", "steps": 4, "batch": 2, "crop_seconds": 0.4, "contract": CONTRACT.with_(n_units=3)}
+    return train_vocoder(clips, **{**options, **changes})
+
+
+def peak(audio: np.ndarray) -> float:
+    """Hz of the strongest frequency."""
+    return float(np.argmax(np.abs(np.fft.rfft(audio * np.hanning(len(audio)), 16000))))
+
+
+def test_it_learns_tones_silence_and_durations():
+    model, figures = train(toy_clips(12, 0), steps=200, batch=4, crop_seconds=0.3, lr=4e-3, dev=toy_clips(3, 1), seed=1)
+    before = train(toy_clips(12, 0), steps=1, batch=4, dev=toy_clips(3, 1), seed=1)[1]
+    audio = model.resynth(Units(np.array([0, 1, 2]), np.array([20, 20, 20]), model.contract))
+    low, high, silence = (audio[a * 320 : (a + 14) * 320] for a in (3, 23, 43))
+    assert abs(peak(low) - 220) < 40
+    assert abs(peak(high) - 1500) < 60
+    assert np.sqrt((silence**2).mean()) < 0.05 * np.sqrt((low**2).mean())
+    np.testing.assert_array_equal(model.predict_durations([np.array([0, 2, 1, 0, 1, 2, 0])])[0], [4, 2, 7, 4, 7, 2, 4])
+    assert figures["dev_duration_error"] < 0.05 < 1 < before["dev_duration_error"]
+    assert figures["dev_log_mel_l1"] < 0.5 * before["dev_log_mel_l1"]
+    assert figures["curve"][-1]["loss"] < 0.5 * figures["curve"][0]["loss"]
+
+
+def test_with_f0_it_learns_pitch_and_voicing():
+    model, figures = train(toy_clips(12, 0), f0=True, steps=150, batch=4, crop_seconds=0.3, lr=4e-3, dev=toy_clips(3, 1))
+    assert figures["dev_voicing_error"] < 0.05
+    units = Units(np.array([0, 1, 0, 2]), np.array([4, 7, 4, 2]), model.contract)  # as long as it knows them
+    np.testing.assert_allclose(model.predict_f0(units.frames()), np.where(units.frames() == 0, 220, 0), rtol=0.03)
+    audio = model.resynth(Units(np.array([0]), np.array([20]), model.contract), f0=np.full(20, 250.0))
+    assert abs(peak(audio[3 * 320 : 17 * 320]) - 250) < 5, "pulses have the pitch itself, also one that it never heard"
+    assert {"pitch", "mel", "duration", "loss"} <= set(figures["curve"][-1])
+
+
+class Crash(Exception):
+    pass
+
+
+@pytest.mark.parametrize("fields", [{}, {"f0": True, "upsample": 2}, {"adversarial": "small"}], ids=str)
+def test_resumed_training_is_bit_equal(tmp_path, monkeypatch, fields):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(training, "CHECKPOINT_STEPS", 50)
+    clips, file = toy_clips(4, 0), tmp_path / "c.pt"
+    options = {"steps": 101, "batch": 1, "crop_seconds": 0.1, **fields}
+    whole, figures = train(clips, **options)
+
+    def crash(n, row):
+        if n == 100:
+            raise Crash
+
+    with pytest.raises(Crash):
+        train(clips, **options, checkpoint=file, log=crash)
+    seen = []
+    resumed, again = train(clips, **options, checkpoint=file, log=lambda n, row: seen.append(n))
+    assert seen == [100, 101], "it did not go on from the checkpoint of step 50"
+    assert again == figures
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_weights_are_an_average():
+    """Of constant weights it is these; a step that is far off moves it by its share."""
+    module = torch.nn.Linear(1, 1, bias=False)
+    module.weight.data.fill_(1.0)
+    average = training.Average(module, decay=0.9)
+    expected = 1.0
+    for n in range(40):
+        module.weight.data.fill_(float(n))
+        average.update()
+        decay = min(0.9, (n + 1) / (n + 10))
+        expected = decay * expected + (1 - decay) * n
+    assert float(average.weights["weight"]) == pytest.approx(expected, rel=1e-5)
+    again = training.Average(module, decay=0.9)
+    again.load_state_dict(average.state_dict())
+    average.update(), again.update()
+    assert torch.equal(average.weights["weight"], again.weights["weight"])
+    assert module.weight.item() == 39
+
+
+def test_training_goes_on_from_a_vocoder():
+    clips = toy_clips(6, 0)
+    first, before = train(clips, steps=60, batch=4, lr=4e-3)
+    after, figures = train(clips, start=first, adversarial="small", steps=1, lr=1e-9, preset="small")
+    assert after.config == first.config
+    np.testing.assert_allclose(after.head.project.weight.detach(), first.head.project.weight.detach(), atol=1e-6)
+    assert figures["curve"][0]["mel"] < 1.3 * before["curve"][-1]["mel"]
+    assert {"adversarial", "features", "discriminator"} <= set(figures["curve"][-1])
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_discriminators_tell_speech_from_noise(size):
+    """They, and nothing else, learn from their loss; the vocoder's losses fall when it makes what they take for speech."""
+    torch.manual_seed(0)
+    judges = Discriminators(size)
+    time = torch.arange(4000) / 16000
+    real = 0.3 * torch.sin(2 * torch.pi * torch.tensor([[200.0], [300.0]]) * time)
+    made = 0.1 * torch.randn(2, 4000)
+    optimiser = torch.optim.Adam(judges.parameters(), 2e-3)
+    first = float(discriminator_loss(judges(real), judges(made)))
+    for _ in range(12):
+        optimiser.zero_grad()
+        loss = discriminator_loss(judges(real), judges(made))
+        loss.backward()
+        optimiser.step()
+    assert float(loss) < 0.6 * first
+    with torch.no_grad():
+        assert adversarial_loss(judges(real)) < adversarial_loss(judges(made))
+        assert feature_loss(judges(real), judges(real)) == 0 < feature_loss(judges(real), judges(made))
+
+
+def test_losses_of_a_judgement_written_out():
+    real, made = (
+        ([torch.tensor([[0.5, 1.5]]), torch.tensor([2.0])], [torch.tensor([2.0, -2.0])]),
+        (
+            [torch.tensor([[1.0, 0.0]]), torch.tensor([-1.0])],
+            [torch.tensor([3.0, -2.0])],
+        ),
+    )
+    assert float(discriminator_loss(real, made)) == pytest.approx(((0.25 + 0.5) + (1 + 1)) / 2)
+    assert float(adversarial_loss(made)) == pytest.approx((0.5 + 4) / 2)
+    assert float(feature_loss(real, made)) == pytest.approx(0.5 / 2)
+
+
+def test_adversarial_training_moves_both():
+    clips = toy_clips(6, 0)
+    first, _ = train(clips, steps=30, batch=4, lr=4e-3)
+    _, figures = train(clips, start=first, adversarial="small", steps=100, batch=1, crop_seconds=0.1, lr=1e-3)
+    start, end = figures["curve"][0], figures["curve"][-1]
+    assert end["discriminator"] != start["discriminator"]
+    assert end["discriminator"] < 0.52, "worse than knowing nothing"
+    assert all(np.isfinite(list(row.values())).all() for row in figures["curve"])
+
+
+def test_seed_decides(tmp_path):
+    clips = toy_clips(4, 0)
+    (a, _), (b, _), (c, _) = train(clips, seed=1), train(clips, seed=1), train(clips, seed=2)
+    assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    assert not torch.equal(a.head.project.weight, c.head.project.weight)
+
+
+def test_bf16_learns_the_same():
+    clips = toy_clips(4, 0)
+    fp32 = train(clips, steps=20)[1]["curve"][-1]
+    bf16 = train(clips, steps=20, precision="bf16")[1]["curve"][-1]
+    assert bf16["loss"] == pytest.approx(fp32["loss"], rel=0.02)
+    assert bf16 != fp32
+
+
+def test_crops_keep_units_and_audio_aligned():
+    """Audio that says its own unit at each sample, so that a shift of one sample would show; short clips end in silence."""
+    contract = CONTRACT.with_(n_units=200)
+    frames = [np.arange(30), np.arange(100, 108)]
+    waves = [np.repeat(f, 320).astype(np.float32) for f in frames]
+    waves[0] = np.append(waves[0], np.full(200, -1, np.float32))  # samples after the last frame belong to no unit
+    waves[1] = waves[1][:-40]  # a last frame that the audio does not fill
+    clips = [Clip(Units(f, None, contract), lambda a, b, w=w: w[a:b], len(w)) for f, w in zip(frames, waves, strict=True)]
+    data = Clips(clips, vocoder(speakers=["default"], contract=contract))
+    rng = np.random.default_rng(0)
+    rows, starts, units, _, lengths, *_ = data.draw(rng, 400, 10)
+    audio = data.waveforms(rows, starts, 10)
+    assert 0.6 < (rows == 0).mean() < 0.95  # 30 of 38 frames
+    assert units.shape == (400, 10)
+    assert audio.shape == (400, 3200)
+    assert set(lengths[rows == 0].tolist()) == {10}
+    assert set(lengths[rows == 1].tolist()) == {8}
+    assert units[rows == 0, 0].unique().tolist() == list(range(21))
+    for u, n, x, row in zip(units, lengths, audio, rows, strict=True):
+        expected = u.repeat_interleave(320).float()
+        filled = 320 * n - (40 if row == 1 else 0)
+        assert torch.equal(x[:filled], expected[:filled])
+        assert not x[filled:].any()
+
+
+def test_speakers_are_learnt_apart():
+    """One unit, two speakers, two pitches."""
+    contract, clips = CONTRACT.with_(n_units=1), []
+    for name, hz in (("low", 300.0), ("high", 2000.0)):
+        wave = (0.3 * np.sin(2 * np.pi * hz * np.arange(32 * 320) / 16000)).astype(np.float32)
+        clips.append(Clip(Units(np.zeros(32, np.int64), None, contract), lambda a, b, w=wave: w[a:b], len(wave), name))
+    model, _ = train(clips, contract=contract, steps=60, batch=4, crop_seconds=0.2, lr=4e-3)
+    assert model.speakers == ("high", "low")  # as much of each: by name
+    for name, hz in (("low", 300.0), ("high", 2000.0)):
+        assert hz / 2 < peak(model.resynth(np.zeros(20, np.int64), speaker=name)) < hz * 2
+
+
+def test_the_speaker_with_most_speech_comes_first():
+    clips = toy_clips(1, 0, speaker="ann") + toy_clips(3, 0, speaker="zoe") + toy_clips(2, 0, speaker="bob")
+    assert by_duration(clips) == ["zoe", "bob", "ann"]
+    assert train(clips, steps=1)[0].speakers == ("zoe", "bob", "ann")
+
+
+def test_training_data_that_does_not_fit():
+    clips = toy_clips(2, 0, speaker="ann")
+    with pytest.raises(TrainingError, match="no clips"):
+        train([])
+    with pytest.raises(TrainingError, match="'ann'"):
+        train(clips, speakers=["bob"])
+    with pytest.raises(TrainingError, match="clip 0 has no frames"):
+        train([Clip(Units(np.zeros(0, np.int64), None, CONTRACT.with_(n_units=3)), lambda a, b: np.zeros(b - a), 100)])
+    with pytest.raises(TrainingError, match="samples of audio"):
+        train([Clip(clips[0].units, clips[0].waveform, 3000)])
+    with pytest.raises(TrainingError, match="no F0"):
+        train([Clip(clips[0].units, clips[0].waveform, clips[0].samples)], f0=True)
+    with pytest.raises(TrainingError, match="3 values of F0"):
+        train([Clip(clips[0].units, clips[0].waveform, clips[0].samples, f0=np.zeros(3))], f0=True)
+    with pytest.raises(TrainingError, match="small or large, not 'huge'"):
+        train(clips, adversarial="huge")
+    with pytest.raises(ContractError, match="clip 0"):
+        train(clips, contract=CONTRACT)
+    with pytest.raises(TrainingError, match="fp16"):
+        train(clips, precision="fp16")
+
+
+def test_diverging_training_stops():
+    clip = toy_clips(1, 0)[0]
+    broken = Clip(clip.units, lambda a, b: np.full(b - a, np.nan, np.float32), clip.samples)
+    with pytest.raises(TrainingError, match="diverged"):
+        train([broken], steps=2)

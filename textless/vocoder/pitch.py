@@ -1,0 +1,63 @@
+"""The fundamental frequency as a vocoder takes it, and as it is guessed from units."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from textless.vocoder.trunk import Trunk
+
+LOWEST, HIGHEST = 60.0, 550.0  # Hz
+BINS_PER_OCTAVE = 48  # 25 cents each
+F0_BINS = 2 + round(BINS_PER_OCTAVE * math.log2(HIGHEST / LOWEST))  # the first is for unvoiced frames
+MIDDLE = 200.0  # Hz from which the predictor counts in octaves
+
+
+def quantise_f0(f0: Tensor) -> Tensor:
+    """Nearest of the steps of 25 cents from 60 Hz to 550. Hz, 0 where unvoiced → int64, 0 unvoiced, 1 … F0_BINS - 1; any shape.
+
+    The vocoder knows F0 in these steps only. Phases add up all that went before, so the last bit of a frequency that a network computed
+    would be heard after a minute; in steps, a file sounds the same in every batch.
+    """
+    bins = (BINS_PER_OCTAVE * torch.log2(f0.clamp(LOWEST, HIGHEST) / LOWEST)).round().long() + 1
+    return torch.where(f0 > 0, bins, 0)
+
+
+def dequantise_f0(bins: Tensor) -> Tensor:
+    """The frequency of each step: int64 → float64 Hz, 0 where unvoiced."""
+    # From a table: an exponential's last bit may depend on where in memory its argument stands.
+    return _FREQUENCIES.to(bins.device)[bins]
+
+
+_FREQUENCIES = torch.cat(
+    [torch.zeros(1, dtype=torch.float64), LOWEST * 2 ** (torch.arange(F0_BINS - 1, dtype=torch.float64) / BINS_PER_OCTAVE)]
+)
+
+
+class PitchPredictor(nn.Module):
+    """Voicing and fundamental frequency of frame units: what pGSLM predicts beside units (Kharitonov 2022), here for the vocoder.
+
+    It has embeddings of its own, so that nothing of it depends on the waveform's losses.
+    """
+
+    def __init__(self, n_units: int, n_speakers: int, dim: int, layers: int, kernel: int, *, causal: bool):
+        super().__init__()
+        self.unit_embedding = nn.Embedding(n_units, dim)
+        self.speaker_embedding = nn.Embedding(n_speakers, dim)
+        self.trunk = Trunk(dim, 3 * dim, layers, kernel, causal=causal)
+        self.project = nn.Linear(dim, 2)
+
+    def forward(self, units: Tensor, speakers: Tensor, mask: Tensor) -> Tensor:
+        """(B, T) int64, (B,) int64, mask (B, T, 1) → (B, T, 2) float32: log-odds of voicing, and octaves above MIDDLE if voiced."""
+        return self.project(self.trunk(self.embed(units, speakers) * mask, mask)).float()
+
+    def embed(self, units: Tensor, speakers: Tensor) -> Tensor:
+        return self.unit_embedding(units) + self.speaker_embedding(speakers)[:, None]
+
+
+def predicted_f0(prediction: Tensor) -> Tensor:
+    """(…, 2) of the predictor → (…) steps of `quantise_f0`."""
+    voicing, octaves = prediction.unbind(-1)
+    return torch.where(voicing > 0, quantise_f0(MIDDLE * torch.exp2(octaves)), 0)

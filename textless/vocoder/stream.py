@@ -1,0 +1,214 @@
+"""Speech while the units are still coming: each stage keeps the few frames that the next ones need, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textless.errors import ModelError
+from textless.units.types import Units
+from textless.vocoder.pitch import dequantise_f0, predicted_f0
+from textless.vocoder.trunk import Trunk, padded
+
+if TYPE_CHECKING:
+    from textless.vocoder.model import UnitVocoder
+
+
+class Stage:
+    """A function of frames that sees some frames before and after its own, called on one piece after the other.
+
+    Put together, its results are those of a call on the whole, with zeros before the first frame and after the last.
+
+    Args:
+        function: (1, left + T + right, …) → (1, T', …).
+        sides: (left, right).
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], sides: tuple[int, int] = (0, 0)):
+        self.function, (self.left, self.right) = function, sides
+        self.kept: Tensor | None = None
+
+    def __call__(self, x: Tensor | None, last: bool) -> Tensor | None:
+        """A piece (1, n, …), or None for none; the results that it completes, or None."""
+        if self.kept is None:
+            if x is None:
+                return None
+            self.kept = x.new_zeros(1, self.left, *x.shape[2:])
+        x = self.kept if x is None else torch.cat([self.kept, x], 1)
+        x = padded(x, (0, self.right)) if last else x
+        new = x.shape[1] - self.left - self.right
+        self.kept = x[:, max(0, new) :]
+        return self.function(x) if new > 0 else None
+
+
+class Chain:
+    """Stages one after the other."""
+
+    def __init__(self, *stages: Stage):
+        self.stages = stages
+
+    def __call__(self, x: Tensor | None, last: bool) -> Tensor | None:
+        for stage in self.stages:
+            x = stage(x, last)
+        return x
+
+
+class Queue:
+    """Frames (1, n, …) that wait for their counterpart."""
+
+    def __init__(self) -> None:
+        self.waiting: Tensor | None = None
+
+    def __len__(self) -> int:
+        return 0 if self.waiting is None else self.waiting.shape[1]
+
+    def put(self, x: Tensor | None) -> None:
+        if x is not None:
+            self.waiting = x if self.waiting is None else torch.cat([self.waiting, x], 1)
+
+    def take(self, n: int) -> Tensor | None:
+        if n == 0 or self.waiting is None:
+            return None
+        taken, self.waiting = self.waiting[:, :n], self.waiting[:, n:]
+        return taken
+
+
+def chain_of(trunk: Trunk) -> Chain:
+    """A trunk over one row, piece by piece."""
+    enter = Stage(lambda x: trunk.enter_norm(trunk.enter(x)), trunk.enter.sides)
+    return Chain(enter, *(Stage(block, block.sides) for block in trunk.blocks), Stage(trunk.leave_norm))
+
+
+class Speaking:
+    """One row being spoken: give it frame units with `push`, then call `finish`.
+
+    What it returns, put together, is what `UnitVocoder.resynth` makes of all units at once, to 1e-5. Its memory does not grow.
+    """
+
+    def __init__(self, vocoder: UnitVocoder, *, speaker: str | int | None = None):
+        config = vocoder.config
+        self.vocoder = vocoder
+        self.speaker = torch.tensor([vocoder.speaker_index(speaker)], device=vocoder.unit_embedding.weight.device)
+        self.trunk = chain_of(vocoder.trunk)
+        self.upsample = None
+        if config.upsample > 1:
+            self.upsample = Chain(Stage(vocoder.upsample.double), Stage(vocoder.upsample.block, vocoder.upsample.block.sides))
+        istft = vocoder.head.istft
+        # The last column says that a frame is there.
+        self.add = Stage(lambda x: istft.add(x[..., :-1], x[..., -1]), istft.sides)
+        self.frames = 0  # of the iSTFT that were made
+        if config.f0:
+            source = vocoder.excitation
+            self.pitch = Chain(*chain_of(vocoder.pitch.trunk).stages, Stage(lambda x: predicted_f0(vocoder.pitch.project(x).float())))
+            self.units, self.filters, self.pulses = Queue(), Queue(), Queue()
+            self.phase = torch.zeros(1, dtype=torch.float64, device=self.speaker.device)
+            self.source = Chain(
+                Stage(self._pulses, source.f0_sides), Stage(lambda x: source.spectra(x.flatten(1)), source.sides)
+            )  # fmt: skip
+
+    def push(self, units: np.ndarray) -> np.ndarray:
+        """Frame units (n,) int64 in the codebook → the samples that they complete, (m,) float32, maybe none."""
+        return self._step(torch.from_numpy(np.asarray(units, np.int64))[None].to(self.speaker.device) if len(units) else None, False)
+
+    def finish(self) -> np.ndarray:
+        """The samples that waited for more units."""
+        return self._step(None, True)
+
+    @torch.inference_mode()
+    def _step(self, units: Tensor | None, last: bool) -> np.ndarray:
+        audio = self._excited(units, last) if self.vocoder.config.f0 else self._plain(units, last)
+        return np.zeros(0, np.float32) if audio is None else audio[0].cpu().numpy()
+
+    def _plain(self, units: Tensor | None, last: bool) -> Tensor | None:
+        x = self._filters(None if units is None else self.vocoder.embed(units, self.speaker, None), last)
+        return self._sound(x, last)
+
+    def _excited(self, units: Tensor | None, last: bool) -> Tensor | None:
+        vocoder = self.vocoder
+        self.units.put(units)
+        f0 = self.pitch(None if units is None else vocoder.pitch.embed(units, self.speaker), last)
+        ready = None if f0 is None else vocoder.embed(self.units.take(f0.shape[1]), self.speaker, f0)
+        self.filters.put(self._filters(ready, last))
+        self.pulses.put(self.source(None if f0 is None else dequantise_f0(f0), last))
+        n = min(len(self.filters), len(self.pulses))
+        return self._sound(self.filters.take(n), last, self.pulses.take(n))
+
+    def _filters(self, x: Tensor | None, last: bool) -> Tensor | None:
+        x = self.trunk(x, last)
+        return self.upsample(x, last) if self.upsample else x
+
+    def _pulses(self, f0: Tensor) -> Tensor:
+        source = self.vocoder.excitation
+        samples, self.phase = source.pulses(f0, self.phase)
+        return samples.unflatten(1, (-1, source.hop))
+
+    def _sound(self, x: Tensor | None, last: bool, pulses: Tensor | None = None) -> Tensor | None:
+        head, frames = self.vocoder.head, None
+        if x is not None:
+            here = x.new_ones(x.shape[:2])
+            first = torch.tensor([self.frames], device=x.device)
+            noise = None if pulses is None else self.vocoder.excitation.noise(first, x.shape[1])
+            frames = torch.cat([head.istft.frames(head.spectrum(x, pulses, noise), here), here[..., None]], 2)
+            self.frames += x.shape[1]
+        return self.add(frames, last)
+
+
+class Durations:
+    """Units without repetitions, piece by piece, as frame units with predicted durations; a run that goes on in the next piece is one."""
+
+    def __init__(self, vocoder: UnitVocoder, *, speaker: str | int | None = None):
+        predictor = vocoder.durations
+        self.device = vocoder.unit_embedding.weight.device
+        self.speaker = torch.tensor([vocoder.speaker_index(speaker)], device=self.device)
+        self.predictor = predictor
+        self.chain = Chain(
+            *(Stage(lambda x, k=k: predictor.layer(k, x), predictor.sides) for k in range(len(predictor.convolutions))),
+            Stage(lambda x: predictor.project(x).float()),
+        )
+        self.units, self.previous = Queue(), -1
+
+    def __call__(self, units: np.ndarray, *, join: bool, last: bool = False) -> np.ndarray:
+        """Units (n,) int64 → frame units (m,) int64 of those that are decided."""
+        if join and len(units):
+            before = np.concatenate([[self.previous], units[:-1]])
+            self.previous, units = int(units[-1]), units[units != before]
+        with torch.inference_mode():
+            x = torch.from_numpy(units)[None].to(self.device) if len(units) else None
+            self.units.put(x)
+            predicted = self.chain(None if x is None else self.predictor.embed(x, self.speaker), last)
+            if predicted is None:
+                return np.zeros(0, np.int64)
+            decided = self.units.take(predicted.shape[1])[0].cpu().numpy()
+            return np.repeat(decided, predicted[0, :, 0].exp().round().clamp(min=1).long().cpu().numpy())
+
+
+def stream(
+    vocoder: UnitVocoder, pieces: Iterable[Any], *, speaker: str | int | None = None, durations: str = "given"
+) -> Iterator[np.ndarray]:
+    """Speak one row while it comes; see `UnitVocoder.stream`."""
+    if durations not in ("given", "predict"):
+        raise ModelError(f'durations must be "given" or "predict", not {durations!r}')
+    speaking, lengths = Speaking(vocoder, speaker=speaker), Durations(vocoder, speaker=speaker)
+    given = False
+    for piece in pieces:
+        if not len(piece):
+            continue
+        units, given = vocoder.checked(piece), True
+        if durations == "predict":
+            frames = lengths(units.units, join=isinstance(piece, Units))
+        else:
+            frames = units.frames()
+        if len(audio := speaking.push(frames)):
+            yield audio
+    if not given:
+        raise ModelError("there are no units to speak")
+    if durations == "predict":
+        rest = lengths(np.zeros(0, np.int64), join=True, last=True)
+        if len(audio := speaking.push(rest)):
+            yield audio
+    if len(audio := speaking.finish()):
+        yield audio
