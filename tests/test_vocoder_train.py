@@ -80,23 +80,24 @@ class Crash(Exception):
     pass
 
 
-@pytest.mark.parametrize("fields", [{}, {"f0": True, "upsample": 2}, {"adversarial": "small"}], ids=str)
+@pytest.mark.parametrize("fields", [{}, {"f0": True, "upsample": 2}, {"f0": True, "adversarial": "small"}], ids=str)
 def test_resumed_training_is_bit_equal(tmp_path, monkeypatch, fields):
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(training, "CHECKPOINT_STEPS", 50)
+    monkeypatch.setattr(training, "CHECKPOINT_STEPS", 15)
+    monkeypatch.setattr(training.train, "__kwdefaults__", {**training.train.__kwdefaults__, "log_every": 10})
     clips, file = toy_clips(4, 0), tmp_path / "c.pt"
-    options = {"steps": 101, "batch": 1, "crop_seconds": 0.1, **fields}
+    options = {"steps": 31, "batch": 1, "crop_seconds": 0.1, **fields}
     whole, figures = train(clips, **options)
 
     def crash(n, row):
-        if n == 100:
+        if n == 30:
             raise Crash
 
     with pytest.raises(Crash):
         train(clips, **options, checkpoint=file, log=crash)
     seen = []
     resumed, again = train(clips, **options, checkpoint=file, log=lambda n, row: seen.append(n))
-    assert seen == [100, 101], "it did not go on from the checkpoint of step 50"
+    assert seen == [30, 31], "it did not go on from the checkpoint of step 20"
     assert again == figures
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
@@ -131,48 +132,33 @@ def test_training_goes_on_from_a_vocoder():
     assert {"adversarial", "features", "discriminator"} <= set(figures["curve"][-1])
 
 
-@pytest.mark.parametrize("size", ["small", "large"])
-def test_discriminators_tell_speech_from_noise(size):
+@pytest.mark.parametrize(("size", "lr"), [("small", 2e-3), ("large", 2e-4)])
+def test_discriminators_tell_speech_from_noise(size, lr):
     """They, and nothing else, learn from their loss; the vocoder's losses fall when it makes what they take for speech."""
     torch.manual_seed(0)
     judges = Discriminators(size)
     time = torch.arange(4000) / 16000
     real = 0.3 * torch.sin(2 * torch.pi * torch.tensor([[200.0], [300.0]]) * time)
     made = 0.1 * torch.randn(2, 4000)
-    optimiser = torch.optim.Adam(judges.parameters(), 2e-3)
-    first = float(discriminator_loss(judges(real), judges(made)))
+    optimiser, found = torch.optim.Adam(judges.parameters(), lr), []
     for _ in range(12):
         optimiser.zero_grad()
         loss = discriminator_loss(judges(real), judges(made))
         loss.backward()
         optimiser.step()
-    assert float(loss) < 0.6 * first
+        found.append(loss.item())
+    assert found[-1] < 0.6 * found[0]
     with torch.no_grad():
         assert adversarial_loss(judges(real)) < adversarial_loss(judges(made))
         assert feature_loss(judges(real), judges(real)) == 0 < feature_loss(judges(real), judges(made))
 
 
 def test_losses_of_a_judgement_written_out():
-    real, made = (
-        ([torch.tensor([[0.5, 1.5]]), torch.tensor([2.0])], [torch.tensor([2.0, -2.0])]),
-        (
-            [torch.tensor([[1.0, 0.0]]), torch.tensor([-1.0])],
-            [torch.tensor([3.0, -2.0])],
-        ),
-    )
+    real = ([torch.tensor([[0.5, 1.5]]), torch.tensor([2.0])], [torch.tensor([[2.0, -2.0], [1.0, 0.0]])])
+    made = ([torch.tensor([[1.0, 0.0]]), torch.tensor([-1.0])], [torch.tensor([[3.0, -2.0], [1.0, 2.0]])])
     assert float(discriminator_loss(real, made)) == pytest.approx(((0.25 + 0.5) + (1 + 1)) / 2)
     assert float(adversarial_loss(made)) == pytest.approx((0.5 + 4) / 2)
-    assert float(feature_loss(real, made)) == pytest.approx(0.5 / 2)
-
-
-def test_adversarial_training_moves_both():
-    clips = toy_clips(6, 0)
-    first, _ = train(clips, steps=30, batch=4, lr=4e-3)
-    _, figures = train(clips, start=first, adversarial="small", steps=100, batch=1, crop_seconds=0.1, lr=1e-3)
-    start, end = figures["curve"][0], figures["curve"][-1]
-    assert end["discriminator"] != start["discriminator"]
-    assert end["discriminator"] < 0.52, "worse than knowing nothing"
-    assert all(np.isfinite(list(row.values())).all() for row in figures["curve"])
+    assert float(feature_loss(real, made)) == pytest.approx((0.5 / 2 + 1 / 0.5) / 2)  # each row relative to its own features
 
 
 def test_seed_decides(tmp_path):

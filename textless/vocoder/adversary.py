@@ -103,6 +103,9 @@ def adversarial_loss(made: Judgement) -> Tensor:
 
 
 def feature_loss(real: Judgement, made: Judgement) -> Tensor:
-    """Feature matching: L1 relative to the mean of the real features (EnCodec, equation 3), the mean over layers."""
-    parts = [(r - m).abs().float().mean() / r.abs().float().mean().clamp(min=1e-5) for r, m in zip(real[1], made[1], strict=True)]
+    """Feature matching: L1 relative to the mean of the row's real features (EnCodec, equation 3), the mean over rows and layers."""
+    parts = []
+    for r, m in zip(real[1], made[1], strict=True):
+        distance, size = ((x.abs().float().flatten(1).mean(1)) for x in (r - m, r))
+        parts.append((distance / size.clamp(min=1e-5)).mean())
     return torch.stack(parts).mean()

@@ -143,7 +143,8 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rate, channels = self.up.rate, self.up.channels
         out = x.new_zeros(len(x) * rate, channels)
-        size = max(2000, 200_000 // channels) if x.device.type == "cpu" else len(out)  # 800 KB a piece, unless it were mostly surroundings
+        # 800 KB a thread, unless it were mostly surroundings
+        size = max(2000, 200_000 * torch.get_num_threads() // channels) if x.device.type == "cpu" else len(out)
         for (start, stop), (low, high) in pieces(len(x), size // rate, self.halo):
             risen = self.up(x[low:high])
             for block in self.blocks:

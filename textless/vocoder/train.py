@@ -65,7 +65,7 @@ def train_vocoder(
             nothing, so a vocoder that already speaks is a better `start` than one that does not.
         steps: updates.
         batch, crop_seconds: crops an update, and their length.
-        lr: peak of a warm-up and cosine, for AdamW (.8, .99), of vocoder and discriminators.
+        lr: peak of a warm-up and cosine, for AdamW (.8, .99), of vocoder and discriminators; large ones want 2e-4.
         seed: the same seed gives the same weights on the same device and number of threads.
         dev: clips to measure on at the end; None = nothing is measured.
         checkpoint: file to resume from and to write to.
