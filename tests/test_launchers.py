@@ -73,7 +73,8 @@ def weights(store, step):
 def test_two_processes_publish_what_one_does(folder, together):
     store, out, err = together
     assert [line.split()[0] for line in out.splitlines()] == ["hubert", "lm", "voice"]
-    assert err.count("[1/6] mfcc") == err.count("[6/6] voice") == 1
+    announced = [line.strip() for line in err.splitlines()]  # each once; a slow machine says more of a step in lines of their own
+    assert announced.count("[1/6] mfcc") == announced.count("[6/6] voice") == 1
     alone, _ = finish(start([sys.executable, "-m", "textless", "run", str(folder / "p.yaml"), "--store", str(folder / "alone")]))
     assert alone.replace("/alone/", "/together/") == out  # the same keys
     for step in ("pretrain", "train_lm", "train_vocoder"):
