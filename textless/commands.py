@@ -135,7 +135,10 @@ def resynth(
         for n, _ in enumerate(speak_rows(vocoder, sequences, job.path, **options), 1):
             progress(n, len(sequences), "files")
 
-    precision = {} if models.precision == "fp32" else {"precision": models.precision}
+    from textless.units.encode import resolve_precision
+
+    spoken_in = resolve_precision(models.precision, models.device)
+    precision = {} if spoken_in == "fp32" else {"precision": spoken_in}
     key = {"command": "resynth", "vocoder": _hash_model(models.place("vocoder")), **precision, "units": _hash_rows(sequences), **options}
     return _deliver(Path(out), key, make, len(sequences), overwrite, progress, failures=failures)
 

@@ -1,6 +1,7 @@
 """HiFi-GAN's generator (Kong et al. 2020, arXiv:2010.05646, section 2.2) as it was published.
 
-It computes what the published code does, in another order of arithmetic that takes about half the time: see `Convolution` and `Stage`.
+It computes what the published code does, in another order of arithmetic that takes half to two thirds of the time: see
+`Convolution` and `Stage`.
 """
 
 from __future__ import annotations

@@ -16,11 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from textless.errors import ContractError, ModelError
+from textless.errors import ModelError
 from textless.pickles import load_torch, plain
 from textless.units.types import UnitContract, Units
 from textless.vocoder.checkpoint import Settings, Weights
 from textless.vocoder.generator import Generator
+from textless.vocoder.rows import check_units
 from textless.weights import read_json
 
 F0_RATE = 200  # values a second that the published F0 quantisers were trained on (YAAPT every 5 ms)
@@ -260,7 +261,7 @@ class UnitHifiGan(nn.Module):
         if durations not in ("given", "predict"):
             raise ModelError(f'durations must be "given" or "predict", not {durations!r}')
         who, how = self.speaker_index(speaker), _index("style", style, self.styles)
-        rows = [self._checked(u) for u in ([units] if one else units)]
+        rows = [check_units(u, self.contract, self.n_units) for u in ([units] if one else units)]
         if durations == "predict":
             joined = [
                 u.deduplicated().units if isinstance(given, Units) else u.units
@@ -301,17 +302,6 @@ class UnitHifiGan(nn.Module):
     def speaker_index(self, speaker: str | int | None) -> int:
         """Position of a speaker, given by name or index; None is the first. Raises ModelError for one that is not there."""
         return _index("speaker", speaker, self.speakers)
-
-    def _checked(self, units: Any) -> Units:
-        if isinstance(units, Units):
-            self.contract.check(units.contract, mine="the vocoder", theirs="the units")
-            if len(units) and units.units.max() >= self.n_units:
-                raise ContractError(f"unit {units.units.max()} is outside the vocoder's codebook of {self.n_units} units")
-        else:
-            units = Units.of(units, self.contract)
-        if not len(units):
-            raise ModelError("there are no units to speak")
-        return units
 
     @torch.inference_mode()
     def _speak(self, units: np.ndarray, f0: np.ndarray | None, speaker: int, style: int) -> np.ndarray:

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from textless import weights
-from textless.errors import ContractError, ModelError
+from textless.errors import ModelError
 from textless.units.types import UnitContract, Units
 from textless.vocoder.duration import DurationPredictor
 from textless.vocoder.excitation import Excitation
 from textless.vocoder.head import SpectrumHead
 from textless.vocoder.pitch import F0_BINS, PitchPredictor, dequantise_f0, predicted_f0, quantise_f0
-from textless.vocoder.rows import batches, pad, present
+from textless.vocoder.rows import batches, check_units, pad, present
 from textless.vocoder.trunk import ConvNeXtBlock, FrameConv, Trunk, initialise, padded
 
 SAMPLE_RATE = 16_000  # Hz, where the contract does not say
@@ -346,15 +346,7 @@ class UnitVocoder(nn.Module):
 
     def checked(self, units: Any) -> Units:
         """Units, or a bare array of them, as Units of this vocoder. Raises ContractError and ModelError as `resynth` does."""
-        if isinstance(units, Units):
-            self.contract.check(units.contract, mine="the vocoder", theirs="the units")
-            if len(units) and units.units.max() >= self.n_units:
-                raise ContractError(f"unit {units.units.max()} is outside the vocoder's codebook of {self.n_units} units")
-        else:
-            units = Units.of(units, self.contract)
-        if not len(units):
-            raise ModelError("there are no units to speak")
-        return units
+        return check_units(units, self.contract, self.n_units)
 
     def _checked_f0(self, f0: Any, frames: list[np.ndarray]) -> list[np.ndarray]:
         if not self.config.f0:

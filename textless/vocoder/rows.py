@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from textless.errors import ContractError, ModelError
+from textless.units.types import UnitContract, Units
 
 BATCH_FRAMES = 12_000  # frames (4 minutes at 50 Hz) that are synthesised at once, padding included
 
@@ -22,6 +26,22 @@ def pad(rows: Sequence[np.ndarray], *, to: int = 0) -> tuple[Tensor, Tensor]:
 def present(lengths: Tensor, n: int) -> Tensor:
     """Which of n places a row fills. (B,) int64 → (B, n) bool."""
     return torch.arange(n, device=lengths.device) < lengths[:, None]
+
+
+def check_units(units: Any, contract: UnitContract, n_units: int) -> Units:
+    """Units, or a bare array of them, as Units that a vocoder of this contract can speak.
+
+    Raises ContractError for units of another kind or outside the codebook, ModelError for none.
+    """
+    if isinstance(units, Units):
+        contract.check(units.contract, mine="the vocoder", theirs="the units")
+        if len(units) and units.units.max() >= n_units:
+            raise ContractError(f"unit {units.units.max()} is outside the vocoder's codebook of {n_units} units")
+    else:
+        units = Units.of(units, contract)
+    if not len(units):
+        raise ModelError("there are no units to speak")
+    return units
 
 
 def batches(lengths: Sequence[int]) -> list[list[int]]:
