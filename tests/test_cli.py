@@ -187,6 +187,7 @@ def test_an_interrupted_encode_is_finished(textless_command, speech, tmp_path, m
     monkeypatch.setattr(Codebook, "predict", stop)
     assert textless_command("encode", speech, "-o", tmp_path / "dump")[0] == 130
     assert not (tmp_path / "dump").exists()
+    (tmp_path / "dump.partial" / "data").mkdir(exist_ok=True)
     (tmp_path / "dump.partial" / "data" / ".00000.parquet.1").write_text("left by a killed attempt")
     monkeypatch.setattr(Codebook, "predict", real)
     assert textless_command("encode", speech, "-o", tmp_path / "dump")[0] == 0

@@ -1,5 +1,6 @@
 """The engine by itself: steps that know nothing of speech."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -13,8 +14,10 @@ from types import SimpleNamespace
 import pytest
 
 from textless.engine.pipeline import Pipeline
-from textless.engine.step import ROWS_PER_SHARD, Keys, MapStep, Source, Step, canonical, path, runtime, split_rows
+from textless.engine.shards import ROWS_PER_SHARD, split_rows
+from textless.engine.step import Keys, MapStep, Source, Step, canonical, path, runtime
 from textless.engine.store import Store
+from textless.engine.why import why
 from textless.errors import PipelineError, RowsFailedError, StepTypeError, StoreError
 
 RUNS: list[str] = []
@@ -64,6 +67,9 @@ class Rows(MapStep):
     def rows(self, job):
         return [SimpleNamespace(id=f"row{i}") for i in range(self.count)]
 
+    def identity(self, row, hash_file):
+        return row.id
+
     def shard_path(self, n):
         return f"data/{n}.txt"
 
@@ -98,8 +104,6 @@ def graph(text, **kwargs):
 
 
 def test_a_key_is_the_hash_of_the_canonical_payload():
-    import hashlib
-
     step = Rows(count=3)
     payload = {"step": "rows", "version": 1, "fields": {"count": 3}, "inputs": {}}
     text = '{"fields":{"count":3},"inputs":{},"step":"rows","version":1}'
@@ -171,7 +175,7 @@ def test_runs_once_and_publishes_whole(text, store):
     assert pipeline.plan(store) == []
     assert RUNS == []
     manifest = json.loads((made["both"] / "manifest.json").read_text())
-    assert manifest["files"] == {"out.txt": 10}
+    assert manifest["files"] == {"out.txt": {"size": 10, "sha256": hashlib.sha256(b"ABC-ABCABC").hexdigest()}}
     assert manifest["attempts"] == 1
     assert manifest["lineage"][manifest["key"]] == manifest["payload"]
     assert not any(p.is_dir() for p in (store.root / "work").iterdir())
@@ -226,10 +230,23 @@ def test_an_edited_default_is_refused_and_a_new_one_is_a_hit(text, store, monkey
         store.has(Edited(text=text))
 
 
-def test_a_truncated_manifest_is_named(text, store):
+@pytest.mark.parametrize("damage", ['{"step": ', "", "[]", "{}", "\0\0"])
+def test_a_damaged_artefact_is_made_again_and_kept_aside(text, store, damage):
     folder = store.run(Upper(text=text))
-    (folder / "manifest.json").write_text('{"step": ')
-    with pytest.raises(StoreError, match=r"manifest\.json: damaged; remove"):
+    (folder / "manifest.json").write_text(damage)
+    (folder / "out.txt").write_text("precious")
+    assert not store.has(Upper(text=text))
+    assert list(store.manifests()) == []
+    assert (store.run(Upper(text=text)) / "out.txt").read_text() == "ABC"
+    assert RUNS == ["upper", "upper"]
+    assert [p.read_text() for p in (store.root / "damaged").glob("*/out.txt")] == ["precious"]
+
+
+def test_another_key_that_begins_alike_is_not_taken_for_ours(text, store):
+    folder = store.run(Upper(text=text))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "key": manifest["key"][:12] + "0" * 52}))
+    with pytest.raises(StoreError, match="made of something else, whose key begins alike"):
         store.has(Upper(text=text))
 
 
@@ -303,13 +320,16 @@ def test_killed_while_running(tmp_path):
         Store({str(tmp_path / "store")!r}).run(t.Rows(count=500))
     """
     child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
-    work = tmp_path / "store" / "work"
+
+    def finished():
+        return [*tmp_path.glob("store/shards/[!.]*"), *tmp_path.glob("store/work/*/scratch/shards/[!.]*")]
+
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and len(list(work.glob("*/data/*.txt"))) < 2:
+    while time.monotonic() < deadline and len(finished()) < 2:
         time.sleep(0.01)
     child.kill()
     child.wait()
-    done = len(list(work.glob("*/data/*.txt")))
+    done = len(finished())
     assert done >= 2
     RUNS.clear()
     store = Store(tmp_path / "store")
@@ -359,23 +379,23 @@ def test_temporary_artefacts_are_dropped(text, store):
 
 def test_why_down_to_the_cause(text, store):
     graph(text).run(store)
-    assert graph(text).why(store, "both")[0].startswith("both is done")
-    assert graph(text, glue="+").why(store, "both")[1:] == ["  both.glue: the default → +"]
+    assert why(graph(text), store, "both")[0].startswith("both is done")
+    assert why(graph(text, glue="+"), store, "both")[1:] == ["  both.glue: the default → +"]
     Path(text.file).write_text("changed")
     fresh = Store(store.root)
     changed = graph(Text(file=text.file))
-    assert changed.why(fresh, "both")[1:] == ["  both.left.text: its content changed", "  both.right.text: its content changed"]
+    assert why(changed, fresh, "both")[1:] == ["  both.left.text: its content changed"]  # told once
     third = Path(text.file).with_name("third.txt")
     third.write_text("third")
     fresh.run(Upper(text=Text(file=str(third)), times=7))  # newer, but further away
-    assert changed.why(fresh, "two")[1:] == ["  two.text: its content changed"]
-    assert "never been made" in Pipeline({"r": Rows(count=1)}).why(fresh, "r")[0]
+    assert why(changed, fresh, "two")[1:] == ["  two.text: its content changed"]
+    assert "never been made" in why(Pipeline({"r": Rows(count=1)}), fresh, "r")[0]
     with pytest.raises(PipelineError, match=r"no step 'bth'.*did you mean 'both'"):
-        changed.why(fresh, "bth")
+        why(changed, fresh, "bth")
 
 
 def test_source_drift_is_shown(text, store):
     folder = store.run(Upper(text=text))
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "source": "0" * 64}))
-    assert "the source code has changed since" in Pipeline({"u": Upper(text=text)}).why(store, "u")[1]
+    assert "the source code has changed since" in why(Pipeline({"u": Upper(text=text)}), store, "u")[1]

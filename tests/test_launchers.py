@@ -95,12 +95,12 @@ def test_the_first_process_writes_the_curves(together):
 def test_two_killed_processes_are_resumed_to_the_same_bytes(folder, together):
     child = torchrun(folder, "killed", "hubert", module=(str(folder / "textless_often.py"),))
     deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and not list((folder / "killed" / "work").glob("pretrain-*/.scratch/checkpoint.pt")):
+    while time.monotonic() < deadline and not list((folder / "killed" / "work").glob("pretrain-*/scratch/checkpoint.pt")):
         assert child.poll() is None
         time.sleep(0.01)
     os.killpg(child.pid, signal.SIGTERM)  # torchrun's own; it ends its processes
     child.communicate(timeout=60)
-    checkpoint = list((folder / "killed" / "work").glob("pretrain-*/.scratch/checkpoint.pt"))
+    checkpoint = list((folder / "killed" / "work").glob("pretrain-*/scratch/checkpoint.pt"))
     assert checkpoint
     finish(torchrun(folder, "killed", "hubert"))
     (manifest,) = (folder / "killed" / "artefacts").glob("pretrain-*/manifest.json")

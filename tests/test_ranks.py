@@ -102,7 +102,7 @@ def test_a_call_of_another_launch_is_not_answered(tmp_path):
     """A launch that was killed left its call, and files of its processes; the next one works all the same."""
     store, steps = Store(tmp_path), graph().steps
     store.run(steps["a"])
-    left = store.work(steps["b"]) / ".scratch" / "ranks"
+    left = store.work(steps["b"]) / "scratch" / "ranks"
     left.mkdir(parents=True)
     (left / "launch").write_text("there 2  2")
     (left / "1.left").touch()

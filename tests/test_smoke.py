@@ -62,7 +62,7 @@ def test_killed_again_and_again_the_bytes_are_the_same(undisturbed, tmp_path):
         child = smoke(tmp_path)
         deadline = time.monotonic() + 600
         while time.monotonic() < deadline and child.poll() is None:
-            work = list((tmp_path / "work").glob(f"{step}*/.scratch"))
+            work = list((tmp_path / "work").glob(f"{step}*/scratch"))
             if work and (step == "frames-" or list(work[0].glob("checkpoint.pt"))):
                 break
             time.sleep(0.01)

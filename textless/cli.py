@@ -281,8 +281,10 @@ def run(pipeline: str, targets: tuple[str, ...], settings: tuple[str, ...], stor
 @click.argument("step")
 def why(pipeline: str, step: str, settings: tuple[str, ...], store: str | None) -> None:
     """Say why a step would run: what differs from the last one made, down to the cause."""
+    from textless.engine.why import why as explain
+
     graph, place = _open(pipeline, settings, store)
-    for line in graph.why(place, step):
+    for line in explain(graph, place, step):
         click.echo(line)
 
 

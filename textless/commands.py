@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from textless.corpus import Corpus, Row, sha256_file
-from textless.engine.step import canonical, run_shards
+from textless.engine.shards import run_shards
+from textless.engine.step import digest
 from textless.engine.store import Job, Progress, remove_temporaries, write_failures
 from textless.errors import AudioError, ContractError, OutputExistsError, RowsFailedError, TextlessError
 from textless.model import Model, continue_rows, resynth_row, speak_rows, stream_rows
@@ -470,7 +470,7 @@ def _deliver(
     The same command goes on with what an earlier one left, or finds the folder done; another command's folder is refused, or with
     `overwrite` replaced once the new one is whole. A folder that no command of ours made is refused in any case.
     """
-    key = _digest(request)
+    key = digest(request)
     work = out.with_name(f"{out.name}.partial")
     for folder, state in ((out, "holds the result of another command"), (work, "was left by another command that did not finish")):
         if folder.exists() and _receipt(folder) is None and (not folder.is_dir() or any(folder.iterdir())):
@@ -497,7 +497,7 @@ def _deliver(
         if not any(p.is_file() and not p.name.startswith(".") for p in work.rglob("*")):
             shutil.rmtree(work)  # a bad request; there is nothing to go on with
         raise
-    failed = earlier + job.failures()
+    failed = earlier + job.failures
     if failed:
         write_failures(work / "failures.jsonl", failed)
         print(f"{len(failed)} of {total + len(earlier)} failed: {out / 'failures.jsonl'}", file=sys.stderr)
@@ -518,10 +518,6 @@ def _receipt(folder: Path) -> str | None:
         return None
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
-
-
 def _hash_or_missing(path: str) -> str:
     """A file that is not there fails when its row comes; the others are done."""
     try:
@@ -531,10 +527,10 @@ def _hash_or_missing(path: str) -> str:
 
 
 def _hash_rows(rows: list[UnitRow]) -> str:
-    return _digest([[r.id, r.speaker, r.units.units.tolist(), None if (d := r.units.durations) is None else d.tolist()] for r in rows])
+    return digest([[r.id, r.speaker, r.units.units.tolist(), None if (d := r.units.durations) is None else d.tolist()] for r in rows])
 
 
 def _hash_model(place: str | Path) -> str:
     place = Path(place)
     files = [place] if place.is_file() else [f for f in sorted(place.rglob("*")) if f.is_file()]
-    return _digest([[f.name, sha256_file(f)] for f in files])
+    return digest([[f.name, sha256_file(f)] for f in files])

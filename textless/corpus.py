@@ -43,6 +43,11 @@ def file_stem(name: str) -> str:
     return re.sub(r"[^\w.+=@-]", "_", name).lstrip(".") or "_"
 
 
+def row_identity(row: Row, hash_file: Callable[[str], str]) -> list[Any]:
+    """What makes a row what it is, wherever its file lies: id, sha256 of the audio's bytes, part, speaker, split."""
+    return [row.id, hash_file(row.path), row.offset, row.samples, row.speaker, row.split]
+
+
 def read_row(row: Row) -> np.ndarray:
     """The waveform of a row, (samples,) float32 in [-1, 1] at 16 kHz. Raises AudioError as `read_audio`."""
     return read_audio(row.path, offset=row.offset, samples=row.samples)
@@ -111,7 +116,7 @@ class Corpus:
         `hash_file` gives the sha256 of a file by its path, as `sha256_file`; it is called once for each file.
         """
         hashes = {path: hash_file(path) for path in {r.path for r in self.rows}}
-        rows = sorted(json.dumps([r.id, hashes[r.path], r.offset, r.samples, r.speaker, r.split]) for r in self.rows)
+        rows = sorted(json.dumps(row_identity(r, hashes.__getitem__)) for r in self.rows)
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 

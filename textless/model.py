@@ -279,16 +279,21 @@ def stream_rows(
         yield from vocoder.stream(parts(row), speaker=_who(vocoder, row, speaker), durations=durations)
 
 
+def named(rows: Iterable[UnitRow]) -> Iterator[tuple[UnitRow, str]]:
+    """Each row with what its file is called; two ids that would be called alike are told apart by a number."""
+    taken: set[str] = set()
+    for row in rows:
+        clean = file_stem(row.id)
+        name = next(n for k in itertools.count(1) if (n := clean if k == 1 else f"{clean}-{k}") not in taken)
+        taken.add(name)
+        yield row, name
+
+
 def speak_rows(vocoder: UnitVocoder, rows: Iterable[UnitRow], folder: Path, **options: Any) -> Iterator[Path]:
     """Speak each row into `ID.wav`, with the options of `resynth_row`; files that are there are kept: an interrupted call goes on."""
     from textless.audio import write_audio
 
-    taken: set[str] = set()
-    for row in rows:
-        # Two ids that become one are told apart by a number.
-        clean = file_stem(row.id)
-        name = next(n for k in itertools.count(1) if (n := clean if k == 1 else f"{clean}-{k}") not in taken)
-        taken.add(name)
+    for row, name in named(rows):
         path = folder / f"{name}.wav"
         if not path.exists():
             write_audio(path, resynth_row(vocoder, row, **options), sample_rate=vocoder.sample_rate)

@@ -13,10 +13,14 @@ from textless.errors import StoreError
 
 
 class FileHashes:
-    """sha256 of files, remembered by (path, size, mtime), so that a second look is a stat."""
+    """sha256 of files, remembered by (path, size, mtime), so that a second look is a stat.
+
+    `changed` lists the files whose bytes were others when they were last asked for.
+    """
 
     def __init__(self, memory: Path) -> None:
         self.memory = memory
+        self.changed: list[str] = []
         self._new = False
 
     @functools.cached_property
@@ -36,6 +40,8 @@ class FileHashes:
                 digest = hashlib.file_digest(f, "sha256").hexdigest()
         except OSError as e:
             raise StoreError(f"{path}: {e.strerror}; correct the manifest or bring the file back") from None
+        if known and known[2] != digest:
+            self.changed.append(path)
         self._known[path] = [stat.st_size, stat.st_mtime_ns, digest]
         self._new = True
         return digest

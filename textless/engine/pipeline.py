@@ -1,4 +1,4 @@
-"""Pipelines: a graph of named steps, what of it is missing, and why."""
+"""Pipelines: a graph of named steps, and what of it is missing."""
 
 from __future__ import annotations
 
@@ -8,31 +8,64 @@ from pathlib import Path
 from typing import Any
 
 from textless.engine import ranks
+from textless.engine.keep import record_run
 from textless.engine.step import Source, Step
-from textless.engine.store import Progress, Store, source_hash
+from textless.engine.store import Progress, Store
 from textless.errors import PipelineError, did_you_mean
+
+REPLANS = 3  # times that inputs may vanish under a run: another one on the same store had done with them
 
 
 @dataclass
 class Pipeline:
-    """Steps by name. `temporary` names those whose artefacts are dropped once nothing wants them."""
+    """Steps by name.
+
+    Attributes:
+        temporary: names of those whose artefacts are dropped once nothing wants them.
+        variants: of a sweep, the swept settings that a step depends on, by the step's full name, `name@setting=value,…`.
+        file: where it was read from.
+    """
 
     steps: dict[str, Step]
     temporary: set[str] = field(default_factory=set)
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    file: str = ""
 
     def pick(self, targets: Iterable[str]) -> list[str]:
-        """The targets, or without any the steps that no other takes. Raises PipelineError for an unknown name."""
+        """The targets, or without any the steps that no other takes. The bare name of a swept step stands for all its variants.
+
+        Raises PipelineError for an unknown name.
+        """
         targets = list(targets)
+        if not targets:
+            taken = {id(s) for step in self.steps.values() for s in step.inputs().values()}
+            return [n for n, s in self.steps.items() if id(s) not in taken and not isinstance(s, Source)]
+        swept: dict[str, list[str]] = {}
+        for name in self.variants:
+            swept.setdefault(name.partition("@")[0], []).append(name)
+        picked: dict[str, None] = {}
         for name in targets:
-            if name not in self.steps:
-                raise PipelineError(f"no step {name!r} in the pipeline{did_you_mean(name, self.steps)}")
-        if targets:
-            return targets
-        taken = {id(s) for step in self.steps.values() for s in step.inputs().values()}
-        return [n for n, s in self.steps.items() if id(s) not in taken and not isinstance(s, Source)]
+            if name not in self.steps and name not in swept:
+                raise PipelineError(f"no step {name!r} in the pipeline{did_you_mean(name, [*self.steps, *swept])}")
+            picked |= dict.fromkeys([name] if name in self.steps else swept[name])
+        return list(picked)
 
     def name_of(self, step: Step) -> str:
         return next((n for n, s in self.steps.items() if s is step), step.type)
+
+    def above(self, targets: Iterable[str]) -> list[Step]:
+        """The targets and everything that they depend on, each key once, inputs first."""
+        order: dict[int, Step] = {}
+
+        def visit(step: Step) -> None:
+            if id(step) not in order:
+                for parent in step.inputs().values():
+                    visit(parent)
+                order[id(step)] = step
+
+        for name in self.pick(targets):
+            visit(self.steps[name])
+        return list(order.values())
 
     def plan(self, store: Store, targets: Iterable[str] = ()) -> list[Step]:
         """What is missing, inputs first. Inputs are asked for only where the step itself is missing."""
@@ -42,10 +75,10 @@ class Pipeline:
         def visit(step: Step) -> None:
             if isinstance(step, Source) or store.keys.of(step) in seen or store.has(step):
                 return
+            seen.add(store.keys.of(step))
             for parent in step.inputs().values():
                 visit(parent)
             order.append(step)
-            seen.add(store.keys.of(step))
 
         for name in self.pick(targets):
             visit(self.steps[name])
@@ -66,39 +99,39 @@ class Pipeline:
         collective steps, and wait for the targets alone: what lies between may be dropped before they have seen it.
         """
         wanted = self.pick(targets)
-        missing = self.plan(store, wanted)
         folders = {name: store.folder(self.steps[name]) for name in wanted if not isinstance(self.steps[name], Source)}
         if ranks.rank():
-            for step in missing:
+            for step in self.plan(store, wanted):
                 store.join(step)
             for name in folders:
                 store.wait(self.steps[name])
             return folders
-        for n, step in enumerate(missing, 1):
-            started(self.name_of(step), n, len(missing))
-            store.run(step, progress)
-        if missing:
+        record_run(store.root, self.file, {n: store.name(self.steps[n]) for n in folders}, self._needed(store, wanted))
+        made = 0
+        for left in reversed(range(REPLANS + 1)):
+            missing = self.plan(store, wanted)
+            for step in missing:
+                started(self.name_of(step), made := made + 1, made + len(missing) - missing.index(step) - 1)
+                try:
+                    store.run(step, progress)
+                except OSError:
+                    if left and any(not isinstance(s, Source) and not store.has(s) for s in step.inputs().values()):
+                        break
+                    raise
+            else:
+                break
+        if made:
             for name in self.temporary - set(wanted):
-                store.drop(self.steps[name])
+                self._drop(store, name)
         return folders
 
     def failed(self, store: Store, targets: Iterable[str] = ()) -> dict[str, tuple[int, Path]]:
         """Rows that could not be done on the way to the targets: number and list, by the step's name."""
         out: dict[str, tuple[int, Path]] = {}
-        seen: set[int] = set()
-
-        def visit(step: Step) -> None:
-            if id(step) in seen:
-                return
-            seen.add(id(step))
+        for step in self.above(targets):
             manifest = None if isinstance(step, Source) else store.manifest(step)
             if manifest and manifest["failures"]:
                 out[self.name_of(step)] = manifest["failures"], store.folder(step) / "failures.jsonl"
-            for parent in step.inputs().values():
-                visit(parent)
-
-        for name in self.pick(targets):
-            visit(self.steps[name])
         return out
 
     def state(self, store: Store, name: str) -> str:
@@ -110,47 +143,13 @@ class Pipeline:
             return "done"
         return "started" if store.work(step).exists() else "missing"
 
-    def why(self, store: Store, name: str) -> list[str]:
-        """Why a step will run, or did not have to, down to the root causes: a line each."""
-        self.pick([name])
+    def _needed(self, store: Store, targets: list[str]) -> list[str]:
+        """Artefacts that these targets stand on, but for those that are dropped anyway."""
+        passing = {id(self.steps[name]) for name in self.temporary - set(targets)}
+        return [store.name(s) for s in self.above(targets) if not isinstance(s, Source) and id(s) not in passing]
+
+    def _drop(self, store: Store, name: str) -> None:
+        """Drop a temporary artefact, unless somebody is at a step that takes it."""
         step = self.steps[name]
-        if isinstance(step, Source):
-            return [f"{name} is a source, identified by its content: {store.keys.of(step)[:12]}"]
-        if manifest := store.manifest(step):
-            lines = [f"{name} is done: {store.name(step)}"]
-            if manifest["source"] != source_hash():
-                lines.append("the source code has changed since; raise the step's version if its result should change")
-            return lines
-        now, key = store.keys.lineage(step), store.keys.of(step)
-        others = [m for m in store.manifests() if m["step"] == step.type]
-        if not others:
-            return [f"{name} has never been made in {store.root}"]
-        # The nearest of its kind is the one that was probably meant; of equals the newest.
-        causes = [_causes(m["lineage"], now, m["key"], key, name) for m in others]
-        nearest = min(range(len(others)), key=lambda i: len(causes[i]))
-        return [f"{name} differs from {step.type}-{others[nearest]['key'][:12]}, the nearest of its kind:", *causes[nearest]]
-
-
-def _causes(old: dict[str, Any], new: dict[str, Any], old_key: str, new_key: str, where: str) -> list[str]:
-    """Recursive difference of two payloads."""
-    if old_key == new_key:
-        return []
-    a, b = old[old_key], new[new_key]
-    if a["step"] != b["step"]:
-        return [f"  {where}: step {a['step']} → {b['step']}"]
-    out = []
-    if a["version"] != b["version"]:
-        out.append(f"  {where}: version of step {b['step']} {a['version']} → {b['version']}")
-    for name in sorted(a["fields"].keys() | b["fields"].keys()):
-        before, after = (d["fields"].get(name, "the default") for d in (a, b))
-        if before != after:
-            out.append(f"  {where}.{name}: {before} → {after}")
-    if a.get("content") != b.get("content"):
-        out.append(f"  {where}: its content changed")
-    for name in sorted(a["inputs"].keys() | b["inputs"].keys()):
-        before, after = a["inputs"].get(name), b["inputs"].get(name)
-        if before is None or after is None:
-            out.append(f"  {where}.{name}: {'added' if before is None else 'removed'}")
-        else:
-            out += _causes(old, new, before, after, f"{where}.{name}")
-    return out
+        if not any(store.busy(s) for s in self.steps.values() if any(parent is step for parent in s.inputs().values())):
+            store.drop(step)

@@ -10,7 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textless.errors import RowsFailedError, StepTypeError
+from textless.errors import StepTypeError
 
 if TYPE_CHECKING:
     from textless.engine.store import Job
@@ -42,7 +42,7 @@ class Step:
     collective: ClassVar[bool] = False
 
     def run(self, job: Job) -> None:
-        """Write the result into `job.path`, from `job.inputs`. Whatever is there was left by an attempt that did not finish."""
+        """Write the result into `job.path`, a fresh folder, from `job.inputs`. What shall survive a crash belongs into `job.scratch`."""
         raise NotImplementedError
 
     def inputs(self) -> dict[str, Step]:
@@ -61,22 +61,37 @@ class Step:
         """Default of each field that has one."""
         return {f.name: _json_value(f.default, f.name) for f in fields(self) if f.default is not MISSING}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone: what a step remembers beside them does not travel to workers."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source(Step):
     """Something from outside the graph. It has a key but no artefact: steps that take it read it through its own methods."""
 
     def content(self, hash_file: HashFile) -> Any:
-        """A JSON value that identifies what is there, wherever it lies. `hash_file` maps a path to the sha256 of its bytes."""
+        """A JSON value that identifies what is there, wherever it lies. `hash_file` maps a path to the sha256 of its bytes.
+
+        Asked again when a step has run, it must answer for what was there the first time: that has perhaps changed, and then
+        nothing is published.
+        """
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class MapStep(Step):
-    """A step over rows, in shards that are finished one by one, so that an interrupted run goes on where it was."""
+    """A step over rows, in shards with keys of their own: one that is finished serves after a crash, and a grown corpus too."""
+
+    # Inputs that say only which rows there are. What a shard's result depends on of them is told by `identity`.
+    rows_from: ClassVar[tuple[str, ...]] = ("audio",)
 
     def rows(self, job: Job) -> list[Any]:
         """Everything to be done: objects with an `id` string."""
+        raise NotImplementedError
+
+    def identity(self, row: Any, hash_file: HashFile) -> Any:
+        """A JSON value for everything of a row that its result depends on."""
         raise NotImplementedError
 
     def tools(self, job: Job) -> Any:
@@ -95,42 +110,9 @@ class MapStep(Step):
         """Called when all shards are there."""
 
     def run(self, job: Job) -> None:
-        tools = self.tools(job)
-        run_shards(job, self.rows(job), lambda rows, out: self.shard(tools, rows, out), self.shard_path)
-        self.finish(job, tools)
+        from textless.engine.shards import run_map
 
-
-def run_shards(
-    job: Job, rows: list[Any], shard: Callable[[list[Any], Path], list[dict[str, Any]]], shard_path: Callable[[int], str]
-) -> None:
-    """Do the shards that are not there yet. One appears whole, by rename, after its failures were noted.
-
-    Raises RowsFailedError when all rows failed.
-    """
-    shards = split_rows(sorted(rows, key=lambda row: row.id))
-    for n, members in enumerate(shards):
-        out = job.path / shard_path(n)
-        if not out.exists():
-            out.parent.mkdir(exist_ok=True)
-            temporary = out.with_name(f".{out.name}.partial")
-            job.record_failures(n, shard(members, temporary))
-            temporary.replace(out)
-        job.progress(n + 1, len(shards), "shards")
-    failures = job.failures()
-    if rows and len(failures) == len(rows):
-        raise RowsFailedError.of(failures)
-
-
-ROWS_PER_SHARD = 64
-
-
-def split_rows(rows: list[Any]) -> list[list[Any]]:
-    """Rows into shards by the hash of their id. The count is a power of two, so that a grown corpus keeps or splits its shards."""
-    count = 1 << ((len(rows) - 1) // ROWS_PER_SHARD).bit_length() if rows else 1
-    shards: list[list[Any]] = [[] for _ in range(count)]
-    for row in rows:
-        shards[int.from_bytes(hashlib.sha256(row.id.encode()).digest()[:8], "big") % count].append(row)
-    return shards
+        run_map(self, job)
 
 
 class Keys:
@@ -161,6 +143,15 @@ class Keys:
                 waiting += step.inputs().values()
         return out
 
+    def shard(self, step: MapStep, rows: list[Any]) -> str:
+        """Key of a shard: the step's payload without the inputs that rows come from, and the rows.
+
+        All fields enter, defaults too: no manifest stands beside a shard that would show an edited default.
+        """
+        inputs = {name: key for name, key in self.payload(step)["inputs"].items() if name not in step.rows_from}
+        identities = [step.identity(row, self.hash_file) for row in rows]
+        return digest({"step": step.type, "version": step.version, "fields": step.settings(), "inputs": inputs, "rows": identities})
+
     def _entry(self, step: Step) -> tuple[Step, dict[str, Any], str]:
         if id(step) not in self._known:
             defaults = step.defaults()
@@ -169,13 +160,18 @@ class Keys:
             payload["inputs"] = {name: self.of(parent) for name, parent in step.inputs().items()}
             if isinstance(step, Source):
                 payload["content"] = step.content(self.hash_file)
-            self._known[id(step)] = step, payload, hashlib.sha256(canonical(payload).encode()).hexdigest()
+            self._known[id(step)] = step, payload, digest(payload)
         return self._known[id(step)]
 
 
 def canonical(value: Any) -> str:
     """JSON with one spelling: keys sorted, no spaces, ASCII, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """sha256 of the canonical JSON, in hex."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 def _json_value(value: Any, where: str) -> Any:

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import functools
-import hashlib
-import importlib.metadata
+import errno
 import json
 import os
-import platform
 import shutil
-import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from textless.engine import ranks
 from textless.engine.hashes import FileHashes, write_text
+from textless.engine.lease import Lease
+from textless.engine.manifest import MANIFEST, read_manifest, write_manifest
+from textless.engine.shards import Pool
 from textless.engine.step import Keys, Source, Step
-from textless.errors import RowsFailedError, StoreError
+from textless.errors import RowsFailedError, StoreError, TextlessError
 
-MANIFEST = "manifest.json"
-LIBRARIES = ("torch", "numpy", "faiss-cpu", "faiss-gpu-cu12", "scikit-learn", "soundfile", "soxr", "pystoi", "pocketsphinx")
+POLL = 0.2  # seconds
+PROBE = 1 << 20  # bytes that must fit into a store which is not full
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 Progress = Callable[[int, int, str], None]
 
 
@@ -35,63 +35,58 @@ def default_root() -> Path:
 
 
 class Job:
-    """What a step sees while it runs.
+    """What a step sees while it runs. It can be sent to a worker.
 
     Attributes:
-        path: the work folder; everything in it becomes the artefact.
+        path: the folder that becomes the artefact. Nobody else writes there.
         inputs: artefact folder of each input by field name; sources have none.
+        scratch: a folder that lasts until the step is finished, for checkpoints and the like. Several processes may share it, so files
+            appear in it whole, by rename.
+        pool: where finished shards are kept.
+        on: where shards are done, `loky:N` or `dask:ADDRESS`; None: here.
         tensorboard: folder for TensorBoard's event files, None when they are not wanted.
         metrics, contract: for the manifest, to be filled in.
+        failures: rows that could not be done, as {"id", "error"}.
+        amount: how much there was to do, as progress told it: shards, steps.
     """
 
     def __init__(
-        self, path: Path, inputs: dict[str, Path], progress: Progress, *, scratch: Path | None = None, tensorboard: Path | None = None
+        self, path: Path, inputs: dict[str, Path], progress: Progress, *, scratch: Path | None = None, root: Path | None = None
     ) -> None:
-        self.path, self.inputs, self.progress = path, inputs, progress
-        self.tensorboard, self._scratch = tensorboard, scratch or path / ".scratch"
+        self.path, self.inputs, self._progress, self._root = path, inputs, progress, root
+        self.scratch = scratch or path / ".scratch"
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        self.pool = Pool(self.scratch / "shards", root and root / "shards")
+        self.keys = Keys(FileHashes((root or self.scratch) / "hashes.json"))
+        self.on: str | None = None
+        self.tensorboard: Path | None = None
         self.metrics: dict[str, Any] = {}
         self.contract: dict[str, Any] | None = None
+        self.failures: list[dict[str, Any]] = []
+        self.amount: int | None = None
 
-    @property
-    def scratch(self) -> Path:
-        """A folder that lasts until the step is finished, for checkpoints and the like; it does not enter the artefact.
+    def progress(self, done: int, total: int, what: str) -> None:
+        self.amount = total
+        self._progress(done, total, what)
 
-        The processes of a collective step share it; only the first writes there.
-        """
-        self._scratch.mkdir(exist_ok=True)
-        return self._scratch
-
-    def record_failures(self, shard: int, failures: list[dict[str, Any]]) -> None:
-        folder = self.scratch / "failures"
-        folder.mkdir(exist_ok=True)
-        write_failures(folder / f"{shard:05d}.jsonl", failures)
-
-    def failures(self) -> list[dict[str, Any]]:
-        """Of all shards so far."""
-        files = sorted(self.scratch.glob("failures/*.jsonl"))
-        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _job, (self.path, self.inputs, self.scratch, self._root)
 
 
-def remove_temporaries(folder: Path, *, keep: str = "") -> None:
-    """Remove what killed attempts were writing: files and folders whose names start with a dot, but for `keep`."""
-    for leftover in [p for p in folder.rglob(".*") if p.name != keep]:
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-
-
-def write_failures(path: Path, failures: list[dict[str, Any]]) -> None:
-    """A line of JSON for each row that could not be done."""
-    write_text(path, "".join(json.dumps(f, sort_keys=True) + "\n" for f in failures))
+def _job(path: Path, inputs: dict[str, Path], scratch: Path, root: Path | None) -> Job:
+    return Job(path, inputs, lambda done, total, what: None, scratch=scratch, root=root)
 
 
 class Store:
     """Artefacts by key below a root folder. `run(step)` makes one, its inputs being there.
 
-    With `tensorboard`, trainings write event files into `tensorboard/STEP-KEY` beside the artefacts, where they stay.
+    Artefacts appear by one rename of a folder that is whole, and never change. Everything in `work` may be thrown away. With `on`, shards
+    of map steps are done by workers; with `tensorboard`, trainings write event files into `tensorboard/STEP-KEY` beside the artefacts.
     """
 
-    def __init__(self, root: Path | str | None = None, *, tensorboard: bool = False) -> None:
+    def __init__(self, root: Path | str | None = None, *, on: str | None = None, tensorboard: bool = False) -> None:
         self.root = Path(root) if root is not None else default_root()
-        self.tensorboard = tensorboard
+        self.on, self.tensorboard = on, tensorboard
         self._hashes = FileHashes(self.root / "hashes.json")
         self.keys = Keys(self._hashes)
 
@@ -109,6 +104,8 @@ class Store:
         manifest = self.manifest(step)
         if manifest is None:
             return False
+        if manifest["key"] != self.keys.of(step):
+            raise StoreError(f"{self.folder(step)}: made of something else, whose key begins alike; give another store with --store")
         changed = {
             k: (manifest["fields"][k], v) for k, v in step.settings().items() if k in manifest["fields"] and manifest["fields"][k] != v
         }
@@ -121,157 +118,175 @@ class Store:
         return True
 
     def manifest(self, step: Step) -> dict[str, Any] | None:
-        return self.read_manifest(self.folder(step))
-
-    def read_manifest(self, folder: Path) -> dict[str, Any] | None:
-        try:
-            return json.loads((folder / MANIFEST).read_text())
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            raise StoreError(f"{folder / MANIFEST}: damaged; remove {folder} and run again") from None
+        return read_manifest(self.folder(step))
 
     def manifests(self) -> Iterator[dict[str, Any]]:
         """Of everything in the store, newest first."""
-        found = [m for p in (self.root / "artefacts").glob(f"*/{MANIFEST}") if (m := self.read_manifest(p.parent))]
+        found = [m for p in (self.root / "artefacts").glob(f"*/{MANIFEST}") if (m := read_manifest(p.parent))]
         yield from sorted(found, key=lambda m: m["finished"], reverse=True)
 
     def run(self, step: Step, progress: Progress = lambda done, total, what: None) -> Path:
         """Make the artefact of a step whose inputs are in the store, and return its folder; at once if it is there.
 
-        The work folder outlives a crash and belongs to the key, so the same call goes on from what is finished. Of several processes
-        the first does this, and the others join in or wait.
+        Checkpoints and shards outlive a crash and belong to keys, so the same call goes on from what is finished. While another process
+        works on the step this one waits; of several that a launcher started, the first does this, and the others join in or wait.
         """
         if isinstance(step, Source):
             raise StoreError(f"{step.type} is a source; it has no artefact")
         if ranks.rank():
             self.join(step)
             return self.wait(step)
-        with _explain(self.root), self._lock(step):
-            if self.has(step):
-                return self.folder(step)
-            work = self.work(step)
-            work.mkdir(parents=True, exist_ok=True)
-            tensorboard = self.root / "tensorboard" / self.name(step) if self.tensorboard else None
-            job = Job(work, self._inputs(step), progress, tensorboard=tensorboard)
-            attempts = _count_attempt(job.scratch / "attempts")
-            start = time.monotonic()
-            if step.collective:
-                ranks.call(job.scratch)
-            try:
-                step.run(job)
-            except RowsFailedError:
-                shutil.rmtree(work)  # an error is not kept: the next run tries every row again
-                raise
-            if step.collective:
-                ranks.wait_until_left(job.scratch)
-            self._publish(step, job, attempts=attempts, seconds=time.monotonic() - start)
+        if self.has(step):
             return self.folder(step)
+        with self._explained():
+            self.root.joinpath("work").mkdir(parents=True, exist_ok=True)
+            lease = Lease(self.root / "work" / f"{self.name(step)}.lease")
+            while not self.has(step):
+                if not lease.take():
+                    owner = lease.owner or {}
+                    progress(0, 1, f"waiting for process {owner.get('pid', '?')} on {str(owner.get('host', 'an unknown host')).split()[0]}")
+                    time.sleep(POLL)
+                    continue
+                with lease.held():
+                    if not self.has(step):
+                        self._attempt(step, lease, progress)
+        return self.folder(step)
+
+    def _attempt(self, step: Step, lease: Lease, progress: Progress) -> None:
+        """One go at a step. Whoever was thought dead and is not may be at it too: each in a folder of its own, one is published."""
+        work = self.work(step)
+        path, scratch = work / lease.token, work / "scratch"
+        for earlier in work.iterdir() if work.exists() else ():
+            if earlier != scratch:
+                self._discard(earlier)
+        remove_temporaries(scratch)
+        path.mkdir(parents=True)
+        job = Job(path, self._inputs(step), progress, scratch=scratch, root=self.root)
+        job.keys, job.on = self.keys, self.on
+        job.tensorboard = self.root / "tensorboard" / self.name(step) if self.tensorboard else None
+        try:
+            with self._explained():
+                attempts = _count_attempt(scratch / "attempts")
+                start = time.monotonic()
+                if step.collective:
+                    ranks.call(scratch)
+                step.run(job)
+                if step.collective:
+                    ranks.wait_until_left(scratch)
+                self._publish(step, job, attempts=attempts, seconds=round(time.monotonic() - start, 3))
+        except RowsFailedError:
+            self._discard(work)  # an error is not kept: the next run tries every row again
+            raise
+        except Exception:
+            # If someone took over, our folder was swept away: no wonder that this failed. Theirs will be found, or waited for.
+            if lease.mine() and not self.has(step):
+                raise
+        finally:
+            self._discard(path)
+        if self.has(step):
+            self._discard(work)
 
     def join(self, step: Step) -> None:
         """Beside the first process: take part in a collective step once it has begun. Nothing to do for others, or if it is there."""
-        scratch = self.work(step) / ".scratch"
+        scratch = self.work(step) / "scratch"
         while step.collective and not self.has(step):
             if ranks.called(scratch):
-                with _explain(self.root):
-                    step.run(Job(ranks.corner(scratch), self._inputs(step), lambda done, total, what: None, scratch=scratch))
+                with self._explained():
+                    step.run(_job(ranks.corner(scratch), self._inputs(step), scratch, self.root))
                     ranks.leave(scratch)
                 return
-            time.sleep(ranks.POLL)
+            time.sleep(POLL)
 
     def wait(self, step: Step) -> Path:
         """Beside the first process: the artefact's folder, once it is there."""
         while not self.has(step):
-            time.sleep(ranks.POLL)
+            time.sleep(POLL)
         return self.folder(step)
 
     def _inputs(self, step: Step) -> dict[str, Path]:
         return {n: self.folder(s) for n, s in step.inputs().items() if not isinstance(s, Source)}
 
-    def _publish(self, step: Step, job: Job, *, attempts: int, seconds: float) -> None:
-        failures = job.failures()
-        if failures:
-            write_failures(job.path / "failures.jsonl", failures)
-        shutil.rmtree(job.scratch)
-        remove_temporaries(job.path)
-        lineage = self.keys.lineage(step)
-        manifest = {
-            "step": step.type,
-            "key": self.keys.of(step),
-            "payload": self.keys.payload(step),
-            "fields": step.settings(),
-            "lineage": lineage,
-            "files": {str(p.relative_to(job.path)): p.stat().st_size for p in sorted(job.path.rglob("*")) if p.is_file()},
-            "metrics": job.metrics,
-            "failures": len(failures),
-            "contract": job.contract,
-            "versions": versions(),
-            "source": source_hash(),
-            "seconds": round(seconds, 3),
-            "attempts": attempts,
-            "finished": time.time(),
-            "host": socket.gethostname(),
-        }
-        write_text(job.path / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    def _publish(self, step: Step, job: Job, **about: Any) -> None:
+        for name, source in step.inputs().items():
+            if isinstance(source, Source) and source.content(self._hashes) != self.keys.payload(source)["content"]:
+                which = f" ({self._hashes.changed[-1]})" if self._hashes.changed else ""
+                raise StoreError(f"{step.type}: {name} changed while it was read{which}; run again")
+        if job.failures:
+            write_failures(job.path / "failures.jsonl", job.failures)
+        about |= {"step": step.type, "key": self.keys.of(step), "payload": self.keys.payload(step), "fields": step.settings()}
+        about |= {"lineage": self.keys.lineage(step), "metrics": job.metrics, "contract": job.contract}
+        write_manifest(job.path, {**about, "failures": len(job.failures), "amount": job.amount})
         target = self.folder(step)
         target.parent.mkdir(parents=True, exist_ok=True)
-        job.path.rename(target)
+        if target.exists() and read_manifest(target) is None:
+            # Damaged, by a failing disk or a hand. It is kept: to look at it is its owner's decision, and so is to remove it.
+            (self.root / "damaged").mkdir(exist_ok=True)
+            target.rename(self.root / "damaged" / f"{target.name}.{job.path.name}")
+        try:
+            job.path.rename(target)
+        except OSError:
+            if not self.has(step):
+                raise
 
-    @contextlib.contextmanager
-    def _lock(self, step: Step) -> Iterator[None]:
-        """One process works on a key; another waits, and finds the result. The kernel frees the lock of a dead process."""
-        folder = self.root / "work"
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / f"{self.name(step)}.lock", "w") as f:
-            fcntl.flock(f, fcntl.LOCK_EX)
-            yield
+    def busy(self, step: Step) -> bool:
+        """Whether a process works on it that is not known to be dead."""
+        return Lease(self.root / "work" / f"{self.name(step)}.lease").busy()
 
     def drop(self, step: Step) -> None:
-        """Remove an artefact: the manifest first, so that it is never there in part."""
-        folder = self.folder(step)
-        (folder / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
+        """Remove an artefact, at once as far as others can see."""
+        self._discard(self.folder(step))
+
+    def _discard(self, folder: Path) -> None:
+        trash = self.root / "work" / f".trash.{uuid.uuid4().hex}"
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)
 
     def save_hashes(self) -> None:
         """Keep the file hashes for the next look; a store that cannot be written only costs the time."""
         with contextlib.suppress(OSError):
             self._hashes.save()
 
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What is wrong with the store in one line, if that is what is wrong: libraries tell a full disk in many ways."""
+        try:
+            yield
+        except (TextlessError, KeyboardInterrupt):
+            raise
+        except Exception as e:
+            if isinstance(e, NotADirectoryError | FileExistsError) and not self.root.is_dir():
+                raise StoreError(f"{self.root}: not a folder; give another place with --store or TEXTLESS_STORE") from None
+            if problem := (os.strerror(e.errno) if isinstance(e, OSError) and e.errno in CANNOT_WRITE else self._cannot_write()):
+                raise StoreError(f"{self.root}: {problem}; run again when there is room, or give another place with --store") from None
+            raise
 
-@functools.cache
-def source_hash() -> str:
-    """sha256 over the package's source, recorded so that `why` can say that the code has changed since."""
-    root = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256()
-    for file in sorted(root.rglob("*.py")):
-        digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
+    def _cannot_write(self) -> str | None:
+        probe = self.root / "work" / f".probe.{uuid.uuid4().hex}"
+        try:
+            probe.parent.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(bytes(PROBE))
+        except OSError as e:
+            return os.strerror(e.errno or 0)
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink()
+        return None
 
 
-def versions() -> dict[str, str]:
-    """Of Python and the libraries that results depend on."""
-    out = {"python": platform.python_version()}
-    for name in ("textless", *LIBRARIES):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            out[name] = importlib.metadata.version(name)
-    return out
+def write_failures(path: Path, failures: list[dict[str, Any]]) -> None:
+    """A line of JSON for each row that could not be done."""
+    write_text(path, "".join(json.dumps(f, sort_keys=True) + "\n" for f in failures))
 
 
-@contextlib.contextmanager
-def _explain(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except PermissionError as e:
-        raise StoreError(f"{e.filename}: no permission to write; give another place with --store or TEXTLESS_STORE") from None
-    except (NotADirectoryError, FileExistsError):
-        raise StoreError(f"{root}: not a folder; give another place with --store or TEXTLESS_STORE") from None
-    except OSError as e:
-        if e.errno in (28, 30, 122):  # no space, read-only, over quota
-            raise StoreError(f"{root}: {os.strerror(e.errno)}; free some or give another place with --store") from None
-        raise
+def remove_temporaries(folder: Path, *, keep: str = "") -> None:
+    """Remove what killed attempts were writing: files and folders whose names start with a dot, but for `keep`."""
+    for leftover in [p for p in folder.rglob(".*") if p.name != keep]:
+        shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
 
 def _count_attempt(path: Path) -> int:
-    attempts = int(path.read_text() or 0) + 1 if path.exists() else 1
-    path.write_text(str(attempts))
+    text = path.read_text() if path.exists() else ""
+    attempts = int(text) + 1 if text.isdecimal() else 1
+    write_text(path, str(attempts))
     return attempts

@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from textless.engine.step import HashFile, MapStep
 from textless.errors import TrainingError
-from textless.steps.sources import Corpus, Model
+from textless.steps.sources import Corpus, Model, or_missing
 
 if TYPE_CHECKING:
     from textless.corpus import PackedAudio
     from textless.curves import Board
     from textless.engine.store import Job
+    from textless.units.dump import UnitRow
     from textless.units.types import UnitContract
+
+
+class AudioMap(MapStep):
+    """A map over the rows of `audio`."""
+
+    audio: Corpus
+
+    def rows(self, job: Job) -> list:
+        return list(self.audio.load())
+
+    def identity(self, row: Any, hash_file: HashFile) -> Any:
+        from textless.corpus import row_identity
+
+        return row_identity(row, or_missing(hash_file))
+
+
+def units_identity(row: UnitRow) -> list[Any]:
+    """What makes a row of units what it is."""
+    units, durations = row.units.units, row.units.durations
+    arrays = units.tobytes() + (b"" if durations is None else b"/" + durations.tobytes())
+    return [row.id, hashlib.sha256(arrays).hexdigest(), row.speaker, row.source, row.offset, row.samples, repr(sorted(row.extra.items()))]
 
 
 def place(job: Job, step: Any, field: str) -> Path | str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textless.engine.step import MapStep, Step, runtime
-from textless.steps.common import board, finish_units, place, progress
+from textless.engine.step import HashFile, MapStep, Step, runtime
+from textless.steps.common import board, finish_units, place, progress, units_identity
 
 if TYPE_CHECKING:
     from textless.engine.store import Job
@@ -74,6 +74,7 @@ class Continue(MapStep):
     """Prompts and what the language model adds to them, as a unit dump."""
 
     type = "continue"
+    rows_from = ("prompts",)
     lm: Step
     prompts: Step
     seconds: float = 3.0
@@ -94,6 +95,9 @@ class Continue(MapStep):
         from textless.units.dump import Dump
 
         return sorted(Dump(job.inputs["prompts"]), key=lambda row: row.id)[: self.limit]
+
+    def identity(self, row: Any, hash_file: HashFile) -> Any:
+        return units_identity(row)
 
     def tools(self, job: Job) -> Any:
         from textless.lm import load_lm

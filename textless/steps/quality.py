@@ -6,9 +6,10 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from textless.engine.step import MapStep, Step, runtime
+from textless.engine.step import HashFile, MapStep, Step, runtime
 from textless.errors import AudioError, TrainingError
-from textless.steps.sources import Alignments, Corpus, Items, Text
+from textless.steps.common import AudioMap
+from textless.steps.sources import Alignments, Corpus, Items, Text, or_missing
 from textless.steps.units import Frames, frames_contract, tokenizer_of
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class FrameABX(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Robustness(MapStep):
+class Robustness(AudioMap):
     """Unit edit distances between audio and the same made faster, slower, higher, lower and noisy, in `robustness.json`."""
 
     type = "robustness"
@@ -106,9 +107,6 @@ class Robustness(MapStep):
     precision: str = "fp32"
     seed: int = 0
     device: str = runtime("cpu")
-
-    def rows(self, job: Job) -> list:
-        return list(self.audio.load())
 
     def tools(self, job: Job) -> Tokenizer:
         return tokenizer_of(job, self)
@@ -140,15 +138,12 @@ class Robustness(MapStep):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CopySynthesis(MapStep):
+class CopySynthesis(AudioMap):
     """Audio rebuilt from its own mel spectrogram, as `ID.wav`: what a vocoder is held against."""
 
     type = "copy_synthesis"
     audio: Corpus
     seed: int = 0
-
-    def rows(self, job: Job) -> list:
-        return list(self.audio.load())
 
     def shard_path(self, n: int) -> str:
         return f"data/{n:05d}"
@@ -175,6 +170,7 @@ class SpeechQuality(MapStep):
     """Speech that was made beside the original, sentence by sentence in `data/N.jsonl`, and over all in `speech_quality.json`."""
 
     type = "speech_quality"
+    rows_from = ("speech", "reference")
     speech: Step
     reference: Corpus
     encoder: str | Step | None = None
@@ -195,6 +191,11 @@ class SpeechQuality(MapStep):
         if self.text:
             check_text(pairs, read_text(self.text.file))
         return pairs
+
+    def identity(self, row: Any, hash_file: HashFile) -> Any:
+        from textless.corpus import row_identity
+
+        return [row_identity(row.real, or_missing(hash_file)), hash_file(row.made.path)]
 
     def tools(self, job: Job) -> Any:
         """Tokenizer and words, or None. What the measures need must be there: a result does not depend on what is installed."""

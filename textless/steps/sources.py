@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,18 @@ from textless.errors import ModelError, StoreError
 
 if TYPE_CHECKING:
     from textless.corpus import Corpus as Rows
+
+
+def or_missing(hash_file: HashFile) -> HashFile:
+    """The same, but for a file that is not there: its row fails when it comes to it, and the others are done."""
+
+    def hash_or_missing(file: str) -> str:
+        try:
+            return hash_file(file)
+        except StoreError:
+            return "missing"
+
+    return hash_or_missing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,18 +36,17 @@ class Corpus(Source):
     split: str | list | None = None
 
     def load(self) -> Rows:
+        """The rows, as they were when they were first asked for: what joins the folder later is not of this run."""
+        return self._rows
+
+    @functools.cached_property
+    def _rows(self) -> Rows:
         from textless.corpus import Corpus as Rows
 
         return Rows.load(self.manifest, splits=self.splits, split=self.split)
 
     def content(self, hash_file: HashFile) -> str:
-        def hash_or_missing(file: str) -> str:
-            try:
-                return hash_file(file)
-            except StoreError:
-                return "missing"  # its row fails when it comes to it, and the others are done
-
-        return self.load().fingerprint(hash_or_missing)
+        return self.load().fingerprint(or_missing(hash_file))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textless.engine.step import MapStep, Step, runtime
+from textless.engine.step import Step, runtime
 from textless.errors import AudioError, ModelError, TrainingError
-from textless.steps.common import finish_units, place
+from textless.steps.common import AudioMap, finish_units, place
 from textless.steps.sources import Corpus
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def tokenizer_of(job: Job, step: Any) -> Tokenizer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Frames(MapStep):
+class Frames(AudioMap):
     """Encoder outputs on disk; `fraction` keeps a random share of each file's frames, for k-means. `context` joins each with neighbours."""
 
     type = "frames"
@@ -56,9 +56,6 @@ class Frames(MapStep):
     seed: int = 0
     device: str = runtime("cpu")
     batch_seconds: float = runtime(60.0)
-
-    def rows(self, job: Job) -> list:
-        return list(self.audio.load())
 
     def tools(self, job: Job) -> Any:
         from textless.units.projected import ProjectedEncoder
@@ -135,7 +132,7 @@ class KMeans(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encode(MapStep):
+class Encode(AudioMap):
     """Audio to a unit dump in one go; no frames reach the disk. Without `layer` or `window`, the codebook's."""
 
     type = "encode"
@@ -148,9 +145,6 @@ class Encode(MapStep):
     precision: str = "fp32"
     device: str = runtime("cpu")
     batch_seconds: float = runtime(60.0)
-
-    def rows(self, job: Job) -> list:
-        return list(self.audio.load())
 
     def tools(self, job: Job) -> Tokenizer:
         return tokenizer_of(job, self)

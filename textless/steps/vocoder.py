@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textless.engine.step import MapStep, Step, runtime
-from textless.errors import AudioError, TrainingError
-from textless.steps.common import board, packed, place, progress
+from textless.engine.step import HashFile, MapStep, Step, runtime
+from textless.errors import AudioError, ModelError, TrainingError
+from textless.steps.common import AudioMap, board, packed, place, progress, units_identity
 from textless.steps.sources import Corpus
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from textless.engine.store import Job
+    from textless.units.dump import UnitRow
+    from textless.vocoder import UnitVocoder
 
 
 @dataclass(frozen=True, kw_only=True)
-class F0(MapStep):
+class F0(AudioMap):
     """Fundamental frequency in Hz, 0 where unvoiced, as frames of one value."""
 
     type = "f0"
     audio: Corpus
     frame_rate: float = 50.0
     device: str = runtime("cpu")
-
-    def rows(self, job: Job) -> list:
-        return list(self.audio.load())
 
     def shard_path(self, n: int) -> str:
         return f"data/{n:05d}"
@@ -127,27 +129,63 @@ class TrainVocoder(Step):
         job.contract = dump.contract.to_dict()
 
 
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """A row of units to be spoken into a file of this name, following this F0 if one is given."""
+
+    row: UnitRow
+    name: str
+    f0: np.ndarray | None
+
+    @property
+    def id(self) -> str:
+        return self.row.id
+
+
 @dataclass(frozen=True, kw_only=True)
-class Resynth(Step):
+class Resynth(MapStep):
     """Units to speech: `ID.wav` for each row."""
 
     type = "resynth"
+    rows_from = ("units", "f0")
     units: Step
     vocoder: Step
     f0: F0 | None = None
     speaker: str | int | None = None
     durations: str = "given"
 
-    def run(self, job: Job) -> None:
-        from textless.model import speak_rows
+    def rows(self, job: Job) -> list:
+        from textless.model import named
         from textless.units.dump import Dump
+
+        f0 = f0_of(job)
+        return [Utterance(row, name, f0.get(row.id)) for row, name in named(Dump(job.inputs["units"]))]
+
+    def identity(self, row: Utterance, hash_file: HashFile) -> Any:
+        return [row.name, units_identity(row.row), None if row.f0 is None else hashlib.sha256(row.f0.tobytes()).hexdigest()]
+
+    def tools(self, job: Job) -> UnitVocoder:
         from textless.vocoder import load_vocoder
 
-        vocoder = load_vocoder(place(job, self, "vocoder"))
-        rows = Dump(job.inputs["units"])
-        spoken = speak_rows(vocoder, rows, job.path, speaker=self.speaker, durations=self.durations, f0=f0_of(job) or None)
-        for n, _ in enumerate(spoken, 1):
-            job.progress(n, len(rows), "files")
+        return load_vocoder(place(job, self, "vocoder"))
+
+    def shard_path(self, n: int) -> str:
+        return "."
+
+    def shard(self, tools: UnitVocoder, rows: list[Utterance], out: Path) -> list[dict[str, Any]]:
+        from textless.audio import write_audio
+        from textless.model import resynth_row
+
+        out.mkdir()
+        failures = []
+        for row in rows:
+            follow = None if self.f0 is None else {} if row.f0 is None else {row.id: row.f0}
+            try:
+                waveform = resynth_row(tools, row.row, speaker=self.speaker, durations=self.durations, f0=follow)
+                write_audio(out / f"{row.name}.wav", waveform, sample_rate=tools.sample_rate)
+            except ModelError as e:
+                failures.append({"id": row.id, "error": str(e)})
+        return failures
 
 
 @dataclass(frozen=True, kw_only=True)
