@@ -3,6 +3,8 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small work is slower on many threads, and results depend on the count
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -69,3 +71,24 @@ def model_set(tmp_path_factory):
     vocoder.save(root / "vocoder")
     bundle(root / "set", **{name: root / name for name in ("encoder", "codebook", "lm", "vocoder")})
     return root / "set"
+
+
+@pytest.fixture
+def textless_command(monkeypatch, capsys, model_set):
+    """Run a command; returns (exit code, stdout, stderr). Models default to the small random set."""
+
+    from textless import cli
+
+    def run(*args, stdin="", model=model_set):
+        args = [str(a) for a in args]
+        if args[0] in ("encode", "continue", "resynth", "score") and model:
+            args += ["--model", str(model)]
+        monkeypatch.setattr(sys, "argv", ["textless", *args])
+        data = io.BytesIO(stdin) if isinstance(stdin, bytes) else io.BytesIO(stdin.encode())
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(data, encoding="utf-8"))
+        with pytest.raises(SystemExit) as e:
+            cli.main()
+        out = capsys.readouterr()
+        return e.value.code or 0, out.out, out.err
+
+    return run

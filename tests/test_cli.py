@@ -1,8 +1,6 @@
 """Commands as a user gives them: what they write, what they say, how they exit."""
 
-import io
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,26 +9,7 @@ import soundfile
 
 import textless
 from conftest import GOLDEN
-from textless import cli
-
-
-@pytest.fixture
-def textless_command(monkeypatch, capsys, model_set):
-    """Run a command; returns (exit code, stdout, stderr). Models default to the small random set."""
-
-    def run(*args, stdin="", model=model_set):
-        args = [str(a) for a in args]
-        if args[0] in ("encode", "continue", "resynth", "score") and model:
-            args += ["--model", str(model)]
-        monkeypatch.setattr(sys, "argv", ["textless", *args])
-        data = io.BytesIO(stdin) if isinstance(stdin, bytes) else io.BytesIO(stdin.encode())
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(data, encoding="utf-8"))
-        with pytest.raises(SystemExit) as e:
-            cli.main()
-        out = capsys.readouterr()
-        return e.value.code or 0, out.out, out.err
-
-    return run
+from textless import cli_pipelines
 
 
 def one_line(err):
@@ -176,7 +155,7 @@ def test_a_file_is_refused(textless_command, speech, tmp_path):
 def test_an_interrupted_encode_is_finished(textless_command, speech, tmp_path, monkeypatch):
     from textless.units.kmeans import Codebook
 
-    real, calls = Codebook.predict, []
+    real, calls = Codebook.nearest, []
 
     def stop(self, frames):
         calls.append(1)
@@ -184,12 +163,12 @@ def test_an_interrupted_encode_is_finished(textless_command, speech, tmp_path, m
             raise KeyboardInterrupt
         return real(self, frames)
 
-    monkeypatch.setattr(Codebook, "predict", stop)
+    monkeypatch.setattr(Codebook, "nearest", stop)
     assert textless_command("encode", speech, "-o", tmp_path / "dump")[0] == 130
     assert not (tmp_path / "dump").exists()
     (tmp_path / "dump.partial" / "data").mkdir(exist_ok=True)
     (tmp_path / "dump.partial" / "data" / ".00000.parquet.1").write_text("left by a killed attempt")
-    monkeypatch.setattr(Codebook, "predict", real)
+    monkeypatch.setattr(Codebook, "nearest", real)
     assert textless_command("encode", speech, "-o", tmp_path / "dump")[0] == 0
     assert not (tmp_path / "dump.partial").exists()
     assert sorted(p.name for p in (tmp_path / "dump").rglob("*")) == [
@@ -586,6 +565,6 @@ def test_quickstart_with_the_random_set(textless_command, model_set, tmp_path):
 
 
 def test_tensorboard_is_asked_for_but_not_there(textless_command, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    monkeypatch.setattr(cli_pipelines, "find_spec", lambda name: None)
     code, _, err = textless_command("run", "smoke", "--store", tmp_path, "--tensorboard", "--dry-run")
     assert (code, one_line(err)) == (2, ["error: tensorboard is not installed; pip install 'textless[train]'"])

@@ -17,7 +17,7 @@ from textless.engine.pipeline import Pipeline
 from textless.engine.shards import ROWS_PER_SHARD, split_rows
 from textless.engine.step import Keys, MapStep, Source, Step, canonical, path, runtime
 from textless.engine.store import Store
-from textless.engine.why import why
+from textless.engine.explain import why
 from textless.errors import PipelineError, RowsFailedError, StepTypeError, StoreError
 
 RUNS: list[str] = []

@@ -200,3 +200,21 @@ def test_figures_as_steps(tmp_path):
         (tmp_path / "bad.yaml").write_text(f"{text}  {bad}\n")
         with pytest.raises(TrainingError, match=what):
             load_pipeline(tmp_path / "bad.yaml", STEPS).run(store, ["abx"])
+
+
+def test_intervals_are_over_files():
+    """Files that are all alike leave nothing in doubt; files that differ do, the more the fewer there are."""
+    rng = np.random.default_rng(0)
+
+    def file(good):
+        phones = rng.integers(3, size=200)
+        return (phones if good else rng.integers(3, size=200)), [f"p{p}" for p in phones]
+
+    one = file(True)
+    same = unit_quality([one] * 8, n_units=3)
+    assert same["pnmi"] == pytest.approx(1)
+    assert same["pnmi_low"] == same["pnmi_high"] == pytest.approx(1)
+    few, many = (unit_quality([file(i % 2 == 0) for i in range(n)], n_units=3) for n in (6, 60))
+    for figures in (few, many):
+        assert figures["pnmi_low"] < figures["pnmi"] < figures["pnmi_high"]
+    assert many["pnmi_high"] - many["pnmi_low"] < (few["pnmi_high"] - few["pnmi_low"]) / 2

@@ -10,7 +10,7 @@ import pytest
 
 from textless.errors import CorpusError
 from textless.lm.ngram import KneserNey
-from textless.lm.score import controls, pair_accuracy, read_pairs, score, shuffled, spliced
+from textless.lm.score import controls, likelihoods, pair_accuracy, read_pairs, score, shuffled, spliced
 from textless.units.dump import UnitRow
 from textless.units.types import UnitContract, Units
 
@@ -229,3 +229,25 @@ def test_seams_are_joined_where_there_are_durations_and_only_there() -> None:
 def test_figures_are_json() -> None:
     lm = KneserNey.fit([[1, 2, 3]], 30)
     json.dumps([controls(lm, cycle_rows(3)), list(score(lm, cycle_rows(2)))], allow_nan=False)
+
+
+# -------------------------------------------------------------------------------------------------------- likelihoods
+
+
+def test_likelihoods_beside_n_grams():
+    rows, train = cycle_rows(12, seed=1), [row.units for row in cycle_rows(40, seed=2)]
+    figures = likelihoods(Weights(), rows, train, seed=3)
+    tokens, seconds = sum(len(r.units) + 1 for r in rows), sum(r.units.n_frames for r in rows) / 50
+    for name, model in (("", Weights()), ("unigram_", KneserNey.fit(train, 30, order=1)), ("fivegram_", KneserNey.fit(train, 30, order=5))):
+        total = sum(model.nll(r.units).sum() for r in rows)
+        assert figures[f"{name}nll_per_unit"] == pytest.approx(total / tokens)
+        assert figures[f"{name}bits_per_second"] == pytest.approx(total / math.log(2) / seconds)
+        for measure in ("nll_per_unit", "bits_per_second"):
+            value, low, high = (figures[f"{name}{measure}{end}"] for end in ("", "_low", "_high"))
+            assert low <= value <= high
+            assert high - low < value
+    assert figures["fivegram_bits_per_second_high"] < figures["unigram_bits_per_second_low"]
+    assert likelihoods(Weights(), rows[::-1], train, seed=3) == figures
+    assert not any("gram" in name for name in likelihoods(Weights(), rows, seed=3))
+    with pytest.raises(CorpusError, match="no units"):
+        likelihoods(Weights(), [])

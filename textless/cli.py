@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import time
 import warnings
 from collections.abc import Callable
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import click
 
 from textless import __version__
-from textless.errors import PipelineError, TextlessError, did_you_mean
+from textless.cli_pipelines import COMMANDS
+from textless.errors import TextlessError
+from textless.progress import Line
 
 MODEL = "tiny-en"
 
@@ -81,9 +79,10 @@ speech_options = options(
 @cli.command()
 @inputs
 @output
+@click.option("-v", "--verbose", is_flag=True, help="Say of each file how long it is, and how far from what the encoder was trained on.")
 @models
 @overwrite
-def encode(inputs: tuple[str, ...], out: str, overwrite: bool, **parts: Any) -> int:
+def encode(inputs: tuple[str, ...], out: str, overwrite: bool, verbose: bool, **parts: Any) -> int:
     """Turn audio into units.
 
     IN is audio files, folders, globs or manifests, or - for a file on standard input. OUT is a folder (parquet), FILE.jsonl, or - for a
@@ -91,7 +90,9 @@ def encode(inputs: tuple[str, ...], out: str, overwrite: bool, **parts: Any) -> 
     """
     from textless import commands
 
-    return commands.encode(list(inputs), out, commands.Model(parts.pop("model"), **parts), overwrite=overwrite, progress=_progress())
+    progress = (lambda done, total, what: None) if verbose else Line()
+    models = commands.Model(parts.pop("model"), **parts)
+    return commands.encode(list(inputs), out, models, overwrite=overwrite, progress=progress, verbose=verbose)
 
 
 @cli.command("continue")
@@ -131,7 +132,7 @@ def continue_(inputs: tuple[str, ...], out: str, overwrite: bool, contract: str 
         commands.Model(parts.pop("model"), **parts),
         contract=contract,
         overwrite=overwrite,
-        progress=_progress(),
+        progress=Line(),
         **given,
     )
 
@@ -161,7 +162,7 @@ def score(inputs: tuple[str, ...], out: str | None, overwrite: bool, contract: s
         commands.Model(parts.pop("model"), **parts),
         contract=contract,
         overwrite=overwrite,
-        progress=_progress(),
+        progress=Line(),
         **given,
     )
 
@@ -192,7 +193,7 @@ def resynth(inputs: tuple[str, ...], out: str, overwrite: bool, contract: str | 
         commands.Model(parts.pop("model"), **parts),
         contract=contract,
         overwrite=overwrite,
-        progress=_progress(),
+        progress=Line(),
         **given,
     )
 
@@ -226,152 +227,53 @@ def quality(inputs: tuple[str, ...], out: str | None, overwrite: bool, contract:
         commands.Model(parts.pop("model"), **parts),
         contract=contract,
         overwrite=overwrite,
-        progress=_progress(),
+        progress=Line(),
         **given,
     )
 
 
-# ---------------------------------------------------------------------------------------------------------- pipelines
-
-pipeline_options = options(
-    click.argument("pipeline", metavar="FILE|NAME"),
-    click.option("-s", "settings", multiple=True, metavar="NAME=VALUE", help="Replace a variable, or a field: km2.n_units=200."),
-    click.option(
-        "--store", type=click.Path(file_okay=False), help="Where artefacts are kept.  [default: $TEXTLESS_STORE, ~/.cache/textless]"
-    ),
-)
-
-
 @cli.command()
-@pipeline_options
-@click.argument("targets", nargs=-1)
-@click.option("--dry-run", is_flag=True, help="Say what would run.")
-@click.option("--tensorboard", is_flag=True, help="Write the curves of trainings to STORE/tensorboard.")
-def run(pipeline: str, targets: tuple[str, ...], settings: tuple[str, ...], store: str | None, dry_run: bool, tensorboard: bool) -> int:
-    """Make what is missing of a pipeline, or of the TARGET steps. Killed at any moment, the same command goes on.
+@click.argument("name", required=False)
+@click.option("-o", "--output", "out", metavar="DIR", help="Folder that a data set goes into.  [default: the working folder]")
+def fetch(name: str | None, out: str | None) -> None:
+    """Fetch public speech, or a published encoder with its codebook. Killed at any moment, the same command goes on.
 
-    Trainings run in several processes under torchrun and accelerate launch: torchrun --nproc_per_node 2 -m textless run FILE
+    NAME is mini_librispeech or kathleen_en, which come as DIR/NAME with the manifest DIR/NAME.tsv and their part of DIR/splits.tsv; or an
+    encoder of docs/encoders.md, which goes into the cache. Without NAME: says which there are.
     """
-    from textless.engine.ranks import rank
+    from textless.datasets import DATASETS, fetch_dataset
+    from textless.errors import did_you_mean
+    from textless.units.published import PUBLISHED, fetch_codebook, fetch_encoder
 
-    if tensorboard and not find_spec("tensorboard"):
-        raise TextlessError("tensorboard is not installed; pip install 'textless[train]'")
-    graph, place = _open(pipeline, settings, store)
-    place.tensorboard = tensorboard
-    if dry_run:
-        missing = graph.plan(place, targets)
-        for step in missing:
-            click.echo(f"{graph.name_of(step):12} {place.name(step)}")
-        click.echo(f"{len(missing)} of {len(graph.steps)} steps would run", err=True)
-        return 0
-    line = _Line()
-    made = graph.run(place, targets, started=line.start, progress=line)
-    line.end()
-    failed = graph.failed(place, targets)
-    if rank() == 0:
-        for name, folder in made.items():
-            click.echo(f"{name:12} {folder}")
-        for name, (rows, file) in failed.items():
-            click.echo(f"{name}: {rows} rows failed: {file}", err=True)
-    return 1 if failed else 0
+    if name is None:
+        click.echo("\n".join([*DATASETS, *PUBLISHED]))
+    elif name in DATASETS:
+        manifest, new = fetch_dataset(name, out or ".", progress=Line())
+        click.echo(f"{name}: {DATASETS[name].about if new else 'already there'}", err=True)
+        click.echo(str(manifest))
+    elif name not in PUBLISHED:
+        known = [*DATASETS, *PUBLISHED]
+        raise TextlessError(f"no data set or encoder {name!r}{did_you_mean(name, known)}; `textless fetch` lists them")
+    elif out is not None:
+        raise TextlessError(f"{name} is an encoder and goes into the cache (TEXTLESS_CACHE, HF_HOME); leave -o out")
+    else:
+        click.echo(str(fetch_encoder(name)))
+        if PUBLISHED[name].codebook:
+            click.echo(str(fetch_codebook(name)))
 
 
 @cli.command()
-@pipeline_options
-@click.argument("step")
-def why(pipeline: str, step: str, settings: tuple[str, ...], store: str | None) -> None:
-    """Say why a step would run: what differs from the last one made, down to the cause."""
-    from textless.engine.why import why as explain
+def doctor() -> int:
+    """Say what is installed and what is wrong with it: the first thing to look at, and to send with a question."""
+    from textless.doctor import report
 
-    graph, place = _open(pipeline, settings, store)
-    for line in explain(graph, place, step):
-        click.echo(line)
-
-
-@cli.command()
-@pipeline_options
-def status(pipeline: str, settings: tuple[str, ...], store: str | None) -> None:
-    """Say what of a pipeline is done."""
-    graph, place = _open(pipeline, settings, store)
-    for name, step in graph.steps.items():
-        state = graph.state(place, name)
-        manifest = place.manifest(step) if state == "done" else None
-        seconds = f"{manifest['seconds']:8.1f} s  {place.name(step)}" if manifest else ""
-        click.echo(f"{name:12} {step.type:14} {state:8} {seconds}".rstrip())
-    place.save_hashes()
+    lines, problems = report()
+    click.echo("\n".join(lines))
+    for problem in problems:
+        click.echo(f"problem: {problem}")
+    click.echo(f"{len(problems)} problems" if len(problems) != 1 else "1 problem")
+    return 1 if problems else 0
 
 
-@cli.command()
-@pipeline_options
-@click.argument("step")
-def show(pipeline: str, step: str, settings: tuple[str, ...], store: str | None) -> None:
-    """Print what is known of a step's result: fields, figures, contract, files."""
-    graph, place = _open(pipeline, settings, store)
-    graph.pick([step])
-    manifest = place.manifest(graph.steps[step])
-    if manifest is None:
-        raise PipelineError(f"{step} has not been made; `textless run {pipeline} {step}` makes it")
-    click.echo(str(place.folder(graph.steps[step])))
-    for name in ("fields", "metrics", "contract", "files", "failures", "seconds", "attempts", "versions"):
-        value = manifest[name]
-        if name == "metrics" and isinstance(value, dict):
-            value = {k: v[-1] if isinstance(v, list) and v else v for k, v in value.items()}  # of a curve, its end
-        click.echo(f"{name}: {json.dumps(value, indent=1) if isinstance(value, dict) else value}")
-
-
-def _open(pipeline: str, settings: tuple[str, ...], store: str | None) -> Any:
-    from textless.engine.store import Store
-    from textless.engine.yaml import load_pipeline
-    from textless.steps import STEPS
-
-    return load_pipeline(find_pipeline(pipeline), STEPS, settings), Store(store)
-
-
-def find_pipeline(name: str) -> Path:
-    """A file, or a recipe that comes with textless by its name. Raises PipelineError that lists those."""
-    if Path(name).suffix in (".yaml", ".yml") or os.sep in name:
-        if not Path(name).is_file():
-            raise PipelineError(f"{name}: no such file")
-        return Path(name)
-    here = Path(__file__).parent
-    folders = (here / "pipelines", here.parent / "pipelines")  # in the wheel; in a clone
-    known = {p.stem: p for folder in folders for p in folder.glob("*.yaml")}
-    if name not in known:
-        raise PipelineError(f"no pipeline {name!r}{did_you_mean(name, known)}")
-    return known[name]
-
-
-# ----------------------------------------------------------------------------------------------------------- progress
-
-
-def _progress() -> Callable[[int, int, str], None]:
-    return _Line()
-
-
-class _Line:
-    """Progress on standard error: one line that is rewritten on a terminal, a line every ten seconds elsewhere."""
-
-    def __init__(self) -> None:
-        self.terminal = sys.stderr.isatty()
-        self.last = self.begun = time.monotonic()
-        self.label, self.open = "", False
-
-    def start(self, name: str, n: int, total: int) -> None:
-        self.end()
-        self.label, self.begun = f"[{n}/{total}] {name:12} ", time.monotonic()
-        print(self.label, end="" if self.terminal else "\n", file=sys.stderr, flush=True)
-        self.open = True
-
-    def __call__(self, done: int, total: int, what: str) -> None:
-        now = time.monotonic()
-        if now - self.last < (0.1 if self.terminal else 10) and not (self.terminal and done == total):
-            return
-        self.last = now
-        text = f"{self.label}{done}/{total} {what}, {now - self.begun:.0f} s"
-        print(f"\r\x1b[K{text[:118]}" if self.terminal else text, end="" if self.terminal else "\n", file=sys.stderr, flush=True)
-        self.open = True
-
-    def end(self) -> None:
-        if self.terminal and self.open:
-            print(file=sys.stderr)
-        self.open = False
+for command in COMMANDS:
+    cli.add_command(command)

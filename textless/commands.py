@@ -28,16 +28,18 @@ from textless.weights import write_text
 RECEIPT = ".textless.json"  # in an output folder: the key of the command that made it
 
 
-def encode(inputs: list[str], out: str, models: Model, *, overwrite: bool, progress: Progress) -> int:
+def encode(inputs: list[str], out: str, models: Model, *, overwrite: bool, progress: Progress, verbose: bool = False) -> int:
     """Audio → units; returns the exit code."""
     _refuse(out, overwrite)
     with _standard_input(inputs) as sources:
         corpus = Corpus.load(sources)
         tokenizer = models.tokenizer
+        watch = _Distances(tokenizer, verbose)
         if _is_stream(out):
             failures = _Failures(out)
-            rows = failures.sift(_tokenize(corpus, tokenizer, progress))
+            rows = failures.sift(_tokenize(corpus, tokenizer, progress, watch))
             _stream(out, rows, tokenizer.contract)
+            watch.warn()
             return failures.finish()
 
         from textless.units.encode import tokenize
@@ -46,7 +48,7 @@ def encode(inputs: list[str], out: str, models: Model, *, overwrite: bool, progr
             run_shards(
                 job,
                 list(corpus),
-                lambda rows, path: write_results(path, tokenize(rows, tokenizer), contract=tokenizer.contract),
+                lambda rows, path: write_results(path, tokenize(rows, tokenizer, watch=watch), contract=tokenizer.contract),
                 lambda n: f"data/{n:05d}.parquet",
             )
 
@@ -56,7 +58,34 @@ def encode(inputs: list[str], out: str, models: Model, *, overwrite: bool, progr
             "precision": tokenizer.precision,
             "corpus": corpus.fingerprint(_hash_or_missing),
         }
-        return _deliver(Path(out), key, make, len(corpus), overwrite, progress, contract=tokenizer.contract)
+        code = _deliver(Path(out), key, make, len(corpus), overwrite, progress, contract=tokenizer.contract)
+        watch.warn()
+        return code
+
+
+class _Distances:
+    """How far each file's frames lie from the codebook: told on standard error, and a warning about those that lie too far."""
+
+    def __init__(self, tokenizer: Any, verbose: bool) -> None:
+        self.codebook, self.rate, self.verbose = tokenizer.codebook, tokenizer.encoder.sample_rate, verbose
+        self.files, self.far = 0, []
+
+    def __call__(self, row: UnitRow, distance: float) -> None:
+        seconds = (row.samples or 0) / self.rate
+        far, training = self.codebook.is_far(distance, seconds), self.codebook.distances
+        self.files += 1
+        self.far += [row.id] * far
+        if self.verbose:
+            known = f"{distance / training['mean']:.2f} of training's{' (far)' * far}" if training else "to compare with unknown"
+            print(f"{row.id}: {seconds:.2f} s, {len(row.units)} units, distance {known}", file=sys.stderr)
+
+    def warn(self) -> None:
+        if self.far:
+            warnings.warn(
+                f"{len(self.far)} of {self.files} files are far from what the encoder was trained on (music, silence, another language or "
+                f"noise?), such as {self.far[0]}",
+                stacklevel=1,
+            )
 
 
 def continue_units(
@@ -314,11 +343,13 @@ class _standard_input:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _tokenize(rows: Iterable[Row], tokenizer: Any, progress: Progress) -> Iterator[tuple[Any, Any]]:
+def _tokenize(
+    rows: Iterable[Row], tokenizer: Any, progress: Progress, watch: Callable[[UnitRow, float], None] = lambda row, distance: None
+) -> Iterator[tuple[Any, Any]]:
     from textless.units.encode import tokenize
 
     rows = list(rows)
-    for n, result in enumerate(tokenize(rows, tokenizer), 1):
+    for n, result in enumerate(tokenize(rows, tokenizer, watch=watch), 1):
         yield result
         progress(n, len(rows), "files")
 

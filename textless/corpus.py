@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -116,7 +116,15 @@ class Corpus:
         `hash_file` gives the sha256 of a file by its path, as `sha256_file`; it is called once for each file.
         """
         hashes = {path: hash_file(path) for path in {r.path for r in self.rows}}
-        rows = sorted(json.dumps(row_identity(r, hashes.__getitem__)) for r in self.rows)
+        quote = json.encoder.encode_basestring_ascii  # json.dumps of row_identity, in a quarter of its time
+
+        def text(value: str | int | None) -> str | int:
+            return quote(value) if isinstance(value, str) else "null" if value is None else value
+
+        rows = sorted(
+            f"[{quote(r.id)}, {quote(hashes[r.path])}, {r.offset}, {text(r.samples)}, {text(r.speaker)}, {text(r.split)}]"
+            for r in self.rows
+        )
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
@@ -399,7 +407,7 @@ def _draft(record: Any, folder: str, place: str) -> _Draft:
     """A manifest's record as the fields of a Row; `place` says where it stands."""
     if not isinstance(record, dict):
         raise CorpusError(f"{place}: expected an object with a path and more, not {str(record)[:40]!r}")
-    known = {k: v for k, v in record.items() if v not in (None, "") and v == v}  # v != v: a gap that pandas made NaN
+    known = {k: v for k, v in record.items() if v is not None and v != "" and v == v}  # v != v: a gap that pandas made NaN
     path = next((known[name] for name in PATH_COLUMNS if name in known), None)
     if not isinstance(path, str):
         raise CorpusError(f"{place}: no path; name the audio file under one of {', '.join(PATH_COLUMNS)}")
@@ -423,14 +431,14 @@ def _draft(record: Any, folder: str, place: str) -> _Draft:
 def _name(drafts: list[_Draft]) -> list[Row]:
     """Rows with absolute paths; those without an id by stem, or all of these by path where two stems are alike."""
     unnamed = [d for d in drafts if "id" not in d.fields]
-    stems = Counter(_stem(d.fields["path"]) for d in unnamed)
-    alike = len(stems) < len(unnamed)
+    stems = [_stem(d.fields["path"]) for d in unnamed]
+    alike = len(set(stems)) < len(unnamed)
     for draft in drafts:
         draft.fields["path"] = os.path.abspath(draft.fields["path"])
     root = os.path.commonpath([os.path.abspath(d.root) for d in unnamed]) if alike else ""
-    for draft in unnamed:
+    for draft, stem in zip(unnamed, stems, strict=True):
         path = draft.fields["path"]
-        draft.fields["id"] = Path(os.path.relpath(os.path.splitext(path)[0], root)).as_posix() if alike else _stem(path)
+        draft.fields["id"] = Path(os.path.relpath(os.path.splitext(path)[0], root)).as_posix() if alike else stem
     return [Row(**d.fields) for d in drafts]
 
 

@@ -65,23 +65,22 @@ SPEECH: dict[str, tuple[str, Form]] = {
 
 
 def table(figures: Mapping[str, float]) -> str:
-    """Figures of units, in their order, a line each: name, value, and the chance level where there is one."""
-    rows = [("", "value", "chance")]
-    for name, (label, form) in FIGURES.items():
-        if name in figures:
-            chance = figures.get(f"{name}_chance")
-            rows.append((label, form(figures[name]), "" if chance is None else form(chance)))
-    return _aligned(rows)
+    """Figures of units, in their order, a line each: name, value, 95 % interval and chance level where there are such."""
+    return _table(figures, FIGURES, "chance")
 
 
 def speech_table(figures: Mapping[str, float]) -> str:
     """Figures of speech, likewise: name, value, 95 % interval, and what the original has where that says something."""
-    rows = [("", "value", "95 % interval", "original")]
-    for name, (label, form) in SPEECH.items():
+    return _table(figures, SPEECH, "original")
+
+
+def _table(figures: Mapping[str, float], labels: Mapping[str, tuple[str, Form]], beside: str) -> str:
+    rows = [("", "value", "95 % interval", beside)]
+    for name, (label, form) in labels.items():
         if name in figures:
-            low, high, original = (figures.get(f"{name}_{which}") for which in ("low", "high", "original"))
+            low, high, other = (figures.get(f"{name}_{which}") for which in ("low", "high", beside))
             interval = "" if low is None or high is None else f"{form(low)} – {form(high)}"
-            rows.append((label, form(figures[name]), interval, "" if original is None else form(original)))
+            rows.append((label, form(figures[name]), interval, "" if other is None else form(other)))
     return _aligned(rows)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,11 +59,11 @@ def train(
         [{"step", …figures}], one row per `log_every` steps; the part before a resumption included.
 
     Raises:
-        TrainingError: a figure became NaN or infinite, or the processes do not see the same checkpoint. The last checkpoint is kept.
+        TrainingError: a figure became NaN or infinite, the processes do not see the same checkpoint, or it is damaged. It is kept.
     """
     start, curve = 0, []
     if checkpoint is not None and checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
+        saved = _load(checkpoint)
         for name, part in state.items():
             part.load_state_dict(saved["state"][name])
         start, curve = saved["step"], saved["curve"]
@@ -101,7 +102,17 @@ def train(
 def _save(path: Path, step: int, state: dict[str, Any], curve: list[dict[str, float]]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     torch.save({"step": step, "state": {k: v.state_dict() for k, v in state.items()}, "curve": curve}, temporary)
+    with open(temporary, "rb") as f:
+        os.fsync(f.fileno())  # else a power cut could leave neither this one nor the last
     temporary.replace(path)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """A checkpoint. One that is damaged is not passed over: days of training may be in it, and a copy of it somewhere."""
+    try:
+        return torch.load(path, weights_only=True)
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
+        raise TrainingError(f"{path}: this checkpoint is damaged; bring it back from a copy, or remove it to start over") from None
 
 
 def update(

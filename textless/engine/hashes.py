@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
 from textless.errors import StoreError
+
+PROBE = 1 << 20  # bytes that must fit onto a disk which is not full
 
 
 class FileHashes:
@@ -26,9 +30,11 @@ class FileHashes:
     @functools.cached_property
     def _known(self) -> dict[str, list[Any]]:
         try:
-            return json.loads(self.memory.read_text())
+            known = json.loads(self.memory.read_text())
         except (OSError, ValueError):
             return {}
+        items = known.items() if isinstance(known, dict) else ()
+        return {path: entry for path, entry in items if isinstance(entry, list) and len(entry) == 3}
 
     def __call__(self, path: str) -> str:
         try:
@@ -54,7 +60,25 @@ class FileHashes:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+    """Whole or not at all, whoever else writes it."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def write_error(folder: Path) -> OSError | None:
+    """Why nothing much can be written into a folder. Libraries tell a full disk in many ways; this is how to know."""
+    probe = folder / f".probe.{uuid.uuid4().hex}"
+    try:
+        probe.write_bytes(bytes(PROBE))
+    except OSError as e:
+        return e
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+    return None

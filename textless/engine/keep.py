@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import shutil
 import time
 import uuid
@@ -42,11 +43,11 @@ def runs(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 def garbage(root: Path, *, days: float) -> Iterator[tuple[Path, int]]:
     """What is older than `days` and no run since then needs, and its bytes: artefacts, unfinished work, shards that no artefact holds."""
     since = time.time() - days * DAY
-    needed = _needed(root, days)
+    wanted = needed(root, days)
     for kind in ("artefacts", "work"):
         for folder in sorted((root / kind).glob("*")):
             old = folder.is_dir() and folder.stat().st_mtime < since
-            if old and folder.name not in needed and not Lease(root / "work" / f"{folder.name}.lease").busy():
+            if old and folder.name not in wanted and not Lease(root / "work" / f"{folder.name}.lease").busy():
                 yield folder, _bytes(folder)
     for folder in sorted((root / "shards").glob("*")):
         files = [p.stat() for p in (folder / "result").rglob("*") if p.is_file()] or [p.stat() for p in folder.iterdir()]
@@ -58,7 +59,7 @@ def remove(root: Path, folder: Path, *, days: float) -> bool:
     """Remove garbage, at once as far as others can see; False if a run wants it by now."""
     trash = root / "work" / f".trash.{uuid.uuid4().hex}"
     with guard(root / "work"):
-        if folder.name in _needed(root, days):
+        if folder.name in needed(root, days):
             return False
         with contextlib.suppress(FileNotFoundError):
             folder.rename(trash)
@@ -93,7 +94,8 @@ def damage(folder: Path) -> list[str]:
     return out + [f"{folder / name}: was not there when it was made" for name in sorted(there - manifest["files"].keys())]
 
 
-def _needed(root: Path, days: float) -> set[str]:
+def needed(root: Path, days: float = math.inf) -> set[str]:
+    """Artefacts that the runs of the last `days` keep."""
     since = time.time() - days * DAY
     return {name for _, run in runs(root) if run["when"] >= since for name in run["needed"]}
 

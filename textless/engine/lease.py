@@ -96,10 +96,19 @@ class Lease:
 
 @contextlib.contextmanager
 def guard(folder: Path) -> Iterator[None]:
-    """One process at a time, for the blink in which a lease changes hands. Where the file system knows no locks, work may be done twice."""
+    """One process at a time, for the blink in which a lease changes hands.
+
+    Where the file system knows no locks, or who has this one was stopped in that blink, work may be done twice.
+    """
     with open(folder / ".guard", "a") as f:
+        deadline = time.monotonic() + PATIENCE
         with contextlib.suppress(OSError):
-            fcntl.flock(f, fcntl.LOCK_EX)
+            while time.monotonic() < deadline:
+                try:
+                    fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(0.002)
         yield
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from textless.engine import ranks
-from textless.engine.keep import record_run
+from textless.engine.keep import needed, record_run
 from textless.engine.step import Source, Step
 from textless.engine.store import Progress, Store
 from textless.errors import PipelineError, did_you_mean
@@ -69,21 +69,33 @@ class Pipeline:
 
     def plan(self, store: Store, targets: Iterable[str] = ()) -> list[Step]:
         """What is missing, inputs first. Inputs are asked for only where the step itself is missing."""
+        order = self._missing(store, self.pick(targets), set())[0]
+        store.save_hashes()
+        return order
+
+    def wanted(self, store: Store, targets: Iterable[str], elsewhere: set[str]) -> list[str]:
+        """Of the artefacts that are elsewhere, those that a run would not have to make if they were here."""
+        return self._missing(store, self.pick(targets), elsewhere)[1]
+
+    def _missing(self, store: Store, targets: list[str], elsewhere: set[str]) -> tuple[list[Step], list[str]]:
         order: list[Step] = []
+        wanted: list[str] = []
         seen: set[str] = set()
 
         def visit(step: Step) -> None:
             if isinstance(step, Source) or store.keys.of(step) in seen or store.has(step):
                 return
             seen.add(store.keys.of(step))
+            if store.name(step) in elsewhere:
+                wanted.append(store.name(step))
+                return
             for parent in step.inputs().values():
                 visit(parent)
             order.append(step)
 
-        for name in self.pick(targets):
+        for name in targets:
             visit(self.steps[name])
-        store.save_hashes()
-        return order
+        return order, wanted
 
     def run(
         self,
@@ -149,7 +161,8 @@ class Pipeline:
         return [store.name(s) for s in self.above(targets) if not isinstance(s, Source) and id(s) not in passing]
 
     def _drop(self, store: Store, name: str) -> None:
-        """Drop a temporary artefact, unless somebody is at a step that takes it."""
+        """Drop a temporary artefact, unless somebody is at a step that takes it, or another run keeps it."""
         step = self.steps[name]
-        if not any(store.busy(s) for s in self.steps.values() if any(parent is step for parent in s.inputs().values())):
+        takers = [s for s in self.steps.values() if any(parent is step for parent in s.inputs().values())]
+        if not any(map(store.busy, takers)) and store.name(step) not in needed(store.root):
             store.drop(step)

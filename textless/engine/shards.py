@@ -7,11 +7,13 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from textless.engine.hashes import write_error
 from textless.engine.step import Keys, MapStep
 from textless.errors import RowsFailedError, StoreError
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 Do = Callable[[Path], list[dict[str, Any]]]
 
+ABOUT = "shard.json"  # a shard's failures, and how long its files are
 ROWS_PER_SHARD = 64
 PATIENCE = 3  # times that workers may die without having finished a shard
 
@@ -34,7 +37,7 @@ def split_rows(rows: list[Any]) -> list[list[Any]]:
 
 
 class Pool:
-    """Finished shards by key: folders with `result`, a file or folder, and `failures.jsonl`. One appears whole, by rename.
+    """Finished shards by key: folders with `result`, a file or folder, and `shard.json`. One appears whole, by rename.
 
     A shard in which a row failed stays with the job (`own`); others are shared, and hard-linked to where they are wanted.
     """
@@ -43,24 +46,37 @@ class Pool:
         self.own, self.shared = own, shared
 
     def find(self, key: str) -> Path | None:
-        return next((folder / key for folder in (self.shared, self.own) if folder and (folder / key).is_dir()), None)
+        """A shard whose files are as long as they were; one that is damaged counts as not there."""
+        for folder in (self.shared, self.own):
+            about = _read_about(folder / key) if folder else None
+            if folder and about and about["sizes"] == _sizes(folder / key / "result"):
+                return folder / key
+        return None
 
     def add(self, key: str, do: Do, check: Callable[[], None] = lambda: None) -> None:
         """Make a shard. `check` is called before it is kept."""
         self.own.mkdir(parents=True, exist_ok=True)
         temporary = self.own / f".{key}.{uuid.uuid4().hex}"
         temporary.mkdir()
+        (temporary / ABOUT).touch()
         try:
-            failures = do(temporary / "result")
+            failures = _room_or_error(do, temporary / "result")
             check()
-            (temporary / "failures.jsonl").write_text("".join(json.dumps(f, sort_keys=True) + "\n" for f in failures))
+            _sync(temporary / "result")
+            # Who was thought dead finds that its folder was swept away. What it has written since then is not whole, and ABOUT is gone.
+            with open(temporary / ABOUT, "r+") as f:
+                json.dump({"failures": failures, "sizes": _sizes(temporary / "result")}, f, sort_keys=True)
+            _sync(temporary / ABOUT)
             folder = self.own if failures or self.shared is None else self.shared
             folder.mkdir(parents=True, exist_ok=True)
             try:
                 temporary.rename(folder / key)
             except OSError:
-                if not self.find(key):  # where it is there, another process was faster
-                    raise
+                if self.find(key):  # another process was faster
+                    return
+                with contextlib.suppress(FileNotFoundError):  # a damaged one; swept away with other leftovers
+                    (folder / key).rename(self.own / f".damaged.{uuid.uuid4().hex}")
+                temporary.rename(folder / key)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -70,7 +86,43 @@ class Pool:
         if found is None:
             raise FileNotFoundError(key)
         link(found / "result", target)
-        return [json.loads(line) for line in (found / "failures.jsonl").read_text().splitlines()]
+        return (_read_about(found) or {})["failures"]
+
+
+def _read_about(shard: Path) -> dict[str, Any] | None:
+    try:
+        about = json.loads((shard / ABOUT).read_text())
+        return about if isinstance(about, dict) and about.keys() >= {"failures", "sizes"} else None
+    except (OSError, ValueError):
+        return None
+
+
+def _files(result: Path) -> list[Path]:
+    return [result] if result.is_file() else sorted(p for p in result.rglob("*") if p.is_file())
+
+
+def _sizes(result: Path) -> dict[str, int]:
+    return {p.relative_to(result).as_posix(): p.stat().st_size for p in _files(result)}
+
+
+def _sync(result: Path) -> None:
+    """A shard is believed whenever it is met again, so its bytes are on the disk before its name is, power cut or not."""
+    for path in _files(result):
+        with open(path, "rb") as f:
+            os.fsync(f.fileno())
+
+
+def _room_or_error(do: Do, result: Path) -> list[dict[str, Any]]:
+    """Do a shard; a disk that is full is no fault of a row, and not told by each library in its own way."""
+    try:
+        failures = do(result)
+    except Exception:
+        if problem := write_error(result.parent):
+            raise problem from None
+        raise
+    if failures and (problem := write_error(result.parent)):
+        raise problem
+    return failures
 
 
 def link(source: Path, target: Path) -> None:
@@ -117,6 +169,7 @@ def run_map(step: MapStep, job: Job) -> None:
     task = _Task(step, job)
     missing = [n for n, key in enumerate(task.keys) if not job.pool.find(key)]
     done = len(task.keys) - len(missing)
+    amount = len(missing)
     if done:
         job.progress(done, len(task.keys), "shards")
     for _ in _here(task, missing) if job.on is None else _by_workers(task, missing):
@@ -124,6 +177,7 @@ def run_map(step: MapStep, job: Job) -> None:
         job.progress(done, len(task.keys), "shards")
     for n, key in enumerate(task.keys):
         job.failures += job.pool.place(key, job.path / step.shard_path(n))
+    job.amount = amount
     _check_some_good(job, sum(map(len, task.shards)))
     step.finish(job, task.tools)
 
@@ -165,63 +219,80 @@ def _here(task: _Task, missing: list[int]) -> Iterator[None]:
 
 
 def _by_workers(task: _Task, missing: list[int]) -> Iterator[None]:
-    """Shards through joblib. Workers that die take nothing with them but the shards that they were at."""
+    """Shards by the workers of `job.on`, one after the other as they are finished."""
+    kind, _, where = (task.job.on or "").partition(":")
+    if kind == "loky" and where.isdecimal() and int(where) > 0:
+        return _by_loky(task, missing, int(where))
+    if kind == "dask" and where:
+        return _by_dask(task, missing, where)
+    raise StoreError(f"--on {task.job.on}: expected loky:N, N processes here, or dask:ADDRESS, the workers of a scheduler")
+
+
+def _by_loky(task: _Task, missing: list[int], size: int) -> Iterator[None]:
+    """Workers that die take nothing with them but the shards that they were at."""
     from concurrent.futures.process import BrokenProcessPool
 
     import joblib
 
-    step, job = task.step, task.job
     deaths = 0
     while missing:
-        before = len(missing)
+        told = 0
         try:
-            with _workers(job.on or "") as size:
-                calls = (joblib.delayed(_do_remotely)(job, step, n, task.keys[n]) for n in missing)
-                yield from joblib.Parallel(n_jobs=size, return_as="generator_unordered", batch_size=1)(calls)
-        except BrokenProcessPool:
-            missing = [n for n in missing if not job.pool.find(task.keys[n])]
-            deaths = deaths + 1 if len(missing) == before else 0
-            if deaths == PATIENCE:
-                raise StoreError(f"{step.type}: the workers of {job.on} die at once, perhaps for lack of memory; use fewer") from None
-        else:
+            calls = (joblib.delayed(_do_remotely)(task.job, task.step, n, task.keys[n]) for n in missing)
+            for _ in joblib.Parallel(n_jobs=size, backend="loky", return_as="generator_unordered", batch_size=1)(calls):
+                told += 1
+                yield
             return
+        except BrokenProcessPool:
+            left = [n for n in missing if not task.job.pool.find(task.keys[n])]
+            for _ in range(len(missing) - len(left) - told):  # finished, though none lived to tell
+                yield
+            deaths = deaths + 1 if len(left) == len(missing) else 0
+            missing = left
+            if deaths == PATIENCE:
+                raise _dying(task) from None
 
 
-@contextlib.contextmanager
-def _workers(on: str) -> Iterator[int]:
-    """joblib's backend for `loky:4` or `dask:ADDRESS`, and how many workers there are."""
-    import joblib
-
-    kind, _, where = on.partition(":")
-    if kind == "loky" and where.isdecimal() and int(where) > 0:
-        with joblib.parallel_config("loky"):
-            yield int(where)
-    elif kind == "dask" and where:
+def _by_dask(task: _Task, missing: list[int], where: str) -> Iterator[None]:
+    """The scheduler gives what a dead worker was at to another. Not through joblib, which waits for ever when it gives up."""
+    try:
+        from distributed import CancelledError, Client, KilledWorker, as_completed
+    except ImportError:
+        raise StoreError("dask is not installed; pip install 'textless[dask]'") from None
+    try:
+        client = Client(where, timeout=10, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as e:
+        raise StoreError(f"--on {task.job.on}: no dask scheduler answers ({e})") from None
+    with client:
+        calls = [client.submit(_do_remotely, task.job, task.step, n, task.keys[n], pure=False) for n in missing]
         try:
-            from distributed import Client
-        except ImportError:
-            raise StoreError("dask is not installed; pip install 'textless[dask]'") from None
-        try:
-            client = Client(where, timeout=10, set_as_default=False)
-        except (OSError, TimeoutError, ValueError) as e:
-            raise StoreError(f"--on {on}: no dask scheduler answers ({e})") from None
-        with client, joblib.parallel_config("dask", client=client, wait_for_workers_timeout=60):
-            yield -1
-    else:
-        raise StoreError(f"--on {on}: expected loky:N, N processes here, or dask:ADDRESS, the workers of a scheduler")
+            for call in as_completed(calls, loop=client.loop):
+                call.result()
+                yield
+        except KilledWorker:
+            raise _dying(task) from None
+        except CancelledError:
+            raise StoreError(f"--on {task.job.on}: the dask scheduler has gone; start it, and run again") from None
+        finally:
+            client.cancel(calls)
 
 
-_tasks: dict[str, _Task] = {}
+def _dying(task: _Task) -> StoreError:
+    return StoreError(f"{task.step.type}: the workers of {task.job.on} die at once, perhaps for lack of memory; use fewer")
+
+
+_known: tuple[Path, _Task] | None = None
+_one_at_a_time = threading.Lock()  # dask's workers have threads, and a shard may seed generators that all of them share
 
 
 def _do_remotely(job: Job, step: MapStep, n: int, key: str) -> None:
-    """In a worker: one shard into the pool. Rows and tools stay for the next shard of the same step."""
-    name = str(job.pool.own)
-    if name not in _tasks:
-        _tasks.clear()
-        _tasks[name] = _Task(step, job, job.keys)
-    if not job.pool.find(key):
-        _tasks[name].do(n, key)
+    """In a worker: one shard into the pool. Rows and tools stay for the next shard of the same attempt."""
+    global _known
+    with _one_at_a_time:
+        if _known is None or _known[0] != job.path:
+            _known = job.path, _Task(step, job, job.keys)
+        if not job.pool.find(key):
+            _known[1].do(n, key)
 
 
 def _check_some_good(job: Job, rows: int) -> None:

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from textless.engine import ranks
-from textless.engine.hashes import FileHashes, write_text
-from textless.engine.lease import Lease
+from textless.engine.hashes import FileHashes, write_error, write_text
+from textless.engine.lease import Lease, guard
 from textless.engine.manifest import MANIFEST, read_manifest, write_manifest
 from textless.engine.shards import Pool
 from textless.engine.step import Keys, Source, Step
-from textless.errors import RowsFailedError, StoreError, TextlessError
+from textless.errors import RowsFailedError, StoreError
 
 POLL = 0.2  # seconds
-PROBE = 1 << 20  # bytes that must fit into a store which is not full
+MARK = ".attempt"  # in an attempt's folder until it is published
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 Progress = Callable[[int, int, str], None]
 
@@ -47,7 +47,7 @@ class Job:
         tensorboard: folder for TensorBoard's event files, None when they are not wanted.
         metrics, contract: for the manifest, to be filled in.
         failures: rows that could not be done, as {"id", "error"}.
-        amount: how much there was to do, as progress told it: shards, steps.
+        amount: how much was done, as progress told it: shards, steps of training.
     """
 
     def __init__(
@@ -137,14 +137,16 @@ class Store:
             self.join(step)
             return self.wait(step)
         if self.has(step):
+            self._tidy(step)
             return self.folder(step)
         with self._explained():
             self.root.joinpath("work").mkdir(parents=True, exist_ok=True)
-            lease = Lease(self.root / "work" / f"{self.name(step)}.lease")
+            lease = self._lease(step)
             while not self.has(step):
                 if not lease.take():
                     owner = lease.owner or {}
-                    progress(0, 1, f"waiting for process {owner.get('pid', '?')} on {str(owner.get('host', 'an unknown host')).split()[0]}")
+                    host = str(owner["host"]).partition(" ")[0] if owner.get("host") else "an unknown host"
+                    progress(0, 1, f"waiting for process {owner.get('pid', '?')} on {host}")
                     time.sleep(POLL)
                     continue
                 with lease.held():
@@ -156,16 +158,15 @@ class Store:
         """One go at a step. Whoever was thought dead and is not may be at it too: each in a folder of its own, one is published."""
         work = self.work(step)
         path, scratch = work / lease.token, work / "scratch"
-        for earlier in work.iterdir() if work.exists() else ():
-            if earlier != scratch:
-                self._discard(earlier)
-        remove_temporaries(scratch)
-        path.mkdir(parents=True)
-        job = Job(path, self._inputs(step), progress, scratch=scratch, root=self.root)
-        job.keys, job.on = self.keys, self.on
-        job.tensorboard = self.root / "tensorboard" / self.name(step) if self.tensorboard else None
         try:
             with self._explained():
+                if not self._sweep(work, lease):
+                    return
+                path.mkdir(parents=True)
+                (path / MARK).touch()
+                job = Job(path, self.inputs(step), progress, scratch=scratch, root=self.root)
+                job.keys, job.on = self.keys, self.on
+                job.tensorboard = self.root / "tensorboard" / self.name(step) if self.tensorboard else None
                 attempts = _count_attempt(scratch / "attempts")
                 start = time.monotonic()
                 if step.collective:
@@ -174,17 +175,49 @@ class Store:
                 if step.collective:
                     ranks.wait_until_left(scratch)
                 self._publish(step, job, attempts=attempts, seconds=round(time.monotonic() - start, 3))
-        except RowsFailedError:
-            self._discard(work)  # an error is not kept: the next run tries every row again
-            raise
-        except Exception:
+        except Exception as e:
             # If someone took over, our folder was swept away: no wonder that this failed. Theirs will be found, or waited for.
             if lease.mine() and not self.has(step):
+                if isinstance(e, RowsFailedError):
+                    self._discard(work)  # an error is not kept: the next run tries every row again
                 raise
         finally:
             self._discard(path)
         if self.has(step):
             self._discard(work)
+
+    def _sweep(self, work: Path, lease: Lease) -> bool:
+        """Put away what earlier attempts left, all but checkpoints and finished shards. False if the lease was lost."""
+        trash = self.root / "work" / f".trash.{uuid.uuid4().hex}"
+        with guard(self.root / "work"):
+            if not lease.mine():
+                return False
+            scratch = work / "scratch"
+            earlier = [p for p in work.iterdir() if p != scratch] if work.exists() else []
+            earlier += [*self.root.glob(f"work/.{work.name}.lease.*"), *self.root.glob("work/.probe.*")]
+            for n, leftover in enumerate([*earlier, *_temporaries(scratch)]):
+                with contextlib.suppress(FileNotFoundError):  # it lay within another
+                    leftover.rename(trash.with_name(f"{trash.name}.{n}"))
+        self._empty_trash()
+        return True
+
+    def _empty_trash(self) -> None:
+        for leftover in self.root.glob("work/.trash.*"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+    def _tidy(self, step: Step) -> None:
+        """Remove what is left of a step that was killed when it had just been published."""
+        with contextlib.suppress(OSError):
+            if self.work(step).exists() and (lease := self._lease(step)).take():
+                with lease.held():
+                    self._discard(self.work(step))
+            self._empty_trash()
+
+    def _lease(self, step: Step) -> Lease:
+        return Lease(self.root / "work" / f"{self.name(step)}.lease")
 
     def join(self, step: Step) -> None:
         """Beside the first process: take part in a collective step once it has begun. Nothing to do for others, or if it is there."""
@@ -192,7 +225,7 @@ class Store:
         while step.collective and not self.has(step):
             if ranks.called(scratch):
                 with self._explained():
-                    step.run(_job(ranks.corner(scratch), self._inputs(step), scratch, self.root))
+                    step.run(_job(ranks.corner(scratch), self.inputs(step), scratch, self.root))
                     ranks.leave(scratch)
                 return
             time.sleep(POLL)
@@ -203,7 +236,8 @@ class Store:
             time.sleep(POLL)
         return self.folder(step)
 
-    def _inputs(self, step: Step) -> dict[str, Path]:
+    def inputs(self, step: Step) -> dict[str, Path]:
+        """Artefact folder of each input by field name."""
         return {n: self.folder(s) for n, s in step.inputs().items() if not isinstance(s, Source)}
 
     def _publish(self, step: Step, job: Job, **about: Any) -> None:
@@ -211,6 +245,8 @@ class Store:
             if isinstance(source, Source) and source.content(self._hashes) != self.keys.payload(source)["content"]:
                 which = f" ({self._hashes.changed[-1]})" if self._hashes.changed else ""
                 raise StoreError(f"{step.type}: {name} changed while it was read{which}; run again")
+        # Who was thought dead finds that its folder was swept away. What it has written since then is not whole, and the mark is gone.
+        (job.path / MARK).unlink()
         if job.failures:
             write_failures(job.path / "failures.jsonl", job.failures)
         about |= {"step": step.type, "key": self.keys.of(step), "payload": self.keys.payload(step), "fields": step.settings()}
@@ -230,7 +266,7 @@ class Store:
 
     def busy(self, step: Step) -> bool:
         """Whether a process works on it that is not known to be dead."""
-        return Lease(self.root / "work" / f"{self.name(step)}.lease").busy()
+        return self._lease(step).busy()
 
     def drop(self, step: Step) -> None:
         """Remove an artefact, at once as far as others can see."""
@@ -252,26 +288,23 @@ class Store:
         """What is wrong with the store in one line, if that is what is wrong: libraries tell a full disk in many ways."""
         try:
             yield
-        except (TextlessError, KeyboardInterrupt):
+        except StoreError:
             raise
         except Exception as e:
             if isinstance(e, NotADirectoryError | FileExistsError) and not self.root.is_dir():
                 raise StoreError(f"{self.root}: not a folder; give another place with --store or TEXTLESS_STORE") from None
-            if problem := (os.strerror(e.errno) if isinstance(e, OSError) and e.errno in CANNOT_WRITE else self._cannot_write()):
+            told = (os.strerror(n) for n in CANNOT_WRITE if getattr(e, "errno", None) == n or os.strerror(n) in str(e))
+            if problem := next(told, None) or self._cannot_write():
                 raise StoreError(f"{self.root}: {problem}; run again when there is room, or give another place with --store") from None
             raise
 
     def _cannot_write(self) -> str | None:
-        probe = self.root / "work" / f".probe.{uuid.uuid4().hex}"
         try:
-            probe.parent.mkdir(parents=True, exist_ok=True)
-            probe.write_bytes(bytes(PROBE))
+            (self.root / "work").mkdir(parents=True, exist_ok=True)
+            problem = write_error(self.root / "work")
         except OSError as e:
-            return os.strerror(e.errno or 0)
-        finally:
-            with contextlib.suppress(OSError):
-                probe.unlink()
-        return None
+            problem = e
+        return os.strerror(problem.errno or 0) if problem else None
 
 
 def write_failures(path: Path, failures: list[dict[str, Any]]) -> None:
@@ -281,8 +314,12 @@ def write_failures(path: Path, failures: list[dict[str, Any]]) -> None:
 
 def remove_temporaries(folder: Path, *, keep: str = "") -> None:
     """Remove what killed attempts were writing: files and folders whose names start with a dot, but for `keep`."""
-    for leftover in [p for p in folder.rglob(".*") if p.name != keep]:
+    for leftover in [p for p in _temporaries(folder) if p.name != keep]:
         shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+
+
+def _temporaries(folder: Path) -> list[Path]:
+    return list(folder.rglob(".*"))
 
 
 def _count_attempt(path: Path) -> int:

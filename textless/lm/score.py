@@ -18,6 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from textless.errors import CorpusError
+from textless.intervals import interval
+from textless.lm.ngram import KneserNey
 from textless.units.dump import UnitRow
 from textless.units.types import Units
 
@@ -56,6 +58,40 @@ def _nll(lm: Scorer, sequences: Sequence[Units]) -> list[np.ndarray]:
 def _totals(lm: Scorer, sequences: Sequence[Units], normalise: bool) -> np.ndarray:
     """(len(sequences),) float64: nats of each with its `</s>`, or their mean."""
     return np.array([s.mean() if normalise else s.sum() for s in _nll(lm, sequences)])
+
+
+def likelihoods(lm: Scorer, rows: Sequence[UnitRow], train: Sequence[Units] = (), *, seed: int = 0) -> dict[str, float]:
+    """What a model pays for a dump, beside what those pay that know the training units but little or no context.
+
+    Args:
+        train: the units that the model was trained on; without, it stands alone.
+
+    Returns:
+        `nll_per_unit` and, where the frame rate is known, `bits_per_second`, as in `score`, over all rows together; the same of a unigram
+        and of a 5-gram with modified Kneser-Ney smoothing, under `unigram_` and `fivegram_`; each with `_low` and `_high`, its 95 %
+        interval by a bootstrap over rows, of which all models are given the same.
+
+    Raises:
+        CorpusError: no row.
+    """
+    if not rows:
+        raise CorpusError("there are no units to score")
+    rows = sorted(rows, key=lambda row: row.id)
+    models: dict[str, Scorer] = {"": lm}
+    if train:
+        n_units = rows[0].units.contract.n_units or lm.n_units  # type: ignore[attr-defined]
+        models |= {f"{name}_": KneserNey.fit(train, n_units, order=order) for name, order in (("unigram", 1), ("fivegram", 5))}
+    units = np.array([len(row.units) + 1 for row in rows])
+    rate = rows[0].units.contract.frame_rate or getattr(lm, "frame_rate", None)
+    seconds = np.array([row.units.n_frames for row in rows]) / rate if rate else None
+    figures: dict[str, float] = {}
+    for name, model in models.items():
+        totals = _totals(model, [row.units for row in rows], False)
+        for measure, over, under in (("nll_per_unit", totals, units), ("bits_per_second", totals / math.log(2), seconds)):
+            if under is not None:
+                figures[name + measure] = float(over.sum() / under.sum())
+                figures[f"{name}{measure}_low"], figures[f"{name}{measure}_high"] = interval(over, under, seed=seed)
+    return figures
 
 
 # -------------------------------------------------------------------------------------------------------------- pairs

@@ -53,12 +53,12 @@ def finish_units(job: Job, contract: UnitContract) -> None:
 
 
 def packed(job: Job, corpus: Corpus, ids: set[str]) -> PackedAudio:
-    """The audio of the rows that have units, decoded into the step's scratch folder."""
+    """The audio of the rows that have units, by id, decoded into the step's scratch folder. The order of a manifest is not in the key."""
     from textless.corpus import Corpus as Rows
     from textless.corpus import PackedAudio
     from textless.distributed import first_before_others
 
-    rows = [row for row in corpus.load() if row.id in ids]
+    rows = sorted((row for row in corpus.load() if row.id in ids), key=lambda row: row.id)
     if not rows:
         raise TrainingError("no id stands both in the corpus and in the units; encode the corpus that is trained on")
     with first_before_others():

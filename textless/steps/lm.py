@@ -141,19 +141,21 @@ class Continue(MapStep):
 
 @dataclass(frozen=True, kw_only=True)
 class Score(Step):
-    """Likelihood of units, and of real ones against the same reversed, shuffled and spliced."""
+    """Likelihood of units, beside n-grams of those in `train`; and of real ones against the same reversed, shuffled and spliced."""
 
     type = "score"
+    version = 2
     lm: Step
     units: Step
+    train: Step | None = None
     seed: int = 0
 
     def run(self, job: Job) -> None:
         from textless.lm import load_lm
-        from textless.lm.score import controls, score
-        from textless.lm.train import evaluate
+        from textless.lm.score import controls, likelihoods, score
         from textless.units.dump import Dump
 
         lm, rows = load_lm(place(job, self, "lm")), list(Dump(job.inputs["units"]))
+        train = [row.units for row in Dump(job.inputs["train"])] if self.train else ()
         (job.path / "scores.jsonl").write_text("".join(json.dumps(s) + "\n" for s in score(lm, rows)))
-        job.metrics = {**evaluate(lm, [row.units for row in rows]), **controls(lm, rows, seed=self.seed)}
+        job.metrics = {**likelihoods(lm, rows, train, seed=self.seed), **controls(lm, rows, seed=self.seed)}

@@ -43,7 +43,7 @@ class UnitQuality(Step):
     """PNMI, purities, discrete ABX and bit rates of units, in `quality.json`."""
 
     type = "quality"
-    version = 2
+    version = 3
     units: Step
     alignments: Alignments | None = None
     items: Items | None = None
@@ -62,6 +62,7 @@ class FrameABX(Step):
     """ABX of frames that are on disk, in `abx.json`."""
 
     type = "abx"
+    version = 2
     frames: Frames
     alignments: Alignments | None = None
     items: Items | None = None

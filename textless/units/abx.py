@@ -23,6 +23,7 @@ from itertools import groupby
 import numpy as np
 
 from textless.errors import CorpusError, ModelError
+from textless.intervals import interval
 from textless.units.dtw import dtw
 from textless.units.items import Item, frame_span
 
@@ -59,8 +60,8 @@ def abx(
         max_speakers: so many, drawn by the seed, speakers of X for each A (5 in ZeroSpeech 2021).
 
     Returns:
-        `error`; `chance`: the same after the labels A and B of what each X is compared with were shuffled; `cells`; `items`: how many were
-        compared.
+        `error`; `low`, `high`: its 95 % interval, by a bootstrap over the pairs of phones; `chance`: the same after the labels A and B of
+        what each X is compared with were shuffled; `cells`; `items`: how many were compared.
 
     Raises:
         CorpusError: no cell has enough items.
@@ -79,7 +80,9 @@ def abx(
                 cells[name][block.speaker, a, b].append(score)
     if not used:
         raise CorpusError(_nothing(groups, speakers, len(items)))
-    figures = {name: _average(those) for name, those in cells.items()}
+    pairs = {name: _by_pair(those) for name, those in cells.items()}
+    figures = {name: float(means.mean()) for name, means in pairs.items()}
+    figures["low"], figures["high"] = interval(pairs["error"], seed=seed)
     return {**figures, "cells": float(sum(map(len, cells["error"].values()))), "items": float(len(used))}
 
 
@@ -282,9 +285,9 @@ def _shuffled(distances: np.ndarray, block: _Block, rng: np.random.Generator) ->
     return out
 
 
-def _average(cells: Mapping[tuple[str, str, str], Sequence[float]]) -> float:
-    """Over the contexts of each (speaker, A, B), then over speakers, then over pairs."""
+def _by_pair(cells: Mapping[tuple[str, str, str], Sequence[float]]) -> np.ndarray:
+    """(pairs,) float64: averages over the contexts of each (speaker, A, B), then over speakers."""
     pairs = defaultdict(list)
     for (_, a, b), scores in cells.items():
         pairs[a, b].append(np.mean(scores))
-    return float(np.mean([np.mean(speakers) for speakers in pairs.values()]))
+    return np.array([np.mean(speakers) for speakers in pairs.values()])

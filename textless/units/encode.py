@@ -227,23 +227,35 @@ class Tokenizer:
         return [self._units([frames]) for frames in self.encoder.encode_batch(waveforms)]
 
     def _units(self, pieces: Iterable[np.ndarray]) -> Units:
-        return Units.from_frames(np.concatenate([self.codebook.predict(frames) for frames in pieces]), self.contract)
+        return self.measure(pieces)[0]
+
+    def measure(self, pieces: Iterable[np.ndarray]) -> tuple[Units, float]:
+        """Frames of one file in pieces, (t, D) float32 each → its units, and the mean distance of frames to their centroids."""
+        found = [self.codebook.nearest(frames) for frames in pieces]
+        units, distances = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return Units.from_frames(units, self.contract), float(distances.mean(dtype=np.float64))
 
 
 def tokenize(
-    rows: Iterable[Row], tokenizer: Tokenizer, *, batch_seconds: float = BATCH_SECONDS
+    rows: Iterable[Row],
+    tokenizer: Tokenizer,
+    *,
+    batch_seconds: float = BATCH_SECONDS,
+    watch: Callable[[UnitRow, float], None] = lambda row, distance: None,
 ) -> Iterator[tuple[Row, UnitRow | AudioError]]:
-    """Units of every row, or why there are none, in order; see `encode_rows`."""
+    """Units of every row, or why there are none, in order; see `encode_rows`. `watch` is told the mean distance of each (`measure`)."""
     for row, samples, pieces in encode_rows(rows, tokenizer.encoder, batch_seconds=batch_seconds):
         try:
             if isinstance(pieces, AudioError):
                 raise pieces
-            units = tokenizer._units(pieces)
+            units, distance = tokenizer.measure(pieces)
         except AudioError as e:
             yield row, e
             continue
         source = Path(row.path).name
-        yield row, UnitRow(id=row.id, units=units, speaker=row.speaker, source=source, offset=row.offset, samples=samples())
+        made = UnitRow(id=row.id, units=units, speaker=row.speaker, source=source, offset=row.offset, samples=samples())
+        watch(made, distance)
+        yield row, made
 
 
 def encode_rows(

@@ -23,6 +23,9 @@ TRANSFORMS = ("none", "layer_norm")
 ALGORITHMS = {"lloyd": (50, 1), "minibatch": (100, 20)}
 INITS = ("k-means++", "random")
 BATCH = 10_000  # frames of a mini-batch, fairseq's too
+QUANTILES = ("0.5", "0.75", "0.95", "0.99")  # of training's distances, that a codebook keeps
+MEASURED = 20_000  # training frames that they are taken over, at most
+SHORT = 2.0  # seconds; the mean distance of a shorter file is left to chance
 
 
 def transform_frames(frames: np.ndarray, transform: str) -> np.ndarray:
@@ -46,15 +49,16 @@ class Codebook:
     Attributes:
         centroids: (K, D) float32.
         contract: says encoder, layer and transform, with `n_units` and `codebook` filled in.
+        distances: of training's frames to their centroids, the `mean` and some quantiles ("0.75": …); None where they are not known.
     """
 
-    def __init__(self, centroids: np.ndarray, contract: UnitContract = UnitContract()) -> None:
+    def __init__(self, centroids: np.ndarray, contract: UnitContract = UnitContract(), distances: dict[str, float] | None = None) -> None:
         centroids = np.ascontiguousarray(centroids, np.float32)
         if centroids.ndim != 2 or not len(centroids):
             raise ModelError(f"centroids must be (K, D), got shape {centroids.shape}")
         if not np.isfinite(centroids).all():
             raise ModelError("centroids hold NaN or infinite values")
-        self.centroids = centroids
+        self.centroids, self.distances = centroids, distances
         self.contract = contract.with_(
             n_units=len(centroids), codebook=hashlib.sha256(centroids.tobytes()).hexdigest(), transform=contract.transform or "none"
         )
@@ -83,21 +87,44 @@ class Codebook:
 
         Raises ModelError when D is not the codebook's.
         """
+        return self.nearest(frames)[0]
+
+    def nearest(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same, and how far away it is, after the transform: (T, D) float32 → (T,) int64, (T,) float32. Raises as `predict`."""
         if frames.ndim != 2 or frames.shape[1] != self.centroids.shape[1]:
             raise ModelError(f"frames of shape {frames.shape} do not fit a codebook of {self.centroids.shape[1]} dimensions")
         # Seen from their middle, so that frames far from the origin do not lose the digits that tell centroids apart.
         middle = self.centroids.mean(0)
         centroids = self.centroids - middle
         bias = np.square(centroids).sum(1)
-        out = np.empty(len(frames), np.int64)
+        out, distances = np.empty(len(frames), np.int64), np.empty(len(frames), np.float32)
         for i in range(0, len(frames), 16384):
             x = transform_frames(frames[i : i + 16384], self.contract.transform or "none") - middle
             # ‖x - c‖² less ‖x‖², which is the same for every centroid.
-            out[i : i + 16384] = (bias - 2 * (x @ centroids.T)).argmin(1)
-        return out
+            scores = bias - 2 * (x @ centroids.T)
+            out[i : i + 16384] = best = scores.argmin(1)
+            squared = np.take_along_axis(scores, best[:, None], 1)[:, 0] + np.einsum("td,td->t", x, x)
+            distances[i : i + 16384] = np.sqrt(np.maximum(squared, 0))
+        return out, distances
+
+    def measure(self, frames: np.ndarray) -> None:
+        """Keep how far the frames of the training (N, D) lie from their centroids, in place."""
+        _, found = self.nearest(np.asarray(frames[:: -(-len(frames) // MEASURED)], np.float32))
+        figures = {"mean": found.mean(dtype=np.float64), **{q: np.quantile(found, float(q)) for q in QUANTILES}}
+        self.distances = {name: float(f"{value:.6g}") for name, value in figures.items()}
+
+    def is_far(self, distance: float, seconds: float) -> bool:
+        """Whether audio with this mean distance is unlike the training's. Where that is not known, nothing is.
+
+        A quarter of training's frames lie beyond the limit, but hardly a file of unseen speakers does in its mean: docs/encoders.md.
+        """
+        return self.distances is not None and distance > self.distances["0.95" if seconds < SHORT else "0.75"]
 
     def save(self, folder: Path | str) -> None:
-        save_model(folder, kind="codebook", config={"contract": self.contract.to_dict()}, tensors={"centroids": self.centroids})
+        config: dict[str, Any] = {"contract": self.contract.to_dict()}
+        if self.distances:
+            config["distances"] = self.distances
+        save_model(folder, kind="codebook", config=config, tensors={"centroids": self.centroids})
 
 
 def load_codebook(source: Path | str) -> Codebook:
@@ -121,7 +148,7 @@ def load_codebook(source: Path | str) -> Codebook:
         raise ModelError(f"{path}: no such file or folder, and no published codebook has this name{did_you_mean(str(source), PUBLISHED)}")
     if path.is_dir():
         config, tensors = load_model(path, kind="codebook")
-        return Codebook(tensors["centroids"], UnitContract.from_dict(config["contract"]))
+        return Codebook(tensors["centroids"], UnitContract.from_dict(config["contract"]), config.get("distances"))
     codebook = _foreign(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     entry = next((e for e in PUBLISHED.values() if e.codebook_sha256 == digest), None)
@@ -223,7 +250,7 @@ class KMeans:
                 tolerance=self.tolerance,
                 seed=self.seed,
             )
-        self._keep(centroids + points.mean, curve, repaired, dead)
+        self._keep(centroids + points.mean, curve, repaired, dead, frames)
         return self
 
     def partial_fit(self, frames: np.ndarray) -> KMeans:
@@ -241,7 +268,8 @@ class KMeans:
         kmeans.partial_fit(np.concatenate([x for _, x in points.blocks()]))
         found = Assignment(points, np.ascontiguousarray(kmeans.cluster_centers_, np.float32))
         counts += found.counts
-        self._keep(kmeans.cluster_centers_ + mean, [*self.metrics.get("inertia_curve", []), found.inertia], 0, int((counts == 0).sum()))
+        curve = [*self.metrics.get("inertia_curve", []), found.inertia]
+        self._keep(kmeans.cluster_centers_ + mean, curve, 0, int((counts == 0).sum()), frames)
         return self
 
     def _points(self, frames: np.ndarray, mean: np.ndarray | None = None) -> Points:
@@ -273,8 +301,9 @@ class KMeans:
             random_state=self.seed,
         )
 
-    def _keep(self, centroids: np.ndarray, curve: list[float], repaired: int, dead: int) -> None:
+    def _keep(self, centroids: np.ndarray, curve: list[float], repaired: int, dead: int, frames: np.ndarray) -> None:
         self._codebook = Codebook(centroids, self.contract.with_(transform=self.transform))
+        self._codebook.measure(frames)
         self.metrics = {"inertia": curve[-1], "inertia_curve": curve, "dead_units": dead, "repaired_units": repaired}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from textless.errors import TrainingError
 from textless.training import decay_groups, perplexity, rng, train, update, warmup_cosine
 from textless.units import hubert_frames, mfcc
 from textless.units.hubert import Hubert, HubertConfig
-from textless.weights import round_half
+from textless.weights import round_half, write_text
 
 if TYPE_CHECKING:
     from textless.corpus import PackedAudio
@@ -90,13 +91,16 @@ class CropSource:
     def _mel(self, model: Hubert, folder: Path) -> np.ndarray:
         shape = (int(self.starts[-1]), self.config.n_mels)
         path, done = folder / "mel.f16", folder / "mel.json"
-        if not (done.exists() and json.loads(done.read_text()) == list(shape)):
-            mel = np.memmap(path, np.float16, "w+", shape=shape)
-            for i in range(len(self.frames)):
-                if self.frames[i]:
-                    mel[self.starts[i] : self.starts[i + 1]] = model.prepare(torch.from_numpy(self.audio.waveform(i))).numpy()
-            mel.flush()
-            done.write_text(json.dumps(shape))
+        if not (done.exists() and done.read_text() == json.dumps(shape)):
+            temporary = path.with_name(f".{path.name}.{os.getpid()}")
+            with open(temporary, "wb") as f:  # not mapped: on a full disk that would end the process
+                for i in range(len(self.frames)):
+                    mel = np.zeros((int(self.starts[i + 1] - self.starts[i]), self.config.n_mels), np.float16)
+                    if self.frames[i]:
+                        mel[:] = model.prepare(torch.from_numpy(self.audio.waveform(i))).numpy()
+                    f.write(mel.data)
+            temporary.replace(path)
+            write_text(done, json.dumps(shape))
         return np.memmap(path, np.float16, "r", shape=shape)
 
     def crop(self, i: int, start: int, frames: int) -> Tensor:

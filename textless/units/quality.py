@@ -22,6 +22,8 @@ from textless.units.dump import UnitRow
 from textless.units.items import Alignment, Item, frame_span, items_of
 from textless.units.types import Units
 
+RESAMPLES = 200  # each goes over all frames
+
 
 def read_alignments(path: Path | str) -> dict[str, Alignment]:
     """A tsv with columns id, start, end (seconds), phone → {id: [(start, end, phone)]}. Raises CorpusError that names the line."""
@@ -57,26 +59,35 @@ def unit_quality(pairs: Iterable[tuple[np.ndarray, list[str | None]]], *, n_unit
         pairs: of each file, frame units (T,) int64 and the phones of `frame_phones`; frames without a phone are left out.
 
     Returns:
-        `pnmi`: mutual information over the phones' entropy; `phone_purity`: share of frames whose phone is the most frequent of their
-        unit; `cluster_purity`: share whose unit is the most frequent of their phone; each with `_chance`, the same with the units
-        shuffled over the frames, the floor that few frames raise; `active_units` and `frames`, of the frames that have a phone.
+        `pnmi`: mutual information over the phones' entropy, and `_low`, `_high`, its 95 % interval by a bootstrap over files;
+        `phone_purity`: share of frames whose phone is the most frequent of their unit; `cluster_purity`: share whose unit is the most
+        frequent of their phone; each with `_chance`, the same with the units shuffled over the frames, the floor that few frames raise;
+        `active_units` and `frames`, of the frames that have a phone.
 
     Raises:
         CorpusError: no frame has both a unit and a phone.
     """
-    units, phones = [], []
+    units, phones, frames = [], [], []
     for u, p in pairs:
         keep = [i for i, phone in enumerate(p[: len(u)]) if phone is not None]
         units.append(np.asarray(u)[keep])
         phones.extend(p[i] for i in keep)
+        frames.append(len(keep))
     all_units = np.concatenate(units) if units else np.empty(0, np.int64)
     if not len(all_units):
         raise CorpusError("no frame has both a unit and a phone; do the ids of units and alignment agree?")
     _, phone_ids = np.unique(np.array(phones), return_inverse=True)
+    rng = np.random.default_rng(seed)
     joint = _joint(phone_ids, all_units, n_units)
-    chance = _joint(phone_ids, np.random.default_rng(seed).permutation(all_units), n_units)
+    chance = _joint(phone_ids, rng.permutation(all_units), n_units)
+    # Of files drawn with replacement: a frame counts as often as its file was drawn.
+    file = np.repeat(np.arange(len(frames)), frames)
+    draws = (np.bincount(rng.integers(len(frames), size=len(frames)), minlength=len(frames)) for _ in range(RESAMPLES))
+    low, high = np.percentile([_pnmi(_joint(phone_ids, all_units, n_units, drawn[file])) for drawn in draws], [2.5, 97.5])
     return {
         "pnmi": _pnmi(joint),
+        "pnmi_low": float(low),
+        "pnmi_high": float(high),
         "pnmi_chance": _pnmi(chance),
         "phone_purity": float(joint.max(0).sum()),
         "phone_purity_chance": float(chance.max(0).sum()),
@@ -87,9 +98,9 @@ def unit_quality(pairs: Iterable[tuple[np.ndarray, list[str | None]]], *, n_unit
     }
 
 
-def _joint(phones: np.ndarray, units: np.ndarray, n_units: int) -> np.ndarray:
-    counts = np.zeros((phones.max() + 1, n_units))
-    np.add.at(counts, (phones, units), 1)
+def _joint(phones: np.ndarray, units: np.ndarray, n_units: int, weights: np.ndarray | None = None) -> np.ndarray:
+    size = (phones.max() + 1) * n_units
+    counts = np.bincount(phones * n_units + units, weights=weights, minlength=size).reshape(-1, n_units).astype(np.float64)
     return counts / counts.sum()
 
 
@@ -100,7 +111,8 @@ def _pnmi(joint: np.ndarray) -> float:
         raise CorpusError("all frames have the same phone; PNMI and purities need two at least")
     seen = joint > 0
     information = (joint[seen] * np.log(joint[seen] / (phone @ unit)[seen])).sum()
-    return float(information / -(phone[phone > 0] * np.log(phone[phone > 0])).sum())
+    entropy = -(phone[phone > 0] * np.log(phone[phone > 0])).sum()
+    return float(information / entropy) if entropy else 0.0  # of drawn files, all with the same phone
 
 
 def unit_cost(sequences: Iterable[Units], *, n_units: int | None = None) -> dict[str, float]:
@@ -214,8 +226,8 @@ def _discriminate(
         except CorpusError as e:
             reasons.append(str(e))
             continue
-        keys = {"error": f"{name}_{mode}", "chance": f"{name}_{mode}_chance", "cells": f"{name}_{mode}_cells"}
-        figures |= {key: found[k] for k, key in keys.items()}
+        figures[f"{name}_{mode}"] = found["error"]
+        figures |= {f"{name}_{mode}_{k}": found[k] for k in ("low", "high", "chance", "cells")}
     if items is not None and not figures:
         raise CorpusError(reasons[0])
     if reasons:

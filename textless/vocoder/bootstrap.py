@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from textless.errors import CorpusError
+from textless.intervals import interval, resampled
 
 # Means over sentences; and rates, the sum of the one over the sum of the other.
 MEANS = ("log_mel_l1", "mcd", "f0_cents", "voicing_error", "stoi")
 RATES = {"uer": ("unit_edits", "units"), "wer": ("word_edits", "words"), "wer_original": ("word_edits_original", "words")}
-RESAMPLES = 1000
 LAG = 0.1  # seconds that a made sentence may be longer or shorter before a warning says so
 
 Sentence = Mapping[str, Any]
@@ -49,8 +49,7 @@ def summarise(sentences: Sequence[Sentence], *, seed: int = 0) -> dict[str, floa
         if there.any():
             figures[measure] = float(over[there].sum() / under[there].sum())
         if there.sum() > 1:
-            low, high = np.percentile(_resampled(over[there], under[there], seed), [2.5, 97.5])
-            figures |= {f"{measure}_low": float(low), f"{measure}_high": float(high)}
+            figures[f"{measure}_low"], figures[f"{measure}_high"] = interval(over[there], under[there], seed=seed)
     return figures
 
 
@@ -77,7 +76,7 @@ def paired_difference(a: Sequence[Sentence], b: Sequence[Sentence], measure: str
     if not there.any():
         raise CorpusError(f"no sentence has the measure {measure!r} in both; there are {', '.join((*MEANS, *RATES))}")
     value, other = (over[there].sum() / under[there].sum() for over, under in sums)
-    first, second = (_resampled(over[there], under[there], seed) for over, under in sums)
+    first, second = (resampled(over[there], under[there], seed) for over, under in sums)
     low, high = np.percentile(first - second, [2.5, 97.5])
     return float(value - other), float(low), float(high)
 
@@ -88,10 +87,3 @@ def _parts(sentences: Sequence[Sentence], measure: str) -> tuple[np.ndarray, np.
     over = np.array([s.get(above, 0) for s in sentences], np.float64)
     under = np.array([s.get(below, 0) if below else float(above in s) for s in sentences], np.float64)
     return over, under
-
-
-def _resampled(over: np.ndarray, under: np.ndarray, seed: int) -> np.ndarray:
-    """(RESAMPLES,) ratios of sums over sentences drawn with replacement. One seed draws the same of equally many."""
-    rng = np.random.default_rng(seed)
-    draws = (rng.integers(len(over), size=len(over)) for _ in range(RESAMPLES))
-    return np.array([over[some].sum() / under[some].sum() for some in draws])

@@ -1,12 +1,14 @@
-"""Why a step will run: what differs from the nearest result of its kind, down to the root causes."""
+"""Why a step will run: what differs from the nearest result of its kind, down to the root causes. And how a result came about."""
 
 from __future__ import annotations
 
+import time
+from dataclasses import fields
 from typing import Any
 
 from textless.engine.manifest import source_hash
 from textless.engine.pipeline import Pipeline
-from textless.engine.step import Source
+from textless.engine.step import Source, Step
 from textless.engine.store import Store
 
 
@@ -21,14 +23,18 @@ def why(pipeline: Pipeline, store: Store, name: str) -> list[str]:
         if manifest["source"] != source_hash():
             lines.append("the source code has changed since; raise the step's version if its result should change")
         return lines
-    now, key = store.keys.lineage(step), store.keys.of(step)
     others = [m for m in store.manifests() if m["step"] == step.type]
     if not others:
         return [f"{name} has never been made in {store.root}"]
     # The nearest of its kind is the one that was probably meant; of equals the newest.
-    causes = [_causes(m["lineage"], now, m["key"], key, name, set()) for m in others]
+    causes = [differences(store, name, step, m) for m in others]
     nearest = min(range(len(others)), key=lambda i: len(causes[i]))
     return [f"{name} differs from {step.type}-{others[nearest]['key'][:12]}, the nearest of its kind:", *causes[nearest]]
+
+
+def differences(store: Store, name: str, step: Step, manifest: dict[str, Any]) -> list[str]:
+    """What distinguishes a step from one that was made, down to the root causes: a line each."""
+    return _causes(manifest["lineage"], store.keys.lineage(step), manifest["key"], store.keys.of(step), name, set())
 
 
 def _causes(old: dict[str, Any], new: dict[str, Any], old_key: str, new_key: str, where: str, told: set[tuple[str, str]]) -> list[str]:
@@ -55,3 +61,36 @@ def _causes(old: dict[str, Any], new: dict[str, Any], old_key: str, new_key: str
         else:
             out += _causes(old, new, before, after, f"{where}.{name}", told)
     return out
+
+
+def provenance(store: Store, name: str, step: Step) -> list[str]:
+    """How a result came about, down to the sources: a line each, inputs indented below; what stands there already is named only."""
+    lines, told = [], set()
+
+    def tell(field: str, step: Step, depth: int) -> None:
+        key, payload = store.keys.of(step), store.keys.payload(step)
+        where = f"{'  ' * depth}{field}: "
+        if isinstance(step, Source):
+            places = {f.name: str(v) for f in fields(step) if f.metadata.get("path") and (v := getattr(step, f.name)) is not None}
+            lines.append(f"{where}{step.type} {key[:12]}{_listed({**payload['fields'], **places})}")
+            return
+        if key in told:
+            lines.append(f"{where}{store.name(step)}, as above")
+            return
+        told.add(key)
+        lines.append(f"{where}{store.name(step)}, version {step.version}{_listed(payload['fields'])}")
+        if manifest := store.manifest(step):
+            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest["finished"]))
+            libraries = ", ".join(f"{k} {v}" for k, v in manifest["versions"].items() if k in ("textless", "python", "torch"))
+            lines.append(f"{'  ' * depth}  made {when} on {manifest['host']} in {manifest['seconds']:.0f} s with {libraries}")
+        else:
+            lines.append(f"{'  ' * depth}  not in the store any more")
+        for field, parent in step.inputs().items():
+            tell(field, parent, depth + 1)
+
+    tell(name, step, 0)
+    return lines
+
+
+def _listed(settings: dict[str, Any]) -> str:
+    return "".join(f", {k} {v}" for k, v in settings.items())

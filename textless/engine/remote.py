@@ -1,0 +1,292 @@
+"""Artefacts of a store in object storage, or in any other place that fsspec reaches.
+
+    URL/artefacts/NAME.json     the manifest: written last, and only if there is none; with it the artefact is there
+    URL/blobs/SHA256            the files that manifests list, by content
+
+Objects cannot be renamed in one go, and equal keys do not promise equal bytes on different machines. Files that lie by content cannot be
+mixed up: no push changes what a manifest points to. Equal files are kept once, and a push that was killed goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from textless.engine.manifest import MANIFEST, read_manifest
+from textless.errors import StoreError, TextlessError, did_you_mean
+
+OBJECT_STORES = {"s3", "gs", "abfs", "memory"}  # what is written there appears whole, and can be asked not to replace anything
+THREADS = 8
+LARGE = 32 << 20  # bytes; larger files go one at a time, since fsspec holds several parts of each in memory
+HASH = re.compile("[0-9a-f]{64}")
+Progress = Callable[[int, int, str], None]
+
+
+class File(NamedTuple):
+    path: str  # within the artefact
+    size: int
+    sha256: str
+
+
+def there(url: str, names: Iterable[str]) -> set[str]:
+    """Those of the named artefacts that are complete in the remote."""
+    with _explain(url):
+        return _complete(*_open(url)) & set(names)
+
+
+def push(root: Path, url: str, names: Iterable[str], progress: Progress = lambda done, total, what: None) -> list[str]:
+    """Upload artefacts that the store has and the remote lacks; returns their names."""
+    with _explain(url):
+        fs, base = _open(url)
+        complete = _complete(fs, base)
+        folders = {name: root / "artefacts" / name for name in names if name not in complete}
+        folders = {name: folder for name, folder in folders.items() if (folder / MANIFEST).exists()}
+        manifests = {name: (folder / MANIFEST).read_bytes() for name, folder in folders.items()}
+        if not folders:
+            return []
+        blobs = {PurePosixPath(e["name"]).name: e["size"] for e in _list(fs, f"{base}/blobs")}
+        missing: dict[str, list[File]] = {}
+        for name, folder in folders.items():
+            files = _files(manifests[name], name, folder / MANIFEST, f"remove {folder} and run again")
+            missing[name] = list({f.sha256: f for f in files if blobs.get(f.sha256) != f.size}.values())
+            blobs |= {f.sha256: f.size for f in missing[name]}
+        if not _is_object_store(fs):
+            for part in ("artefacts", "blobs", "partial"):
+                fs.makedirs(f"{base}/{part}", exist_ok=True)
+
+        def send(job: tuple[Path, File]) -> None:
+            folder, file = job
+            if not _holds(folder / file.path, file):
+                raise StoreError(f"{folder / file.path}: not as its manifest says; remove {folder} and run again")
+            _put(fs, base, folder / file.path, f"{base}/blobs/{file.sha256}")
+
+        done, total, pushed = 0, sum(map(len, missing.values())), []
+        for name, folder in folders.items():
+            for _ in _each(fs, send, [(folder, file) for file in missing[name]]):
+                done += 1
+                progress(done, total, "files")
+            if _create(fs, base, f"{base}/artefacts/{name}.json", manifests[name]):
+                pushed.append(name)
+        return pushed
+
+
+def pull(url: str, root: Path, names: Iterable[str], progress: Progress = lambda done, total, what: None) -> list[str]:
+    """Download artefacts that the remote has and the store lacks; returns their names. Each is checked, and appears whole."""
+    with _explain(url):
+        wanted = [name for name in dict.fromkeys(names) if read_manifest(root / "artefacts" / name) is None]
+        if not wanted:
+            return []
+        fs, base = _open(url)
+        complete = _complete(fs, base)
+        manifests = {name: fs.cat_file(f"{base}/artefacts/{name}.json") for name in wanted if name in complete}
+        cure = "remove it there and push the artefact again"
+        files = {name: _files(data, name, f"{url}/artefacts/{name}.json", cure) for name, data in manifests.items()}
+
+        def fetch(job: tuple[Path, File]) -> None:
+            target, file = job
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                fs.get_file(f"{base}/blobs/{file.sha256}", str(target))
+                what = "damaged"
+            except FileNotFoundError:
+                if not target.parent.exists():  # swept away
+                    raise
+                what = "missing"
+            if not _holds(target, file):
+                raise StoreError(f"{url}/blobs/{file.sha256}: {what}; remove it and the manifests that list it there, and push again")
+            _sync(target)
+
+        done, total, pulled = 0, sum(map(len, files.values())), []
+        for name, data in manifests.items():
+            work = root / "work" / f".pull-{secrets.token_hex(8)}"
+            try:
+                work.mkdir(parents=True)
+                for _ in _each(fs, fetch, [(work / file.path, file) for file in files[name]]):
+                    done += 1
+                    progress(done, total, "files")
+                (work / MANIFEST).write_bytes(data)
+                for path in (work / MANIFEST, work, *(p for p in work.rglob("*") if p.is_dir())):
+                    _sync(path)
+                if _publish(root, work, name):
+                    pulled.append(name)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+        return pulled
+
+
+def _open(url: str) -> tuple[Any, str]:
+    """File system and path of a URL."""
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(url)
+    except (ValueError, TypeError) as e:  # TypeError: no host, for one
+        known = did_you_mean(url.split("://")[0], fsspec.available_protocols()) if "not known" in str(e) else ""
+        raise StoreError(f"{url}: {e}{known or '; correct the address'}") from None
+
+
+def _is_object_store(fs: Any) -> bool:
+    return not OBJECT_STORES.isdisjoint([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol)
+
+
+def _list(fs: Any, folder: str) -> list[dict[str, Any]]:
+    """What lies in a folder now; nothing if it is not there."""
+    fs.invalidate_cache()
+    try:
+        return fs.ls(folder, detail=True)
+    except FileNotFoundError as e:
+        if "NoSuchBucket" in str(e.__cause__):
+            raise
+        return []
+
+
+def _complete(fs: Any, base: str) -> set[str]:
+    names = [PurePosixPath(entry["name"]).name for entry in _list(fs, f"{base}/artefacts")]
+    return {name.removesuffix(".json") for name in names if name.endswith(".json")}
+
+
+def _files(manifest: bytes, name: str, where: object, cure: str) -> list[File]:
+    """The files that a manifest lists. It may come from anywhere: nothing in it is taken on trust."""
+    try:
+        value = json.loads(manifest)
+        if not HASH.fullmatch(value["key"]) or name != f"{value['step']}-{value['key'][:12]}":
+            raise ValueError(f"its key is not that of {name}")
+        files = [File(path, entry["size"], entry["sha256"]) for path, entry in value["files"].items()]
+        folders = {str(parent) for file in files for parent in PurePosixPath(file.path).parents}
+        for file in files:
+            path = PurePosixPath(file.path)
+            inside = not path.is_absolute() and ".." not in path.parts and "\0" not in file.path
+            if not inside or str(path) != file.path or file.path in {*folders, "."} or path.parts[0] == MANIFEST:
+                raise ValueError(f"no path of a file: {file.path!r}")
+            if type(file.size) is not int or file.size < 0 or not HASH.fullmatch(file.sha256):
+                raise ValueError(f"no size or sha256 of {file.path!r}")
+        return files
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
+        said = str(e) if isinstance(e, ValueError) else "no manifest that this version knows"
+        raise StoreError(f"{where}: damaged ({said}); {cure}") from None
+
+
+def _each(fs: Any, call: Callable[[Any], None], jobs: list[tuple[Path, File]]) -> Iterator[None]:
+    """Call with each job; several small ones at a time where most of it is waiting for the network."""
+    with ThreadPoolExecutor(THREADS if fs.async_impl else 1) as pool:
+        yield from pool.map(call, [job for job in jobs if job[1].size < LARGE])
+    yield from map(call, [job for job in jobs if job[1].size >= LARGE])
+
+
+def _holds(path: Path, file: File) -> bool:
+    """Whether there is a file of that content."""
+    if not path.is_file() or path.stat().st_size != file.size:
+        return False
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest() == file.sha256
+
+
+def _sync(path: Path) -> None:
+    """Have a file or folder on the disk, so that no power cut leaves a manifest without what it lists."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _publish(root: Path, work: Path, name: str) -> bool:
+    """Move a folder to where it is looked for; False if somebody else was first."""
+    target = root / "artefacts" / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists() and read_manifest(target) is None:
+        # Damaged, and kept as the store keeps such: to look at it is its owner's decision, and so is to remove it.
+        (root / "damaged").mkdir(exist_ok=True)
+        target.rename(root / "damaged" / (name + work.name))
+    try:
+        work.rename(target)
+    except OSError:
+        if read_manifest(target) is None:
+            raise
+        return False
+    _sync(target.parent)
+    return True
+
+
+@contextlib.contextmanager
+def _aside(fs: Any, base: str) -> Iterator[str]:
+    """A path for what is not whole yet."""
+    partial = f"{base}/partial/{secrets.token_hex(8)}"
+    try:
+        yield partial
+    finally:
+        with contextlib.suppress(Exception):  # it has been moved, or there is a worse error to tell
+            fs.rm_file(partial)
+
+
+def _put(fs: Any, base: str, path: Path, blob: str) -> None:
+    """Upload a file, which appears whole."""
+    if _is_object_store(fs):
+        fs.put_file(str(path), blob)
+        return
+    with _aside(fs, base) as partial:
+        fs.put_file(str(path), partial)
+        fs.mv(partial, blob)
+
+
+def _create(fs: Any, base: str, path: str, data: bytes) -> bool:
+    """Write a small file that was not there, whole; False if somebody else was first."""
+
+    def is_there() -> bool:
+        fs.invalidate_cache()
+        return fs.exists(path)
+
+    if _is_object_store(fs):
+        try:
+            fs.pipe_file(path, data, mode="create")
+        except Exception as e:
+            if isinstance(e, FileExistsError) or is_there():  # services say it in their own ways, as 409 or 412
+                return False
+            if getattr(e, "errno", None) != errno.ENOSYS:
+                raise
+            fs.pipe_file(path, data)  # a service like S3 that knows no conditions
+        return True
+    with _aside(fs, base) as partial:
+        fs.pipe_file(partial, data)
+        try:
+            fs.link(partial, path)
+        except FileExistsError:
+            return False
+        except (AttributeError, OSError):  # no links here: between the next two lines another's manifest may come, which is as good
+            if is_there():
+                return False
+            fs.mv(partial, path)
+    return True
+
+
+@contextlib.contextmanager
+def _explain(url: str) -> Iterator[None]:
+    """Errors of file systems and of the libraries behind them, in one line that says what to do."""
+    try:
+        yield
+    except TextlessError:
+        raise
+    except ImportError as e:
+        raise StoreError(f"{url}: {e}; pip install {getattr(e.__cause__, 'name', None) or 'what it asks for'}") from None
+    except Exception as e:
+        if type(e).__module__ == "builtins" and not isinstance(e, OSError | ValueError | NotImplementedError):
+            raise  # a mistake of ours
+        where = getattr(e, "filename", None) or url
+        said = " ".join(str(getattr(e, "strerror", None) or e).split()) or type(e).__name__
+        if isinstance(e, PermissionError):
+            cure = "check the credentials, and what they allow"
+        elif isinstance(e, FileNotFoundError):
+            cure = "create it or correct the address"
+        else:
+            cure = "put it right and run the same command again: it goes on from here"
+        raise StoreError(f"{where}: {said}; {cure}") from None

@@ -1,0 +1,64 @@
+"""The figures of a pipeline's steps side by side, out of their manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from textless.engine.pipeline import Pipeline
+from textless.engine.step import Source
+from textless.engine.store import Store
+
+WIDTH = 140  # characters; what is wider is turned on its side
+
+
+class Table(NamedTuple):
+    """Steps of one type: `columns` are swept settings and figures, `rows` the values by the step's name, None where it has none."""
+
+    type: str
+    columns: list[str]
+    rows: dict[str, list[Any]]
+
+
+def tables(pipeline: Pipeline, store: Store, targets: Iterable[str] = ()) -> list[Table]:
+    """A table for each type of step that has figures: of the targets, else of all steps that are done."""
+    names = pipeline.pick(targets) if (targets := list(targets)) else list(pipeline.steps)
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for name in names:
+        step = pipeline.steps[name]
+        manifest = None if isinstance(step, Source) else store.manifest(step)
+        if manifest and (figures := _flat(manifest["metrics"] or {})):
+            found.setdefault(step.type, {})[name] = {**pipeline.variants.get(name, {}), **figures}
+    out = []
+    for kind, rows in found.items():
+        columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+        out.append(Table(kind, columns, {name: [row.get(c) for c in columns] for name, row in rows.items()}))
+    return out
+
+
+def text(table: Table) -> str:
+    """A line for each step, or where that is too wide for each figure."""
+    lines = [[table.type, *table.columns], *([name, *map(_short, row)] for name, row in table.rows.items())]
+    if sum(max(map(len, column)) + 2 for column in zip(*lines, strict=True)) > WIDTH:
+        lines = [list(column) for column in zip(*lines, strict=True)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]) for line in lines
+    )
+
+
+def _flat(metrics: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Figures alone; of a group each under `group.name`, of a curve its end."""
+    out: dict[str, Any] = {}
+    for name, value in metrics.items():
+        if isinstance(value, list) and value and isinstance(value[-1], int | float):
+            value = value[-1]
+        if isinstance(value, dict):
+            out |= _flat(value, f"{above}{name}.")
+        elif isinstance(value, int | float):
+            out[above + name] = value
+    return out
+
+
+def _short(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
