@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,7 +214,7 @@ def test_figures_side_by_side(store):
     (table,) = tables(pipeline, store)
     rows = {"n@x=1": [1, 1, 1.5, 0.5], "n@x=2": [2, 2, 1.5, 1.0]}
     assert table == Table("node", ["x", "sum", "curve", "part.half"], rows)
-    assert text(table).splitlines() == [
+    assert text([table]).splitlines() == [
         "node   x  sum  curve  part.half",
         "n@x=1  1    1    1.5        0.5",
         "n@x=2  2    2    1.5          1",
@@ -224,10 +225,15 @@ def test_figures_side_by_side(store):
 
 def test_a_wide_table_is_turned_on_its_side():
     table = Table("t", [f"figure_of_some_length_{i}" for i in range(9)], {"a": [1.23456789] * 9, "b": [None] * 9})
-    lines = text(table).splitlines()
+    lines = text([table]).splitlines()
     assert lines[0].split() == ["t", "a", "b"]
     assert lines[1].split() == ["figure_of_some_length_0", "1.235"]
     assert len(lines) == 10
+
+
+def test_intervals_stand_beside_their_figures():
+    table = Table("t", ["x", "x_low", "x_high", "y_low"], {"a": [1.5, 1.0, 2.0, 3], "b": [1.5, None, None, None]})
+    assert text([table]).splitlines() == ["t           x  y_low", "a  1.5 [1, 2]      3", "b         1.5       "]
 
 
 def test_time_is_told_from_the_nearest_of_its_kind(store):
@@ -311,7 +317,7 @@ def test_a_sweep_from_the_command_line(textless_command, recipe, store):
         raise_of(textless_command("table", recipe, *where))
     assert textless_command("run", recipe, "km@km.n_units=5", *where)[0] == 0
     code, out, err = textless_command("run", recipe, "--dry-run", *where)
-    assert "about 0 s" in out.splitlines()[0]
+    assert re.search(r"about \d+ s$", out.splitlines()[0])
     assert textless_command("run", recipe, *where)[0] == 0
     out = textless_command("table", recipe, "km", *where)[1]
     assert [line.split()[:2] for line in out.splitlines()] == [["kmeans", "km.n_units"], ["km@km.n_units=4", "4"], ["km@km.n_units=5", "5"]]

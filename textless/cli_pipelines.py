@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from importlib.util import find_spec
@@ -33,14 +31,23 @@ def pipeline_options(f: Any) -> Any:
 @click.option("--dry-run", is_flag=True, help="Say what would run, and about how long, going by earlier runs.")
 @click.option("--on", metavar="WORKERS", help="Where shards are done: loky:N, N processes here; dask:ADDRESS, those of a scheduler.")
 @click.option("--tensorboard", is_flag=True, help="Write the curves of trainings to STORE/tensorboard.")
+@click.option("--table", "figures", is_flag=True, help="Print the figures of what was asked for, as `textless table` does.")
 def run(
-    pipeline: str, targets: tuple[str, ...], settings: tuple[str, ...], store: str | None, dry_run: bool, on: str | None, tensorboard: bool
+    pipeline: str,
+    targets: tuple[str, ...],
+    settings: tuple[str, ...],
+    store: str | None,
+    dry_run: bool,
+    on: str | None,
+    tensorboard: bool,
+    figures: bool,
 ) -> int:
     """Make what is missing of a pipeline, or of the TARGET steps. Killed at any moment, the same command goes on.
 
     Trainings run in several processes under torchrun and accelerate launch: torchrun --nproc_per_node 2 -m textless run FILE
     """
     from textless.engine.ranks import rank
+    from textless.engine.table import tables, text
 
     if tensorboard and not find_spec("tensorboard"):
         raise TextlessError("tensorboard is not installed; pip install 'textless[train]'")
@@ -55,6 +62,8 @@ def run(
     if rank() == 0:
         for name, folder in made.items():
             click.echo(f"{name:12} {folder}")
+        if figures:
+            click.echo("\n" + text(tables(graph, place, made)))
         for name, (rows, file) in failed.items():
             click.echo(f"{name}: {rows} rows failed: {file}", err=True)
     return 1 if failed else 0
@@ -137,23 +146,13 @@ def show(pipeline: str, step: str, settings: tuple[str, ...], store: str | None,
 @click.option("--csv", "as_csv", is_flag=True, help="Comma-separated, every digit, a line for each step and figure.")
 def table(pipeline: str, targets: tuple[str, ...], settings: tuple[str, ...], store: str | None, as_csv: bool) -> None:
     """Put the figures of a pipeline's steps side by side: a table for each type of step."""
-    from textless.engine.table import tables, text
+    from textless.engine.table import csv, tables, text
 
     graph, place = _open(pipeline, settings, store)
     found = tables(graph, place, targets)
     if not found:
         raise PipelineError(f"no figures yet; `textless run {pipeline}` makes them")
-    if as_csv:
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["step", "type", "figure", "value"])
-        for t in found:
-            writer.writerows(
-                [name, t.type, c, v] for name, row in t.rows.items() for c, v in zip(t.columns, row, strict=True) if v is not None
-            )
-        click.echo(out.getvalue(), nl=False)
-    else:
-        click.echo("\n\n".join(map(text, found)))
+    click.echo(csv(found) if as_csv else text(found), nl=not as_csv)
 
 
 @click.command()

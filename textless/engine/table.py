@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
+from csv import writer as csv_writer
 from typing import Any, NamedTuple
 
 from textless.engine.pipeline import Pipeline
@@ -36,15 +38,32 @@ def tables(pipeline: Pipeline, store: Store, targets: Iterable[str] = ()) -> lis
     return out
 
 
-def text(table: Table) -> str:
-    """A line for each step, or where that is too wide for each figure."""
-    lines = [[table.type, *table.columns], *([name, *map(_short, row)] for name, row in table.rows.items())]
+def text(found: Iterable[Table]) -> str:
+    """A line for each step, or where that is too wide for each figure; those that have an interval with it."""
+    return "\n\n".join(map(_text, found))
+
+
+def csv(found: Iterable[Table]) -> str:
+    """A line for each step and figure, with every digit."""
+    out = io.StringIO()
+    writer = csv_writer(out, lineterminator="\n")
+    writer.writerow(["step", "type", "figure", "value"])
+    for table in found:
+        for name, row in table.rows.items():
+            writer.writerows([name, table.type, c, v] for c, v in zip(table.columns, row, strict=True) if v is not None)
+    return out.getvalue()
+
+
+def _text(table: Table) -> str:
+    columns = [c for c in table.columns if not (c.endswith(("_low", "_high")) and c.rpartition("_")[0] in table.columns)]
+    lines = [[table.type, *columns]]
+    for name, row in table.rows.items():
+        values = dict(zip(table.columns, row, strict=True))
+        lines.append([name, *(_short(values[c], values.get(f"{c}_low"), values.get(f"{c}_high")) for c in columns)])
     if sum(max(map(len, column)) + 2 for column in zip(*lines, strict=True)) > WIDTH:
         lines = [list(column) for column in zip(*lines, strict=True)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]) for line in lines
-    )
+    return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
 
 
 def _flat(metrics: dict[str, Any], above: str = "") -> dict[str, Any]:
@@ -60,5 +79,8 @@ def _flat(metrics: dict[str, Any], above: str = "") -> dict[str, Any]:
     return out
 
 
-def _short(value: Any) -> str:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+def _short(value: Any, low: Any = None, high: Any = None) -> str:
+    if value is None:
+        return ""
+    said = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return said if low is None or high is None else f"{said} [{_short(low)}, {_short(high)}]"
