@@ -263,3 +263,27 @@ def test_what_cannot_be_trained_says_why() -> None:
     with pytest.raises(ContractError, match="encoder is logmel in the dev units"):
         train_lm(documents, steps=1, dev=[Units([1], None, CONTRACT.with_(encoder="logmel"))], **QUICK)
     assert {"tiny", "small", "base", "gslm"} <= set(PRESETS)
+
+
+@pytest.mark.parametrize(("budget", "steps"), [({"steps": 7}, 7), ({"tokens": 700}, 3), ({"tokens": 769}, 4)])
+def test_a_budget_in_steps_or_tokens(tmp_path, monkeypatch, budget, steps):
+    """Three rows of 80 tokens fit into 256: an update learns from 240 of them, or with 64 from all."""
+    import textless.lm
+    from textless.engine.store import Job
+    from textless.steps import TrainLM
+    from textless.units.dump import UnitRow, finish_dump, write_shard
+
+    contract = UnitContract(n_units=10, frame_rate=50.0)
+    (tmp_path / "dump" / "data").mkdir(parents=True)
+    rows = [UnitRow(id="a", units=Units.of(np.arange(10), contract))]
+    write_shard(tmp_path / "dump" / "data" / "00000.parquet", rows, contract=contract)
+    finish_dump(tmp_path / "dump", contract=contract)
+    asked = []
+    monkeypatch.setattr(textless.lm, "train_lm", lambda *a, steps, **kw: asked.append(steps) or 1 / 0)
+    job = Job(tmp_path / "made", {"units": tmp_path / "dump"}, lambda *a: None)
+    with pytest.raises(ZeroDivisionError):
+        TrainLM(units=None, batch_tokens=256, context=64 if budget.get("tokens") == 769 else 80, **budget).run(job)
+    assert asked == [steps]
+    for wrong in ({}, {"steps": 1, "tokens": 1}):
+        with pytest.raises(TrainingError, match="needs a budget, in steps or in tokens; give one of the two"):
+            TrainLM(units=None, **wrong).run(job)

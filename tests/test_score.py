@@ -10,7 +10,7 @@ import pytest
 
 from textless.errors import CorpusError
 from textless.lm.ngram import KneserNey
-from textless.lm.score import controls, likelihoods, pair_accuracy, read_pairs, score, shuffled, spliced
+from textless.lm.score import by_speaker, controls, likelihoods, pair_accuracy, read_pairs, score, shuffled, spliced
 from textless.units.dump import UnitRow
 from textless.units.types import UnitContract, Units
 
@@ -251,3 +251,17 @@ def test_likelihoods_beside_n_grams():
     assert not any("gram" in name for name in likelihoods(Weights(), rows, seed=3))
     with pytest.raises(CorpusError, match="no units"):
         likelihoods(Weights(), [])
+
+
+def test_each_speaker_apart():
+    from dataclasses import replace
+
+    rows = [replace(row, speaker=name) for row, name in zip(cycle_rows(6), ["b", "a", "b", None, "a", "a"], strict=True)]
+    found = by_speaker(Weights(), rows)
+    assert list(found) == ["a", "b"]
+    for name, figures in found.items():
+        mine = [row for row in rows if row.speaker == name]
+        assert figures == pytest.approx(
+            {"rows": len(mine), **{k: likelihoods(Weights(), mine)[k] for k in ("nll_per_unit", "bits_per_second")}}
+        )
+    assert by_speaker(Weights(), cycle_rows(2)) == {}

@@ -94,6 +94,23 @@ def likelihoods(lm: Scorer, rows: Sequence[UnitRow], train: Sequence[Units] = ()
     return figures
 
 
+def by_speaker(lm: Scorer, rows: Iterable[UnitRow]) -> dict[str, dict[str, float]]:
+    """`nll_per_unit` and `bits_per_second` of each speaker's rows together; empty where no row says who speaks."""
+    groups: dict[str, list[UnitRow]] = {}
+    for row in rows:
+        if row.speaker is not None:
+            groups.setdefault(row.speaker, []).append(row)
+    out = {}
+    for speaker, members in sorted(groups.items()):
+        scores = list(score(lm, members))
+        nats, tokens = sum(s["nll"] for s in scores), sum(s["units"] + 1 for s in scores)
+        out[speaker] = {"nll_per_unit": nats / tokens, "rows": float(len(members))}
+        if all("bits_per_second" in s for s in scores):
+            seconds = sum(s["nll"] / math.log(2) / s["bits_per_second"] for s in scores)
+            out[speaker]["bits_per_second"] = nats / math.log(2) / seconds
+    return out
+
+
 # -------------------------------------------------------------------------------------------------------------- pairs
 
 

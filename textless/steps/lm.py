@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textless.engine.step import HashFile, MapStep, Step, runtime
+from textless.errors import TrainingError
 from textless.steps.common import board, finish_units, place, progress, units_identity
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ class TrainLM(Step):
     dev: Step | None = None
     preset: str = "tiny"
     start: Step | None = None
-    steps: int
+    steps: int | None = None
+    tokens: int | None = None
     batch_tokens: int = 8192
     context: int = 512
     lr: float = 1e-3
@@ -40,6 +42,9 @@ class TrainLM(Step):
         from textless.units.dump import Dump
         from textless.weights import round_half
 
+        if (self.steps is None) == (self.tokens is None):
+            raise TrainingError("train_lm needs a budget, in steps or in tokens; give one of the two")
+        steps = self.steps or -(-(self.tokens or 0) // (self.batch_tokens // self.context * self.context))
         dump = Dump(job.inputs["units"])
         start = None
         if self.start is not None:
@@ -50,7 +55,7 @@ class TrainLM(Step):
             contract=dump.contract,
             preset=self.preset,
             start=start,
-            steps=self.steps,
+            steps=steps,
             batch_tokens=self.batch_tokens,
             context=self.context,
             lr=self.lr,
@@ -59,7 +64,7 @@ class TrainLM(Step):
             dev=dev,
             seed=self.seed,
             checkpoint=job.scratch / "checkpoint.pt",
-            log=progress(job, self.steps, board(job, self.type)),
+            log=progress(job, steps, board(job, self.type)),
             device=self.device,
             precision=self.precision,
             micro_batch=self.micro_batch,
@@ -152,10 +157,14 @@ class Score(Step):
 
     def run(self, job: Job) -> None:
         from textless.lm import load_lm
-        from textless.lm.score import controls, likelihoods, score
+        from textless.lm.score import by_speaker, controls, likelihoods, score
         from textless.units.dump import Dump
 
         lm, rows = load_lm(place(job, self, "lm")), list(Dump(job.inputs["units"]))
         train = [row.units for row in Dump(job.inputs["train"])] if self.train else ()
         (job.path / "scores.jsonl").write_text("".join(json.dumps(s) + "\n" for s in score(lm, rows)))
-        job.metrics = {**likelihoods(lm, rows, train, seed=self.seed), **controls(lm, rows, seed=self.seed)}
+        job.metrics = {
+            **likelihoods(lm, rows, train, seed=self.seed),
+            **controls(lm, rows, seed=self.seed),
+            "speakers": by_speaker(lm, rows),
+        }
