@@ -248,7 +248,9 @@ def fetch(name: str | None, out: str | None) -> None:
     if name is None:
         click.echo("\n".join([*DATASETS, *PUBLISHED]))
     elif name in DATASETS:
-        manifest, new = fetch_dataset(name, out or ".", progress=Line())
+        line = Line()
+        manifest, new = fetch_dataset(name, out or ".", progress=line)
+        line.end()
         click.echo(f"{name}: {DATASETS[name].about if new else 'already there'}", err=True)
         click.echo(str(manifest))
     elif name not in PUBLISHED:
@@ -265,14 +267,11 @@ def fetch(name: str | None, out: str | None) -> None:
 @cli.command()
 def doctor() -> int:
     """Say what is installed and what is wrong with it: the first thing to look at, and to send with a question."""
-    from textless.doctor import report
+    from textless.doctor import run
 
-    lines, problems = report()
-    click.echo("\n".join(lines))
-    for problem in problems:
-        click.echo(f"problem: {problem}")
-    click.echo(f"{len(problems)} problems" if len(problems) != 1 else "1 problem")
-    return 1 if problems else 0
+    text, code = run()
+    click.echo(text, nl=False)
+    return code
 
 
 for command in COMMANDS:

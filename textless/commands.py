@@ -67,24 +67,27 @@ class _Distances:
     """How far each file's frames lie from the codebook: told on standard error, and a warning about those that lie too far."""
 
     def __init__(self, tokenizer: Any, verbose: bool) -> None:
+        from textless.units.encode import SIGNAL
+
         self.codebook, self.rate, self.verbose = tokenizer.codebook, tokenizer.encoder.sample_rate, verbose
+        self.trained = tokenizer.contract.encoder not in SIGNAL  # distances of plain MFCC follow loudness and microphone
         self.files, self.far = 0, []
 
     def __call__(self, row: UnitRow, distance: float) -> None:
         seconds = (row.samples or 0) / self.rate
-        far, training = self.codebook.is_far(distance, seconds), self.codebook.distances
+        far, training = self.trained and self.codebook.is_far(distance, seconds), self.codebook.distances
         self.files += 1
         self.far += [row.id] * far
         if self.verbose:
-            known = f"{distance / training['mean']:.2f} of training's{' (far)' * far}" if training else "to compare with unknown"
+            known = f"{distance / (training['mean'] or 1):.2f} of training's{' (far)' * far}" if training else "unknown to the codebook"
             print(f"{row.id}: {seconds:.2f} s, {len(row.units)} units, distance {known}", file=sys.stderr)
 
     def warn(self) -> None:
         if self.far:
-            warnings.warn(
-                f"{len(self.far)} of {self.files} files are far from what the encoder was trained on (music, silence, another language or "
-                f"noise?), such as {self.far[0]}",
-                stacklevel=1,
+            print(
+                f"warning: {len(self.far)} of {self.files} files are far from what the encoder was trained on (music, silence, another "
+                f"language or noise?), such as {self.far[0]}",
+                file=sys.stderr,
             )
 
 

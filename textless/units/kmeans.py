@@ -109,7 +109,7 @@ class Codebook:
 
     def measure(self, frames: np.ndarray) -> None:
         """Keep how far the frames of the training (N, D) lie from their centroids, in place."""
-        _, found = self.nearest(np.asarray(frames[:: -(-len(frames) // MEASURED)], np.float32))
+        _, found = self.nearest(np.asarray(np.asarray(frames)[:: -(-len(frames) // MEASURED)], np.float32))
         figures = {"mean": found.mean(dtype=np.float64), **{q: np.quantile(found, float(q)) for q in QUANTILES}}
         self.distances = {name: float(f"{value:.6g}") for name, value in figures.items()}
 
@@ -148,7 +148,10 @@ def load_codebook(source: Path | str) -> Codebook:
         raise ModelError(f"{path}: no such file or folder, and no published codebook has this name{did_you_mean(str(source), PUBLISHED)}")
     if path.is_dir():
         config, tensors = load_model(path, kind="codebook")
-        return Codebook(tensors["centroids"], UnitContract.from_dict(config["contract"]), config.get("distances"))
+        distances = config.get("distances")
+        if distances is not None and not {"mean", *QUANTILES} <= dict(distances).keys():
+            distances = None  # other quantiles than those that are asked for
+        return Codebook(tensors["centroids"], UnitContract.from_dict(config["contract"]), distances)
     codebook = _foreign(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     entry = next((e for e in PUBLISHED.values() if e.codebook_sha256 == digest), None)
