@@ -13,11 +13,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from textless.engine.explain import why
 from textless.engine.pipeline import Pipeline
 from textless.engine.shards import ROWS_PER_SHARD, split_rows
 from textless.engine.step import Keys, MapStep, Source, Step, canonical, path, runtime
 from textless.engine.store import Store
-from textless.engine.explain import why
 from textless.errors import PipelineError, RowsFailedError, StepTypeError, StoreError
 
 RUNS: list[str] = []

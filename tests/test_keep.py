@@ -365,3 +365,18 @@ def test_workers_that_are_not_there(textless_command, recipe, store, on):
     assert code == 2
     assert f"--on {on}: " in err
     assert len(err.strip().splitlines()[-1].split("error:")) == 2
+
+
+def test_a_run_can_end_in_tables_and_a_page(textless_command, recipe, store, tmp_path):
+    page = tmp_path / "page.html"
+    code, out, _ = textless_command("run", recipe, "units", "--store", store.root, "--table", "--report", page)
+    assert code == 0
+    assert str(page) in out
+    assert "<h1" in page.read_text()
+    assert any(line.startswith("encode ") and "frames" in line for line in out.splitlines())
+    again = tmp_path / "again.html"
+    assert textless_command("report", recipe, "--store", store.root, "-o", again, "--examples", 2)[:2] == (0, f"{'report':12} {again}\n")
+    again.write_text("mine")
+    code, _, err = textless_command("report", recipe, "--store", store.root, "-o", again)
+    assert (code, again.read_text()) == (2, "mine")
+    assert "again.html" in err

@@ -32,6 +32,7 @@ def pipeline_options(f: Any) -> Any:
 @click.option("--on", metavar="WORKERS", help="Where shards are done: loky:N, N processes here; dask:ADDRESS, those of a scheduler.")
 @click.option("--tensorboard", is_flag=True, help="Write the curves of trainings to STORE/tensorboard.")
 @click.option("--table", "figures", is_flag=True, help="Print the figures of what was asked for, as `textless table` does.")
+@click.option("--report", "page", metavar="FILE", help="Make a page of it too, as `textless report` does.")
 def run(
     pipeline: str,
     targets: tuple[str, ...],
@@ -41,6 +42,7 @@ def run(
     on: str | None,
     tensorboard: bool,
     figures: bool,
+    page: str | None,
 ) -> int:
     """Make what is missing of a pipeline, or of the TARGET steps. Killed at any moment, the same command goes on.
 
@@ -64,6 +66,8 @@ def run(
             click.echo(f"{name:12} {folder}")
         if figures:
             click.echo("\n" + text(tables(graph, place, made)))
+        if page:
+            _report(graph, place, page)
         for name, (rows, file) in failed.items():
             click.echo(f"{name}: {rows} rows failed: {file}", err=True)
     return 1 if failed else 0
@@ -156,6 +160,23 @@ def table(pipeline: str, targets: tuple[str, ...], settings: tuple[str, ...], st
 
 
 @click.command()
+@pipeline_options
+@click.option("-o", "--output", "out", required=True, metavar="FILE", help="The page: FILE.html.")
+@click.option("--examples", default=8, show_default=True, type=click.IntRange(min=0), help="How many recordings are shown.")
+def report(pipeline: str, out: str, examples: int, settings: tuple[str, ...], store: str | None) -> None:
+    """Make one page, to be opened in any browser, of what a pipeline made: sounds with their units, figures, curves, codebooks."""
+    graph, place = _open(pipeline, settings, store)
+    _report(graph, place, out, examples)
+
+
+def _report(graph: Any, place: Any, out: str, examples: int = 8) -> None:
+    from textless.report import make_report
+
+    make_report(graph, place, Path(out), examples=examples, title=Path(graph.file).stem)
+    click.echo(f"{'report':12} {Path(out).resolve()}")
+
+
+@click.command()
 @click.argument("pipeline", metavar="[FILE|NAME]", required=False)
 @settings_option
 @store_option
@@ -240,7 +261,7 @@ def pull(url: str, pipeline: str, targets: tuple[str, ...], settings: tuple[str,
     click.echo(f"{len(brought)} artefacts brought, {left} steps left for `textless run`", err=True)
 
 
-COMMANDS = (run, why, status, show, table, verify, gc, push, pull)
+COMMANDS = (run, why, status, show, table, report, verify, gc, push, pull)
 
 
 def _open(pipeline: str, settings: tuple[str, ...], store: str | None) -> Any:

@@ -1,0 +1,277 @@
+"""How units are used: how often, how long, what follows what, and which phones they cover."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from textless.engine.pipeline import Pipeline
+from textless.engine.step import Source
+from textless.engine.store import Store
+from textless.errors import DumpError
+from textless.report.curves import Series, chart
+from textless.report.figures import duration, number, picture, text
+from textless.steps import Assign, Encode
+from textless.units.dump import Dump, UnitRow
+from textless.units.quality import frame_phones
+
+TOP = 3  # phones of a unit that are named
+LEAST = 0.01  # of its frames, for that
+MOST = 1000  # units in a table
+LARGEST = 1000  # units along a side of a picture
+# Sounds of English in ARPAbet by manner; a phone of another alphabet is `other`.
+MANNERS = {
+    "vowel": "AA AE AH AO EH ER IH IY UH UW AX IX AXR UX AW AY EY OW OY",
+    "approximant": "L R W Y EL WH",
+    "nasal": "M N NG EM EN NX",
+    "fricative": "F V TH DH S Z SH ZH HH HV",
+    "plosive": "P B T D K G DX Q",
+    "affricate": "CH JH",
+    "silence": "SIL SP SPN PAU H# SILENCE",
+}
+MANNER = {phone: manner for manner, phones in MANNERS.items() for phone in phones.split()}
+ORDER = {phone: n for n, phone in enumerate(MANNER)}
+
+
+@dataclass
+class Use:
+    """Of one dump. Arrays are over the K units.
+
+    Attributes:
+        frames, runs: (K,) int64, how many of each unit.
+        follows: (K, K) int64, how often the second comes after the first, runs joined.
+        phones: those of the alignments in order of manner; together: (K, phones) int64 frames, None without alignments.
+    """
+
+    name: str
+    n_units: int
+    frame_rate: float
+    frames: np.ndarray
+    runs: np.ndarray
+    follows: np.ndarray
+    phones: list[str]
+    together: np.ndarray | None
+    rows: int
+
+    @property
+    def dead(self) -> list[int]:
+        return np.flatnonzero(self.frames == 0).tolist()
+
+
+def manner(phone: str) -> str:
+    """With stress marks or without."""
+    return MANNER.get(phone.upper().rstrip("012"), "other")
+
+
+def find_uses(pipeline: Pipeline, store: Store, phones: dict[str, list[tuple[float, float, str]]]) -> list[Use]:
+    """Of each dump that was made of audio, each once."""
+    out: dict[str, Use] = {}
+    for name, step in pipeline.steps.items():
+        if isinstance(step, Source) or not isinstance(step, Encode | Assign) or not store.has(step) or store.name(step) in out:
+            continue
+        try:
+            dump = Dump(store.folder(step))
+            if dump.contract.frame_rate and len(dump):
+                out[store.name(step)] = count(name, dump, phones, n_units=dump.contract.n_units, frame_rate=dump.contract.frame_rate)
+        except DumpError:
+            continue
+    return list(out.values())
+
+
+def count(
+    name: str, rows: Iterable[UnitRow], alignments: dict[str, list[tuple[float, float, str]]], *, n_units: int | None, frame_rate: float
+) -> Use:
+    """Go once through the rows."""
+    pairs: Counter[int] = Counter()
+    frames, runs = np.zeros(n_units or 0, np.int64), np.zeros(n_units or 0, np.int64)
+    follows: dict[int, int] = defaultdict(int)
+    total, base = 0, 1 << 20  # so that a pair of integers is one integer
+    names: dict[str, int] = {}
+    for row in rows:
+        total += 1
+        every, joined = row.units.frames(), row.units.deduplicated().units
+        size = max(len(frames), int(every.max(initial=-1)) + 1)
+        frames, runs = (np.pad(a, (0, size - len(a))) for a in (frames, runs))
+        frames += np.bincount(every, minlength=size)
+        runs += np.bincount(joined, minlength=size)
+        for pair, times in zip(*np.unique(joined[:-1] * base + joined[1:], return_counts=True), strict=True):
+            follows[int(pair)] += int(times)
+        if row.id in alignments:
+            said = frame_phones(alignments[row.id], len(every), frame_rate=frame_rate)
+            codes = np.array([-1 if p is None else names.setdefault(p, len(names)) for p in said], np.int64)
+            pairs.update((every * base + codes)[codes >= 0].tolist())
+    k = len(frames)
+    matrix = np.zeros((k, k), np.int64)
+    for pair, times in follows.items():
+        matrix[pair // base, pair % base] = times
+    together = None
+    order = sorted(names, key=lambda p: (ORDER.get(p.upper().rstrip("012"), len(ORDER)), p))
+    if names:
+        column = {names[p]: n for n, p in enumerate(order)}
+        together = np.zeros((k, len(order)), np.int64)
+        for pair, times in pairs.items():
+            together[pair // base, column[pair % base]] = times
+    return Use(name, k, frame_rate, frames, runs, matrix, order, together, total)
+
+
+def uses_html(uses: list[Use], charts: list[dict[str, Any]], maps: list[dict[str, Any]]) -> str:
+    """Each dump in a fold, the first one open. What pointers need is added to `charts` and `maps`."""
+    return "".join(_use(use, charts, maps, first=n == 0) for n, use in enumerate(uses))
+
+
+def _use(use: Use, charts: list[dict[str, Any]], maps: list[dict[str, Any]], *, first: bool) -> str:
+    total = int(use.frames.sum())
+    shares = use.frames / max(1, total)
+    lengths = use.frames / np.maximum(1, use.runs) / use.frame_rate * 1000
+    by_use = np.argsort(-use.frames, kind="stable")
+    living = by_use[use.frames[by_use] > 0]
+    entropy = float(-(shares[living] * np.log2(shares[living])).sum())
+    facts = [
+        f"{use.n_units} units",
+        f"{len(living)} occur",
+        f"perplexity {number(2**entropy)}",
+        f"{number(1000 * total / max(1, int(use.runs.sum())) / use.frame_rate)} ms a run",
+        f"{number(use.rows)} rows, {duration(total / use.frame_rate)}",
+    ]
+    names = [f"unit {k}" for k in living]
+    out = [_dead(use)]
+    if len(living):
+        frequency = Series("share of the frames, %", [(float(n), 100 * float(shares[k])) for n, k in enumerate(living)])
+        length = Series("mean length, ms", [(float(n), float(lengths[k])) for n, k in enumerate(living)])
+        ranks = "units, the most frequent first"
+        pictures = [
+            '<div class="stack">',
+            chart(frequency.name, ranks, [frequency], charts, bars=names),
+            chart(length.name, ranks, [length], charts, bars=names),
+            "</div>",
+            _transitions(use, living, maps),
+        ]
+        if use.together is not None:
+            pictures.append(_phone_map(use, living, maps))
+        out.append(f'<div class="charts">{"".join(pictures)}</div>')
+        out.append(_table(use, by_use, shares, lengths))
+    head = f"<summary><b>{text(use.name)}</b> <span>{text(' · '.join(facts))}</span></summary>"
+    return f'<details class="use"{" open" if first else ""}>{head}{"".join(out)}</details>'
+
+
+def _dead(use: Use) -> str:
+    if not use.dead:
+        return ""
+    listed = ", ".join(map(str, use.dead[:60])) + (" …" if len(use.dead) > 60 else "")
+    return f'<p class="dead"><b>{len(use.dead)} of {use.n_units} units never occur:</b> {listed}</p>'
+
+
+def _by_phone(use: Use, living: np.ndarray) -> np.ndarray:
+    """Units of the same phone side by side; without phones as they are."""
+    if use.together is None:
+        return living
+    top = use.together.argmax(1)
+    return np.array(sorted(living.tolist(), key=lambda k: (use.together[k].sum() == 0, top[k], -use.together[k, top[k]])))
+
+
+def _transitions(use: Use, living: np.ndarray, maps: list[dict[str, Any]]) -> str:
+    order = _by_phone(use, living)[:LARGEST]
+    counts = use.follows[np.ix_(order, order)]
+    shares = counts / np.maximum(1, use.follows[order].sum(1, keepdims=True))
+    how = "units of the same phone side by side" if use.together is not None else "the most frequent first"
+    k = [int(i) for i in order]
+    rows = [f"unit {i}" for i in k]
+    # The root makes rare successors visible beside the usual ones.
+    return _map(
+        "what follows what", f"from the unit of the row to that of the column, {how}", np.sqrt(shares), rows, rows, maps, square=True
+    )
+
+
+def _phone_map(use: Use, living: np.ndarray, maps: list[dict[str, Any]]) -> str:
+    assert use.together is not None
+    order = _by_phone(use, living)[:LARGEST]
+    shares = use.together[order] / np.maximum(1, use.together[order].sum(1, keepdims=True))
+    columns = [f"unit {int(k)}" for k in order]
+    return _map(
+        "phones of each unit",
+        "share of each phone (rows) in the frames of a unit (columns)",
+        shares.T,
+        use.phones,
+        columns,
+        maps,
+        power=1,
+        named=True,
+    )
+
+
+def _map(
+    title: str,
+    note: str,
+    shares: np.ndarray,
+    rows: list[str],
+    columns: list[str],
+    maps: list[dict[str, Any]],
+    *,
+    square: bool = False,
+    power: int = 2,
+    named: bool = False,
+) -> str:
+    """A heat map of (rows, columns) float in [0, 1]; what is drawn is told to the pointer as its value to the `power`."""
+    maps.append({"rows": rows, "columns": columns, "power": power})
+    shape = "map square" if square else "map"
+    # Names of the rows stand beside the picture where they can be read.
+    axis = f'<ol aria-hidden="true">{"".join(f"<li>{text(r)}</li>" for r in rows)}</ol>' if named else ""
+    height = f' style="height:{max(150, 11 * len(rows))}px"' if named else ""
+    image = f'<img class="{shape}" src="{picture(shares)}" data-map="{len(maps) - 1}" alt="{text(title)}: {text(note)}">'
+    return (
+        f'<figure class="chart"><figcaption>{text(title)}<small>{text(note)}</small></figcaption>'
+        f'<div class="axis"{height}>{axis}{image}</div>'
+        f'<output class="tip" hidden></output></figure>'
+    )
+
+
+def _table(use: Use, by_use: np.ndarray, shares: np.ndarray, lengths: np.ndarray) -> str:
+    phones = use.together is not None
+    head = ["unit", "share", "frames", "runs", "mean length", *(["phones", "the first's share"] if phones else [])]
+    lines = []
+    for k in by_use[:MOST].tolist():
+        cells = [
+            (k, str(k)),
+            (shares[k], f"{shares[k]:.2%}"),
+            (int(use.frames[k]), number(int(use.frames[k]))),
+            (int(use.runs[k]), number(int(use.runs[k]))),
+            (lengths[k], f"{lengths[k]:.0f} ms" if use.frames[k] else "–"),
+        ]
+        html = "".join(f'<td data-value="{v:.6g}">{t}</td>' for v, t in cells)
+        if use.together is not None:
+            html += _phones_of(use.together[k], use.phones)
+        lines.append(f"<tr{' class=never' if not use.frames[k] else ''}>{html}</tr>")
+    looks = {"share": " aria-sort=descending", "phones": " class=words"}
+    cells = "".join(f'<th scope="col"{looks.get(h, "")}><button type="button">{h}</button></th>' for h in head)
+    left = f"<p>{len(by_use) - MOST} rarer units are not listed.</p>" if len(by_use) > MOST else ""
+    legend = f'<ul class="legend manners">{"".join(f"<li><i class={m}></i>{m}</li>" for m in (*MANNERS, "other"))}</ul>' if phones else ""
+    return (
+        f'{legend}<div class="tall" tabindex="0" role="region" aria-label="units of {text(use.name)}"><table class="sortable">'
+        f"<thead><tr>{cells}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>{left}"
+    )
+
+
+def _phones_of(counts: np.ndarray, phones: list[str]) -> str:
+    """Two cells: the top phones beside a bar of the shares of all, by manner; and how large the first one's is."""
+    total = int(counts.sum())
+    if not total:
+        return '<td class="words" data-value="">–</td><td data-value="-1">–</td>'
+    top = [i for i in np.argsort(-counts, kind="stable")[:TOP].tolist() if counts[i]]
+    named = " ".join(f"{text(phones[i])}&nbsp;{counts[i] / total:.0%}" for i in top if counts[i] >= LEAST * total)
+    # The bar begins with the top phones one by one; what is left is joined by manner.
+    rest: Counter[str] = Counter()
+    for i in np.flatnonzero(counts).tolist():
+        if i not in top:
+            rest[manner(phones[i])] += int(counts[i])
+    pieces = [(manner(phones[i]), int(counts[i]), phones[i]) for i in top]
+    pieces += [(m, n, f"other {m}s" if m != "silence" else m) for m, n in rest.most_common()]
+    bar = "".join(f'<i class={m} style="flex:{n}" title="{text(what)} {n / total:.0%}"></i>' for m, n, what in pieces)
+    first = counts[top[0]] / total
+    return (
+        f'<td class="words" data-value="{text(phones[top[0]])}"><span class="shares">{bar}</span>{named}</td>'
+        f'<td data-value="{first:.4f}">{first:.0%}</td>'
+    )

@@ -1,0 +1,194 @@
+"""The page: its sections, put into the template and written as one file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from textless.engine.hashes import write_text
+from textless.engine.pipeline import Pipeline
+from textless.engine.step import Source
+from textless.engine.store import Store
+from textless.engine.table import Table, tables
+from textless.errors import OutputExistsError, PipelineError
+from textless.report.codebooks import find_uses, uses_html
+from textless.report.curves import curves, curves_html
+from textless.report.examples import examples_html
+from textless.report.figures import LEVELS, VIRIDIS, data, duration, figure, label, number, text
+from textless.report.material import find_examples, read_phones
+
+GENERATOR = '<meta name="generator" content="textless report">'
+HEAD = 2000  # bytes in which a report says what it is
+KEY_FIGURES = 4  # of a step, in the table of steps
+# Those that say most come first; others in the order of the manifest.
+FIRST = ("pnmi", "abx_within", "mcd", "uer", "wer", "nll_per_unit", "ngram_nll_per_unit", "loss", "masked_loss", "inertia", "dead_units")
+
+
+def make_report(pipeline: Pipeline, store: Store, out: Path, *, examples: int = 8, title: str) -> None:
+    """Write what the finished steps of a pipeline made as one HTML file that needs nothing else; the same store gives the same bytes.
+
+    Args:
+        examples: how many ids are shown with sound and units, the first in their order.
+
+    Raises:
+        PipelineError: no step is done. OutputExistsError: `out` is there and is no report.
+    """
+    out = Path(out)
+    if out.is_dir() or (out.exists() and GENERATOR.encode() not in out.read_bytes()[:HEAD]):
+        raise OutputExistsError(f"{out}: is there and is no report of textless; remove it or give another -o")
+    manifests = {name: store.manifest(s) for name, s in pipeline.steps.items() if not isinstance(s, Source) and store.has(s)}
+    store.save_hashes()
+    if not manifests:
+        raise PipelineError(f"nothing of {pipeline.file or 'the pipeline'} is done; `textless run {pipeline.file or 'FILE'}` makes it")
+    page = _page(pipeline, store, manifests, examples=examples, title=title)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, page)
+
+
+def _page(pipeline: Pipeline, store: Store, manifests: dict[str, Any], *, examples: int, title: str) -> str:
+    phones = read_phones(pipeline)
+    tracks: list[dict[str, Any]] = []
+    charts: list[dict[str, Any]] = []
+    maps: list[dict[str, Any]] = []
+    sections = [
+        ("examples", "Examples", examples_html(find_examples(pipeline, store, phones, count=examples), tracks)),
+        ("figures", "Figures", _figures(pipeline, store)),
+        ("curves", "Training curves", curves_html(curves(pipeline, store), charts)),
+        ("units", "Units", uses_html(find_uses(pipeline, store, phones), charts, maps)),
+    ]
+    sections.insert(1 if sections[0][2] else 0, ("steps", "Steps", _steps(pipeline, store, manifests)))
+    there = [s for s in sections if s[2]]
+    here = Path(__file__).parent
+    script, style = ((here / name).read_text(encoding="utf-8") for name in ("script.js", "style.css"))
+    parts = {
+        "generator": GENERATOR,
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "title": text(title),
+        "style": style,
+        "script": script,
+        "about": _about(pipeline, manifests),
+        "nav": "".join(f'<a href="#{anchor}">{name}</a>' for anchor, name, _ in there),
+        "sections": "".join(
+            f'<section id="{anchor}"><h2>{name}</h2>{_INTRO.get(anchor, "")}{body}</section>' for anchor, name, body in there
+        ),
+        "data": data({"tracks": tracks, "charts": charts, "maps": maps, "colours": VIRIDIS, "levels": LEVELS}),
+    }
+    # In one pass, so that nothing in the data is taken for a place.
+    return re.sub(r"\{\{(\w+)\}\}", lambda m: parts[m[1]], (here / "template.html").read_text(encoding="utf-8"))
+
+
+_INTRO = {
+    "examples": '<p class="intro">Click into a waveform or spectrogram to go there, on a unit or a phone to hear it alone. '
+    "With the keyboard: arrow keys in a row of units, Enter plays.</p>",
+    "units": '<p class="intro">What each dump makes of its codebook. Columns of the table sort by a click on their head.</p>',
+}
+
+
+def _about(pipeline: Pipeline, manifests: dict[str, Any]) -> str:
+    made = [s for s in pipeline.steps.values() if not isinstance(s, Source)]
+    last = datetime.fromtimestamp(max(m["finished"] for m in manifests.values()), UTC)
+    versions = sorted({m["versions"].get("textless", "?") for m in manifests.values()})
+    facts = [
+        f"<b>{len(manifests)}</b> of {len(made)} steps done",
+        f"{duration(sum(m['seconds'] for m in manifests.values()))} of work",
+        f"the last on {last:%Y-%m-%d %H:%M} UTC",
+        f"textless {text(', '.join(versions))}",
+    ]
+    name = f"<code>{text(Path(pipeline.file).name)}</code> · " if pipeline.file else ""
+    return name + " · ".join(facts)
+
+
+def _steps(pipeline: Pipeline, store: Store, manifests: dict[str, Any]) -> str:
+    found = {name: (t, row) for t in tables(pipeline, store) for name, row in t.rows.items()}
+    lines, missing = [], []
+    for name, step in pipeline.steps.items():
+        if isinstance(step, Source):
+            continue
+        manifest = manifests.get(name)
+        if manifest is None:
+            wanted = [n for n, s in pipeline.steps.items() if any(p is step for p in s.inputs().values())]
+            dropped = name in pipeline.temporary and any(n in manifests for n in wanted)
+            missing.append(f"<li><b>{text(name)}</b> {text(step.type)}{' (temporary, dropped)' if dropped else ''}</li>")
+            continue
+        failures = f' <em class="bad">{manifest["failures"]} rows failed</em>' if manifest["failures"] else ""
+        lines.append(
+            f"<tr><th scope=row>{text(name)}</th><td>{text(step.type)}</td><td>{duration(manifest['seconds'])}</td>"
+            f"<td class=words>{_key_figures(pipeline, name, manifest, found)}{failures}</td></tr>"
+        )
+    left = f'<ul class="plain">{"".join(missing)}</ul>'
+    left = f'<details class="more"><summary>{len(missing)} not there</summary>{left}</details>' if missing else ""
+    head = "".join(
+        f"<th scope=col{look}>{h}</th>" for h, look in (("step", ""), ("type", " class=words"), ("time", ""), ("figures", " class=words"))
+    )
+    return (
+        f'<div class="wide" tabindex="0" role="region" aria-label="steps"><table class="steps"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>{left}"
+    )
+
+
+def _key_figures(pipeline: Pipeline, name: str, manifest: dict[str, Any], found: dict[str, tuple[Table, list[Any]]]) -> str:
+    if name not in found:
+        curve = (manifest["metrics"] or {}).get("curve") or [{}]
+        return _named(curve[-1])
+    table, row = found[name]
+    swept = pipeline.variants.get(name, {})
+    values = {c: v for c, v in zip(table.columns, row, strict=True) if v is not None and c not in swept}
+    return _named(values)
+
+
+def _named(values: dict[str, Any]) -> str:
+    """The figures that say most."""
+    # Bounds, chance levels and members of groups are in the tables below.
+    values = {
+        c: v for c, v in values.items() if "." not in c and not c.endswith(("_low", "_high", "_chance", "_cells", "_curve")) and c != "step"
+    }
+    names = [c for c in FIRST if c in values] + [c for c in values if c not in FIRST]
+    return " · ".join(f"{text(label(c))} <b>{figure(c, values[c])}</b>" for c in names[:KEY_FIGURES])
+
+
+def _figures(pipeline: Pipeline, store: Store) -> str:
+    found = "".join(_table(t, pipeline) for t in tables(pipeline, store))
+    return f'<div class="tables">{found}</div>' if found else ""
+
+
+def _table(table: Table, pipeline: Pipeline) -> str:
+    """Steps side by side: figures down, or steps where there are more of those. Intervals and chance levels join their figure."""
+    columns = {c: [row[n] for row in table.rows.values()] for n, c in enumerate(table.columns)}
+    beside = ("_low", "_high", "_chance", "_cells")
+    main = [
+        c
+        for c in columns
+        if c != "step"
+        and c.removesuffix("_curve") not in columns.keys() - {c}
+        and not any(c.endswith(b) and c.removesuffix(b) in columns for b in beside)
+    ]
+    names = list(table.rows)
+    swept = {s for name in names for s in pipeline.variants.get(name, {})}
+
+    def cell(c: str, n: int) -> str:
+        value = columns[c][n]
+        if value is None or not isinstance(value, int | float) or isinstance(value, bool):
+            return f"<td>{'' if value is None else text(value)}</td>"
+        low, high, chance = (columns.get(c + b, [None] * len(names))[n] for b in ("_low", "_high", "_chance"))
+        told = number(value) if c in swept else figure(c, value)
+        more = f" <small>[{figure(c, low)}, {figure(c, high)}]</small>" if low is not None and high is not None else ""
+        more += f" <small>chance {figure(c, chance)}</small>" if chance is not None else ""
+        return f"<td>{told}{more}</td>"
+
+    def name_of(c: str) -> str:
+        return f"<em>{text(c)}</em>" if c in swept else text(label(c))
+
+    if len(names) <= max(6, len(main)):
+        head = "".join(f"<th scope=col>{text(n)}</th>" for n in names)
+        lines = [f"<tr><th scope=row>{name_of(c)}</th>{''.join(cell(c, n) for n in range(len(names)))}</tr>" for c in main]
+    else:
+        head = "".join(f"<th scope=col>{name_of(c)}</th>" for c in main)
+        lines = [f"<tr><th scope=row>{text(name)}</th>{''.join(cell(c, n) for c in main)}</tr>" for n, name in enumerate(names)]
+    return (
+        f'<div><h3>{text(table.type)}</h3><div class="wide" tabindex="0" role="region" aria-label="figures of {text(table.type)}"><table>'
+        f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div></div>"
+    )
