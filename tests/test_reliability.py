@@ -27,7 +27,7 @@ RUNTIME = {
     "train_vocoder": {"micro_batch": 1},
 }
 # Another order of additions, whose last bits differ: compared as numbers.
-ROUNDED = {"hidden": "data/00000/frames.npy", **dict.fromkeys(("hubert", "lm", "mel", "voice"), "model.safetensors")}
+ROUNDED = {"hidden": "data/00000/frames.npy", **dict.fromkeys(("hubert", "lm", "lm1", "mel", "voice"), "model.safetensors")}
 
 
 def test_all_runtime_fields_are_tried_below():
@@ -130,7 +130,7 @@ class Grown:
         return {"shards": len(shards), "rows": sum(map(len, shards))} if shards else {}
 
 
-@pytest.fixture(params=[300, pytest.param(1519, marks=pytest.mark.slow)])
+@pytest.fixture(params=[150, pytest.param(1519, marks=pytest.mark.slow)])
 def grown(request, tmp_path, monkeypatch):
     grown = Grown(tmp_path, monkeypatch, request.param)
     count = len(split_rows(list(grown.corpus().load())))
@@ -140,14 +140,16 @@ def grown(request, tmp_path, monkeypatch):
 
 def test_files_that_join_cost_their_shards(grown):
     before, _ = grown.run()
-    new = [f"new{n}" for n in range(10)]
+    count = 10 if len(grown.names) > 1000 else 2
+    new = [f"new{n}" for n in range(count)]
     faults.write_noise(grown.folder, new, seconds=0.1, salt=1)
     grown.names += new
     grown.ids |= {name: name for name in new}
     folder, done = grown.run()
-    print(f"{len(grown.names) - 10} files and 10 more: {done} of {len(list((folder / 'data').iterdir()))} shards")
+    shards = len(list((folder / "data").iterdir()))
+    print(f"{len(grown.names) - count} files and {count} more: {done['rows']} files in {done['shards']} of {shards} shards")
     assert done == grown.holding(new)
-    assert done["shards"] <= 10 < len(grown.names)
+    assert done["shards"] <= count < shards
     assert contents(folder) == grown.scratch()
     # The rest is the same files: in the pool, in the artefact of before, and in this one.
     shared = [p for p in folder.rglob("frames.npy") if p.stat().st_nlink == 3]
@@ -155,15 +157,14 @@ def test_files_that_join_cost_their_shards(grown):
     for path in shared:
         assert path.stat().st_ino == (before / path.relative_to(folder)).stat().st_ino
     # And back again, without them: all of it was there.
-    grown.names = grown.names[:-10]
+    grown.names = grown.names[:-count]
     assert grown.run() == (before, {})
 
 
 def test_files_that_leave_cost_their_shards(grown):
     gone = [grown.names.pop(n) for n in (5, 77, 123)]
-    shards = {n for n, shard in enumerate(split_rows(list(Grown.corpus(grown).load()))) for row in shard}
     folder, done = grown.run()
-    assert 1 <= done["shards"] <= len(gone) < len(shards)
+    assert 1 <= done["shards"] <= len(gone) < len(list((folder / "data").iterdir()))
     assert contents(folder) == grown.scratch()
 
 
@@ -212,10 +213,12 @@ def test_other_settings_cost_everything_and_a_codebook_too(grown):
 
 
 def test_a_key_of_a_shard_tells_all_that_it_depends_on(grown):
-    keys, rows = Keys(lambda path: Path(path).name), list(grown.corpus().load())[:3]
-    corpus = grown.corpus()
+    keys, corpus = Keys(lambda path: Path(path).name), grown.corpus()
+    rows = list(corpus.load())[:3]
+    grown.names = grown.names[:5]
+    fewer = grown.corpus()
     one = keys.shard(Frames(audio=corpus, encoder="mfcc"), rows)
-    assert one == keys.shard(Frames(audio=Corpus(manifest="/elsewhere"), encoder="mfcc", batch_seconds=3.0, device="cuda"), rows)
+    assert one == keys.shard(Frames(audio=fewer, encoder="mfcc", batch_seconds=3.0, device="cuda"), rows)
     others = [
         keys.shard(Frames(audio=corpus, encoder="mfcc", seed=1), rows),
         keys.shard(Frames(audio=corpus, encoder="mel"), rows),

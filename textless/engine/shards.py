@@ -24,6 +24,7 @@ Do = Callable[[Path], list[dict[str, Any]]]
 
 ABOUT = "shard.json"  # a shard's failures, and how long its files are
 ROWS_PER_SHARD = 64
+ANSWER = 10  # seconds in which a scheduler must answer
 PATIENCE = 3  # times that workers may die without having finished a shard
 
 
@@ -260,7 +261,7 @@ def _by_dask(task: _Task, missing: list[int], where: str) -> Iterator[None]:
     except ImportError:
         raise StoreError("dask is not installed; pip install 'textless[dask]'") from None
     try:
-        client = Client(where, timeout=10, set_as_default=False)
+        client = Client(where, timeout=ANSWER, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as e:
         raise StoreError(f"--on {task.job.on}: no dask scheduler answers ({e})") from None
     with client:

@@ -196,7 +196,7 @@ class Store:
             earlier = [p for p in work.iterdir() if p != scratch] if work.exists() else []
             earlier += [*self.root.glob(f"work/.{work.name}.lease.*"), *self.root.glob("work/.probe.*")]
             for n, leftover in enumerate([*earlier, *_temporaries(scratch)]):
-                with contextlib.suppress(FileNotFoundError):  # it lay within another
+                with contextlib.suppress(FileNotFoundError):  # its owner was faster
                     leftover.rename(trash.with_name(f"{trash.name}.{n}"))
         self._empty_trash()
         return True
@@ -319,7 +319,12 @@ def remove_temporaries(folder: Path, *, keep: str = "") -> None:
 
 
 def _temporaries(folder: Path) -> list[Path]:
-    return list(folder.rglob(".*"))
+    """Whatever begins with a dot, not looking within; their owner may be removing them too."""
+    found: list[Path] = []
+    for here, folders, files in os.walk(folder):
+        found += [Path(here, name) for name in (*folders, *files) if name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".")]
+    return found
 
 
 def _count_attempt(path: Path) -> int:
