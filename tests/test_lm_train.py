@@ -269,7 +269,7 @@ def test_what_cannot_be_trained_says_why() -> None:
 def test_a_budget_in_steps_or_tokens(tmp_path, monkeypatch, budget, steps):
     """Three rows of 80 tokens fit into 256: an update learns from 240 of them, or with 64 from all."""
     import textless.lm
-    from textless.engine.store import Job
+    from textless.engine.job import Job
     from textless.steps import TrainLM
     from textless.units.dump import UnitRow, finish_dump, write_shard
 

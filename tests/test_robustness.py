@@ -110,6 +110,7 @@ def test_distances_of_a_file_and_their_mean():
     assert set(got) == {f"ued_{name}" for name in PERTURBATIONS}
     assert got["ued_speed_1.1"] == got["ued_stretch_0.9"] == got["ued_pitch_+2"] == 0
     assert edit_distances(beats, encode, name="a") == got
-    assert mean_distances([{"x": 1.0}, {"x": 2.0}]) == {"x": 1.5}
+    assert mean_distances([{"x": 1.0}]) == {"x": 1.0}
+    assert mean_distances([{"x": 1.0}, {"x": 2.0}]) == {"x": 1.5, "x_low": 1.0, "x_high": 2.0}
     with pytest.raises(CorpusError, match="no audio"):
         mean_distances([])

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from textless.corpus import Corpus, Row, sha256_file
+from textless.engine.job import Job, Progress, remove_temporaries, write_failures
 from textless.engine.shards import run_shards
 from textless.engine.step import digest
-from textless.engine.store import Job, Progress, remove_temporaries, write_failures
 from textless.errors import AudioError, ContractError, OutputExistsError, RowsFailedError, TextlessError
 from textless.model import Model, continue_rows, resynth_row, speak_rows, stream_rows
 from textless.units.dump import Dump, UnitRow, finish_dump, read_stream, write_results, write_stream

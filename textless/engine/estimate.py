@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from textless.engine.explain import differences
+from textless.engine.job import Job
 from textless.engine.shards import Pool, split_rows
 from textless.engine.step import MapStep, Source, Step
-from textless.engine.store import Job, Store
+from textless.engine.store import Store
 
 
 def estimate(store: Store, steps: list[Step]) -> list[float | None]:

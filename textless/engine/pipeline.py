@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from textless.engine import ranks
+from textless.engine.job import Progress
 from textless.engine.keep import needed, record_run
 from textless.engine.step import Source, Step
-from textless.engine.store import Progress, Store
+from textless.engine.store import Store
 from textless.errors import PipelineError, did_you_mean
 
 REPLANS = 3  # times that inputs may vanish under a run: another one on the same store had done with them

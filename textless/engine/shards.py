@@ -18,7 +18,7 @@ from textless.engine.step import Keys, MapStep
 from textless.errors import RowsFailedError, StoreError
 
 if TYPE_CHECKING:
-    from textless.engine.store import Job
+    from textless.engine.job import Job
 
 Do = Callable[[Path], list[dict[str, Any]]]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textless.errors import StepTypeError
 
 if TYPE_CHECKING:
-    from textless.engine.store import Job
+    from textless.engine.job import Job
 
 HashFile = Callable[[str], str]
 

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from textless.engine import ranks
 from textless.engine.hashes import FileHashes, write_error, write_text
+from textless.engine.job import Job, Progress, remote_job, temporaries, write_failures
 from textless.engine.lease import Lease, guard
 from textless.engine.manifest import MANIFEST, read_manifest, write_manifest
-from textless.engine.shards import Pool
 from textless.engine.step import Keys, Source, Step
 from textless.errors import RowsFailedError, StoreError
 
 POLL = 0.2  # seconds
 MARK = ".attempt"  # in an attempt's folder until it is published
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-Progress = Callable[[int, int, str], None]
 
 
 def default_root() -> Path:
@@ -32,49 +30,6 @@ def default_root() -> Path:
     if root := os.environ.get("TEXTLESS_STORE"):
         return Path(root)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "textless"
-
-
-class Job:
-    """What a step sees while it runs. It can be sent to a worker.
-
-    Attributes:
-        path: the folder that becomes the artefact. Nobody else writes there.
-        inputs: artefact folder of each input by field name; sources have none.
-        scratch: a folder that lasts until the step is finished, for checkpoints and the like. Several processes may share it, so files
-            appear in it whole, by rename.
-        pool: where finished shards are kept.
-        on: where shards are done, `loky:N` or `dask:ADDRESS`; None: here.
-        tensorboard: folder for TensorBoard's event files, None when they are not wanted.
-        metrics, contract: for the manifest, to be filled in.
-        failures: rows that could not be done, as {"id", "error"}.
-        amount: how much was done, as progress told it: shards, steps of training.
-    """
-
-    def __init__(
-        self, path: Path, inputs: dict[str, Path], progress: Progress, *, scratch: Path | None = None, root: Path | None = None
-    ) -> None:
-        self.path, self.inputs, self._progress, self._root = path, inputs, progress, root
-        self.scratch = scratch or path / ".scratch"
-        self.scratch.mkdir(parents=True, exist_ok=True)
-        self.pool = Pool(self.scratch / "shards", root and root / "shards")
-        self.keys = Keys(FileHashes((root or self.scratch) / "hashes.json"))
-        self.on: str | None = None
-        self.tensorboard: Path | None = None
-        self.metrics: dict[str, Any] = {}
-        self.contract: dict[str, Any] | None = None
-        self.failures: list[dict[str, Any]] = []
-        self.amount: int | None = None
-
-    def progress(self, done: int, total: int, what: str) -> None:
-        self.amount = total
-        self._progress(done, total, what)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _job, (self.path, self.inputs, self.scratch, self._root)
-
-
-def _job(path: Path, inputs: dict[str, Path], scratch: Path, root: Path | None) -> Job:
-    return Job(path, inputs, lambda done, total, what: None, scratch=scratch, root=root)
 
 
 class Store:
@@ -195,7 +150,7 @@ class Store:
             scratch = work / "scratch"
             earlier = [p for p in work.iterdir() if p != scratch] if work.exists() else []
             earlier += [*self.root.glob(f"work/.{work.name}.lease.*"), *self.root.glob("work/.probe.*")]
-            for n, leftover in enumerate([*earlier, *_temporaries(scratch)]):
+            for n, leftover in enumerate([*earlier, *temporaries(scratch)]):
                 with contextlib.suppress(FileNotFoundError):  # its owner was faster
                     leftover.rename(trash.with_name(f"{trash.name}.{n}"))
         self._empty_trash()
@@ -225,7 +180,7 @@ class Store:
         while step.collective and not self.has(step):
             if ranks.called(scratch):
                 with self._explained():
-                    step.run(_job(ranks.corner(scratch), self.inputs(step), scratch, self.root))
+                    step.run(remote_job(ranks.corner(scratch), self.inputs(step), scratch, self.root))
                     ranks.leave(scratch)
                 return
             time.sleep(POLL)
@@ -305,26 +260,6 @@ class Store:
         except OSError as e:
             problem = e
         return os.strerror(problem.errno or 0) if problem else None
-
-
-def write_failures(path: Path, failures: list[dict[str, Any]]) -> None:
-    """A line of JSON for each row that could not be done."""
-    write_text(path, "".join(json.dumps(f, sort_keys=True) + "\n" for f in failures))
-
-
-def remove_temporaries(folder: Path, *, keep: str = "") -> None:
-    """Remove what killed attempts were writing: files and folders whose names start with a dot, but for `keep`."""
-    for leftover in [p for p in _temporaries(folder) if p.name != keep]:
-        shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
-
-
-def _temporaries(folder: Path) -> list[Path]:
-    """Whatever begins with a dot, not looking within; their owner may be removing them too."""
-    found: list[Path] = []
-    for here, folders, files in os.walk(folder):
-        found += [Path(here, name) for name in (*folders, *files) if name.startswith(".")]
-        folders[:] = [name for name in folders if not name.startswith(".")]
-    return found
 
 
 def _count_attempt(path: Path) -> int:

@@ -13,7 +13,7 @@ from textless.steps.sources import Corpus, Model, or_missing
 if TYPE_CHECKING:
     from textless.corpus import PackedAudio
     from textless.curves import Board
-    from textless.engine.store import Job
+    from textless.engine.job import Job
     from textless.units.dump import UnitRow
     from textless.units.types import UnitContract
 

@@ -12,7 +12,7 @@ from textless.steps.sources import Corpus
 from textless.steps.units import Frames, KMeans, frames_contract
 
 if TYPE_CHECKING:
-    from textless.engine.store import Job
+    from textless.engine.job import Job
 
 
 @dataclass(frozen=True, kw_only=True)

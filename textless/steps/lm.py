@@ -12,7 +12,7 @@ from textless.errors import TrainingError
 from textless.steps.common import board, finish_units, place, progress, units_identity
 
 if TYPE_CHECKING:
-    from textless.engine.store import Job
+    from textless.engine.job import Job
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from textless.steps.units import Frames, frames_contract, tokenizer_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from textless.engine.store import Job
+    from textless.engine.job import Job
     from textless.units.encode import Tokenizer
 
 
@@ -134,7 +134,7 @@ class Robustness(AudioMap):
     def finish(self, job: Job, tools: Tokenizer) -> None:
         from textless.units.robustness import mean_distances
 
-        figures = mean_distances({k: v for k, v in row.items() if k != "id"} for row in _lines(job))
+        figures = mean_distances(({k: v for k, v in row.items() if k != "id"} for row in _lines(job)), seed=self.seed)
         _finish(job, "robustness.json", figures, tools.contract.to_dict())
 
 

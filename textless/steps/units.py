@@ -13,7 +13,7 @@ from textless.steps.common import AudioMap, finish_units, place
 from textless.steps.sources import Corpus
 
 if TYPE_CHECKING:
-    from textless.engine.store import Job
+    from textless.engine.job import Job
     from textless.units.encode import Tokenizer
     from textless.units.types import UnitContract
 

@@ -16,7 +16,7 @@ from textless.steps.sources import Corpus
 if TYPE_CHECKING:
     import numpy as np
 
-    from textless.engine.store import Job
+    from textless.engine.job import Job
     from textless.units.dump import UnitRow
     from textless.vocoder import UnitVocoder
 

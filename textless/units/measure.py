@@ -91,7 +91,7 @@ def measure_audio(
             )
     if tokenizer and perturb:
         bad = {failure["id"] for failure in failures}
-        figures |= mean_distances(_distances([row for row in rows if row.id not in bad], tokenizer, failures, seed, progress))
+        figures |= mean_distances(_distances([row for row in rows if row.id not in bad], tokenizer, failures, seed, progress), seed=seed)
     return figures, failures
 
 

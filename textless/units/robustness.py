@@ -10,6 +10,7 @@ import numpy as np
 
 from textless.edits import levenshtein
 from textless.errors import CorpusError
+from textless.intervals import interval
 from textless.units.perturb import PERTURBATIONS, perturb
 from textless.units.types import Units
 
@@ -48,9 +49,18 @@ def edit_distances(
     return {f"ued_{kind}": unit_edit_distance(clean, units) for kind, units in zip(PERTURBATIONS, others, strict=True)}
 
 
-def mean_distances(files: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Means over files, each of the same weight whatever its length, as in the paper. Raises CorpusError when there are none."""
+def mean_distances(files: Iterable[Mapping[str, float]], *, seed: int = 0) -> dict[str, float]:
+    """Means over files, each of the same weight whatever its length, as in the paper, and of two or more files their 95 % intervals.
+
+    Raises CorpusError when there are none.
+    """
     files = list(files)
     if not files:
         raise CorpusError("there is no audio whose units could be compared")
-    return {name: float(np.mean([file[name] for file in files])) for name in files[0]}
+    means = {}
+    for name in files[0]:
+        values = np.array([file[name] for file in files])
+        means[name] = float(values.mean())
+        if len(values) > 1:
+            means[f"{name}_low"], means[f"{name}_high"] = interval(values, seed=seed)
+    return means
