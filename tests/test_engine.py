@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -375,6 +376,46 @@ def test_temporary_artefacts_are_dropped(text, store):
     assert pipeline.plan(store, ["both"]) == []
     pipeline.run(store, ["one"])
     assert pipeline.state(store, "one") == "done"  # it was asked for
+
+
+def test_what_is_dropped_leaves_no_shards_but_those_that_others_hold(store):
+    @dataclass(frozen=True, kw_only=True)
+    class Some(Rows):
+        type = "some"
+        rows_from = ()
+        first: int = runtime(0)
+
+        def rows(self, job):
+            return [SimpleNamespace(id=f"r{i}x") for i in range(self.first, self.count)]
+
+    few, many = Some(count=64), Some(count=128)
+    pipeline = Pipeline({"few": few, "many": many}, temporary={"many"})
+    pipeline.run(store, ["few", "many"])
+    assert len(list((store.root / "shards").iterdir())) == 3
+    store.drop(many)
+    assert [p.name for p in (store.root / "shards").iterdir()] == store.manifest(few)["shards"]
+    store.drop(few)
+    assert not list((store.root / "shards").iterdir())
+    assert not list((store.root / "artefacts").iterdir())
+
+
+def test_a_shard_that_goes_while_it_is_wanted_is_made_again(store, monkeypatch):
+    from textless.engine.shards import Pool
+
+    store.run(Rows(count=6))
+    store.drop(Rows(count=6))
+    place, gone = Pool.place, []
+
+    def once_gone(self, key, target):
+        if not gone:
+            gone.append(key)
+            self.drop(key, lambda folder: shutil.rmtree(folder))
+        return place(self, key, target)
+
+    monkeypatch.setattr(Pool, "place", once_gone)
+    folder = store.run(Rows(count=6))
+    assert gone
+    assert len((folder / "data" / "0.txt").read_text().split()) == 6
 
 
 def test_why_down_to_the_cause(text, store):

@@ -290,7 +290,7 @@ def test_a_damaged_shard_in_the_pool_is_made_again(tmp_path, texts, harm):
     """Before its artefact was published: a cut in power, or a hand. Those that are whole are not made again."""
     root = tmp_path / "store"
     want = contents(Store(root).run(texts()))
-    Store(root).drop(texts())
+    shutil.rmtree(Store(root).folder(texts()))
     shard = sorted((root / "shards").iterdir())[1]
     file = shard / "result" / "1.txt"
     if harm == "cut":

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -258,7 +259,7 @@ def test_only_missing_shards_take_time(store):
     (store.root / "shards" / store.keys.shard(Rows(count=large), [])).mkdir()  # of no shard that is asked for
     assert estimate(store, [Rows(count=large)]) == [8.0]
     store.run(Rows(count=large))
-    store.drop(Rows(count=large))
+    shutil.rmtree(store.folder(Rows(count=large)))
     assert estimate(store, [Rows(count=large)]) == [0.0]
 
 

@@ -30,6 +30,7 @@ class Job:
         metrics, contract: for the manifest, to be filled in.
         failures: rows that could not be done, as {"id", "error"}.
         amount: how much was done, as progress told it: shards, steps of training.
+        shards: keys of what a map is made of.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Job:
         self.contract: dict[str, Any] | None = None
         self.failures: list[dict[str, Any]] = []
         self.amount: int | None = None
+        self.shards: list[str] = []
 
     def progress(self, done: int, total: int, what: str) -> None:
         self.amount = total

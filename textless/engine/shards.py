@@ -89,6 +89,11 @@ class Pool:
         link(found / "result", target)
         return (_read_about(found) or {})["failures"]
 
+    def drop(self, key: str, discard: Callable[[Path], None]) -> None:
+        """Let a shared shard go, unless an artefact holds it."""
+        if self.shared and all(p.stat().st_nlink == 1 for p in _files(self.shared / key / "result")):
+            discard(self.shared / key)
+
 
 def _read_about(shard: Path) -> dict[str, Any] | None:
     try:
@@ -177,8 +182,13 @@ def run_map(step: MapStep, job: Job) -> None:
         done += 1
         job.progress(done, len(task.keys), "shards")
     for n, key in enumerate(task.keys):
-        job.failures += job.pool.place(key, job.path / step.shard_path(n))
-    job.amount = amount
+        target = job.path / step.shard_path(n)
+        try:
+            job.failures += job.pool.place(key, target)
+        except FileNotFoundError:  # dropped with another artefact since it was found
+            task.do(n, key)
+            job.failures += job.pool.place(key, target)
+    job.amount, job.shards = amount, task.keys
     _check_some_good(job, sum(map(len, task.shards)))
     step.finish(job, task.tools)
 

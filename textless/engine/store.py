@@ -17,6 +17,7 @@ from textless.engine.hashes import FileHashes, write_error, write_text
 from textless.engine.job import Job, Progress, remote_job, temporaries, write_failures
 from textless.engine.lease import Lease, guard
 from textless.engine.manifest import MANIFEST, read_manifest, write_manifest
+from textless.engine.shards import Pool
 from textless.engine.step import Keys, Source, Step
 from textless.errors import RowsFailedError, StoreError
 
@@ -206,7 +207,7 @@ class Store:
             write_failures(job.path / "failures.jsonl", job.failures)
         about |= {"step": step.type, "key": self.keys.of(step), "payload": self.keys.payload(step), "fields": step.settings()}
         about |= {"lineage": self.keys.lineage(step), "metrics": job.metrics, "contract": job.contract}
-        write_manifest(job.path, {**about, "failures": len(job.failures), "amount": job.amount})
+        write_manifest(job.path, {**about, "failures": len(job.failures), "amount": job.amount, "shards": job.shards})
         target = self.folder(step)
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists() and read_manifest(target) is None:
@@ -224,8 +225,12 @@ class Store:
         return self._lease(step).busy()
 
     def drop(self, step: Step) -> None:
-        """Remove an artefact, at once as far as others can see."""
+        """Remove an artefact, at once as far as others can see, and the shards that only it holds."""
+        manifest = self.manifest(step) or {}
         self._discard(self.folder(step))
+        pool = Pool(self.work(step), self.root / "shards")
+        for key in manifest.get("shards", ()):
+            pool.drop(key, self._discard)
 
     def _discard(self, folder: Path) -> None:
         trash = self.root / "work" / f".trash.{uuid.uuid4().hex}"
