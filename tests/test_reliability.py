@@ -178,7 +178,7 @@ def test_place_and_order_cost_nothing(grown, tmp_path):
         os.utime(path, (n, n))
     assert grown.run() == (before, {})
     want = contents(before)
-    Store(grown.root).drop(Frames(audio=grown.corpus(), encoder="mfcc"))
+    shutil.rmtree(Store(grown.root).folder(Frames(audio=grown.corpus(), encoder="mfcc")))
     assert grown.run() == (before, {})  # from the pool
     assert contents(before) == want
 
