@@ -6,7 +6,7 @@ Planning a graph of twelve steps; a whole process that finds nothing to do over 
 is done before, between and after them; the memory that a map over a million rows takes.
 """
 
-import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -126,7 +126,7 @@ if sys.argv[1:2] == ["noop"]:
     corpus(Path(sys.argv[2])).run(Store(Path(sys.argv[2]) / "corpus"))
 elif sys.argv[1:2] == ["memory"]:
     Store(Path(sys.argv[2]) / "memory").run(Count(n=ROWS))
-    print(f"{int(re.search('VmHWM: *([0-9]+)', Path('/proc/self/status').read_text())[1]) / 1024:8.0f} MB")
+    print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:8.0f} MB")
 else:
     with tempfile.TemporaryDirectory(dir=sys.argv[1] if sys.argv[1:] else None) as scratch:
         main(Path(scratch))
