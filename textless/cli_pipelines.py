@@ -140,7 +140,7 @@ def show(pipeline: str, step: str, settings: tuple[str, ...], store: str | None,
             if key == "metrics" and isinstance(value, dict):
                 value = {k: v[-1] if isinstance(v, list) and v else v for k, v in value.items()}  # of a curve, its end
             if key == "files":
-                value = {k: v["size"] for k, v in value.items()}
+                value = {k: v if isinstance(v, int) else v["size"] for k, v in value.items()}  # older manifests have sizes alone
             click.echo(f"{key}: {json.dumps(value, indent=1) if isinstance(value, dict) else value}")
 
 

@@ -82,13 +82,14 @@ def damage(folder: Path) -> list[str]:
     out = []
     for name, about in manifest["files"].items():
         path = folder / name
+        size, sha256 = (about, None) if isinstance(about, int) else (about["size"], about["sha256"])  # older manifests have sizes alone
         if not path.is_file():
             out.append(f"{path}: missing")
-        elif path.stat().st_size != about["size"]:
-            out.append(f"{path}: {path.stat().st_size} bytes, not {about['size']}")
-        else:
+        elif path.stat().st_size != size:
+            out.append(f"{path}: {path.stat().st_size} bytes, not {size}")
+        elif sha256:
             with open(path, "rb") as f:
-                if hashlib.file_digest(f, "sha256").hexdigest() != about["sha256"]:
+                if hashlib.file_digest(f, "sha256").hexdigest() != sha256:
                     out.append(f"{path}: its bytes changed")
     there = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} - {MANIFEST}
     return out + [f"{folder / name}: was not there when it was made" for name in sorted(there - manifest["files"].keys())]
