@@ -129,3 +129,25 @@ def test_stream_errors_name_the_line(lines, error):
 def test_stream_refuses_fractions():
     with pytest.raises(DumpError, match="line 2"):
         list(read_stream([HEADER, '{"id": "a", "units": [1.5]}']))
+
+
+def test_rows_of_units_are_told_apart_by_all_that_makes_them():
+    from dataclasses import replace
+
+    from textless.steps.common import units_identity
+
+    row = UnitRow(id="a", units=Units(np.array([1, 2]), np.array([3, 4]), UnitContract(n_units=5)), speaker="s")
+    others = [
+        replace(row, id="b"),
+        replace(row, speaker=None),
+        replace(row, extra={"x": 1}),
+        replace(row, units=Units(np.array([1, 3]), np.array([3, 4]), UnitContract(n_units=5))),
+        replace(row, units=Units(np.array([1, 2]), np.array([3, 5]), UnitContract(n_units=5))),
+        replace(row, units=Units(np.array([1, 2]), None, UnitContract(n_units=5))),
+        replace(row, units=Units(np.array([1, 2]), np.array([3, 4]), UnitContract(n_units=6))),
+    ]
+    identities = [json.dumps(units_identity(r)) for r in (row, *others)]
+    assert len(set(identities)) == len(identities)
+    assert (
+        json.dumps(units_identity(replace(row, units=Units(np.array([1, 2]), np.array([3, 4]), UnitContract(n_units=5))))) == identities[0]
+    )

@@ -33,10 +33,11 @@ class AudioMap(MapStep):
 
 
 def units_identity(row: UnitRow) -> list[Any]:
-    """What makes a row of units what it is."""
+    """What makes a row of units what it is, their contract included: a model may take these and refuse the same numbers of another."""
     units, durations = row.units.units, row.units.durations
-    arrays = units.tobytes() + (b"" if durations is None else b"/" + durations.tobytes())
-    return [row.id, hashlib.sha256(arrays).hexdigest(), row.speaker, row.source, row.offset, row.samples, repr(sorted(row.extra.items()))]
+    digest = hashlib.sha256(units.tobytes() + (b"" if durations is None else b"/" + durations.tobytes()))
+    digest.update(repr(row.units.contract).encode())
+    return [row.id, digest.hexdigest(), row.speaker, row.source, row.offset, row.samples, repr(sorted(row.extra.items()))]
 
 
 def place(job: Job, step: Any, field: str) -> Path | str:

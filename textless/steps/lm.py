@@ -44,7 +44,8 @@ class TrainLM(Step):
 
         if (self.steps is None) == (self.tokens is None):
             raise TrainingError("train_lm needs a budget, in steps or in tokens; give one of the two")
-        steps = self.steps or -(-(self.tokens or 0) // (self.batch_tokens // self.context * self.context))
+        update = max(1, self.batch_tokens // self.context) * self.context  # tokens
+        steps = self.steps or -(-(self.tokens or 0) // update)
         dump = Dump(job.inputs["units"])
         start = None
         if self.start is not None:
