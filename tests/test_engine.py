@@ -378,6 +378,18 @@ def test_temporary_artefacts_are_dropped(text, store):
     assert pipeline.state(store, "one") == "done"  # it was asked for
 
 
+def test_what_a_kill_behind_the_publication_left_is_swept_up(text, store):
+    pipeline = graph(text)
+    pipeline.run(store)
+    left = store.work(pipeline.steps["one"]) / "scratch"
+    left.mkdir(parents=True)
+    (left / "checkpoint.pt").write_text("large")
+    RUNS.clear()
+    pipeline.run(store)
+    assert not left.parent.exists()
+    assert RUNS == []
+
+
 def test_what_is_dropped_leaves_no_shards_but_those_that_others_hold(store):
     @dataclass(frozen=True, kw_only=True)
     class Some(Rows):

@@ -120,6 +120,9 @@ class Pipeline:
                 store.wait(self.steps[name])
             return folders
         record_run(store.root, self.file, {n: store.name(self.steps[n]) for n in folders}, self._needed(store, wanted))
+        for step in self.above(wanted):
+            if not isinstance(step, Source) and store.work(step).exists() and store.has(step):
+                store.run(step)  # killed when it had just been published: what is left is swept up
         made = 0
         for left in reversed(range(REPLANS + 1)):
             missing = self.plan(store, wanted)
