@@ -291,3 +291,13 @@ def keep_guard(folder: str) -> None:
     with lease.guard(Path(folder)):
         (Path(folder) / "held").touch()
         time.sleep(600)
+
+
+def copies(folder: Path) -> Callable[..., Copy]:
+    """150 small files, four shards, and what copies them: a step of any settings."""
+    for name in ("texts", "marks"):
+        (folder / name).mkdir()
+    for n in range(150):
+        (folder / "texts" / f"t{n}.txt").write_text(f"text {n}\n")
+    files, log = Files(folder=str(folder / "texts")), str(folder / "log")
+    return lambda **kwargs: Copy(files=files, log=log, marks=str(folder / "marks"), **kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import pickle
 import shutil
@@ -16,7 +17,7 @@ import soundfile as sf
 
 from textless import corpus as module
 from textless.audio import AudioError, read_audio, write_audio
-from textless.corpus import Corpus, PackedAudio, Row, read_row, read_rows, read_some, sha256_file
+from textless.corpus import Corpus, PackedAudio, Row, read_row, read_rows, read_some, row_identity, sha256_file
 from textless.errors import CorpusError
 
 
@@ -310,6 +311,18 @@ def test_order_and_place_do_not_matter(heard):
     assert Corpus.load(heard / "some").fingerprint(sha256_file) == first
     moved = write(heard / "m.csv", "path,id\nsome/where/1.wav,1\nin/2.wav,2\nin/0.wav,0\n")
     assert Corpus.load(moved).fingerprint(sha256_file) == first
+
+
+def test_it_is_of_the_rows_as_json_would_write_them():
+    """Keys stand on it: what is written faster must be what `json.dumps` writes, whatever is in the names."""
+    rows = [
+        Row('q"\\/\n', "/a"),
+        Row("ü \u2028", "/b", 3, 7, "s\tp", "träin"),
+        Row("c", "/c", 0, None, None, "x"),
+        Row("d", "/d", 1, 0, "", None),
+    ]
+    written = sorted(json.dumps(row_identity(row, lambda path: path * 2)) for row in rows)
+    assert Corpus(rows).fingerprint(lambda path: path * 2) == hashlib.sha256("\n".join(written).encode()).hexdigest()
 
 
 def test_everything_else_does(heard):

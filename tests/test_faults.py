@@ -12,7 +12,7 @@ from pathlib import Path
 
 import fault_steps as faults
 import pytest
-from fault_steps import Copy, Files, chain, contents, notes
+from fault_steps import chain, contents, notes
 
 from textless import training
 from textless.engine.keep import damage
@@ -66,12 +66,7 @@ def often(monkeypatch):
 @pytest.fixture
 def texts(tmp_path):
     """150 small files, four shards, and what becomes of them."""
-    for name in ("texts", "marks"):
-        (tmp_path / name).mkdir()
-    for n in range(150):
-        (tmp_path / "texts" / f"t{n}.txt").write_text(f"text {n}\n")
-    files, log = Files(folder=str(tmp_path / "texts")), str(tmp_path / "log")
-    return lambda **kwargs: Copy(files=files, log=log, marks=str(tmp_path / "marks"), **kwargs)
+    return faults.copies(tmp_path)
 
 
 def check_whole(root: Path) -> None:

@@ -421,13 +421,13 @@ def test_a_damaged_artefact_is_replaced_and_kept_aside(tmp_path, memory):
 def test_who_comes_second_drops_its_own(tmp_path, memory, monkeypatch):
     name = make(tmp_path / "a")
     push(tmp_path / "a", memory, [name])
-    original = remote._publish
+    original = remote.publish
 
     def publish(root, work, name):
         make(tmp_path / "b", {"out": b"made meanwhile"})
         return original(root, work, name)
 
-    monkeypatch.setattr(remote, "_publish", publish)
+    monkeypatch.setattr(remote, "publish", publish)
     assert pull(memory, tmp_path / "b", [name]) == []
     assert set(content(tmp_path / "b")) == {f"artefacts/{name}/out", f"artefacts/{name}/manifest.json"}
 

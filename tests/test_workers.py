@@ -8,8 +8,9 @@ import threading
 import time
 from contextlib import contextmanager
 
+import fault_steps as faults
 import pytest
-from fault_steps import Copy, Files, contents, notes
+from fault_steps import contents, notes
 
 from textless.engine.store import Store
 from textless.errors import StoreError
@@ -20,12 +21,7 @@ SHARDS = 4
 @pytest.fixture
 def step(tmp_path):
     """A map over 150 files in four shards, and what becomes of its rows."""
-    for name in ("texts", "marks"):
-        (tmp_path / name).mkdir()
-    for n in range(150):
-        (tmp_path / "texts" / f"t{n}.txt").write_text(f"text {n}\n")
-    files, log = Files(folder=str(tmp_path / "texts")), str(tmp_path / "log")
-    return lambda **kwargs: Copy(files=files, log=log, marks=str(tmp_path / "marks"), **kwargs)
+    return faults.copies(tmp_path)
 
 
 @pytest.fixture

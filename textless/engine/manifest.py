@@ -44,8 +44,34 @@ def write_manifest(folder: Path, about: dict[str, Any]) -> None:
         "host": socket.gethostname(),
     }
     write_text(folder / MANIFEST, json.dumps(about, indent=1) + "\n")
-    with open(folder / MANIFEST, "rb") as f:
-        os.fsync(f.fileno())
+    sync(folder / MANIFEST)
+
+
+def publish(root: Path, work: Path, name: str) -> bool:
+    """Move a whole folder to where artefacts are looked for, by one rename; False if somebody else was first."""
+    target = root / "artefacts" / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists() and read_manifest(target) is None:
+        # Damaged, by a failing disk or a hand. It is kept: to look at it is its owner's decision, and so is to remove it.
+        (root / "damaged").mkdir(exist_ok=True)
+        target.rename(root / "damaged" / f"{name}.{work.name.lstrip('.')}")
+    try:
+        work.rename(target)
+    except OSError:
+        if read_manifest(target) is None:
+            raise
+        return False
+    sync(target.parent)
+    return True
+
+
+def sync(path: Path) -> None:
+    """Have a file or folder on the disk, so that no power cut leaves a manifest without what it lists."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @functools.cache

@@ -13,7 +13,6 @@ import contextlib
 import errno
 import hashlib
 import json
-import os
 import re
 import secrets
 import shutil
@@ -22,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from textless.engine.manifest import MANIFEST, read_manifest
+from textless.engine.manifest import MANIFEST, publish, read_manifest, sync
 from textless.errors import StoreError, TextlessError, did_you_mean
 
 OBJECT_STORES = {"s3", "gs", "abfs", "memory"}  # what is written there appears whole, and can be asked not to replace anything
@@ -104,7 +103,7 @@ def pull(url: str, root: Path, names: Iterable[str], progress: Progress = lambda
                 what = "missing"
             if not _holds(target, file):
                 raise StoreError(f"{url}/blobs/{file.sha256}: {what}; remove it and the manifests that list it there, and push again")
-            _sync(target)
+            sync(target)
 
         done, total, pulled = 0, sum(map(len, files.values())), []
         for name, data in manifests.items():
@@ -116,8 +115,8 @@ def pull(url: str, root: Path, names: Iterable[str], progress: Progress = lambda
                     progress(done, total, "files")
                 (work / MANIFEST).write_bytes(data)
                 for path in (work / MANIFEST, work, *(p for p in work.rglob("*") if p.is_dir())):
-                    _sync(path)
-                if _publish(root, work, name):
+                    sync(path)
+                if publish(root, work, name):
                     pulled.append(name)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
@@ -189,33 +188,6 @@ def _holds(path: Path, file: File) -> bool:
         return False
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest() == file.sha256
-
-
-def _sync(path: Path) -> None:
-    """Have a file or folder on the disk, so that no power cut leaves a manifest without what it lists."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _publish(root: Path, work: Path, name: str) -> bool:
-    """Move a folder to where it is looked for; False if somebody else was first."""
-    target = root / "artefacts" / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists() and read_manifest(target) is None:
-        # Damaged, and kept as the store keeps such: to look at it is its owner's decision, and so is to remove it.
-        (root / "damaged").mkdir(exist_ok=True)
-        target.rename(root / "damaged" / (name + work.name))
-    try:
-        work.rename(target)
-    except OSError:
-        if read_manifest(target) is None:
-            raise
-        return False
-    _sync(target.parent)
-    return True
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from textless.engine import ranks
 from textless.engine.hashes import FileHashes, write_error, write_text
 from textless.engine.job import Job, Progress, remote_job, temporaries, write_failures
 from textless.engine.lease import Lease, guard
-from textless.engine.manifest import MANIFEST, read_manifest, write_manifest
+from textless.engine.manifest import MANIFEST, publish, read_manifest, write_manifest
 from textless.engine.shards import Pool
 from textless.engine.step import Keys, Source, Step
 from textless.errors import RowsFailedError, StoreError
@@ -208,17 +208,7 @@ class Store:
         about |= {"step": step.type, "key": self.keys.of(step), "payload": self.keys.payload(step), "fields": step.settings()}
         about |= {"lineage": self.keys.lineage(step), "metrics": job.metrics, "contract": job.contract}
         write_manifest(job.path, {**about, "failures": len(job.failures), "amount": job.amount, "shards": job.shards})
-        target = self.folder(step)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists() and read_manifest(target) is None:
-            # Damaged, by a failing disk or a hand. It is kept: to look at it is its owner's decision, and so is to remove it.
-            (self.root / "damaged").mkdir(exist_ok=True)
-            target.rename(self.root / "damaged" / f"{target.name}.{job.path.name}")
-        try:
-            job.path.rename(target)
-        except OSError:
-            if not self.has(step):
-                raise
+        publish(self.root, job.path, self.name(step))
 
     def busy(self, step: Step) -> bool:
         """Whether a process works on it that is not known to be dead."""
