@@ -60,7 +60,10 @@ class Past:
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """(B, heads, T, head_dim) twice → (B, heads, length, head_dim) twice."""
-        return self.cache.write(layer, self.positions, keys, values, self.length)
+        rows = torch.arange(len(self.positions), device=keys.device)[:, None]
+        self.cache.keys[layer][rows, :, self.positions] = keys.transpose(1, 2)
+        self.cache.values[layer][rows, :, self.positions] = values.transpose(1, 2)
+        return self.cache.keys[layer][:, :, : self.length], self.cache.values[layer][:, :, : self.length]
 
     def get_seq_length(self, layer: int = 0) -> int:
         return self.length - self.positions.shape[1]
@@ -106,23 +109,23 @@ class CausalUnitLM(UnitDecoder):
         nn.init.zeros_(self.duration.weight)  # all durations alike
         self._try()
 
-    def forward(
-        self, tokens: Tensor, *, positions: Tensor | None = None, mask: Tensor | None = None, cache: KVCache | None = None
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, *, positions: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Hidden states that the output reads, (B, T, dim) float32. Arguments as in `UnitLM.forward`."""
-        past = None
-        if cache is not None:
-            positions = cache.filled[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
-            mask = torch.arange(int(positions.max()) + 1, device=tokens.device) <= positions[:, None, :, None]
-            past = Past(cache, positions, mask.shape[-1])
+        return self._hidden(tokens, positions, mask, None)
+
+    def read(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        positions = cache.filled[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
+        mask = torch.arange(int(positions.max()) + 1, device=tokens.device) <= positions[:, None, :, None]
+        hidden = self._hidden(tokens, positions, mask, Past(cache, positions, mask.shape[-1]))
+        cache.filled += tokens.shape[1]
+        return hidden
+
+    def _hidden(self, tokens: Tensor, positions: Tensor | None, mask: Tensor | None, past: Past | None) -> Tensor:
         if mask is not None:  # added to the scores, which every attention of transformers' understands
             mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo(torch.float32).min)
-        hidden = self.model.base_model(
+        return self.model.base_model(
             input_ids=tokens, position_ids=positions, attention_mask=mask, past_key_values=past, use_cache=past is not None
         ).last_hidden_state
-        if cache is not None:
-            cache.filled += tokens.shape[1]
-        return hidden
 
     def unit_logits(self, hidden: Tensor) -> Tensor:
         """(…, dim) → (…, n_units + 1) float32: what comes next."""
@@ -143,8 +146,8 @@ class CausalUnitLM(UnitDecoder):
                 alone = self(first)
                 packed = self(torch.cat([first, second], 1), positions=positions, mask=document_mask(positions))
                 cache = KVCache(self.config, 2, n, device)
-                self(first[:, :-1], cache=cache.row(0)), self(first[:, :1], cache=cache.row(1))
-                read = self(torch.cat([first[:, -1:], first[:, 1:2]]), cache=cache)[:, 0]
+                self.read(first[:, :-1], cache.row(0)), self.read(first[:, :1], cache.row(1))
+                read = self.read(torch.cat([first[:, -1:], first[:, 1:2]]), cache)[:, 0]
                 pairs = {
                     "keep documents in one row apart": (packed, torch.cat([alone, self(second)], 1)),
                     "read on from kept keys and values": (read, alone[0, [-1, 1]]),

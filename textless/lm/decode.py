@@ -1,101 +1,240 @@
-"""One token at a time, fast: the step that generation repeats.
+"""Reading into a cache, fast: what generation does for a prompt once, and then for one unit at a time.
 
-It computes what `UnitLM.forward` computes for a single token a row, with fewer and cheaper operations. The weights' way through memory is
-most of its cost, and with int8 weights it is a quarter.
+It computes what a model's `forward` computes, in few and cheap operations: a step of a small model is mostly the price of calling
+them. That of a large one is the weights' way through memory, which with int8 weights is a quarter.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textless.errors import ModelError
+
 if TYPE_CHECKING:
-    from textless.lm.model import KVCache, UnitLM
+    from textless.lm.model import KVCache
+
+Place = slice | Tensor  # of the tokens: the same for every row, or (B, T) int64
 
 
 class Linear:
-    """A layer's weight (out, in) in float32."""
+    """A layer in float32."""
 
     def __init__(self, layer: nn.Linear) -> None:
-        self.weight = layer.weight.detach()
+        self.weight, self.bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(B, in) → (B, out) float32."""
-        return torch.mv(self.weight, x[0])[None] if len(x) == 1 else F.linear(x, self.weight)
+        """(N, in) → (N, out) float32."""
+        if x.shape[0] > 1:
+            return F.linear(x, self.weight, self.bias)
+        return (torch.mv(self.weight, x[0]) if self.bias is None else torch.addmv(self.bias, self.weight, x[0]))[None]
 
 
 class Int8Linear:
     """A layer's weight and its input as integers from -127 to 127, with a scale for each output and each row (LLM.int8's vector-wise
     quantisation, Dettmers et al. 2022, arXiv:2208.07339, section 2.1, without its outliers).
 
-    Sums of integers are exact: a row gives the same bits whatever rows are beside it.
+    Sums of integers are exact: a row gives the same, up to the last bits, whatever rows are beside it.
     """
 
     def __init__(self, layer: nn.Linear) -> None:
         weight = layer.weight.detach().float()
-        scale = (weight.abs().amax(1) / 127).clamp(min=1e-12)
-        self.weight = (weight / scale[:, None]).round().to(torch.int8).T  # (in, out), in the order that the kernel reads fastest
-        self.scale = scale / 127  # a row's own is its peak / 127
+        self.bias = None if layer.bias is None else layer.bias.detach()
+        self.scale = (weight.abs().amax(1) / 127).clamp(min=1e-12)
+        integers = (weight / self.scale[:, None]).round().to(torch.int8)
+        self.packed = packed(integers, self.scale)
+        if self.packed is None:
+            self.weight = integers.T  # (in, out), in the order that the kernel reads fastest
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(B, in) → (B, out) float32."""
-        peak = x.abs().amax(1, keepdim=True).clamp_(min=1e-12)
-        integers = (x * 127).div_(peak).round_().to(torch.int8)
+        """(N, in) → (N, out) float32."""
+        if self.packed is not None and x.shape[0] == 1:
+            y = packed_linear(x, max(float(x.abs().max()), 1e-12) / 127, 128, self.packed)
+            return y if self.bias is None else y + self.bias
+        scale = (x.abs().amax(1, keepdim=True) / 127).clamp_(min=1e-12)
+        x = x * scale.reciprocal()
+        y = packed_linear(x, 1.0, 128, self.packed) if self.packed is not None else self._product(x)
+        return y.mul_(scale) if self.bias is None else torch.addcmul(self.bias, y, scale)
+
+    def _product(self, x: Tensor) -> Tensor:
+        integers = x.round().to(torch.int8)
         if x.is_cuda and len(x) <= 16:  # the kernel there wants more than 16 rows
             integers = F.pad(integers, (0, 0, 0, 17 - len(x)))
-        return (torch._int_mm(integers, self.weight)[: len(x)] * peak).mul_(self.scale)
+        return torch._int_mm(integers, self.weight)[: len(x)] * self.scale
 
 
-class Stepper:
-    """A model's weights laid out for `step`."""
+# FBGEMM's product: it makes integers of x on its way in, and is twice as fast for a single row. Its weights are a kind of tensor that
+# torch is about to drop; `_int_mm`, which gives the same sums, stands in where it is missing.
+packed_linear = getattr(torch.ops.quantized, "linear_with_input_q_dq_qweight_dq_output_fp32", None)
 
-    def __init__(self, lm: UnitLM) -> None:
-        linear = {"fp32": Linear, "int8": Int8Linear}[lm.precision]
-        self.lm, c = lm, lm.config
-        self.heads, self.head_dim, self.eps = c.heads, c.head_dim, c.norm_eps
-        self.blocks = [
-            (b.norm1.weight.detach(), linear(b.qkv), linear(b.out), b.norm2.weight.detach(), linear(b.gate_up), linear(b.down))
-            for b in lm.blocks
-        ]
-        self.last = lm.norm.weight.detach()
-        # rotate(x) = x · cos + roll(x, half) · sin, with the sign in the table
-        sign = torch.cat([-torch.ones(c.head_dim // 2), torch.ones(c.head_dim // 2)]).to(lm.device)
-        self.cos, self.sin = lm.cos, lm.sin * sign
+
+def packed(weight: Tensor, scale: Tensor) -> Any:
+    """Integers (out, in) and their scales (out,) as `packed_linear` takes them; None where that is not to be had, or not exact."""
+    # Without these instructions FBGEMM adds pairs of products in 16 bits, and clips them.
+    exact = weight.device.type == "cpu" and torch.cpu._is_vnni_supported()
+    if not exact or packed_linear is None or torch.backends.quantized.engine not in ("x86", "fbgemm"):
+        return None
+    zeros = torch.zeros(len(scale), dtype=torch.int64)
+    with warnings.catch_warnings(action="ignore"):  # that such tensors are deprecated
+        return torch.ops.quantized.linear_prepack(torch._make_per_channel_quantized_tensor(weight, scale.double(), zeros, 0), None)
+
+
+LINEAR = {"fp32": Linear, "int8": Int8Linear}
+
+
+def check_precision(precision: str) -> str:
+    """`precision`. Raises ModelError for one that is not in `LINEAR`."""
+    if precision not in LINEAR:
+        raise ModelError(f"precision {precision!r} is unknown; known: {', '.join(LINEAR)}")
+    return precision
+
+
+class RMS:
+    """RMSNorm of (N, dim), by hand, since torch's has no kernel of its own on CPUs."""
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        self.weight, self.eps, self.share = weight.detach(), torch.full((1, 1), eps, device=weight.device), 1 / len(weight)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        return (x * torch.addcmul(self.eps, length, length, value=self.share).rsqrt_()).mul_(self.weight)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Pre-norm attention and feed-forward: x + out(attention(qkv(norm1(x)))), then x + down(activation(up(norm2(x))))."""
+
+    norm1: Callable[[Tensor], Tensor]
+    qkv: nn.Linear
+    out: nn.Linear
+    norm2: Callable[[Tensor], Tensor]
+    up: nn.Linear
+    activation: Callable[[Tensor], Tensor]
+    down: nn.Linear
+
+
+class Reader:
+    """A decoder's weights laid out for reading.
+
+    Args:
+        embed: tokens (B, T) and their places to (B, T, dim).
+        norm: the last one.
+        rotary: (context, head_dim) cosines and sines in the layout of `textless.lm.model.rotate`; None = positions are in `embed`.
+        precision: `fp32` or `int8`.
+    """
+
+    def __init__(
+        self,
+        embed: Callable[[Tensor, Place], Tensor],
+        layers: Sequence[Layer],
+        norm: Callable[[Tensor], Tensor],
+        *,
+        heads: int,
+        rotary: tuple[Tensor, Tensor] | None,
+        precision: str,
+    ) -> None:
+        linear = LINEAR[precision]
+        self.embed, self.norm, self.heads = embed, norm, heads
+        self.layers = [(x.norm1, linear(x.qkv), linear(x.out), x.norm2, linear(x.up), x.activation, linear(x.down)) for x in layers]
+        self.tables = None if rotary is None else turning(*rotary)
 
     @torch.inference_mode()
-    def step(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """Read a token in each row, (B,) int64, after what is in the cache; returns hidden states after the final norm, (B, dim)."""
-        places = cache.filled
-        first, length = int(places.min()), int(places.max()) + 1
-        rows = None if first == length - 1 else torch.arange(len(tokens), device=tokens.device)
-        mask = None if rows is None else (torch.arange(length, device=tokens.device) > places[:, None])[:, None, None]
-        cos, sin = self.cos[places][:, None, None], self.sin[places][:, None, None]
-        x = self.lm.embed.weight[tokens]
-        for i, (norm1, qkv, out, norm2, gate_up, down) in enumerate(self.blocks):
-            y = qkv(self._norm(x, norm1)).view(len(x), 3, self.heads, self.head_dim)
-            turned = y[:, :2] * cos + y[:, :2].roll(self.head_dim // 2, -1) * sin
-            keys, values = cache.keys[i], cache.values[i]
-            if rows is None:
-                keys[:, :, first], values[:, :, first] = turned[:, 1], y[:, 2]
+    def read(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """What follows what is in each row of the cache, (B, T) int64; returns hidden states after the last norm, (B, T, dim)."""
+        if tokens.is_cuda and tokens.shape[1] == 1:
+            return self._replay(tokens, cache)
+        filled, span = cache.filled.tolist(), tokens.shape[1]
+        first, length = min(filled), max(filled) + span
+        places = slice(first, length) if first + span == length else cache.filled[:, None] + torch.arange(span, device=tokens.device)
+        hidden = self._layers(tokens, cache.both, places, length)
+        cache.filled += span
+        return hidden
+
+    def _layers(self, tokens: Tensor, both: Tensor, places: Place, length: int) -> Tensor:
+        """`both` as in `KVCache`; its first `length` places are looked at."""
+        level, (batch, span) = isinstance(places, slice), tokens.shape
+        rows = None if level else torch.arange(batch, device=tokens.device)[:, None]
+        mask = None
+        if not level or (span > 1 and places.start > 0):
+            place = torch.arange(length, device=tokens.device)
+            mask = (place <= (place[places][None] if level else places)[..., None])[:, None]  # (B or 1, 1, T, length)
+        turn = None if self.tables is None else [table[places] for table in self.tables]
+        x = self.embed(tokens, places).flatten(0, 1)
+        for (norm1, qkv, out, norm2, up, activation, down), memory in zip(self.layers, both.unbind(0), strict=True):
+            y = qkv(norm1(x)).view(batch, span, 3, self.heads, -1)
+            if turn:
+                y = torch.addcmul(y * turn[0], y.roll(y.shape[-1] // 2, -1), turn[1])
+            if level:
+                memory[:, :, :, places] = y[:, :, 1:].permute(2, 0, 3, 1, 4)
             else:
-                keys[rows, :, places], values[rows, :, places] = turned[:, 1], y[:, 2]
-            x = x + out(self._attend(turned[:, 0], keys, values, length, mask))
-            gate, up = gate_up(self._norm(x, norm2)).chunk(2, dim=-1)
-            x = x + down(F.silu(gate) * up)
+                memory[:, rows, :, places] = y[:, :, 1:]
+            x = x + out(attend(y[:, :, 0], memory[:, :, :, :length], mask))
+            x = x + down(activation(up(norm2(x))))
+        return self.norm(x).view(batch, span, -1)
+
+    def _replay(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """A step on a GPU: recorded once for each cache and replayed, which is one call of the driver in place of hundreds.
+
+        What is recorded must not depend on how much is filled, so it looks at the whole cache through a mask.
+        """
+        if cache.graph is None or cache.graph[0] is not self:
+            still, length = torch.empty_like(tokens), cache.both.shape[4]
+
+            def step() -> Tensor:
+                return self._layers(still, cache.both, cache.filled[:, None], length)
+
+            still.copy_(tokens)
+            aside = torch.cuda.Stream()  # once before it is recorded, as torch wants it; it writes where the replay writes again
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                step()
+            torch.cuda.current_stream().wait_stream(aside)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                hidden = step()
+            cache.graph = self, graph, still, hidden
+        _, graph, still, hidden = cache.graph
+        still.copy_(tokens)
+        graph.replay()
         cache.filled += 1
-        return self._norm(x, self.last)
+        return hidden.clone()
 
-    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        """RMSNorm by hand, since torch's has no kernel of its own on CPUs."""
-        return x * (x * x).mean(-1, keepdim=True).add_(self.eps).rsqrt_() * weight
 
-    def _attend(self, q: Tensor, keys: Tensor, values: Tensor, length: int, mask: Tensor | None) -> Tensor:
-        """q (B, heads, head_dim), keys and values (B, heads, T, head_dim) → (B, dim). For a single query two products beat SDPA."""
-        k, v = (x.flatten(0, 1)[:, :length] for x in (keys, values))
-        scores = torch.bmm(q.flatten(0, 1)[:, None] * self.head_dim**-0.5, k.transpose(1, 2))
-        if mask is not None:
-            scores.unflatten(0, (-1, self.heads)).masked_fill_(mask, float("-inf"))
-        return torch.bmm(scores.softmax(-1), v).view(len(q), -1)
+def attend(q: Tensor, memory: Tensor, mask: Tensor | None) -> Tensor:
+    """q (B, T, heads, head_dim), keys and values (2, B, heads, length, head_dim) → (B * T, dim).
+
+    Without a mask the last query sees all of them, and each before it one less. For a single query two products beat SDPA.
+    """
+    batch, span, heads, dim = q.shape
+    if span > 1:
+        k, v = memory.unbind(0)
+        y = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=mask, is_causal=mask is None)
+        return y.transpose(1, 2).flatten(2).flatten(0, 1)
+    k, v = memory.flatten(1, 2).unbind(0)
+    scores = torch.bmm(q.reshape(-1, 1, dim) * dim**-0.5, k.transpose(1, 2))
+    if mask is not None:
+        scores.view(batch, heads, 1, -1).masked_fill_(~mask, float("-inf"))
+    return torch.bmm(scores.softmax(-1), v).view(batch, -1)
+
+
+def turning(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Tables by which queries, keys and values turn at once as x · cos + roll(x, half) · sin; values stay as they are.
+
+    (context, head_dim) → (context, 3, 1, head_dim), both.
+    """
+    half = cos.shape[1] // 2
+    sin = torch.cat([-sin[:, :half], sin[:, half:]], dim=1)
+    still = torch.ones_like(cos), torch.zeros_like(sin)
+    return tuple(torch.stack([t, t, s], 1)[:, :, None] for t, s in zip((cos, sin), still, strict=True))
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """(N, 2 * ffn_dim) → (N, ffn_dim): SiLU of the first half, times the second."""
+    gate, up = x.chunk(2, dim=-1)
+    return F.silu(gate).mul_(up)

@@ -216,7 +216,7 @@ def _steps(lm: UnitDecoder, batch: Sequence[Continuation]) -> Iterator[bool]:
     def read(i: int, tokens: list[int]) -> None:
         row = cache.row(i)
         row.filled.zero_()
-        hidden[i] = lm(torch.tensor([tokens], device=lm.device), cache=row)[0, -1]
+        hidden[i] = lm.read(torch.tensor([tokens], device=lm.device), row)[0, -1]
 
     for c in batch:
         if len(c.tokens) > context:
@@ -229,7 +229,7 @@ def _steps(lm: UnitDecoder, batch: Sequence[Continuation]) -> Iterator[bool]:
         # What fills up a row stands after its end: nobody before it looks there, and what it left in the cache is written over.
         padded = torch.tensor([t + [0] * (longest - len(t)) for t in tokens], device=lm.device)
         lengths = torch.tensor([len(t) for t in tokens], device=lm.device)
-        hidden = lm(padded, cache=cache)[torch.arange(len(batch), device=lm.device), lengths - 1]
+        hidden = lm.read(padded, cache)[torch.arange(len(batch), device=lm.device), lengths - 1]
         cache.filled.copy_(lengths)
     else:
         for i, t in enumerate(tokens):
@@ -249,7 +249,7 @@ def _steps(lm: UnitDecoder, batch: Sequence[Continuation]) -> Iterator[bool]:
         full = [i for i, c in enumerate(batch) if not c.done and filled[i] == context]
         if aside := [i for i, c in enumerate(batch) if c.done or i in full]:
             cache.filled[aside] = 0
-        hidden = lm.step(torch.tensor([c.tokens[-1] for c in batch], device=lm.device), cache)
+        hidden = lm.read(torch.tensor([[c.tokens[-1]] for c in batch], device=lm.device), cache)[:, 0]
         for i in full:
             read(i, batch[i].tokens[-half:])
         filled = cache.filled.tolist()

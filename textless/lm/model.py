@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textless.errors import ContractError, ModelError
+from textless.lm.decode import RMS, Layer, Reader, check_precision, swiglu
 from textless.training import Dropout
 from textless.units.types import UnitContract, Units
 from textless.weights import from_torch, load_model, save_model, to_torch
@@ -69,31 +70,38 @@ SCORED = 8192  # tokens that are scored together
 
 
 class KVCache:
-    """Keys and values of what was read, (layers, B, heads, length, head_dim), each row filled from the left to a length of its own."""
+    """Keys and values of what was read, each row filled from the left to a length of its own.
+
+    Attributes:
+        both: (layers, 2, B, heads, length, head_dim), the keys and the values; `keys` and `values` are views of it.
+        filled: (B,) int64.
+        graph: what `textless.lm.decode` has recorded for steps on a GPU.
+    """
+
+    graph: Any = None
 
     def __init__(self, config: LMConfig, batch: int, length: int, device: torch.device) -> None:
-        shape = (config.layers, batch, config.heads, length, config.head_dim)
-        self.keys, self.values = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
+        self.both = torch.zeros(config.layers, 2, batch, config.heads, length, config.head_dim, device=device)
         self.filled = torch.zeros(batch, dtype=torch.int64, device=device)
+
+    @property
+    def keys(self) -> Tensor:
+        return self.both[:, 0]
+
+    @property
+    def values(self) -> Tensor:
+        return self.both[:, 1]
 
     def row(self, i: int) -> KVCache:
         """A view of row i: what is read into it is in this cache."""
         view = object.__new__(KVCache)
-        view.keys, view.values, view.filled = self.keys[:, i : i + 1], self.values[:, i : i + 1], self.filled[i : i + 1]
+        view.both, view.filled = self.both[:, :, i : i + 1], self.filled[i : i + 1]
         return view
 
     def copy(self, source: int, target: int) -> None:
         """Give row `target` what row `source` has read."""
-        for tensor in (self.keys, self.values):
-            tensor[:, target] = tensor[:, source]
+        self.both[:, :, target] = self.both[:, :, source]
         self.filled[target] = self.filled[source]
-
-    def write(self, layer: int, positions: Tensor, k: Tensor, v: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        """Put k, v (B, heads, T, head_dim) at `positions` (B, T); returns the first `length` of all keys and values."""
-        rows = torch.arange(len(positions), device=positions.device)[:, None]
-        self.keys[layer][rows, :, positions] = k.transpose(1, 2)
-        self.values[layer][rows, :, positions] = v.transpose(1, 2)
-        return self.keys[layer][:, :, :length], self.values[layer][:, :, :length]
 
 
 class RMSNorm(nn.Module):
@@ -119,9 +127,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class Block(nn.Module):
     """Pre-norm attention and SwiGLU. (B, T, dim) → (B, T, dim)."""
 
-    def __init__(self, config: LMConfig, layer: int, dropout: float) -> None:
+    def __init__(self, config: LMConfig, dropout: float) -> None:
         super().__init__()
-        self.layer, self.heads = layer, config.heads
+        self.heads = config.heads
         self.norm1, self.norm2 = RMSNorm(config.dim, config.norm_eps), RMSNorm(config.dim, config.norm_eps)
         self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
         self.out = nn.Linear(config.dim, config.dim, bias=False)
@@ -129,11 +137,9 @@ class Block(nn.Module):
         self.down = nn.Linear(config.ffn_dim, config.dim, bias=False)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None, positions: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in self.qkv(self.norm1(x)).chunk(3, dim=-1))
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        if cache is not None:
-            k, v = cache.write(self.layer, positions, k, v, mask.shape[-1])
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
         x = x + self.dropout(self.out(y.transpose(1, 2).flatten(2)))
         gate, up = self.gate_up(self.norm2(x)).chunk(2, dim=-1)
@@ -144,10 +150,12 @@ class UnitDecoder(nn.Module):
     """What every language model over units can do, from its hidden states: score units, and continue them.
 
     A subclass has `config` (n_units, layers, heads, head_dim, dim, context), `contract`, and the methods `forward`,
-    `unit_logits` and `duration_logits` of `UnitLM`. Tokens 0 … n_units - 1 are the units, token n_units is `</s>`.
+    `unit_logits`, `duration_logits` and `reader` (or `read`) of `UnitLM`. Tokens 0 … n_units - 1 are the units, token n_units is `</s>`.
     """
 
     has_durations = True  # whether it gives the units of a continuation durations
+    precision = "fp32"  # of what `read` computes; scoring is always in float32
+    _reader: tuple[Any, Reader] | None = None
 
     @property
     def n_units(self) -> int:
@@ -293,9 +301,17 @@ class UnitDecoder(nn.Module):
                 yield c.added(given)
                 given = len(c.units)
 
-    def step(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """Read one token in each row, (B,) int64, after what is in the cache; (B, dim) float32 after the final norm."""
-        return self(tokens[:, None], cache=cache)[:, 0]
+    def read(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """Read tokens, (B, T) int64, after what is in the cache, into it. (B, T, dim) float32 after the final norm, without gradients."""
+        # Weights that were loaded, trained or moved since are laid out anew.
+        laid_out_from = (self.precision, self.embed.weight.data_ptr(), self.embed.weight._version)
+        if self._reader is None or self._reader[0] != laid_out_from:
+            self._reader = laid_out_from, self.reader()
+        return self._reader[1].read(tokens, cache)
+
+    def reader(self) -> Reader:
+        """The weights as they are now, laid out for reading at `precision`."""
+        raise NotImplementedError
 
     def take(self, units: Units | np.ndarray | Sequence[int], what: str) -> Units:
         """`units` under this model's contract. Raises ContractError when they are of another kind or outside the vocabulary."""
@@ -327,8 +343,7 @@ class UnitLM(UnitDecoder):
     Args:
         contract: the units that it speaks. An unknown `n_units` in it is filled in from the configuration.
         dropout: on the embeddings and on what each layer adds, while training; not part of the model folder.
-        precision: of the steps of a continuation: `fp32`, or `int8`, faster; not part of the model folder either.
-            Scoring, and reading prompts, are always in float32.
+        precision: of continuations: `fp32`, or `int8`, faster; not part of the model folder either. Scoring is always in float32.
 
     Raises:
         ContractError: the contract's n_units is not the configuration's.
@@ -336,22 +351,18 @@ class UnitLM(UnitDecoder):
 
     def __init__(self, config: LMConfig, contract: UnitContract = UnitContract(), *, dropout: float = 0.0, precision: str = "fp32") -> None:
         super().__init__()
-        if precision not in ("fp32", "int8"):
-            raise ModelError(f"precision {precision!r} is unknown; known: fp32, int8")
         if contract.n_units not in (None, config.n_units):
             raise ContractError(f"the language model has {config.n_units} units but its contract says {contract.n_units}")
-        self.config, self.contract = config, contract.with_(n_units=config.n_units)
+        self.config, self.contract, self.precision = config, contract.with_(n_units=config.n_units), check_precision(precision)
         self.embed = nn.Embedding(config.n_units + 1, config.dim)
         self.dropout = Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(config, i, dropout) for i in range(config.layers))
+        self.blocks = nn.ModuleList(Block(config, dropout) for _ in range(config.layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.duration = nn.Linear(config.dim, config.max_duration, bias=False)
         half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
         angles = torch.outer(torch.arange(config.context, dtype=torch.float32), config.rope_theta**-half).repeat(1, 2)
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
-        self.precision = precision
-        self._stepper: tuple[Any, Any] | None = None
         self._initialise()
 
     def _initialise(self) -> None:
@@ -361,43 +372,37 @@ class UnitLM(UnitDecoder):
                 nn.init.normal_(p, std=0.02 / (2 * self.config.layers) ** 0.5 if last else 0.02)
         nn.init.zeros_(self.duration.weight)  # all durations alike, without a draw: an imported model's fresh head is reproducible
 
-    def forward(
-        self, tokens: Tensor, *, positions: Tensor | None = None, mask: Tensor | None = None, cache: KVCache | None = None
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, *, positions: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Hidden states after the final norm.
 
         Args:
             tokens: (B, T) int64.
             positions: (B, T) int64 within each document, with `mask` (B, 1, T, T) bool, True = sees. Neither: one document a row, causal.
-            cache: the tokens follow what is in it, and are added to it; positions and mask come from it.
 
         Returns:
             (B, T, dim) float32.
         """
-        if cache is not None:
-            positions = cache.filled[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
-            seen = torch.arange(int(positions.max()) + 1, device=tokens.device)
-            mask = seen <= positions[:, None, :, None]
-        elif positions is None:
+        if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
         cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]
         x = self.dropout(self.embed(tokens))
         for block in self.blocks:
-            x = block(x, cos, sin, mask, cache, positions)
-        if cache is not None:
-            cache.filled += tokens.shape[1]
+            x = block(x, cos, sin, mask)
         return self.norm(x)
 
-    def step(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        from textless.lm.decode import Stepper
-
-        if self.training or torch.is_grad_enabled():
-            return super().step(tokens, cache)
-        # Weights that were loaded, trained or moved since are laid out anew.
-        laid_out_from = (self.precision, self.embed.weight.data_ptr(), self.embed.weight._version)
-        if self._stepper is None or self._stepper[0] != laid_out_from:
-            self._stepper = laid_out_from, Stepper(self)
-        return self._stepper[1].step(tokens, cache)
+    def reader(self) -> Reader:
+        layers = [
+            Layer(RMS(b.norm1.weight, b.norm1.eps), b.qkv, b.out, RMS(b.norm2.weight, b.norm2.eps), b.gate_up, swiglu, b.down)
+            for b in self.blocks
+        ]
+        return Reader(
+            lambda tokens, places: self.embed.weight[tokens],
+            layers,
+            RMS(self.norm.weight, self.norm.eps),
+            heads=self.config.heads,
+            rotary=(self.cos, self.sin),
+            precision=self.precision,
+        )
 
     def unit_logits(self, hidden: Tensor) -> Tensor:
         """(…, dim) → (…, n_units + 1) float32: what comes next."""
@@ -427,7 +432,7 @@ def load_lm(
             fairseq's (`.pt`).
         dictionary: of fairseq's model; without it the `dict.txt` beside the checkpoint.
         contract: of the units of fairseq's model, which its files do not say.
-        precision: of the steps of a continuation: `fp32`, or `int8` (see `UnitLM`; others stay in float32).
+        precision: of continuations: `fp32`, or `int8` (see `UnitLM`; one that began as a text model stays in float32).
 
     Raises:
         ModelError: it is missing, damaged, or holds something else.
@@ -436,7 +441,7 @@ def load_lm(
     if dictionary is not None or path.is_file():
         from textless.lm.ulm import load_ulm
 
-        return load_ulm(path, Path(dictionary or path.parent / "dict.txt"), contract)
+        return load_ulm(path, Path(dictionary or path.parent / "dict.txt"), contract, precision=precision)
     if (path / "textless.json").is_file():
         from textless.lm.causal import load_causal
 

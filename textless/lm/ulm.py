@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textless.errors import ContractError, ModelError
+from textless.lm.decode import Layer, Reader, check_precision
 from textless.lm.fairseq import END, KNOWN_ACTIVATIONS, UNKNOWN, check_architecture, context_of, read_dictionary, rename
-from textless.lm.model import KVCache, UnitDecoder
+from textless.lm.model import UnitDecoder
 from textless.pickles import load_torch, plain
 from textless.units.types import UnitContract, Units
 
@@ -56,18 +57,16 @@ class ULMConfig:
 class ULMBlock(nn.Module):
     """Pre-norm attention and feed-forward. (B, T, dim) → (B, T, dim)."""
 
-    def __init__(self, config: ULMConfig, layer: int) -> None:
+    def __init__(self, config: ULMConfig) -> None:
         super().__init__()
-        self.layer, self.heads, self.activation = layer, config.heads, ACTIVATIONS[config.activation]
+        self.heads, self.activation = config.heads, ACTIVATIONS[config.activation]
         self.norm1, self.norm2 = nn.LayerNorm(config.dim), nn.LayerNorm(config.dim)
         self.qkv = nn.Linear(config.dim, 3 * config.dim)
         self.out = nn.Linear(config.dim, config.dim)
         self.up, self.down = nn.Linear(config.dim, config.ffn_dim), nn.Linear(config.ffn_dim, config.dim)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, positions: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in self.qkv(self.norm1(x)).chunk(3, dim=-1))
-        if cache is not None:
-            k, v = cache.write(self.layer, positions, k, v, mask.shape[-1])
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
         x = x + self.out(y.transpose(1, 2).flatten(2))
         return x + self.down(self.activation(self.up(self.norm2(x))))
@@ -96,27 +95,34 @@ class ULM(UnitDecoder):
         steps = torch.arange(config.dim // 2, dtype=torch.float32, device=rows.device) * -(math.log(10000) / (config.dim // 2 - 1))
         self.register_buffer("frequencies", steps.exp(), persistent=False)
         self.embed = nn.Embedding(config.entries, config.dim)
-        self.blocks = nn.ModuleList(ULMBlock(config, i) for i in range(config.layers))
+        self.blocks = nn.ModuleList(ULMBlock(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.dim) if config.final_norm else nn.Identity()
         self.output = nn.Linear(config.dim, config.entries, bias=False)
 
-    def forward(
-        self, tokens: Tensor, *, positions: Tensor | None = None, mask: Tensor | None = None, cache: KVCache | None = None
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, *, positions: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Hidden states after the final norm, (B, T, dim) float32. Arguments as in `UnitLM.forward`."""
-        if cache is not None:
-            positions = cache.filled[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
-            mask = torch.arange(int(positions.max()) + 1, device=tokens.device) <= positions[:, None, :, None]
-        elif positions is None:
+        if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
+        x = self._embed(tokens, positions)
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.norm(x)
+
+    def _embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         angles = (positions + FIRST_POSITION)[..., None] * self.frequencies
         scale = math.sqrt(self.config.dim) if self.config.scale_embedding else 1.0
-        x = scale * self.embed(self.rows[tokens]) + torch.cat([angles.sin(), angles.cos()], dim=-1)
-        for block in self.blocks:
-            x = block(x, mask, cache, positions)
-        if cache is not None:
-            cache.filled += tokens.shape[1]
-        return self.norm(x)
+        return scale * self.embed(self.rows[tokens]) + torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+    def reader(self) -> Reader:
+        numbers = torch.arange(self.config.context, device=self.device)
+        return Reader(
+            lambda tokens, places: self._embed(tokens, numbers[places]),
+            [Layer(b.norm1, b.qkv, b.out, b.norm2, b.up, b.activation, b.down) for b in self.blocks],
+            self.norm,
+            heads=self.config.heads,
+            rotary=None,
+            precision=self.precision,
+        )
 
     def unit_logits(self, hidden: Tensor) -> Tensor:
         """(…, dim) → (…, n_units + 1) float32: what comes next, to sample from; -inf for units that the dictionary lacks.
@@ -137,19 +143,21 @@ class ULM(UnitDecoder):
         return taken
 
 
-def load_ulm(checkpoint: Path | str, dictionary: Path | str, contract: UnitContract = UnitContract()) -> ULM:
+def load_ulm(checkpoint: Path | str, dictionary: Path | str, contract: UnitContract = UnitContract(), *, precision: str = "fp32") -> ULM:
     """A unit language model of fairseq's, on the CPU, in evaluation mode, in float32. Nothing in the files is run.
 
     Args:
         checkpoint: `.pt` of a `transformer_lm`, of any size, with tied or untied output.
         dictionary: the `dict.txt` beside it.
         contract: of its units, as far as it is known. Its n_units may be more than the dictionary tells.
+        precision: of continuations: `fp32`, or `int8`, see `UnitLM`.
 
     Raises:
         ModelError: a file is missing, damaged or of another kind; they are not of one model; an adaptive softmax or something else that
             GSLM's models do not have.
         ContractError: the dictionary has more units than the contract.
     """
+    check_precision(precision)
     place, entries, units = str(checkpoint), *read_dictionary(dictionary)
     content = load_torch(checkpoint)
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
@@ -190,4 +198,5 @@ def load_ulm(checkpoint: Path | str, dictionary: Path | str, contract: UnitContr
             found = f"is {tuple(state[name].shape)}" if name in state else "is missing"
             raise ModelError(f"{place}: what {name} is made of {found} where {tuple(empty.shape)} is expected; the file is damaged")
     ulm.load_state_dict(state, assign=True)
+    ulm.precision = precision
     return ulm.eval().requires_grad_(False)

@@ -1,0 +1,136 @@
+"""Reading into a cache: against the whole sequence at once, in pieces, in rows of their own lengths, and with integers."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from test_lm import random_lm
+from torch import nn
+
+from conftest import GOLDEN
+from textless.errors import ModelError
+from textless.lm import decode
+from textless.lm.decode import Int8Linear, Linear
+from textless.lm.model import KVCache, UnitDecoder
+from textless.lm.ulm import load_ulm
+
+
+def ulm() -> UnitDecoder:
+    return load_ulm(GOLDEN / "ulm.pt", GOLDEN / "ulm_dict.txt")
+
+
+@pytest.fixture(params=[lambda: random_lm(context=40), ulm], ids=["UnitLM", "ULM"])
+def lm(request) -> UnitDecoder:
+    return request.param()
+
+
+def some_tokens(lm: UnitDecoder, rows: int, length: int) -> torch.Tensor:
+    return torch.randint(0, lm.n_units, (rows, length), generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("pieces", [[20], [1] * 20, [7, 1, 1, 11], [1, 19]])
+def test_reading_in_pieces_is_the_model(lm: UnitDecoder, pieces: list[int]) -> None:
+    tokens, cache = some_tokens(lm, 2, 20), KVCache(lm.config, 2, 25, lm.device)
+    edges = np.cumsum([0, *pieces])
+    read = torch.cat([lm.read(tokens[:, a:b], cache) for a, b in pairwise(edges)], 1)
+    with torch.inference_mode():
+        torch.testing.assert_close(read, lm(tokens), rtol=1e-4, atol=1e-4)
+    assert cache.filled.tolist() == [20, 20]
+
+
+@pytest.mark.parametrize("span", [1, 3])
+def test_rows_of_different_lengths(lm: UnitDecoder, span: int) -> None:
+    lengths, cache = [5, 1, 9], KVCache(lm.config, 3, 9 + 4 * span, lm.device)
+    tokens = some_tokens(lm, 3, 9 + 4 * span)
+    for i, n in enumerate(lengths):
+        lm.read(tokens[i : i + 1, :n], cache.row(i))
+    for k in range(4):
+        read = lm.read(torch.stack([tokens[i, n + k * span : n + (k + 1) * span] for i, n in enumerate(lengths)]), cache)
+        with torch.inference_mode():
+            for i, n in enumerate(lengths):
+                whole = lm(tokens[i : i + 1, : n + (k + 1) * span])[0, -span:]
+                torch.testing.assert_close(read[i], whole, rtol=1e-4, atol=1e-4)
+
+
+def test_a_step_that_looks_at_the_whole_cache(lm: UnitDecoder) -> None:
+    """What a GPU records: places from a tensor, and everything behind them masked."""
+    tokens, cache = some_tokens(lm, 2, 9), KVCache(lm.config, 2, 25, lm.device)
+    lm.read(tokens[:, :8], cache)
+    cache.both[:, :, :, :, 9:] = 1e4  # of something that was read before
+    with torch.inference_mode():
+        still = lm.reader()._layers(tokens[:, 8:], cache.both, cache.filled[:, None], 25)
+    torch.testing.assert_close(still, lm.read(tokens[:, 8:], cache), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_recorded_steps_of_a_gpu(precision: str) -> None:
+    exact, lm = random_lm(dim=64, heads=2, ffn_dim=128, context=64), random_lm(dim=64, heads=2, ffn_dim=128, context=64)
+    exact.precision = lm.precision = precision
+    prompts = [np.arange(3), np.arange(7), np.arange(2)]
+    want = exact.continue_units(prompts, max_new_units=20, temperature=0)
+    assert lm.to("cuda").continue_units(prompts, max_new_units=20, temperature=0) == want
+
+
+def layer(bias: bool) -> nn.Linear:
+    torch.manual_seed(0)
+    made = nn.Linear(96, 40, bias=bias)
+    nn.init.normal_(made.weight, std=0.3)
+    return made
+
+
+def naive_int8(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    def integers(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        scale = t.abs().amax(1, keepdim=True).double() / 127
+        return (t.double() / scale).round(), scale
+
+    with torch.no_grad():
+        (w, w_scale), (x, x_scale) = integers(layer.weight), integers(x)
+        y = (x @ w.T) * x_scale * w_scale.T
+        return (y if layer.bias is None else y + layer.bias).float()
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1, 2, 33])
+def test_int8_is_its_definition(packed: bool, bias: bool, rows: int, monkeypatch) -> None:
+    if not packed:
+        monkeypatch.setattr(decode, "packed_linear", None)
+    x = torch.randn(rows, 96, generator=torch.Generator().manual_seed(rows)) * torch.logspace(-3, 3, rows)[:, None]
+    with torch.inference_mode():
+        torch.testing.assert_close(Int8Linear(layer(bias))(x), naive_int8(layer(bias), x), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("linear", [Linear, Int8Linear])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_row_does_not_depend_on_those_beside_it(linear, bias: bool) -> None:
+    x, made = torch.randn(500, 96, generator=torch.Generator().manual_seed(1)), linear(layer(bias))
+    with torch.inference_mode():
+        alone = torch.cat([made(row[None]) for row in x])
+        torch.testing.assert_close(made(x), alone, rtol=1e-5, atol=1e-5)  # an integer that is another is worth 1e-2
+        assert made(torch.zeros(1, 96)).isfinite().all()
+        assert made(torch.zeros(2, 96)).isfinite().all()
+
+
+def test_int8_is_close_to_the_model(lm: UnitDecoder) -> None:
+    tokens, caches = some_tokens(lm, 1, 20), [KVCache(lm.config, 1, 20, lm.device) for _ in range(2)]
+    exact = lm.read(tokens, caches[0])
+    lm.precision = "int8"
+    quantised = lm.read(tokens, caches[1])
+    assert 0 < (quantised - exact).abs().max() < 0.15 * exact.abs().max()
+
+
+def test_weights_that_change_are_laid_out_anew(lm: UnitDecoder) -> None:
+    before = lm.continue_units(np.arange(4), max_new_units=8, temperature=0)
+    with torch.no_grad():
+        for p in lm.parameters():
+            p.mul_(-1)
+    assert lm.continue_units(np.arange(4), max_new_units=8, temperature=0) != before
+
+
+def test_a_precision_that_is_unknown() -> None:
+    with pytest.raises(ModelError, match="precision 'int4' is unknown; known: fp32, int8"):
+        load_ulm(GOLDEN / "ulm.pt", GOLDEN / "ulm_dict.txt", precision="int4")
