@@ -12,7 +12,8 @@ from safetensors.torch import load, save
 
 from textless.errors import ContractError, ModelError
 from textless.lm.causal import CausalUnitLM, from_causal, load_causal
-from textless.lm.train import Packer, document_mask, losses
+from textless.lm.packing import Documents, Packer, document_mask
+from textless.lm.train import losses
 from textless.units.types import UnitContract, Units
 
 N = 23
@@ -186,7 +187,7 @@ def test_training_reaches_every_parameter_and_every_unit() -> None:
     for kind in KINDS:
         lm = from_causal(text_model(kind, tied=False), CONTRACT, max_duration=6).train()
         documents = [Units((np.arange(40) * 2 + i) % N, 1 + np.arange(40) % 6, CONTRACT) for i in range(N)]
-        packer = Packer(documents, n_units=N, max_duration=6, context=24, seed=0)
+        packer = Packer(Documents.pack(documents, n_units=N, max_duration=6), context=24, seed=0)
         optimiser = torch.optim.AdamW(lm.parameters(), lr=1e-2)
         curve = []
         for i in range(60):

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 
 import textless.training
 from textless.errors import ContractError, TrainingError
-from textless.lm import LMConfig, UnitLM, train_lm
+from textless.lm import LMConfig, UnitLM, load_lm, train_lm
 from textless.lm.model import PRESETS
-from textless.lm.train import Packer, document_mask, evaluate, losses, unigram_nll
+from textless.lm.packing import Documents, Packer, document_mask
+from textless.lm.train import evaluate, losses, unigram_nll
 from textless.units.types import UnitContract, Units
 
 N = 12
@@ -34,7 +35,7 @@ def grammar(count: int, seed: int) -> list[Units]:
 
 
 def packer(documents: list[Units], context: int, seed: int = 0) -> Packer:
-    return Packer(documents, n_units=N, max_duration=4, context=context, seed=seed)
+    return Packer(Documents.pack(documents, n_units=N, max_duration=4), context=context, seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,39 @@ def test_rows_hold_documents_between_ends() -> None:
             at += length
 
 
+@pytest.mark.parametrize("n_units", [N, 65535, 65536])
+def test_documents_on_disk_are_those_in_memory(tmp_path, n_units: int) -> None:
+    documents = [*grammar(9, seed=2), Units([], [], CONTRACT), Units([1, n_units - 1], [1, 70000], CONTRACT.with_(n_units=n_units))]
+    options = {"n_units": n_units, "max_duration": 4}
+    memory, disk = (Documents.pack(documents, folder=folder, **options) for folder in (None, tmp_path / "some"))
+    assert isinstance(disk.tokens, np.memmap)
+    assert memory.tokens.dtype == disk.tokens.dtype == (np.uint16 if n_units < 65536 else np.uint32)
+    assert len(memory.lengths) == 10
+    for name in ("tokens", "durations", "lengths"):
+        assert np.array_equal(getattr(memory, name), getattr(disk, name))
+    again = Documents.pack(iter(()), folder=tmp_path / "some", **options)  # nothing is read twice
+    rows = [Packer(d, context=16, seed=1).batch(5, 4) for d in (memory, again)]
+    assert all(torch.equal(a, b) for a, b in zip(*rows, strict=True))
+    assert [u.tolist() for u in disk.units()] == [d.units.tolist() for d in documents if len(d)]
+    for most, count in ((0, 1), (int(disk.lengths[:3].sum()), 3), (int(disk.lengths[:4].sum()) - 1, 3)):
+        assert len(disk.units(most)) == count
+    with open(tmp_path / "some" / "durations", "ab") as f:
+        f.write(b"\0\0")
+    with pytest.raises(TrainingError, match="damaged; remove the folder"):
+        Documents.pack(documents, folder=tmp_path / "some", **options)
+
+
+def test_what_was_cut_short_on_disk_is_written_anew(tmp_path) -> None:
+    def cut():
+        yield from grammar(3, seed=1)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Documents.pack(cut(), n_units=N, max_duration=4, folder=tmp_path / "some")
+    assert not (tmp_path / "some").exists()
+    assert len(Documents.pack(grammar(5, seed=1), n_units=N, max_duration=4, folder=tmp_path / "some").lengths) == 5
+
+
 def test_document_mask_is_block_diagonal_and_causal() -> None:
     mask = document_mask(torch.tensor([[0, 1, 2, 0, 1], [0, 0, 1, 2, 3]]))[:, 0]
     for row, blocks in zip(mask, ([0, 0, 0, 1, 1], [0, 1, 1, 1, 1]), strict=True):
@@ -96,19 +130,21 @@ def test_document_mask_is_block_diagonal_and_causal() -> None:
 
 
 def test_packed_loss_is_that_of_the_documents_one_by_one(lm: UnitLM) -> None:
-    p = packer(grammar(9, seed=3), context=64)
+    documents = grammar(9, seed=3)
+    p = packer(documents, context=64)
     batch = p.batch(0, 3)
     with torch.inference_mode():
         units, durations = losses(lm, batch)
         unit_nats, duration_nats = [], []
         for row in range(3):
             for document, start, length in p.pieces(row):
-                at = p.starts[document] + start
-                piece = slice(at, at + length)
-                hidden = lm(torch.from_numpy(p.tokens[piece])[None])[0]
-                unit_nats += F.cross_entropy(lm.unit_logits(hidden), torch.from_numpy(p.targets[piece]), reduction="none").tolist()
-                known = torch.from_numpy(p.durations[piece]) >= 0
-                classes = torch.from_numpy(p.durations[piece])[known]
+                d = documents[document]
+                whole = torch.tensor([N, *d.units.tolist(), N])[start : start + length + 1]
+                classes = torch.tensor([-100, *np.minimum(d.durations - 1, 3).tolist()])[start : start + length]
+                hidden = lm(whole[None, :-1])[0]
+                unit_nats += F.cross_entropy(lm.unit_logits(hidden), whole[1:], reduction="none").tolist()
+                known = classes >= 0
+                classes = classes[known]
                 duration_nats += F.cross_entropy(lm.duration_logits(hidden)[known], classes, reduction="none").tolist()
     assert len(unit_nats) == 3 * 64 > len(duration_nats)
     assert float(units) == pytest.approx(np.mean(unit_nats), abs=1e-5)
@@ -133,9 +169,10 @@ def test_evaluate(lm: UnitLM) -> None:
 
 
 def test_unigram() -> None:
-    train, dev = [Units([0, 1, 0])], [Units([2, 0])]
+    train, dev = [Units([0, 1, 0], [1, 1, 1])], [Units([2, 0])]
     # counts + 1 of 0, 1, 2, </s>: 3, 2, 1, 2
-    assert unigram_nll(train, dev, 3) == pytest.approx(-(math.log(1 / 8) + math.log(3 / 8) + math.log(2 / 8)) / 3)
+    found = unigram_nll(Documents.pack(train, n_units=3, max_duration=9), dev, 3)
+    assert found == pytest.approx(-(math.log(1 / 8) + math.log(3 / 8) + math.log(2 / 8)) / 3)
 
 
 # --- learning ---------------------------------------------------------------------------------------------------------------------
@@ -155,6 +192,7 @@ def test_learns_a_grammar(learnt) -> None:
     # What remains is the first unit and the length: about 2.5 nats, and 3.5 over a document of 26 tokens.
     assert figures["nll_per_unit"] < 0.45
     assert figures["bits_per_second"] == pytest.approx(evaluate(lm, grammar(20, seed=6))["bits_per_second"])
+    assert figures["steps"] == 150
     assert figures["tokens"] == 150 * 256
     scored = [row for row in figures["curve"] if "nll_per_unit" in row]
     assert len(scored) == 10
@@ -243,6 +281,41 @@ def test_seeds_and_the_global_generator() -> None:
     assert not torch.equal(a.embed.weight, c.embed.weight)
 
 
+def test_documents_are_taken_one_by_one_and_trained_on_from_disk(tmp_path) -> None:
+    documents = grammar(20, seed=8)
+    a, _ = train_lm(documents, steps=3, **QUICK)
+    b, _ = train_lm(iter(documents), steps=3, scratch=tmp_path, **QUICK)
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+    assert (tmp_path / "documents" / "tokens").exists()
+
+
+def test_a_budget_of_minutes(tmp_path, monkeypatch) -> None:
+    """A clock on which each look takes a second: the schedule follows it, and an interruption does not count."""
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(textless.training.time, "monotonic", lambda: next(ticks))
+    monkeypatch.setattr(textless.training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(textless.training, "CHECKPOINT_STEPS", 10)
+    documents = grammar(20, seed=8)
+    _, figures = train_lm(documents, minutes=2, **QUICK)
+    assert 40 < figures["steps"] <= 60  # a step looks twice
+    assert figures["tokens"] == figures["steps"] * 256
+    assert figures["curve"][-1]["step"] == figures["steps"]
+    assert figures["curve"][0]["lr"] > 10 * figures["curve"][-1]["lr"]
+
+    def interrupt(n: int, row: dict) -> None:
+        if n == 40:
+            raise Interrupted
+
+    checkpoint = tmp_path / "checkpoint.pt"
+    with pytest.raises(Interrupted):
+        train_lm(documents, minutes=2, checkpoint=checkpoint, log=interrupt, **QUICK)
+    for _ in range(1000):
+        next(ticks)
+    _, resumed = train_lm(documents, minutes=2, checkpoint=checkpoint, **QUICK)
+    assert abs(resumed["steps"] - figures["steps"]) < 10
+    assert [row["step"] for row in resumed["curve"]] == [10, 20, 30, 40, resumed["steps"]]
+
+
 # --- bad requests -----------------------------------------------------------------------------------------------------------------
 
 
@@ -253,11 +326,14 @@ def test_what_cannot_be_trained_says_why() -> None:
         ({"precision": "fp16"}, TrainingError, "known: fp32, bf16"),
         ({"schedule": "linear"}, TrainingError, "known: cosine, inverse_sqrt"),
         ({"batch_tokens": 32}, TrainingError, "less than one row"),
+        ({"minutes": 1}, TrainingError, "in steps or in minutes; give one of the two"),
+        ({"steps": None}, TrainingError, "in steps or in minutes; give one of the two"),
+        ({"steps": None, "minutes": 0}, TrainingError, "minutes is 0 and 1 processes train; it must be above 0"),
         ({"contract": UnitContract()}, ContractError, "n_units"),
         ({"contract": CONTRACT.with_(encoder="logmel")}, ContractError, "encoder is mfcc in the training units"),
     ):
         with pytest.raises(error, match=message):
-            train_lm(documents, steps=1, **{**QUICK, **changes})
+            train_lm(documents, **{**QUICK, "steps": 1, **changes})
     with pytest.raises(TrainingError, match="no units"):
         train_lm([Units([], [], CONTRACT)], steps=1, **QUICK)
     with pytest.raises(ContractError, match="encoder is logmel in the dev units"):
@@ -284,6 +360,29 @@ def test_a_budget_in_steps_or_tokens(tmp_path, monkeypatch, budget, steps):
     with pytest.raises(ZeroDivisionError):
         TrainLM(units=None, batch_tokens=256, context=64 if budget.get("tokens") == 769 else 80, **budget).run(job)
     assert asked == [steps]
-    for wrong in ({}, {"steps": 1, "tokens": 1}):
-        with pytest.raises(TrainingError, match="needs a budget, in steps or in tokens; give one of the two"):
+    for wrong in ({}, {"steps": 1, "tokens": 1}, {"tokens": 1, "minutes": 1.0}):
+        with pytest.raises(TrainingError, match="needs a budget, in steps, tokens or minutes; give one of the three"):
             TrainLM(units=None, **wrong).run(job)
+
+
+def test_the_step_says_how_each_speaker_of_dev_does(tmp_path) -> None:
+    from textless.engine.job import Job
+    from textless.lm.score import by_speaker
+    from textless.steps import TrainLM
+    from textless.steps.sources import Text
+    from textless.units.dump import Dump, UnitRow, finish_dump, write_shard
+
+    places = {}
+    for name, count in (("units", 20), ("dev", 6)):
+        places[name] = tmp_path / name
+        (places[name] / "data").mkdir(parents=True)
+        rows = [UnitRow(id=f"{i}", units=d, speaker="ab"[i % 2]) for i, d in enumerate(grammar(count, seed=count))]
+        write_shard(places[name] / "data" / "00000.parquet", rows, contract=CONTRACT)
+        finish_dump(places[name], contract=CONTRACT)
+    job = Job(tmp_path / "made", places, lambda *a: None)
+    job.path.mkdir(exist_ok=True)
+    TrainLM(units=None, dev=Text(file=tmp_path), preset="nano", steps=4, context=64, batch_tokens=256).run(job)  # inputs are the job's
+    assert set(job.metrics["speakers"]) == {"a", "b"}
+    again = by_speaker(load_lm(job.path), Dump(places["dev"]))
+    for speaker, figures in job.metrics["speakers"].items():
+        assert figures == pytest.approx(again[speaker])

@@ -158,7 +158,7 @@ def test_a_batch_gives_what_each_prompt_gives_alone(ulm: ULM) -> None:
 
 
 def test_packed_documents_are_separate_documents(ulm: ULM) -> None:
-    from textless.lm.train import document_mask
+    from textless.lm.packing import document_mask
 
     a, b = [50, *UNITS[:9].tolist()], [50, *UNITS[9:15].tolist()]
     positions = torch.tensor([[*range(10), *range(7)]])

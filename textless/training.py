@@ -10,6 +10,7 @@ changes the last bits of a sum and nothing else. So every process draws the plan
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import pickle
@@ -34,15 +35,16 @@ def train(
     step: Callable[[int], dict[str, Any]],
     state: dict[str, Any],
     *,
-    steps: int,
+    steps: int | None,
     seed: int,
+    until: Callable[[], bool] | None = None,
     checkpoint: Path | None = None,
     measure: Callable[[int], dict[str, float]] | None = None,
     log: Callable[[int, dict[str, float]], None] | None = None,
     log_every: int = 50,
     speed: tuple[str, float] | None = None,
 ) -> list[dict[str, float]]:
-    """Call `step(n)` for n = 0 … steps - 1 and return the training curve.
+    """Call `step(n)` for n = 0 … steps - 1, or until `until` says so after a step, and return the training curve.
 
     Args:
         step: one update; returns its figures (floats or scalar tensors), which are averaged over `log_every` steps.
@@ -75,10 +77,11 @@ def train(
     devices = [torch.cuda.current_device()] if distributed.size() > 1 and torch.cuda.is_available() else None
     with torch.random.fork_rng(devices):
         since, begun = start, time.monotonic()
-        for n in range(start, steps):
+        for n in itertools.count(start) if steps is None else range(start, steps):
             torch.manual_seed(_mix(seed, n))
             recent.append(step(n))
-            if (n + 1) % log_every == 0 or n + 1 == steps:
+            last = n + 1 == steps or (until is not None and until())
+            if (n + 1) % log_every == 0 or last:
                 row = {"step": float(n + 1), **_average(recent)}
                 rate = {speed[0]: speed[1] * (n + 1 - since) / (time.monotonic() - begun)} if speed else {}
                 if not all(map(math.isfinite, row.values())):
@@ -91,11 +94,13 @@ def train(
                     log(n + 1, row | rate)
                 # Only between rows, so that a resumed curve is the curve of an undisturbed run.
                 due = n + 1 - kept_step >= CHECKPOINT_STEPS and time.monotonic() - kept_at >= CHECKPOINT_SECONDS
-                if checkpoint is not None and due and n + 1 < steps:
+                if checkpoint is not None and due and not last:
                     if distributed.rank() == 0:
                         _save(checkpoint, n + 1, state, curve)
                     kept_at, kept_step = time.monotonic(), n + 1
                 since, begun = n + 1, time.monotonic()
+            if last:
+                break
     return curve
 
 
@@ -154,6 +159,28 @@ def update(
         group["lr"] = lr
     optimiser.step()
     return {**total, "grad_norm": norm.detach(), "lr": torch.tensor(lr)}
+
+
+class Clock:
+    """How much of a budget of time a training has used, over all its interruptions.
+
+    Args:
+        seconds: the budget.
+    """
+
+    def __init__(self, seconds: float):
+        self.seconds, self._before, self._since = seconds, 0.0, time.monotonic()
+
+    @property
+    def fraction(self) -> float:
+        """Of the budget that is used, above 1 where it is used up."""
+        return (self._before + time.monotonic() - self._since) / self.seconds
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"spent": self.fraction * self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._before, self._since = state["spent"], time.monotonic()
 
 
 class Average:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from textless.errors import ContractError, ModelError
 from textless.lm.model import KVCache, UnitDecoder
+from textless.lm.packing import document_mask
 from textless.lm.pretrained import first_line, load_pretrained
-from textless.lm.train import document_mask
 from textless.units.types import UnitContract
 from textless.weights import from_torch, read_json, write_text
 

@@ -1,100 +1,29 @@
-"""Training the unit language model: packed documents, cross-entropy of units and of their durations.
-
-Packing as in Slam (Maimon et al. 2025, arXiv:2502.15814) and nanochat: rows are full, and no document sees another.
-"""
+"""Training the unit language model: cross-entropy of the units of packed documents, and of their durations."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from textless.distributed import place
+from textless.distributed import first_before_others, place, size
 from textless.errors import ContractError, TrainingError
 from textless.lm.model import PRESETS, LMConfig, UnitDecoder, UnitLM
 from textless.lm.ngram import KneserNey
-from textless.training import decay_groups, inverse_sqrt, rng, train, update, warmup_cosine
+from textless.lm.packing import Batch, Documents, Packer, document_mask
+from textless.training import Clock, decay_groups, inverse_sqrt, train, update, warmup_cosine
 from textless.units.types import UnitContract, Units
 
 DURATION_WEIGHT = 0.25  # of the durations' cross-entropy beside the units': they ride on the hidden state, and must not shape it much
-
-
-class Batch(NamedTuple):
-    """Packed rows; all (B, context) int64.
-
-    Attributes:
-        tokens: what is read.
-        positions: place of each token in its document, or in the piece of it that is in this row.
-        targets: the token that follows.
-        durations: class of the duration of the unit that is read (frames - 1); -100 at `</s>`, which has none.
-    """
-
-    tokens: Tensor
-    positions: Tensor
-    targets: Tensor
-    durations: Tensor
-
-
-class Packer:
-    """Rows of `context` tokens from an endless stream of documents, shuffled anew in each epoch.
-
-    A document is `</s>` u1 … uN with targets u1 … uN `</s>`. One that reaches over the end of a row goes on in the next as a piece of
-    its own, with positions from 0: this is also how a long document is cut, and how windows of a long sequence look at inference.
-    Row r is a function of (seed, r) alone.
-    """
-
-    def __init__(self, documents: Sequence[Units], *, n_units: int, max_duration: int, context: int, seed: int) -> None:
-        end, none = np.array([n_units]), np.array([-100])
-        self.tokens = np.concatenate([np.concatenate([end, d.units]) for d in documents])
-        self.targets = np.concatenate([np.concatenate([d.units, end]) for d in documents])
-        classes = [np.minimum(d.durations, max_duration) - 1 for d in documents]
-        self.durations = np.concatenate([np.concatenate([none, c]) for c in classes])
-        self.lengths = np.array([len(d) + 1 for d in documents])
-        self.starts = np.cumsum(self.lengths) - self.lengths
-        self.context, self.seed = context, seed
-        self._epoch, self._order, self._ends = -1, np.empty(0, np.int64), np.empty(0, np.int64)
-
-    def _shuffle(self, epoch: int) -> None:
-        if epoch != self._epoch:
-            self._order = rng(self.seed, epoch).permutation(len(self.lengths))
-            self._ends, self._epoch = np.cumsum(self.lengths[self._order]), epoch
-
-    def pieces(self, row: int) -> list[tuple[int, int, int]]:
-        """[(document, first token, tokens)] of a row."""
-        found, at, left = [], row * self.context, self.context
-        while left:
-            epoch, offset = divmod(at, len(self.tokens))
-            self._shuffle(epoch)
-            j = int(np.searchsorted(self._ends, offset, side="right"))
-            document, until_end = int(self._order[j]), int(self._ends[j]) - offset
-            taken = min(left, until_end)
-            found.append((document, int(self.lengths[document]) - until_end, taken))
-            at, left = at + taken, left - taken
-        return found
-
-    def batch(self, first: int, rows: int) -> Batch:
-        """Rows first … first + rows - 1."""
-        index, positions = [], []
-        for row in range(first, first + rows):
-            for document, start, length in self.pieces(row):
-                index.append(self.starts[document] + start + np.arange(length))
-                positions.append(np.arange(length))
-        where = np.concatenate(index)
-        columns = self.tokens[where], np.concatenate(positions), self.targets[where], self.durations[where]
-        return Batch(*(torch.from_numpy(c.reshape(rows, self.context)) for c in columns))
-
-
-def document_mask(positions: Tensor) -> Tensor:
-    """(B, T) positions → (B, 1, T, T) bool: each token sees itself and what stands before it in its document."""
-    place = torch.arange(positions.shape[1], device=positions.device)
-    first = (place - positions)[:, :, None]
-    return ((place <= place[:, None]) & (place >= first))[:, None]
+CHUNK = 1 << 24  # tokens that are counted at a time
+CLOCKED = 10_000  # steps of the schedule that a budget of time goes through
+COUNTED = 10_000_000  # tokens that n-grams are counted in at most, in a minute or two; 100 hours of speech have about as many
 
 
 def losses(lm: UnitDecoder, batch: Batch, *, whole: Batch | None = None) -> tuple[Tensor, Tensor]:
@@ -124,18 +53,15 @@ def evaluate(lm: UnitDecoder, documents: Sequence[Units]) -> dict[str, float]:
     return figures
 
 
-def unigram_nll(documents: Sequence[Units], dev: Sequence[Units], n_units: int) -> float:
-    """Nats per token of `dev` under the frequencies of `documents`, one added to each: what knows no context pays."""
-
-    def count(sequences: Sequence[Units]) -> np.ndarray:
-        counts = np.bincount(np.concatenate([d.units for d in sequences]), minlength=n_units)
-        return np.append(counts, len(sequences)).astype(np.float64)
-
-    seen, wanted = count(documents) + 1, count(dev)
+def unigram_nll(documents: Documents, dev: Sequence[Units], n_units: int) -> float:
+    """Nats per token of `dev` under the frequencies in `documents`, one added to each: what knows no context pays."""
+    wanted = np.append(np.bincount(np.concatenate([d.units for d in dev]), minlength=n_units), len(dev)).astype(np.float64)
+    pieces = (documents.tokens[i : min(i + CHUNK, len(documents.durations))] for i in range(0, len(documents.durations), CHUNK))
+    seen = 1 + sum(np.bincount(piece, minlength=n_units + 1) for piece in pieces)
     return float(-(wanted * np.log(seen / seen.sum())).sum() / wanted.sum())
 
 
-def ngram_nll(documents: Sequence[Units], dev: Sequence[Units], n_units: int) -> dict[str, float]:
+def ngram_nll(documents: Sequence[np.ndarray], dev: Sequence[Units], n_units: int) -> dict[str, float]:
     """Nats per token of `dev` under Kneser-Ney models of `documents`, by order (`2` … `5`): on little data 5 is not the best."""
     tokens = sum(len(d) + 1 for d in dev)
     models = {str(order): KneserNey.fit(documents, n_units, order=order) for order in (2, 3, 4, 5)}
@@ -143,10 +69,11 @@ def ngram_nll(documents: Sequence[Units], dev: Sequence[Units], n_units: int) ->
 
 
 def train_lm(
-    sequences: Sequence[Units],
+    sequences: Iterable[Units],
     *,
     contract: UnitContract,
-    steps: int,
+    steps: int | None = None,
+    minutes: float | None = None,
     preset: str = "tiny",
     start: UnitDecoder | None = None,
     context: int = 512,
@@ -162,11 +89,15 @@ def train_lm(
     device: str = "cpu",
     precision: str = "fp32",
     micro_batch: int | None = None,
+    scratch: Path | None = None,
 ) -> tuple[UnitDecoder, dict[str, Any]]:
     """Train a language model on units.
 
     Args:
-        sequences: one per document; deduplicated here.
+        sequences: one per document; deduplicated here. With `scratch` they are taken one by one and never in memory together.
+        steps: updates.
+        minutes: time in place of `steps`, interruptions not counted, for exploring: how far it gets is up to the machine, and the
+            schedule follows the clock. In one process alone.
         contract: of the units; `n_units` must be known.
         preset: a name of `PRESETS`.
         start: a model to go on from in place of a fresh one, such as a text model's (`from_causal`); it is trained itself, and `preset`
@@ -183,19 +114,25 @@ def train_lm(
         device: where it runs; `cuda` is the GPU of the process's own where there are several.
         precision: `fp32`, or `bf16` for autocast with fp32 parameters.
         micro_batch: rows of `context` computed at once, None = all; less memory, and other last bits.
+        scratch: a folder for this call, and the same one resumed, to keep the packed documents in; they are read from there.
 
     Returns:
         (model in evaluation mode, figures): `curve`, rows of `step`, `loss` (nats per token), `duration_loss`, `grad_norm`, `lr` and, in
-        those where dev was scored, `nll_per_unit` and `bits_per_second`; `tokens` seen; with dev `nll_per_unit` and
-        `bits_per_second` at the end (see `evaluate`), `unigram_nll_per_unit` and `ngram_nll_per_unit` by order.
+        those where dev was scored, `nll_per_unit` and `bits_per_second`; `steps` made and `tokens` seen; with dev `nll_per_unit` and
+        `bits_per_second` at the end (see `evaluate`), `unigram_nll_per_unit` and `ngram_nll_per_unit` by order, of
+        n-grams of the first ten million tokens.
 
     Raises:
         ContractError: units of another kind than `contract`, or one without n_units.
-        TrainingError: an unknown preset, precision or schedule, no units, a row longer than a batch, fewer rows in a batch than
-            processes; the loss became NaN.
+        TrainingError: not one budget of the two, an unknown preset, precision or schedule, no units, a row longer than a batch,
+            fewer rows in a batch than processes; the loss became NaN.
     """
     if contract.n_units is None:
         raise ContractError("the number of units is unknown; declare n_units with --contract")
+    if (steps is None) == (minutes is None):
+        raise TrainingError("a budget is needed, in steps or in minutes; give one of the two")
+    if minutes is not None and (not 0 < minutes < math.inf or size() > 1):
+        raise TrainingError(f"minutes is {minutes} and {size()} processes train; it must be above 0, in one process: give steps")
     if preset not in PRESETS:
         raise TrainingError(f"preset is {preset!r}; known: {', '.join(PRESETS)}")
     if precision not in ("fp32", "bf16"):
@@ -212,20 +149,26 @@ def train_lm(
         fresh = LMConfig(n_units=contract.n_units, context=context, **PRESETS[preset])
         model = UnitLM(fresh, contract, dropout=dropout) if start is None else start
     model.to(device).train()
-    documents, held_out = _documents(model, sequences, "the training units"), _documents(model, dev or [], "the dev units")
-    if not documents:
-        raise TrainingError("no units to train on")
+    held_out = [d for d in _taken(model, dev or [], "the dev units") if len(d)]
+    with first_before_others():
+        taken = _taken(model, sequences, "the training units")
+        folder = scratch and scratch / "documents"
+        documents = Documents.pack(taken, n_units=model.n_units, max_duration=model.config.max_duration, folder=folder)
 
     rows = batch_tokens // context
-    packer = Packer(documents, n_units=model.n_units, max_duration=model.config.max_duration, context=context, seed=seed)
+    packer = Packer(documents, context=context, seed=seed)
     optimiser = torch.optim.AdamW(decay_groups(model, weight_decay), lr=lr, betas=(0.9, 0.95), fused=True)
 
-    warmup = max(1, round(0.03 * steps))
+    clock = None if minutes is None else Clock(60 * minutes)
+    whole_way = steps or CLOCKED
+    warmup = max(1, round(0.03 * whole_way))
 
     def rate(n: int) -> float:
+        if clock:
+            n = min(whole_way - 1, int(whole_way * clock.fraction))
         if schedule == "inverse_sqrt":
             return inverse_sqrt(n, peak=lr, warmup=warmup)
-        return warmup_cosine(n, steps=steps, peak=lr, warmup=warmup, floor=lr * 0.05)
+        return warmup_cosine(n, steps=whole_way, peak=lr, warmup=warmup, floor=lr * 0.05)
 
     def part_losses(whole: Batch, part: slice) -> dict[str, Tensor]:
         batch = Batch(*(t[part].to(device) for t in whole))
@@ -239,16 +182,17 @@ def train_lm(
         figures["loss"] = figures.pop("unit_loss")  # what is reported is comparable to `nll_per_unit`
         return figures
 
-    log_every = min(50, max(1, steps // 10))
-    dev_every = log_every * max(1, round(steps / 10 / log_every))
+    log_every = min(50, max(1, steps // 10)) if steps else 10
+    dev_every = log_every * max(1, round(steps / 10 / log_every)) if steps else 10 * log_every
 
     def measure(n: int) -> dict[str, float]:
         return evaluate(model, held_out) if held_out and (n % dev_every == 0 or n == steps) else {}
 
     curve = train(
         step,
-        {"model": model, "optimiser": optimiser},
+        {"model": model, "optimiser": optimiser} | ({"clock": clock} if clock else {}),
         steps=steps,
+        until=clock and (lambda: clock.fraction >= 1),
         seed=seed,
         checkpoint=checkpoint,
         measure=measure,
@@ -256,14 +200,15 @@ def train_lm(
         log_every=log_every,
         speed=("tokens_per_second", rows * context),
     )
-    figures: dict[str, Any] = {"curve": curve, "tokens": steps * rows * context}
+    made = int(curve[-1]["step"])
+    figures: dict[str, Any] = {"curve": curve, "steps": made, "tokens": made * rows * context}
     if held_out:
         figures |= evaluate(model, held_out)
         figures["unigram_nll_per_unit"] = unigram_nll(documents, held_out, model.n_units)
-        figures["ngram_nll_per_unit"] = ngram_nll(documents, held_out, model.n_units)
+        figures["ngram_nll_per_unit"] = ngram_nll(documents.units(COUNTED), held_out, model.n_units)
     return model.eval(), figures
 
 
-def _documents(model: UnitDecoder, sequences: Sequence[Units], what: str) -> list[Units]:
-    """Deduplicated, under the model's contract; empty ones left out."""
-    return [model.take(s, what).deduplicated() for s in sequences if len(s)]
+def _taken(model: UnitDecoder, sequences: Iterable[Units], what: str) -> Iterator[Units]:
+    """Deduplicated, under the model's contract."""
+    return (model.take(s, what).deduplicated() for s in sequences)

@@ -73,11 +73,11 @@ def board(job: Job, name: str) -> Board | None:
     return Board(job.tensorboard, name) if job.tensorboard else None
 
 
-def progress(job: Job, steps: int, board: Board | None = None) -> Any:
+def progress(job: Job, steps: int | None, board: Board | None = None) -> Any:
     def log(step: int, row: dict[str, float]) -> None:
         if board:
             board(step, row)
         figures = " ".join(f"{k} {v:.3g}" for k, v in row.items() if k != "step")
-        job.progress(step, steps, figures)
+        job.progress(step, steps or step, figures)  # without a number of steps there is no telling how far it is
 
     return log

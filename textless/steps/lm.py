@@ -27,6 +27,7 @@ class TrainLM(Step):
     start: Step | None = None
     steps: int | None = None
     tokens: int | None = None
+    minutes: float | None = None
     batch_tokens: int = 8192
     context: int = 512
     lr: float = 1e-3
@@ -39,38 +40,44 @@ class TrainLM(Step):
 
     def run(self, job: Job) -> None:
         from textless.lm import from_causal, train_lm
+        from textless.lm.score import by_speaker
         from textless.units.dump import Dump
         from textless.weights import round_half
 
-        if (self.steps is None) == (self.tokens is None):
-            raise TrainingError("train_lm needs a budget, in steps or in tokens; give one of the two")
-        update = max(1, self.batch_tokens // self.context) * self.context  # tokens
-        steps = self.steps or -(-(self.tokens or 0) // update)
+        if sum(budget is not None for budget in (self.steps, self.tokens, self.minutes)) != 1:
+            raise TrainingError("train_lm needs a budget, in steps, tokens or minutes; give one of the three")
+        steps = self.steps
+        if self.tokens is not None:
+            steps = -(-self.tokens // (max(1, self.batch_tokens // self.context) * self.context))
         dump = Dump(job.inputs["units"])
         start = None
         if self.start is not None:
             start = from_causal(Path(place(job, self, "start")), dump.contract, context=self.context, seed=self.seed)
-        dev = [row.units for row in Dump(job.inputs["dev"])] if self.dev else None
+        dev = list(Dump(job.inputs["dev"])) if self.dev else []
         lm, job.metrics = train_lm(
-            [row.units for row in dump],
+            (row.units for row in dump),
             contract=dump.contract,
             preset=self.preset,
             start=start,
             steps=steps,
+            minutes=self.minutes,
             batch_tokens=self.batch_tokens,
             context=self.context,
             lr=self.lr,
             schedule=self.schedule,
             dropout=self.dropout,
-            dev=dev,
+            dev=[row.units for row in dev],
             seed=self.seed,
             checkpoint=job.scratch / "checkpoint.pt",
             log=progress(job, steps, board(job, self.type)),
             device=self.device,
             precision=self.precision,
             micro_batch=self.micro_batch,
+            scratch=job.scratch,
         )
         lm.load_state_dict(round_half(lm.state_dict()))
+        if speakers := by_speaker(lm, dev):
+            job.metrics["speakers"] = speakers
         lm.save(job.path)
         job.contract = dump.contract.to_dict()
 
