@@ -253,7 +253,8 @@ def _steps(lm: UnitDecoder, batch: Sequence[Continuation]) -> Iterator[bool]:
         for i in full:
             read(i, batch[i].tokens[-half:])
         filled = cache.filled.tolist()
-        durations = lm.duration_logits(hidden).cpu().numpy() if lm.has_durations else [None] * len(batch)
+        wanted = any(c.durations_wanted for c in batch)
+        durations = lm.duration_logits(hidden).cpu().numpy() if wanted else [None] * len(batch)
         for c, row in zip(batch, durations, strict=True):
             if not c.done:
                 c.add_duration(row)

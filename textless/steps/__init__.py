@@ -8,7 +8,7 @@ from __future__ import annotations
 from textless.engine.step import Step
 from textless.steps.encoders import Ladder, Lda, Pretrain
 from textless.steps.lm import Continue, Score, TrainLM
-from textless.steps.quality import CopySynthesis, FrameABX, Robustness, SpeechQuality, UnitQuality
+from textless.steps.quality import CopySynthesis, Difference, FrameABX, Robustness, SpeechQuality, UnitQuality
 from textless.steps.sources import Alignments, Corpus, Items, Model, Text
 from textless.steps.units import Assign, Encode, Frames, KMeans
 from textless.steps.vocoder import F0, Bundle, Resynth, TrainVocoder
@@ -39,6 +39,7 @@ STEPS: dict[str, type[Step]] = {
         Robustness,
         CopySynthesis,
         SpeechQuality,
+        Difference,
         Bundle,
     )
 }

@@ -34,8 +34,8 @@ def _finish(job: Job, name: str, figures: dict[str, float], contract: dict[str, 
     (job.path / name).write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def _lines(job: Job) -> list[dict[str, Any]]:
-    return [json.loads(line) for file in sorted(job.path.glob("data/*.jsonl")) for line in file.read_text().splitlines()]
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for file in sorted(folder.glob("data/*.jsonl")) for line in file.read_text().splitlines()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ class Robustness(AudioMap):
     def finish(self, job: Job, tools: Tokenizer) -> None:
         from textless.units.robustness import mean_distances
 
-        figures = mean_distances(({k: v for k, v in row.items() if k != "id"} for row in _lines(job)), seed=self.seed)
+        figures = mean_distances(({k: v for k, v in row.items() if k != "id"} for row in _lines(job.path)), seed=self.seed)
         _finish(job, "robustness.json", figures, tools.contract.to_dict())
 
 
@@ -224,5 +224,30 @@ class SpeechQuality(MapStep):
     def finish(self, job: Job, tools: Any) -> None:
         from textless.vocoder.bootstrap import summarise
 
-        figures = summarise(_lines(job), seed=self.seed)
+        figures = summarise(_lines(job.path), seed=self.seed)
         _finish(job, "speech_quality.json", figures, tools[0].contract.to_dict() if tools[0] else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference(Step):
+    """How much `a` is above `b`, of the same files, in `difference.json`: units against phones, or speech that was measured."""
+
+    type = "difference"
+    a: Step
+    b: Step
+    alignments: Alignments | None = None
+    seed: int = 0
+
+    def run(self, job: Job) -> None:
+        from textless.units.difference import unit_difference
+        from textless.units.dump import Dump
+        from textless.units.quality import read_alignments
+        from textless.vocoder.bootstrap import differences
+
+        if self.alignments:
+            a, b = (Dump(job.inputs[name]) for name in ("a", "b"))
+            figures = unit_difference(a, b, read_alignments(self.alignments.file), seed=self.seed)
+        else:
+            a, b = (_lines(job.inputs[name]) for name in ("a", "b"))
+            figures = differences(a, b, seed=self.seed)
+        _finish(job, "difference.json", figures, None)

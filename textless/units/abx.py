@@ -67,6 +67,39 @@ def abx(
         CorpusError: no cell has enough items.
         ModelError: frames that hold NaN or infinite values.
     """
+    pairs, chance, about = by_pair(
+        files,
+        items,
+        frame_rate=frame_rate,
+        distance=distance,
+        speakers=speakers,
+        max_items=max_items,
+        max_speakers=max_speakers,
+        seed=seed,
+    )
+    errors = np.array(list(pairs.values()))
+    low, high = interval(errors, seed=seed)
+    return {"error": float(errors.mean()), "chance": float(np.mean(list(chance.values()))), "low": low, "high": high, **about}
+
+
+Pairs = dict[tuple[str, str], float]
+
+
+def by_pair(
+    files: Mapping[str, np.ndarray],
+    items: Sequence[Item],
+    *,
+    frame_rate: float,
+    distance: str = "angular",
+    speakers: str = "within",
+    max_items: int = 10,
+    max_speakers: int = 5,
+    seed: int = 0,
+) -> tuple[Pairs, Pairs, dict[str, float]]:
+    """The errors whose mean `abx` gives, of each ordered pair of phones; the same after labels were shuffled; and `cells` and `items`.
+
+    Arguments and errors as those of `abx`.
+    """
     if distance not in DISTANCES or speakers not in ("within", "across"):
         raise ValueError(f"distance is one of {', '.join(DISTANCES)} and speakers within or across, not {distance!r} and {speakers!r}")
     rng = np.random.default_rng(seed)
@@ -80,10 +113,8 @@ def abx(
                 cells[name][block.speaker, a, b].append(score)
     if not used:
         raise CorpusError(_nothing(groups, speakers, len(items)))
-    pairs = {name: _by_pair(those) for name, those in cells.items()}
-    figures = {name: float(means.mean()) for name, means in pairs.items()}
-    figures["low"], figures["high"] = interval(pairs["error"], seed=seed)
-    return {**figures, "cells": float(sum(map(len, cells["error"].values()))), "items": float(len(used))}
+    about = {"cells": float(sum(map(len, cells["error"].values()))), "items": float(len(used))}
+    return _by_pair(cells["error"]), _by_pair(cells["chance"]), about
 
 
 def _nothing(groups: Groups, speakers: str, given: int) -> str:
@@ -285,9 +316,9 @@ def _shuffled(distances: np.ndarray, block: _Block, rng: np.random.Generator) ->
     return out
 
 
-def _by_pair(cells: Mapping[tuple[str, str, str], Sequence[float]]) -> np.ndarray:
-    """(pairs,) float64: averages over the contexts of each (speaker, A, B), then over speakers."""
+def _by_pair(cells: Mapping[tuple[str, str, str], Sequence[float]]) -> Pairs:
+    """Averages over the contexts of each (speaker, A, B), then over speakers."""
     pairs = defaultdict(list)
     for (_, a, b), scores in cells.items():
         pairs[a, b].append(np.mean(scores))
-    return np.array([np.mean(speakers) for speakers in pairs.values()])
+    return {pair: float(np.mean(speakers)) for pair, speakers in pairs.items()}

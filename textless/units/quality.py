@@ -68,31 +68,22 @@ def unit_quality(pairs: Iterable[tuple[np.ndarray, list[str | None]]], *, n_unit
     Raises:
         CorpusError: no frame has both a unit and a phone.
     """
-    units, phones, frames = [], [], []
-    for u, p in pairs:
-        keep = [i for i, phone in enumerate(p[: len(u)]) if phone is not None]
-        units.append(np.asarray(u)[keep])
-        phones.extend(p[i] for i in keep)
-        frames.append(len(keep))
-    all_units = np.concatenate(units) if units else np.empty(0, np.int64)
-    if not len(all_units):
-        raise CorpusError("no frame has both a unit and a phone; do the ids of units and alignment agree?")
-    _, phone_ids = np.unique(np.array(phones), return_inverse=True)
+    all_units, phone_ids, file = aligned(pairs)
     rng = np.random.default_rng(seed)
-    joint = _joint(phone_ids, all_units, n_units)
-    chance = _joint(phone_ids, rng.permutation(all_units), n_units)
+    joint = shares(phone_ids, all_units, n_units)
+    chance = shares(phone_ids, rng.permutation(all_units), n_units)
     # Of files drawn with replacement: a frame counts as often as its file was drawn.
-    file = np.repeat(np.arange(len(frames)), frames)
-    draws = (np.bincount(rng.integers(len(frames), size=len(frames)), minlength=len(frames)) for _ in range(RESAMPLES))
-    pnmi = _pnmi(joint)
-    drawn = np.array([_pnmi(_joint(phone_ids, all_units, n_units, times[file])) for times in draws])
+    files = int(file[-1]) + 1
+    draws = (np.bincount(rng.integers(files, size=files), minlength=files) for _ in range(RESAMPLES))
+    whole = pnmi(joint)
+    drawn = np.array([pnmi(shares(phone_ids, all_units, n_units, times[file])) for times in draws])
     # Fewer different frames share more by chance: what is drawn lies too high by about its mean's distance from the whole.
-    low, high = np.percentile(drawn - drawn.mean() + pnmi, [2.5, 97.5])
+    low, high = np.percentile(drawn - drawn.mean() + whole, [2.5, 97.5])
     return {
-        "pnmi": pnmi,
+        "pnmi": whole,
         "pnmi_low": float(low),
         "pnmi_high": float(high),
-        "pnmi_chance": _pnmi(chance),
+        "pnmi_chance": pnmi(chance),
         "phone_purity": float(joint.max(0).sum()),
         "phone_purity_chance": float(chance.max(0).sum()),
         "cluster_purity": float(joint.max(1).sum()),
@@ -102,14 +93,28 @@ def unit_quality(pairs: Iterable[tuple[np.ndarray, list[str | None]]], *, n_unit
     }
 
 
-def _joint(phones: np.ndarray, units: np.ndarray, n_units: int, weights: np.ndarray | None = None) -> np.ndarray:
+def aligned(pairs: Iterable[tuple[np.ndarray, list[str | None]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Units, phones as numbers, and file, from 0, of all frames that have a phone: (N,) int64 each. As `unit_quality`."""
+    units, phones, files = [], [], []
+    for file, (u, p) in enumerate(pairs):
+        keep = [i for i, phone in enumerate(p[: len(u)]) if phone is not None]
+        units.append(np.asarray(u)[keep])
+        phones.extend(p[i] for i in keep)
+        files.append(np.full(len(keep), file))
+    if not phones:
+        raise CorpusError("no frame has both a unit and a phone; do the ids of units and alignment agree?")
+    return np.concatenate(units), np.unique(np.array(phones), return_inverse=True)[1], np.concatenate(files)
+
+
+def shares(phones: np.ndarray, units: np.ndarray, n_units: int, weights: np.ndarray | None = None) -> np.ndarray:
+    """(phones, n_units) float64: share of the frames, each as often as its weight says, that have this phone and this unit."""
     size = (phones.max() + 1) * n_units
     counts = np.bincount(phones * n_units + units, weights=weights, minlength=size).reshape(-1, n_units).astype(np.float64)
     return counts / counts.sum()
 
 
-def _pnmi(joint: np.ndarray) -> float:
-    """Raises CorpusError where there is but one phone, whose entropy is 0."""
+def pnmi(joint: np.ndarray) -> float:
+    """Mutual information over the phones' entropy, of `shares`. Raises CorpusError where there is but one phone, whose entropy is 0."""
     phone, unit = joint.sum(1, keepdims=True), joint.sum(0, keepdims=True)
     if len(phone) < 2:
         raise CorpusError("all frames have the same phone; PNMI and purities need two at least")

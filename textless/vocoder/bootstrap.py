@@ -81,6 +81,17 @@ def paired_difference(a: Sequence[Sentence], b: Sequence[Sentence], measure: str
     return float(value - other), float(low), float(high)
 
 
+def differences(a: Sequence[Sentence], b: Sequence[Sentence], *, seed: int = 0) -> dict[str, float]:
+    """`paired_difference` of each measure that both have: NAME, NAME_low, NAME_high. Raises CorpusError also where there is none."""
+    figures: dict[str, float] = {}
+    for measure in (*MEANS, "uer", "wer"):
+        if all(any(under > 0 for under in _parts(system, measure)[1]) for system in (a, b)):
+            figures[measure], figures[f"{measure}_low"], figures[f"{measure}_high"] = paired_difference(a, b, measure, seed=seed)
+    if not figures:
+        raise CorpusError("there is no measure of sentences in both; compare what speech_quality made")
+    return figures
+
+
 def _parts(sentences: Sequence[Sentence], measure: str) -> tuple[np.ndarray, np.ndarray]:
     """What a measure is the ratio of: of each sentence (N,) float64 twice. A mean has ones below; a sentence without it zeros."""
     above, below = RATES.get(measure, (measure, None))
