@@ -20,6 +20,7 @@ from textless import datasets
 from textless.corpus import Corpus
 from textless.datasets import DATASETS, Archive, fetch_dataset, unpack
 from textless.errors import CorpusError, ModelError, OutputExistsError
+from textless.vocoder.recognise import read_text
 
 server, cache = test_fetch.server, test_fetch.cache  # fixtures
 
@@ -50,7 +51,8 @@ def tar(members, **links):
 
 def archive(part, ids):
     members = {f"LibriSpeech/{part}/{i}.flac": sound(k) for k, i in enumerate(ids)}
-    return tar({"LibriSpeech/LICENSE.TXT": b"CC BY 4.0", f"LibriSpeech/{part}/README.trans.txt": b"words", **members})
+    said = "".join(f"{i.split('/')[-1]} WHAT  {i} SAYS\n" for i in (*ids, "nobody"))
+    return tar({"LibriSpeech/LICENSE.TXT": b"CC BY 4.0", f"LibriSpeech/{part}/all.trans.txt": said.encode(), **members})
 
 
 @pytest.fixture
@@ -93,7 +95,11 @@ def test_what_is_fetched_is_a_corpus(server, mini, textless_command, tmp_path):
     train = Corpus.load([folder / "mini_librispeech"], splits=folder / "splits.tsv", split="train")
     assert [(r.id, r.speaker) for r in train] == [("1088-134315-0000", "1088")]
     assert (folder / "mini_librispeech" / "LICENSE.TXT").exists()
-    assert sorted(p.name for p in folder.iterdir()) == [".fetch.lock", "mini_librispeech", "mini_librispeech.tsv", "splits.tsv"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        *(".fetch.lock", "mini_librispeech", "mini_librispeech.tsv", "mini_librispeech.txt", "splits.tsv")
+    ]
+    said = read_text(folder / "mini_librispeech.txt")
+    assert said == {i.split("/")[-1]: f"WHAT {i} SAYS" for i in (*TRAIN, *DEV)}
 
     before = len(server.requests)
     assert textless_command("fetch", "mini_librispeech", "-o", folder)[::2] == (0, "mini_librispeech: already there\n")
@@ -117,6 +123,9 @@ def test_the_tables_are_made_again_and_never_overwritten(mini, tmp_path):
     manifest.write_text("audio\n")
     fetch_dataset("mini_librispeech", tmp_path)
     assert manifest.read_text() == "audio\n"
+    (tmp_path / "mini_librispeech.txt").write_text("a\tmine\n")
+    fetch_dataset("mini_librispeech", tmp_path)
+    assert (tmp_path / "mini_librispeech.txt").read_text() == "a\tmine\n"
     (tmp_path / "splits.tsv").write_text("id\tsplit\n")
     with pytest.raises(OutputExistsError, match=r"splits.tsv: has other columns than corpus, id, speaker, split"):
         fetch_dataset("mini_librispeech", tmp_path)

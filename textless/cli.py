@@ -238,7 +238,8 @@ def quality(inputs: tuple[str, ...], out: str | None, overwrite: bool, contract:
 def fetch(name: str | None, out: str | None) -> None:
     """Fetch public speech, or a published encoder with its codebook. Killed at any moment, the same command goes on.
 
-    NAME is mini_librispeech or kathleen_en, which come as DIR/NAME with the manifest DIR/NAME.tsv and their part of DIR/splits.tsv; or an
+    NAME is mini_librispeech or kathleen_en, which come as DIR/NAME with the manifest DIR/NAME.tsv, the words DIR/NAME.txt and their part
+    of DIR/splits.tsv; or an
     encoder of docs/encoders.md, which goes into the cache. Without NAME: says which there are.
     """
     from textless.datasets import DATASETS, fetch_dataset

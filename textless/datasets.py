@@ -108,7 +108,8 @@ DATASETS = {
 
 
 def fetch_dataset(name: str, folder: Path | str, *, progress: Progress = lambda done, total, what: None) -> tuple[Path, bool]:
-    """Fetch a corpus into `folder/NAME`, with `folder/NAME.tsv` (audio, id, speaker, split) and its lines of `folder/splits.tsv`.
+    """Fetch a corpus into `folder/NAME`, with `folder/NAME.tsv` (audio, id, speaker, split), `folder/NAME.txt` (id, words; where the
+    archives hold any) and its lines of `folder/splits.tsv`.
 
     The folder appears whole, by rename; a call that was killed is finished by the next. One that is there is left as it is.
 
@@ -200,11 +201,14 @@ def _check_whole(target: Path, name: str) -> None:
 
 
 def _write_tables(target: Path, name: str, dataset: Dataset) -> None:
-    """The manifest, where there is none, and what is missing of splits.tsv; lines that are there stay as they are."""
+    """The manifest and the words, where there are none, and what is missing of splits.tsv; lines that are there stay as they are."""
     rows = [(path, path.stem, *dataset.who(path)) for path in _audio(target)]
     manifest, splits = target.with_name(f"{name}.tsv"), target.with_name("splits.tsv")
     if not manifest.exists():
         write_text(manifest, _table([("audio", "id", "speaker", "split"), *((f"{name}/{p}", *rest) for p, *rest in rows)]))
+    words, text = _words(target, {name for _, name, *_ in rows}), target.with_name(f"{name}.txt")
+    if words and not text.exists():
+        write_text(text, _table(sorted(words.items())))
     there: list[list[str]] = []
     if splits.exists():
         with open(splits, encoding="utf-8", newline="") as f:
@@ -214,6 +218,16 @@ def _write_tables(target: Path, name: str, dataset: Dataset) -> None:
     known = {line[1] for line in there if len(line) == len(SPLITS)}
     if new := [(name, *rest) for _, *rest in rows if rest[0] not in known]:
         write_text(splits, _table([*(there or [SPLITS]), *new]))
+
+
+def _words(target: Path, ids: set[str]) -> dict[str, str]:
+    """What is said in files, by id: LibriSpeech's lines of id and words in `*.trans.txt`, or `ID.txt` beside the audio."""
+    out: dict[str, str] = {}
+    for path in sorted(target.rglob("*.txt")):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        lines = [line.partition(" ") for line in text.splitlines()] if path.name.endswith(".trans.txt") else [(path.stem, "", text)]
+        out |= {name: " ".join(said.split()) for name, _, said in lines if name in ids and said.strip()}
+    return out
 
 
 def _table(rows: list) -> str:

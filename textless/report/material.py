@@ -15,7 +15,7 @@ from textless.engine.pipeline import Pipeline
 from textless.engine.step import Source, Step
 from textless.engine.store import Store
 from textless.errors import AudioError, CorpusError, DumpError
-from textless.steps import Alignments, Continue, CopySynthesis, Resynth
+from textless.steps import Align, Alignments, Continue, CopySynthesis, Resynth
 from textless.steps import Corpus as CorpusStep
 from textless.units.dump import Dump, UnitRow
 
@@ -75,17 +75,19 @@ class _Spoken(NamedTuple):
     speech: Step | None
 
 
-def read_phones(pipeline: Pipeline) -> dict[str, list[tuple[float, float, str]]]:
+def read_phones(pipeline: Pipeline, store: Store) -> dict[str, list[tuple[float, float, str]]]:
     """All alignments of a pipeline by id; those that cannot be read are left out."""
     from textless.units.quality import read_alignments
 
+    steps = pipeline.steps.values()
+    files = [step.file for step in steps if isinstance(step, Alignments)]
+    files += [store.folder(step) / "phones.tsv" for step in steps if isinstance(step, Align)]
     out: dict[str, list[tuple[float, float, str]]] = {}
-    for step in pipeline.steps.values():
-        if isinstance(step, Alignments):
-            try:
-                out |= read_alignments(step.file)
-            except CorpusError:
-                continue
+    for file in files:
+        try:
+            out |= read_alignments(file)
+        except CorpusError:
+            continue
     return out
 
 

@@ -50,7 +50,7 @@ def make_report(pipeline: Pipeline, store: Store, out: Path, *, examples: int = 
 
 
 def _page(pipeline: Pipeline, store: Store, manifests: dict[str, Any], *, examples: int, title: str) -> str:
-    phones = read_phones(pipeline)
+    phones = read_phones(pipeline, store)
     tracks: list[dict[str, Any]] = []
     charts: list[dict[str, Any]] = []
     maps: list[dict[str, Any]] = []

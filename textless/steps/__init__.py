@@ -6,6 +6,7 @@ Nothing heavy is imported before a step runs, so that planning costs no more tha
 from __future__ import annotations
 
 from textless.engine.step import Step
+from textless.steps.align import Align
 from textless.steps.encoders import Ladder, Lda, Pretrain
 from textless.steps.lm import Continue, Score, TrainLM
 from textless.steps.quality import CopySynthesis, Difference, FrameABX, Robustness, SpeechQuality, UnitQuality
@@ -34,6 +35,7 @@ STEPS: dict[str, type[Step]] = {
         F0,
         TrainVocoder,
         Resynth,
+        Align,
         UnitQuality,
         FrameABX,
         Robustness,

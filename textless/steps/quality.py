@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from textless.engine.step import HashFile, MapStep, Step, runtime
 from textless.errors import AudioError, TrainingError
+from textless.steps.align import Align, read_phones
 from textless.steps.common import AudioMap
 from textless.steps.sources import Alignments, Corpus, Items, Text, or_missing
 from textless.steps.units import Frames, frames_contract, tokenizer_of
@@ -19,14 +20,10 @@ if TYPE_CHECKING:
     from textless.units.encode import Tokenizer
 
 
-def _phones(step: Any) -> dict[str, Any]:
+def _phones(job: Job, step: Any) -> dict[str, Any]:
     from textless.units.items import read_items
-    from textless.units.quality import read_alignments
 
-    return {
-        "alignments": read_alignments(step.alignments.file) if step.alignments else None,
-        "items": read_items(step.items.file) if step.items else None,
-    }
+    return {"alignments": read_phones(job, step), "items": read_items(step.items.file) if step.items else None}
 
 
 def _finish(job: Job, name: str, figures: dict[str, float], contract: dict[str, Any] | None) -> None:
@@ -45,7 +42,7 @@ class UnitQuality(Step):
     type = "quality"
     version = 3
     units: Step
-    alignments: Alignments | None = None
+    alignments: Alignments | Align | None = None
     items: Items | None = None
     seed: int = 0
 
@@ -54,7 +51,7 @@ class UnitQuality(Step):
         from textless.units.quality import measure_units
 
         dump = Dump(job.inputs["units"])
-        _finish(job, "quality.json", measure_units(dump, **_phones(self), seed=self.seed), dump.contract.to_dict())
+        _finish(job, "quality.json", measure_units(dump, **_phones(job, self), seed=self.seed), dump.contract.to_dict())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +61,7 @@ class FrameABX(Step):
     type = "abx"
     version = 2
     frames: Frames
-    alignments: Alignments | None = None
+    alignments: Alignments | Align | None = None
     items: Items | None = None
     distance: str = "angular"
     max_items: int = 10
@@ -85,7 +82,7 @@ class FrameABX(Step):
         figures = measure_frames(
             dict(read_frames(job.inputs["frames"])),
             frame_rate=contract.frame_rate or 0,
-            **_phones(self),
+            **_phones(job, self),
             speakers={row.id: row.speaker for row in self.frames.audio.load()},
             distance=self.distance,
             max_items=self.max_items,
@@ -235,18 +232,17 @@ class Difference(Step):
     type = "difference"
     a: Step
     b: Step
-    alignments: Alignments | None = None
+    alignments: Alignments | Align | None = None
     seed: int = 0
 
     def run(self, job: Job) -> None:
         from textless.units.difference import unit_difference
         from textless.units.dump import Dump
-        from textless.units.quality import read_alignments
         from textless.vocoder.bootstrap import differences
 
-        if self.alignments:
+        if phones := read_phones(job, self):
             a, b = (Dump(job.inputs[name]) for name in ("a", "b"))
-            figures = unit_difference(a, b, read_alignments(self.alignments.file), seed=self.seed)
+            figures = unit_difference(a, b, phones, seed=self.seed)
         else:
             a, b = (_lines(job.inputs[name]) for name in ("a", "b"))
             figures = differences(a, b, seed=self.seed)

@@ -46,10 +46,10 @@ def _decode(samples: bytes) -> str:
     return found.hypstr if found else ""
 
 
-def check_recogniser() -> None:
+def check_recogniser(what: str = "word error rates need") -> None:
     """Raises TextlessError when pocketsphinx is not installed."""
     if not find_spec("pocketsphinx"):
-        raise TextlessError("word error rates need pocketsphinx, which is not installed; pip install 'textless[eval]'")
+        raise TextlessError(f"{what} pocketsphinx, which is not installed; pip install 'textless[eval]'")
 
 
 def words_of(text: str) -> list[str]:

@@ -1,0 +1,84 @@
+"""Audio and words to phones, for measuring."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textless.engine.step import HashFile
+from textless.errors import AudioError, CorpusError, TextlessError
+from textless.steps.common import AudioMap
+from textless.steps.sources import Alignments, Corpus, Text
+
+if TYPE_CHECKING:
+    from textless.engine.job import Job
+    from textless.units.items import Alignment
+
+COLUMNS = ("id", "start", "end", "phone")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Align(AudioMap):
+    """When each phone of the words in `text` is said, in `phones.tsv`; training steps do not take it."""
+
+    type = "align"
+    rows_from = ("audio", "text")
+    audio: Corpus
+    text: Text
+
+    @cached_property
+    def _words(self) -> dict[str, str]:
+        from textless.vocoder.recognise import read_text
+
+        return read_text(self.text.file)
+
+    def identity(self, row: Any, hash_file: HashFile) -> Any:
+        return [super().identity(row, hash_file), self._words.get(row.id)]
+
+    def tools(self, job: Job) -> dict[str, str]:
+        from textless.vocoder.recognise import check_recogniser
+
+        check_recogniser("alignments need")
+        return self._words
+
+    def shard_path(self, n: int) -> str:
+        return f"data/{n:05d}.tsv"
+
+    def shard(self, tools: dict[str, str], rows: list, out: Path) -> list[dict[str, Any]]:
+        from textless.corpus import read_rows
+        from textless.units.align import align
+
+        failures = []
+        with open(out, "w", newline="", encoding="utf-8") as f:
+            table = csv.writer(f, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE)
+            for row, waveform in read_rows(rows):
+                try:
+                    if isinstance(waveform, AudioError):
+                        raise waveform
+                    if row.id not in tools:
+                        raise CorpusError("cannot be aligned: there are no words of this id")
+                    table.writerows([row.id, f"{start:.2f}", f"{end:.2f}", phone] for start, end, phone in align(waveform, tools[row.id]))
+                except TextlessError as e:
+                    failures.append({"id": row.id, "error": str(e)})
+        return failures
+
+    def finish(self, job: Job, tools: Any) -> None:
+        from textless.units.quality import read_alignments
+
+        with open(job.path / "phones.tsv", "w", encoding="utf-8") as f:
+            f.write("\t".join(COLUMNS) + "\n")
+            f.writelines(part.read_text(encoding="utf-8") for part in sorted(job.path.glob("data/*.tsv")))
+        found = read_alignments(job.path / "phones.tsv")
+        job.metrics = {"files": float(len(found)), "seconds": sum(phones[-1][1] for phones in found.values())}
+
+
+def read_phones(job: Job, step: Any) -> dict[str, Alignment] | None:
+    """What a step's field `alignments` holds, a file or the artefact of `Align`; None where it is empty."""
+    from textless.units.quality import read_alignments
+
+    if step.alignments is None:
+        return None
+    return read_alignments(step.alignments.file if isinstance(step.alignments, Alignments) else job.inputs["alignments"] / "phones.tsv")

@@ -1,0 +1,52 @@
+"""Phones of a recording whose words are known, by PocketSphinx, offline: what units of English are measured against where nobody has
+labelled. Trends are to be read off it, not gold."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from textless.audio import to_int16
+from textless.errors import CorpusError
+from textless.units.items import Alignment
+from textless.vocoder.recognise import check_recogniser, words_of
+
+FRAME = 0.01  # seconds of PocketSphinx's frames
+
+
+def align(waveform: np.ndarray, text: str) -> Alignment:
+    """Force words onto a waveform: CMUdict's pronunciations, the acoustic model `en-us`, two passes (words, then their phones).
+
+    Args:
+        waveform: (samples,) float32 in [-1, 1] at 16 kHz.
+        text: what is said; case and punctuation do not count.
+
+    Returns:
+        [(start, end, phone)], seconds, ARPAbet without stress, `SIL` for silence; one after the other without gaps.
+
+    Raises:
+        CorpusError: a word is not in the dictionary, or the words do not fit onto the audio.
+        TextlessError: pocketsphinx is not installed.
+    """
+    check_recogniser("alignments need")
+    from pocketsphinx import Decoder
+
+    decoder = Decoder(samprate=16000, cmn="batch", lm=None, loglevel="FATAL")
+    words = words_of(text)
+    if unknown := [word for word in words if decoder.lookup_word(word) is None]:
+        raise CorpusError(f"cannot be aligned: {', '.join(sorted(set(unknown))[:3])} not in the dictionary")
+    samples = to_int16(waveform).tobytes()
+    try:
+        decoder.set_align_text(" ".join(words))
+        _decode(decoder, samples)
+        decoder.set_alignment()  # of the phones in the words that were just found
+        _decode(decoder, samples)
+        found = [phone for word in decoder.get_alignment() for phone in word]
+    except (RuntimeError, TypeError, ValueError):  # what its wrapper makes of a search without a result
+        raise CorpusError("cannot be aligned: the words do not fit onto the audio") from None
+    return [(round(p.start * FRAME, 2), round((p.start + p.duration) * FRAME, 2), p.name) for p in found]
+
+
+def _decode(decoder, samples: bytes) -> None:
+    decoder.start_utt()
+    decoder.process_raw(samples, full_utt=True)
+    decoder.end_utt()
