@@ -20,6 +20,7 @@ from types import SimpleNamespace
 import numpy as np
 import soundfile
 
+from conftest import ROOT
 from textless.engine import lease, store
 from textless.engine.step import MapStep, Source, Step, path, runtime
 from textless.engine.store import Store
@@ -184,6 +185,7 @@ def write_corpus(folder: Path, rows: int, *, seconds: float, order: int = 1) -> 
     lines = [f"{name}\taudio/{name}.wav\t{'ab'[n % 2]}" for n, name in enumerate(names)]
     (folder / "speech.tsv").write_text("\n".join(["id\tpath\tspeaker", *lines[::order]]) + "\n")
     (folder / "words.tsv").write_text("".join(f"{name}\tyes\n" for name in names))
+    (folder / "said.tsv").write_text("amy-0\tThe kettle sings before the water boils.\n")
     times = [f"{a * seconds / 4:.3f}" for a in range(5)]
     phones = [f"{name}\t{times[a]}\t{times[a + 1]}\t{'aebf'[(a + n) % 4]}" for n, name in enumerate(names) for a in range(4)]
     (folder / "phones.tsv").write_text("\n".join(["id\tstart\tend\tphone", *phones]) + "\n")
@@ -221,6 +223,9 @@ def chain(manifest: Path, *, steps: int = 4, **changes: dict[str, object]) -> di
     add("speech", "resynth", units=more, vocoder=voice)
     add("scores", "score", lm=lm, units=units)
     add("worth", "quality", units=units, alignments=phones)
+    add("apart", "difference", a=labels, b=units, alignments=phones)
+    read = STEPS["corpus"](manifest=str(ROOT / "pipelines" / "smoke"))  # hums have no words; those without any fail
+    add("said", "align", audio=read, text=STEPS["text"](file=str(manifest.with_name("said.tsv"))))
     add("abx", "abx", frames=mfcc, alignments=phones)
     add("robust", "robustness", audio=corpus, encoder="mfcc", codebook=km1)
     copies = add("copies", "copy_synthesis", audio=corpus)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from itertools import pairwise
 
 import numpy as np
@@ -67,12 +68,25 @@ def test_a_step_that_looks_at_the_whole_cache(lm: UnitDecoder) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_recorded_steps_of_a_gpu(precision: str) -> None:
-    exact, lm = random_lm(dim=64, heads=2, ffn_dim=128, context=64), random_lm(dim=64, heads=2, ffn_dim=128, context=64)
-    exact.precision = lm.precision = precision
-    prompts = [np.arange(3), np.arange(7), np.arange(2)]
-    want = exact.continue_units(prompts, max_new_units=20, temperature=0)
-    assert lm.to("cuda").continue_units(prompts, max_new_units=20, temperature=0) == want
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
+def test_recorded_steps_of_a_gpu(lm: UnitDecoder, precision: str, device: str) -> None:
+    if torch.device(device).index >= torch.cuda.device_count():
+        pytest.skip("no second CUDA device")
+    lm.to(device).precision = precision
+    tokens = some_tokens(lm, 3, 30).to(device)
+    recorded, plain = (KVCache(lm.config, 3, 40, lm.device) for _ in range(2))
+    for cache in (recorded, plain):
+        for i, n in enumerate((5, 1, 9)):
+            lm.read(tokens[i : i + 1, :n], cache.row(i))
+    for k in range(10, 20):
+        if k == 15:  # read anew, as a row whose context is full
+            for cache in (recorded, plain):
+                cache.filled[2] = 0
+                lm.read(tokens[2:3, :4], cache.row(2))
+        with torch.inference_mode():
+            want = lm.reader()._layers(tokens[:, k : k + 1], plain.both, plain.filled[:, None], 40)
+        plain.filled += 1
+        torch.testing.assert_close(lm.read(tokens[:, k : k + 1], recorded), want, rtol=1e-4, atol=1e-4)
 
 
 def layer(bias: bool) -> nn.Linear:
@@ -124,11 +138,35 @@ def test_int8_is_close_to_the_model(lm: UnitDecoder) -> None:
 
 
 def test_weights_that_change_are_laid_out_anew(lm: UnitDecoder) -> None:
-    before = lm.continue_units(np.arange(4), max_new_units=8, temperature=0)
+    """Integers, since what is laid out in float32 is the weights themselves."""
+    lm.precision = "int8"
+    cache = KVCache(lm.config, 1, 40, lm.device)
+
+    def last() -> torch.Tensor:
+        cache.filled.zero_()
+        return lm.read(some_tokens(lm, 1, 8), cache)[0, -1]
+
+    before = last()
     with torch.no_grad():
         for p in lm.parameters():
-            p.mul_(-1)
-    assert lm.continue_units(np.arange(4), max_new_units=8, temperature=0) != before
+            p.mul_(-1.1)
+    loaded = last()
+    assert (loaded - before).abs().max() > 0.01
+    blocks = lm.blocks.parameters()
+    optimiser = torch.optim.AdamW([p.requires_grad_() for p in blocks], lr=0.1, fused=True)  # tells nobody that weights changed
+    lm.train()
+    lm(some_tokens(lm, 1, 8)).square().mean().backward()
+    optimiser.step()
+    lm.eval()
+    trained = last()
+    assert (trained - loaded).abs().max() > 0.01
+    with torch.inference_mode():
+        assert torch.equal(trained, lm.reader().read(some_tokens(lm, 1, 8), KVCache(lm.config, 1, 40, lm.device))[0, -1])
+
+
+def test_a_model_that_has_read_is_pickled_without_what_it_laid_out(lm: UnitDecoder) -> None:
+    want = lm.continue_units(np.arange(4), max_new_units=8, temperature=0)
+    assert pickle.loads(pickle.dumps(lm)).continue_units(np.arange(4), max_new_units=8, temperature=0) == want
 
 
 def test_a_precision_that_is_unknown() -> None:

@@ -102,7 +102,7 @@ def encode(inputs: tuple[str, ...], out: str, overwrite: bool, verbose: bool, **
 @click.option("--max-new-units", type=click.IntRange(min=1), help="Instead: as many units, or fewer where the model ends.")
 @click.option("--prompt-seconds", type=click.FloatRange(min=0, min_open=True), help="Take only the start of each input.  [default: all]")
 @click.option("--samples", default=1, show_default=True, type=click.IntRange(min=1), help="Continuations of each input.")
-@click.option("--temperature", default=0.7, show_default=True, type=click.FloatRange(min=0), help="0 takes the likeliest unit each time.")
+@click.option("--temperature", default=0.8, show_default=True, type=click.FloatRange(min=0), help="0 takes the likeliest unit each time.")
 @click.option("--top-k", type=click.IntRange(min=1), help="Draw from the likeliest K only.")
 @click.option("--top-p", type=click.FloatRange(0, 1), help="Draw from the likeliest that together have this probability.")
 @click.option("--min-p", type=click.FloatRange(0, 1), help="Draw from those with this share of the likeliest's probability.")
@@ -239,8 +239,7 @@ def fetch(name: str | None, out: str | None) -> None:
     """Fetch public speech, or a published encoder with its codebook. Killed at any moment, the same command goes on.
 
     NAME is mini_librispeech or kathleen_en, which come as DIR/NAME with the manifest DIR/NAME.tsv, the words DIR/NAME.txt and their part
-    of DIR/splits.tsv; or an
-    encoder of docs/encoders.md, which goes into the cache. Without NAME: says which there are.
+    of DIR/splits.tsv; or an encoder of docs/encoders.md, which goes into the cache. Without NAME: says which there are.
     """
     from textless.datasets import DATASETS, fetch_dataset
     from textless.errors import did_you_mean

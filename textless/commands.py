@@ -123,7 +123,7 @@ def continue_units(
         )
 
     lm_key = {"lm": _hash_model(models.place("lm")), "precision": models.lm_precision}
-    key = {"command": "continue", **lm_key, "prompts": _hash_rows(prompts), **options}
+    key = {"command": "continue", "version": 2, **lm_key, "prompts": _hash_rows(prompts), **options}
     return _deliver(Path(out), key, make, len(prompts), overwrite, progress, contract=lm.contract, failures=failures)
 
 

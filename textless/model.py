@@ -134,7 +134,7 @@ class Model:
     def continue_units(self, units: Any, *, seconds: float = 3.0, seed: int = 0, **sampling: Any) -> Any:
         """Units → the same Units and `seconds` more; a list of them → a list.
 
-        `sampling`: `temperature` (0.7; 0 takes the likeliest unit each time), `top_k`, `top_p`, `min_p`, `repetition_penalty`,
+        `sampling`: `temperature` (0.8; 0 takes the likeliest unit each time), `top_k`, `top_p`, `min_p`, `repetition_penalty`,
         `no_repeat_ngram`; see `textless.lm.Sampling`.
         """
         return self.lm.continue_units(units, seconds=seconds, seed=seed, **sampling)

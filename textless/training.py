@@ -255,7 +255,7 @@ def rng(seed: int, step: int) -> np.random.Generator:
     return np.random.default_rng((seed, step))
 
 
-def warmup_cosine(step: int, *, steps: int, peak: float, warmup: int, floor: float = 0.0) -> float:
+def warmup_cosine(step: float, *, steps: int, peak: float, warmup: int, floor: float = 0.0) -> float:
     """Learning rate of a step: linear to `peak` in `warmup` steps, then half a cosine down to `floor`."""
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -263,7 +263,7 @@ def warmup_cosine(step: int, *, steps: int, peak: float, warmup: int, floor: flo
     return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def inverse_sqrt(step: int, *, peak: float, warmup: int) -> float:
+def inverse_sqrt(step: float, *, peak: float, warmup: int) -> float:
     """Learning rate of a step as fairseq's inverse_sqrt: linear to `peak` in `warmup` steps, then falling with the root of the step."""
     return peak * min((step + 1) / warmup, math.sqrt(warmup / (step + 1)))
 

@@ -61,9 +61,9 @@ class Past:
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """(B, heads, T, head_dim) twice → (B, heads, length, head_dim) twice."""
         rows = torch.arange(len(self.positions), device=keys.device)[:, None]
-        self.cache.keys[layer][rows, :, self.positions] = keys.transpose(1, 2)
-        self.cache.values[layer][rows, :, self.positions] = values.transpose(1, 2)
-        return self.cache.keys[layer][:, :, : self.length], self.cache.values[layer][:, :, : self.length]
+        for kept, new in zip(self.cache.both[layer], (keys, values), strict=True):
+            kept[rows, :, self.positions] = new.transpose(1, 2)
+        return tuple(self.cache.both[layer][..., : self.length, :])
 
     def get_seq_length(self, layer: int = 0) -> int:
         return self.length - self.positions.shape[1]
@@ -113,6 +113,7 @@ class CausalUnitLM(UnitDecoder):
         """Hidden states that the output reads, (B, T, dim) float32. Arguments as in `UnitLM.forward`."""
         return self._hidden(tokens, positions, mask, None)
 
+    @torch.inference_mode()
     def read(self, tokens: Tensor, cache: KVCache) -> Tensor:
         positions = cache.filled[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
         mask = torch.arange(int(positions.max()) + 1, device=tokens.device) <= positions[:, None, :, None]

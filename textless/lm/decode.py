@@ -6,6 +6,7 @@ them. That of a large one is the weights' way through memory, which with int8 we
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,8 @@ class Int8Linear:
     """A layer's weight and its input as integers from -127 to 127, with a scale for each output and each row (LLM.int8's vector-wise
     quantisation, Dettmers et al. 2022, arXiv:2208.07339, section 2.1, without its outliers).
 
-    Sums of integers are exact: a row gives the same, up to the last bits, whatever rows are beside it.
+    Sums of integers are exact: a row gives the same, up to the last bits, whatever rows are beside it. Over several layers a last bit
+    may turn an integer.
     """
 
     def __init__(self, layer: nn.Linear) -> None:
@@ -179,31 +181,40 @@ class Reader:
         return self.norm(x).view(batch, span, -1)
 
     def _replay(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """A step on a GPU: recorded once for each cache and replayed, which is one call of the driver in place of hundreds.
+        """A step on a GPU: recorded at the second of each cache and then replayed, one call of the driver in place of hundreds.
 
         What is recorded must not depend on how much is filled, so it looks at the whole cache through a mask.
         """
+        length = cache.both.shape[4]
         if cache.graph is None or cache.graph[0] is not self:
-            still, length = torch.empty_like(tokens), cache.both.shape[4]
-
-            def step() -> Tensor:
-                return self._layers(still, cache.both, cache.filled[:, None], length)
-
-            still.copy_(tokens)
-            aside = torch.cuda.Stream()  # once before it is recorded, as torch wants it; it writes where the replay writes again
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                step()
-            torch.cuda.current_stream().wait_stream(aside)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                hidden = step()
-            cache.graph = self, graph, still, hidden
-        _, graph, still, hidden = cache.graph
-        still.copy_(tokens)
-        graph.replay()
+            cache.graph = self, None  # the first step makes what libraries make when they are first called, which cannot be recorded
+            hidden = self._layers(tokens, cache.both, cache.filled[:, None], length)
+        else:
+            if cache.graph[1] is None:
+                cache.graph = self, _Recording(self._layers, tokens, cache, length)
+            hidden = cache.graph[1].replay(tokens)
         cache.filled += 1
-        return hidden.clone()
+        return hidden
+
+
+_recording = threading.Lock()  # CUDA lets one thread record at a time
+
+
+class _Recording:
+    """A step of `Reader._layers` on the tokens' GPU, as a CUDA graph."""
+
+    def __init__(self, layers: Callable[..., Tensor], tokens: Tensor, cache: KVCache, length: int) -> None:
+        self.tokens, self.graph = tokens.clone(), torch.cuda.CUDAGraph()
+        # All by the tokens' device: what is recorded of another is empty, without an error.
+        with _recording, torch.cuda.device(tokens.device):
+            stream = torch.cuda.Stream(tokens.device)
+            with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):  # a vocoder may work in another
+                self.hidden = layers(self.tokens, cache.both, cache.filled[:, None], length)
+
+    def replay(self, tokens: Tensor) -> Tensor:
+        self.tokens.copy_(tokens)
+        self.graph.replay()
+        return self.hidden.clone()
 
 
 def attend(q: Tensor, memory: Tensor, mask: Tensor | None) -> Tensor:

@@ -37,7 +37,7 @@ class Sampling:
     Probabilities are those at the temperature; what is left is drawn in proportion. Raises ValueError for numbers out of range.
     """
 
-    temperature: float = 0.7
+    temperature: float = 0.8
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -73,7 +73,7 @@ class KVCache:
     """Keys and values of what was read, each row filled from the left to a length of its own.
 
     Attributes:
-        both: (layers, 2, B, heads, length, head_dim), the keys and the values; `keys` and `values` are views of it.
+        both: (layers, 2, B, heads, length, head_dim), the keys and the values.
         filled: (B,) int64.
         graph: what `textless.lm.decode` has recorded for steps on a GPU.
     """
@@ -83,14 +83,6 @@ class KVCache:
     def __init__(self, config: LMConfig, batch: int, length: int, device: torch.device) -> None:
         self.both = torch.zeros(config.layers, 2, batch, config.heads, length, config.head_dim, device=device)
         self.filled = torch.zeros(batch, dtype=torch.int64, device=device)
-
-    @property
-    def keys(self) -> Tensor:
-        return self.both[:, 0]
-
-    @property
-    def values(self) -> Tensor:
-        return self.both[:, 1]
 
     def row(self, i: int) -> KVCache:
         """A view of row i: what is read into it is in this cache."""
@@ -149,7 +141,7 @@ class Block(nn.Module):
 class UnitDecoder(nn.Module):
     """What every language model over units can do, from its hidden states: score units, and continue them.
 
-    A subclass has `config` (n_units, layers, heads, head_dim, dim, context), `contract`, and the methods `forward`,
+    A subclass has `config` (n_units, layers, heads, head_dim, dim, context), `contract`, `embed`, and the methods `forward`,
     `unit_logits`, `duration_logits` and `reader` (or `read`) of `UnitLM`. Tokens 0 … n_units - 1 are the units, token n_units is `</s>`.
     """
 
@@ -249,9 +241,9 @@ class UnitDecoder(nn.Module):
             max_new_units: number of units to add at most. Without `seconds` the continuation may end earlier, with `</s>`.
             seed: of this call; prompt i of a list is sampled with `seed + i`, or with seed i of a list of seeds, whatever else is in the
                 list (up to the last bits of the arithmetic, which depend on the batch: two units must be tied within about 1e-6 for it to
-                show).
+                show; with int8 a last bit may count for more).
             only_new: leave the prompt out of the result.
-            sampling: `temperature` (0.7; 0 is greedy), `top_k`, `top_p`, `min_p`, `repetition_penalty`, `no_repeat_ngram`; see `Sampling`.
+            sampling: `temperature` (0.8; 0 is greedy), `top_k`, `top_p`, `min_p`, `repetition_penalty`, `no_repeat_ngram`; see `Sampling`.
 
         A prompt with durations is continued deduplicated: no unit follows itself, and durations are sampled from the duration head. A
         prompt without them is continued literally: one frame a unit, repeats allowed, and so is the result. A model without durations
@@ -303,8 +295,9 @@ class UnitDecoder(nn.Module):
 
     def read(self, tokens: Tensor, cache: KVCache) -> Tensor:
         """Read tokens, (B, T) int64, after what is in the cache, into it. (B, T, dim) float32 after the final norm, without gradients."""
-        # Weights that were loaded, trained or moved since are laid out anew.
-        laid_out_from = (self.precision, self.embed.weight.data_ptr(), self.embed.weight._version)
+        # Weights that were loaded or moved since are laid out anew; those that are trained in `train`.
+        weight = self.embed.weight
+        laid_out_from = (self.precision, weight.data_ptr(), None if weight.is_inference() else weight._version)
         if self._reader is None or self._reader[0] != laid_out_from:
             self._reader = laid_out_from, self.reader()
         return self._reader[1].read(tokens, cache)
@@ -312,6 +305,14 @@ class UnitDecoder(nn.Module):
     def reader(self) -> Reader:
         """The weights as they are now, laid out for reading at `precision`."""
         raise NotImplementedError
+
+    def train(self, mode: bool = True) -> Self:
+        if mode:
+            self._reader = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_reader"}
 
     def take(self, units: Units | np.ndarray | Sequence[int], what: str) -> Units:
         """`units` under this model's contract. Raises ContractError when they are of another kind or outside the vocabulary."""

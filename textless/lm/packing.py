@@ -5,11 +5,12 @@ Packing as in Slam (Maimon et al. 2025, arXiv:2502.15814) and nanochat: rows are
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,43 +46,61 @@ class Documents:
         Raises TrainingError when there is nothing in them.
         """
         kinds = {"tokens": np.uint16 if n_units < 2**16 else np.uint32, "durations": np.uint16, "lengths": np.int64}
-        parts = ((d.units, np.minimum(d.durations, max_duration)) for d in documents if len(d))
-        rows = ({"tokens": [n_units, *u], "durations": [0, *d], "lengths": [len(u) + 1]} for u, d in parts)
+        rows = (
+            {
+                "tokens": np.append(n_units, d.units),
+                "durations": np.append(0, np.minimum(d.durations, max_duration)),
+                "lengths": [len(d) + 1],
+            }
+            for d in documents
+            if len(d)
+        )
         if folder is None:
             columns: dict[str, list[np.ndarray]] = {name: [] for name in kinds}
             for row in rows:
                 for name, values in row.items():
-                    columns[name].append(np.array(values, kinds[name]))
+                    columns[name].append(np.asarray(values, kinds[name]))
             columns["tokens"].append(np.array([n_units], kinds["tokens"]))
             found = {name: np.concatenate([np.empty(0, kinds[name]), *arrays]) for name, arrays in columns.items()}
         else:
             if not folder.is_dir():
                 _write(folder, rows, kinds, n_units)
-            files = {name: folder / name for name in kinds}
-            found = {n: np.memmap(f, kinds[n], mode="r") if f.stat().st_size else np.empty(0, kinds[n]) for n, f in files.items()}
+            found = _map(folder, kinds)
         if not len(found["lengths"]):
             raise TrainingError("no units to train on")
-        if not len(found["tokens"]) - 1 == len(found["durations"]) == found["lengths"].sum():
-            raise TrainingError(f"{folder}: these packed documents are damaged; remove the folder, it is made again")
         return cls(**found)
 
     def units(self, most: int | None = None) -> list[np.ndarray]:
         """The units of the first documents, together at most `most` tokens of them; at least of one."""
         ends = np.cumsum(self.lengths)
         count = len(ends) if most is None else max(1, int(np.searchsorted(ends, most, side="right")))
-        return [self.tokens[end - length + 1 : end].astype(np.int64) for end, length in zip(ends[:count], self.lengths, strict=False)]
+        return [np.asarray(self.tokens[end - length + 1 : end], np.int64) for end, length in zip(ends[:count], self.lengths, strict=False)]
 
 
-def _write(folder: Path, rows: Iterable[dict[str, list[int]]], kinds: dict[str, type], n_units: int) -> None:
+def _write(folder: Path, rows: Iterable[dict[str, Any]], kinds: dict[str, type], n_units: int) -> None:
     attempt = folder.with_name(f"{folder.name}.part")
     attempt.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         files = {name: stack.enter_context(open(attempt / name, "wb")) for name in kinds}
         for row in rows:
             for name, values in row.items():
-                files[name].write(np.array(values, kinds[name]).tobytes())
+                files[name].write(np.asarray(values, kinds[name]).tobytes())
         files["tokens"].write(np.array([n_units], kinds["tokens"]).tobytes())
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut could leave the folder and nothing in it
     attempt.rename(folder)
+
+
+def _map(folder: Path, kinds: dict[str, type]) -> dict[str, np.ndarray]:
+    try:
+        files = {name: folder / name for name in kinds}
+        found = {n: np.memmap(f, kinds[n], mode="r") if f.stat().st_size else np.empty(0, kinds[n]) for n, f in files.items()}
+    except (OSError, ValueError):
+        found = {}
+    if not found or not len(found["tokens"]) - 1 == len(found["durations"]) == found["lengths"].sum():
+        raise TrainingError(f"{folder}: these packed documents are damaged; remove the folder, it is made again")
+    return found
 
 
 class Batch(NamedTuple):

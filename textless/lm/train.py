@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,7 @@ def train_lm(
         model = UnitLM(fresh, contract, dropout=dropout) if start is None else start
     model.to(device).train()
     held_out = [d for d in _taken(model, dev or [], "the dev units") if len(d)]
-    with first_before_others():
+    with first_before_others() if scratch else nullcontext():
         taken = _taken(model, sequences, "the training units")
         folder = scratch and scratch / "documents"
         documents = Documents.pack(taken, n_units=model.n_units, max_duration=model.config.max_duration, folder=folder)
@@ -160,12 +161,12 @@ def train_lm(
     optimiser = torch.optim.AdamW(decay_groups(model, weight_decay), lr=lr, betas=(0.9, 0.95), fused=True)
 
     clock = None if minutes is None else Clock(60 * minutes)
-    whole_way = steps or CLOCKED
+    whole_way = CLOCKED if steps is None else steps
     warmup = max(1, round(0.03 * whole_way))
 
     def rate(n: int) -> float:
         if clock:
-            n = min(whole_way - 1, int(whole_way * clock.fraction))
+            n = min(whole_way - 1, whole_way * clock.fraction)
         if schedule == "inverse_sqrt":
             return inverse_sqrt(n, peak=lr, warmup=warmup)
         return warmup_cosine(n, steps=whole_way, peak=lr, warmup=warmup, floor=lr * 0.05)
@@ -182,11 +183,15 @@ def train_lm(
         figures["loss"] = figures.pop("unit_loss")  # what is reported is comparable to `nll_per_unit`
         return figures
 
-    log_every = min(50, max(1, steps // 10)) if steps else 10
-    dev_every = log_every * max(1, round(steps / 10 / log_every)) if steps else 10 * log_every
+    log_every = 50 if steps is None else min(50, max(1, steps // 10))
+    dev_every = log_every * max(1, round(whole_way / 10 / log_every))
+    tenths = 0  # of a budget of time
 
     def measure(n: int) -> dict[str, float]:
-        return evaluate(model, held_out) if held_out and (n % dev_every == 0 or n == steps) else {}
+        nonlocal tenths
+        before, tenths = tenths, int(10 * clock.fraction) if clock else 0
+        due = tenths > before if clock else n % dev_every == 0 or n == steps
+        return evaluate(model, held_out) if held_out and due else {}
 
     curve = train(
         step,
@@ -200,7 +205,7 @@ def train_lm(
         log_every=log_every,
         speed=("tokens_per_second", rows * context),
     )
-    made = int(curve[-1]["step"])
+    made = int(curve[-1]["step"]) if curve else 0
     figures: dict[str, Any] = {"curve": curve, "steps": made, "tokens": made * rows * context}
     if held_out:
         figures |= evaluate(model, held_out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +76,7 @@ class TrainLM(Step):
             scratch=job.scratch,
         )
         lm.load_state_dict(round_half(lm.state_dict()))
-        if speakers := by_speaker(lm, dev):
+        if speakers := by_speaker(lm, [replace(row, units=row.units.deduplicated()) for row in dev if len(row.units)]):
             job.metrics["speakers"] = speakers
         lm.save(job.path)
         job.contract = dump.contract.to_dict()
@@ -87,6 +87,7 @@ class Continue(MapStep):
     """Prompts and what the language model adds to them, as a unit dump."""
 
     type = "continue"
+    version = 2
     rows_from = ("prompts",)
     lm: Step
     prompts: Step
@@ -94,7 +95,7 @@ class Continue(MapStep):
     prompt_seconds: float | None = None
     samples: int = 1
     limit: int | None = None
-    temperature: float = 0.7
+    temperature: float = 0.8
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None

@@ -28,7 +28,7 @@ def unit_difference(a: Iterable[UnitRow], b: Iterable[UnitRow], alignments: Mapp
         interval: the two differ where it does not hold 0. An ABX that has no cell is left out.
 
     Raises:
-        CorpusError: not the same files, or none with an alignment.
+        CorpusError: not the same files, or none with an alignment. ContractError: the frame rate of either is unknown.
     """
     ours, theirs = ({row.id: row for row in rows} for rows in (a, b))
     if lost := sorted(ours.keys() ^ theirs.keys()):
@@ -58,6 +58,8 @@ def unit_difference(a: Iterable[UnitRow], b: Iterable[UnitRow], alignments: Mapp
         except CorpusError:
             continue
         both = sorted(first.keys() & second.keys())  # short items have a frame at one frame rate and none at another
+        if not both:
+            continue
         less = np.array([first[pair] - second[pair] for pair in both])
         figures |= _figures(f"abx_{speakers}", float(less.mean()), resampled(less, np.ones(len(less)), seed))
     return figures
@@ -68,7 +70,7 @@ def _pnmis(rows: Sequence[UnitRow], alignments: Mapping[str, Alignment], times: 
     rate = rows[0].units.frame_rate
     frames = [row.units.frames() for row in rows]
     pairs = ((u, frame_phones(alignments[row.id], len(u), frame_rate=rate)) for row, u in zip(rows, frames, strict=True))
-    units, phones, file = aligned(pairs)
+    units, phones, file, _ = aligned(pairs)
     n_units = 1 + int(units.max())
     drawn = np.array([pnmi(shares(phones, units, n_units, each[file])) for each in times])
     return pnmi(shares(phones, units, n_units)), drawn

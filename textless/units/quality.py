@@ -68,12 +68,11 @@ def unit_quality(pairs: Iterable[tuple[np.ndarray, list[str | None]]], *, n_unit
     Raises:
         CorpusError: no frame has both a unit and a phone.
     """
-    all_units, phone_ids, file = aligned(pairs)
+    all_units, phone_ids, file, files = aligned(pairs)
     rng = np.random.default_rng(seed)
     joint = shares(phone_ids, all_units, n_units)
     chance = shares(phone_ids, rng.permutation(all_units), n_units)
     # Of files drawn with replacement: a frame counts as often as its file was drawn.
-    files = int(file[-1]) + 1
     draws = (np.bincount(rng.integers(files, size=files), minlength=files) for _ in range(RESAMPLES))
     whole = pnmi(joint)
     drawn = np.array([pnmi(shares(phone_ids, all_units, n_units, times[file])) for times in draws])
@@ -93,8 +92,11 @@ def unit_quality(pairs: Iterable[tuple[np.ndarray, list[str | None]]], *, n_unit
     }
 
 
-def aligned(pairs: Iterable[tuple[np.ndarray, list[str | None]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Units, phones as numbers, and file, from 0, of all frames that have a phone: (N,) int64 each. As `unit_quality`."""
+def aligned(pairs: Iterable[tuple[np.ndarray, list[str | None]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Units, phones as numbers, and file, from 0, of all frames that have a phone, (N,) int64 each; and how many pairs there are.
+
+    `pairs` and errors are those of `unit_quality`.
+    """
     units, phones, files = [], [], []
     for file, (u, p) in enumerate(pairs):
         keep = [i for i, phone in enumerate(p[: len(u)]) if phone is not None]
@@ -103,7 +105,7 @@ def aligned(pairs: Iterable[tuple[np.ndarray, list[str | None]]]) -> tuple[np.nd
         files.append(np.full(len(keep), file))
     if not phones:
         raise CorpusError("no frame has both a unit and a phone; do the ids of units and alignment agree?")
-    return np.concatenate(units), np.unique(np.array(phones), return_inverse=True)[1], np.concatenate(files)
+    return np.concatenate(units), np.unique(np.array(phones), return_inverse=True)[1], np.concatenate(files), len(files)
 
 
 def shares(phones: np.ndarray, units: np.ndarray, n_units: int, weights: np.ndarray | None = None) -> np.ndarray:

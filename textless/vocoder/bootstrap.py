@@ -85,7 +85,8 @@ def differences(a: Sequence[Sentence], b: Sequence[Sentence], *, seed: int = 0) 
     """`paired_difference` of each measure that both have: NAME, NAME_low, NAME_high. Raises CorpusError also where there is none."""
     figures: dict[str, float] = {}
     for measure in (*MEANS, "uer", "wer"):
-        if all(any(under > 0 for under in _parts(system, measure)[1]) for system in (a, b)):
+        have = [{s["id"] for s, under in zip(system, _parts(system, measure)[1], strict=True) if under > 0} for system in (a, b)]
+        if set.intersection(*have):
             figures[measure], figures[f"{measure}_low"], figures[f"{measure}_high"] = paired_difference(a, b, measure, seed=seed)
     if not figures:
         raise CorpusError("there is no measure of sentences in both; compare what speech_quality made")
