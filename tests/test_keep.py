@@ -228,6 +228,20 @@ def test_figures_side_by_side(store):
     assert list(tables(pipeline, store, ["n"])[0].rows) == ["n@x=1", "n@x=2"]
 
 
+def test_what_a_step_compares_stands_beside_it(store):
+    @dataclass(frozen=True, kw_only=True)
+    class Less(Node):
+        type = "less"
+
+        def compared(self):
+            return (self.a,)
+
+    one, two = Node(number=1), Node(number=2)
+    pipeline = Pipeline({"one": one, "two": two, "less": Less(number=3, a=two, b=one)})
+    pipeline.run(store)
+    assert [list(table.rows) for table in tables(pipeline, store, ["less"])] == [["two"], ["less"]]
+
+
 def test_a_wide_table_is_turned_on_its_side():
     table = Table("t", [f"figure_of_some_length_{i}" for i in range(9)], {"a": [1.23456789] * 9, "b": [None] * 9})
     lines = text([table]).splitlines()

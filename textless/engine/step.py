@@ -49,6 +49,10 @@ class Step:
         """Fields that hold steps."""
         return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Step)}
 
+    def compared(self) -> tuple[Step, ...]:
+        """Inputs whose figures are read beside its own."""
+        return ()
+
     def settings(self) -> dict[str, Any]:
         """All fields that enter the key, as JSON values, defaults included. Raises StepTypeError for anything else."""
         return {

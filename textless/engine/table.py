@@ -23,8 +23,8 @@ class Table(NamedTuple):
 
 
 def tables(pipeline: Pipeline, store: Store, targets: Iterable[str] = ()) -> list[Table]:
-    """A table for each type of step that has figures: of the targets, else of all steps that are done."""
-    names = pipeline.pick(targets) if (targets := list(targets)) else list(pipeline.steps)
+    """A table for each type of step that has figures: of the targets and what these compare, else of all steps that are done."""
+    names = _with_compared(pipeline, pipeline.pick(targets)) if (targets := list(targets)) else list(pipeline.steps)
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for name in names:
         step = pipeline.steps[name]
@@ -36,6 +36,11 @@ def tables(pipeline: Pipeline, store: Store, targets: Iterable[str] = ()) -> lis
         columns = list(dict.fromkeys(column for row in rows.values() for column in row))
         out.append(Table(kind, columns, {name: [row.get(c) for c in columns] for name, row in rows.items()}))
     return out
+
+
+def _with_compared(pipeline: Pipeline, names: list[str]) -> list[str]:
+    compared = {id(step) for name in names for step in pipeline.steps[name].compared()}
+    return list(dict.fromkeys([*(name for name, step in pipeline.steps.items() if id(step) in compared), *names]))
 
 
 def text(found: Iterable[Table]) -> str:

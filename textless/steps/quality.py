@@ -235,6 +235,9 @@ class Difference(Step):
     alignments: Alignments | Align | None = None
     seed: int = 0
 
+    def compared(self) -> tuple[Step, ...]:
+        return () if self.alignments else (self.a, self.b)
+
     def run(self, job: Job) -> None:
         from textless.units.difference import unit_difference
         from textless.units.dump import Dump
