@@ -11,8 +11,8 @@ from common import compare, header
 
 import textless
 from textless.lm import LMConfig, UnitLM, load_lm
+from textless.lm.cache import KVCache
 from textless.lm.llama import to_llama
-from textless.lm.model import KVCache
 from textless.model import EMBEDDED
 
 SIZES = {"11 M": {"dim": 384, "layers": 6, "heads": 6, "ffn_dim": 1024}, "202 M": {"dim": 1024, "layers": 12, "heads": 16, "ffn_dim": 4096}}

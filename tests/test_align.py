@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
+from textless import recognise
 from textless.audio import read_audio
 from textless.corpus import Corpus as Rows
 from textless.engine.job import Job
@@ -17,7 +18,6 @@ from textless.steps import Align, UnitQuality
 from textless.steps.align import read_phones
 from textless.steps.sources import Alignments, Corpus, Text
 from textless.units.align import align
-from textless.vocoder import recognise
 
 SMOKE = ROOT / "pipelines" / "smoke"
 SAID = "The kettle sings before the water boils."

@@ -7,11 +7,12 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
+from textless import recognise
 from textless.cli import cli
 from textless.errors import TextlessError
 from textless.figures import FIGURES, SPEECH, speech_table, table
 from textless.units.types import UnitContract
-from textless.vocoder import quality, recognise
+from textless.vocoder import quality
 
 
 def run(*args, code=0, stdin=None):

@@ -20,7 +20,7 @@ from textless import datasets
 from textless.corpus import Corpus
 from textless.datasets import DATASETS, Archive, fetch_dataset, unpack
 from textless.errors import CorpusError, ModelError, OutputExistsError
-from textless.vocoder.recognise import read_text
+from textless.recognise import read_text
 
 server, cache = test_fetch.server, test_fetch.cache  # fixtures
 

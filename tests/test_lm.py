@@ -12,9 +12,10 @@ import torch
 
 from textless.errors import ContractError, ModelError
 from textless.lm import LMConfig, Sampling, UnitLM, load_lm
+from textless.lm.cache import KVCache
 from textless.lm.generate import completions
 from textless.lm.llama import export_llama, from_llama, to_llama
-from textless.lm.model import PRESETS, KVCache
+from textless.lm.model import PRESETS
 from textless.units.types import ContractWarning, UnitContract, Units
 
 CONTRACT = UnitContract(encoder="mfcc", sample_rate=16000, frame_rate=50.0, n_units=23, codebook="a" * 64)

@@ -12,6 +12,7 @@ from scipy.fft import dct
 from scipy.optimize import nnls
 
 from conftest import ROOT
+from textless import recognise
 from textless.audio import read_audio, to_int16
 from textless.corpus import Row
 from textless.edits import levenshtein
@@ -20,7 +21,7 @@ from textless.engine.yaml import load_pipeline
 from textless.errors import AudioError, CorpusError, TextlessError, TrainingError
 from textless.steps import STEPS
 from textless.units.types import Units
-from textless.vocoder import mcd, quality, recognise
+from textless.vocoder import mcd, quality
 from textless.vocoder.bootstrap import paired_difference, summarise
 from textless.vocoder.griffin_lim import copy_synthesis, mel_to_magnitudes
 from textless.vocoder.losses import log_mel, mel_filters

@@ -285,9 +285,9 @@ def _speech_quality(
     inputs: list[str], out: str | None, models: Model, reference: str, text: str | None, *, overwrite: bool, progress: Progress, seed: int
 ) -> int:
     from textless.figures import speech_table
+    from textless.recognise import check_recogniser, read_text
     from textless.vocoder.bootstrap import summarise
     from textless.vocoder.quality import check_stoi, check_text, compare_pairs, pair_rows
-    from textless.vocoder.recognise import check_recogniser, read_text
 
     if out:
         _refuse(out, overwrite)

@@ -18,7 +18,7 @@ from textless.units.types import UnitContract, Units
 from textless.weights import CONFIG
 
 if TYPE_CHECKING:
-    from textless.lm.model import UnitDecoder
+    from textless.lm.decoder import UnitDecoder
     from textless.vocoder import UnitVocoder
 
 PARTS = ("encoder", "codebook", "lm", "vocoder")

@@ -13,7 +13,7 @@ _WHERE = {
     "ULM": "ulm",
     "UnitLM": "model",
     "from_causal": "causal",
-    "load_lm": "model",
+    "load_lm": "load",
     "pair_accuracy": "score",
     "train_lm": "train",
 }

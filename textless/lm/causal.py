@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from textless.errors import ContractError, ModelError
-from textless.lm.model import KVCache, UnitDecoder
+from textless.lm.cache import KVCache
+from textless.lm.decoder import UnitDecoder
 from textless.lm.packing import document_mask
 from textless.lm.pretrained import first_line, load_pretrained
 from textless.units.types import UnitContract

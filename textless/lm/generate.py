@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from textless.errors import ContractError
-from textless.lm.model import KVCache
+from textless.lm.cache import KVCache
 from textless.units.types import Units
 
 if TYPE_CHECKING:
-    from textless.lm.model import UnitDecoder
+    from textless.lm.decoder import UnitDecoder
 
 BATCH = 16  # continuations that are sampled together
 FULL = 0.7  # prompts are read together when so much of the rectangle around them is full

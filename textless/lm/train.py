@@ -15,7 +15,8 @@ from torch import Tensor
 
 from textless.distributed import first_before_others, place, size
 from textless.errors import ContractError, TrainingError
-from textless.lm.model import PRESETS, LMConfig, UnitDecoder, UnitLM
+from textless.lm.decoder import UnitDecoder
+from textless.lm.model import PRESETS, LMConfig, UnitLM
 from textless.lm.ngram import KneserNey
 from textless.lm.packing import Batch, Documents, Packer, document_mask
 from textless.training import Clock, decay_groups, inverse_sqrt, train, update, warmup_cosine

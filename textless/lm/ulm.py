@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textless.errors import ContractError, ModelError
-from textless.lm.decode import Layer, Reader, check_precision
+from textless.lm.decoder import UnitDecoder
 from textless.lm.fairseq import END, KNOWN_ACTIVATIONS, UNKNOWN, check_architecture, context_of, read_dictionary, rename
-from textless.lm.model import UnitDecoder
+from textless.lm.reader import Layer, Reader, check_precision
 from textless.pickles import load_torch, plain
 from textless.units.types import UnitContract, Units
 

@@ -31,7 +31,7 @@ class Align(AudioMap):
 
     @cached_property
     def _words(self) -> dict[str, str]:
-        from textless.vocoder.recognise import read_text
+        from textless.recognise import read_text
 
         return read_text(self.text.file)
 
@@ -39,7 +39,7 @@ class Align(AudioMap):
         return [super().identity(row, hash_file), self._words.get(row.id)]
 
     def tools(self, job: Job) -> dict[str, str]:
-        from textless.vocoder.recognise import check_recogniser
+        from textless.recognise import check_recogniser
 
         check_recogniser("alignments need")
         return self._words

@@ -182,8 +182,8 @@ class SpeechQuality(MapStep):
 
     def rows(self, job: Job) -> list:
         from textless.corpus import Corpus as Rows
+        from textless.recognise import read_text
         from textless.vocoder.quality import check_text, pair_rows
-        from textless.vocoder.recognise import read_text
 
         pairs = pair_rows(Rows.load(job.inputs["speech"]), self.reference.load())
         if self.text:
@@ -197,8 +197,8 @@ class SpeechQuality(MapStep):
 
     def tools(self, job: Job) -> Any:
         """Tokenizer and words, or None. What the measures need must be there: a result does not depend on what is installed."""
+        from textless.recognise import check_recogniser, read_text
         from textless.vocoder.quality import check_stoi
-        from textless.vocoder.recognise import check_recogniser, read_text
 
         check_stoi()
         if self.text:

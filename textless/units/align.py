@@ -7,8 +7,8 @@ import numpy as np
 
 from textless.audio import to_int16
 from textless.errors import CorpusError
+from textless.recognise import check_recogniser, words_of
 from textless.units.items import Alignment
-from textless.vocoder.recognise import check_recogniser, words_of
 
 FRAME = 0.01  # seconds of PocketSphinx's frames
 

@@ -31,11 +31,11 @@ from textless.audio import SAMPLE_RATE
 from textless.corpus import Row, file_stem, read_rows
 from textless.edits import levenshtein
 from textless.errors import AudioError, CorpusError, TextlessError
+from textless.recognise import recognise, words_of
 from textless.units.types import Units
 from textless.vocoder.f0 import f0_cents_error, track_f0, voicing_error
 from textless.vocoder.losses import log_mel_l1
 from textless.vocoder.mcd import mel_cepstral_distortion
-from textless.vocoder.recognise import recognise, words_of
 
 SHORTEST, LONGEST = 1600, 120 * SAMPLE_RATE  # samples of a sentence
 

@@ -13,9 +13,10 @@ from torch import nn
 
 from conftest import GOLDEN
 from textless.errors import ModelError
-from textless.lm import decode
-from textless.lm.decode import Int8Linear, Linear
-from textless.lm.model import KVCache, UnitDecoder
+from textless.lm import reader
+from textless.lm.cache import KVCache
+from textless.lm.decoder import UnitDecoder
+from textless.lm.reader import Int8Linear, Linear
 from textless.lm.ulm import load_ulm
 
 
@@ -112,7 +113,7 @@ def naive_int8(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("rows", [1, 2, 33])
 def test_int8_is_its_definition(packed: bool, bias: bool, rows: int, monkeypatch) -> None:
     if not packed:
-        monkeypatch.setattr(decode, "packed_linear", None)
+        monkeypatch.setattr(reader, "packed_linear", None)
     x = torch.randn(rows, 96, generator=torch.Generator().manual_seed(rows)) * torch.logspace(-3, 3, rows)[:, None]
     with torch.inference_mode():
         torch.testing.assert_close(Int8Linear(layer(bias))(x), naive_int8(layer(bias), x), rtol=1e-5, atol=1e-4)

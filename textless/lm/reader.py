@@ -10,16 +10,14 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textless.errors import ModelError
-
-if TYPE_CHECKING:
-    from textless.lm.model import KVCache
+from textless.lm.cache import KVCache
 
 Place = slice | Tensor  # of the tokens: the same for every row, or (B, T) int64
 
