@@ -30,7 +30,8 @@ def align(waveform: np.ndarray, text: str) -> Alignment:
     check_recogniser("alignments need")
     from pocketsphinx import Decoder
 
-    decoder = Decoder(samprate=16000, cmn="batch", lm=None, loglevel="FATAL")
+    # The best path through the lattice of words may leave one too short for its phones, and then nothing is aligned.
+    decoder = Decoder(samprate=16000, cmn="batch", lm=None, bestpath=False, loglevel="FATAL")
     words = words_of(text)
     if unknown := [word for word in words if decoder.lookup_word(word) is None]:
         raise CorpusError(f"cannot be aligned: {', '.join(sorted(set(unknown))[:3])} not in the dictionary")
