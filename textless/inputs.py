@@ -1,0 +1,104 @@
+"""What commands are given: audio, dumps, streams, standard input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from textless.corpus import Corpus, Row
+from textless.engine.job import Progress
+from textless.errors import ContractError, TextlessError
+from textless.model import Model
+from textless.units.dump import Dump, UnitRow, read_stream
+from textless.units.types import UnitContract, Units
+
+
+class StandardInput:
+    """The inputs, with `-` replaced by a temporary file of what stands on standard input."""
+
+    def __init__(self, inputs: list[str]) -> None:
+        self.inputs = inputs
+
+    def __enter__(self) -> list[str]:
+        self.folder = tempfile.mkdtemp() if "-" in self.inputs else None
+        if self.folder:
+            with open(Path(self.folder) / "stdin.wav", "wb") as f:
+                shutil.copyfileobj(sys.stdin.buffer, f)
+        return [str(Path(self.folder) / "stdin.wav") if i == "-" and self.folder else i for i in self.inputs]
+
+    def __exit__(self, *_: object) -> None:
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def tokenize_files(
+    rows: Iterable[Row], tokenizer: Any, progress: Progress, watch: Callable[[UnitRow, float], None] = lambda row, distance: None
+) -> Iterator[tuple[Any, Any]]:
+    from textless.units.encode import tokenize
+
+    rows = list(rows)
+    for n, result in enumerate(tokenize(rows, tokenizer, watch=watch), 1):
+        yield result
+        progress(n, len(rows), "files")
+
+
+def unit_rows(inputs: list[str], models: Model, contract: str | None, *, parts: bool = False) -> Iterator[tuple[Any, Any]]:
+    """(what it came from, UnitRow or AudioError) of every input: a stream, a dump, or audio, which is encoded on the way.
+
+    `parts`: rows that standard input holds in parts are not joined.
+    """
+    declared = _declared(contract)
+    tokenizer = None
+    for name in inputs:
+        if name == "-":
+            found: Iterable[tuple[Any, Any]] = ((r, r) for r in read_stream(sys.stdin, parts=parts))
+        elif (Path(name) / "dump.json").exists():
+            found = ((r, r) for r in Dump(Path(name)))
+        elif holds_units(name):
+            found = _rows_of_file(Path(name))
+        else:
+            tokenizer = tokenizer or models.tokenizer
+            found = tokenize_files(Corpus.load(name), tokenizer, lambda done, total, what: None)
+        for source, row in found:
+            yield source, _declare(row, declared) if declared and isinstance(row, UnitRow) else row
+
+
+def holds_units(name: str) -> bool:
+    """A stream or a dump, and not audio."""
+    return name == "-" or (Path(name) / "dump.json").exists() or (Path(name).suffix == ".jsonl" and _is_unit_stream(Path(name)))
+
+
+def _rows_of_file(path: Path) -> Iterator[tuple[UnitRow, UnitRow]]:
+    with open(path, encoding="utf-8") as f:
+        yield from ((r, r) for r in read_stream(f, name=str(path)))
+
+
+def _is_unit_stream(path: Path) -> bool:
+    try:
+        with open(path, encoding="utf-8") as f:
+            return '"textless"' in f.readline()
+    except (OSError, UnicodeDecodeError) as e:
+        raise TextlessError(f"{path}: cannot be read ({e})") from None
+
+
+def _declared(path: str | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        data = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as e:
+        raise ContractError(f"{path}: not a contract ({e})") from None
+    return UnitContract.from_dict(data.get("contract", data)).to_dict()
+
+
+def _declare(row: UnitRow, declared: dict[str, Any]) -> UnitRow:
+    """Fill in what the row's contract does not know."""
+    known = {k: v for k, v in row.units.contract.to_dict().items() if v is not None}
+    contract = UnitContract.from_dict({**declared, **known})
+    return replace(row, units=Units(row.units.units, row.units.durations, contract))
