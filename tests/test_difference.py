@@ -110,6 +110,9 @@ def test_as_a_step(tmp_path):
     assert run("units", alignments=Alignments(file=table)) == unit_difference(
         worse(rows, 0.2), worse(rows, 0.6), {i: [(float(s), float(e), p) for s, e, p in a] for i, a in alignments.items()}
     )
+    (tmp_path / "none.tsv").write_text("id\tstart\tend\tphone\n")
+    with pytest.raises(CorpusError, match="no file has an alignment"):
+        run("nothing", alignments=Alignments(file=str(tmp_path / "none.tsv")))
     for folder, sentences in zip(inputs.values(), (system(9, 1), system(9, 2)), strict=True):
         (folder / "data" / "00000.jsonl").write_text("".join(json.dumps(s) + "\n" for s in sentences[:4]))
         (folder / "data" / "00001.jsonl").write_text("".join(json.dumps(s) + "\n" for s in sentences[4:]))

@@ -206,8 +206,8 @@ def _write_tables(target: Path, name: str, dataset: Dataset) -> None:
     manifest, splits = target.with_name(f"{name}.tsv"), target.with_name("splits.tsv")
     if not manifest.exists():
         write_text(manifest, _table([("audio", "id", "speaker", "split"), *((f"{name}/{p}", *rest) for p, *rest in rows)]))
-    words, text = _words(target, {name for _, name, *_ in rows}), target.with_name(f"{name}.txt")
-    if words and not text.exists():
+    text = target.with_name(f"{name}.txt")
+    if not text.exists() and (words := _words(target, {row[1] for row in rows})):
         write_text(text, _table(sorted(words.items())))
     there: list[list[str]] = []
     if splits.exists():

@@ -7,11 +7,15 @@ import hashlib
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from textless.audio import to_int16
 from textless.errors import CorpusError, TextlessError
+
+if TYPE_CHECKING:
+    from pocketsphinx import Decoder
 
 
 def recognise(waveform: np.ndarray) -> str:
@@ -39,11 +43,16 @@ def _decode(samples: bytes) -> str:
     from pocketsphinx import Decoder
 
     decoder = Decoder(samprate=16000, cmn="batch", loglevel="FATAL")
+    listen(decoder, samples)
+    found = decoder.hyp()
+    return found.hypstr if found else ""
+
+
+def listen(decoder: Decoder, samples: bytes) -> None:
+    """Let a decoder of PocketSphinx go over a whole utterance, 16-bit samples."""
     decoder.start_utt()
     decoder.process_raw(samples, full_utt=True)
     decoder.end_utt()
-    found = decoder.hyp()
-    return found.hypstr if found else ""
 
 
 def check_recogniser(what: str = "word error rates need") -> None:

@@ -5,12 +5,13 @@ Packing as in Slam (Maimon et al. 2025, arXiv:2502.15814) and nanochat: rows are
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -56,15 +57,12 @@ class Documents:
             if len(d)
         )
         if folder is None:
-            columns: dict[str, list[np.ndarray]] = {name: [] for name in kinds}
-            for row in rows:
-                for name, values in row.items():
-                    columns[name].append(np.asarray(values, kinds[name]))
-            columns["tokens"].append(np.array([n_units], kinds["tokens"]))
-            found = {name: np.concatenate([np.empty(0, kinds[name]), *arrays]) for name, arrays in columns.items()}
+            buffers = {name: io.BytesIO() for name in kinds}
+            _write(buffers, rows, kinds, n_units)
+            found = {name: np.frombuffer(buffers[name].getbuffer(), kind) for name, kind in kinds.items()}
         else:
             if not folder.is_dir():
-                _write(folder, rows, kinds, n_units)
+                _write_folder(folder, rows, kinds, n_units)
             found = _map(folder, kinds)
         if not len(found["lengths"]):
             raise TrainingError("no units to train on")
@@ -77,15 +75,19 @@ class Documents:
         return [np.asarray(self.tokens[end - length + 1 : end], np.int64) for end, length in zip(ends[:count], self.lengths, strict=False)]
 
 
-def _write(folder: Path, rows: Iterable[dict[str, Any]], kinds: dict[str, type], n_units: int) -> None:
+def _write(files: Mapping[str, BinaryIO], rows: Iterable[dict[str, Any]], kinds: dict[str, type], n_units: int) -> None:
+    for row in rows:
+        for name, values in row.items():
+            files[name].write(np.asarray(values, kinds[name]).tobytes())
+    files["tokens"].write(np.array([n_units], kinds["tokens"]).tobytes())
+
+
+def _write_folder(folder: Path, rows: Iterable[dict[str, Any]], kinds: dict[str, type], n_units: int) -> None:
     attempt = folder.with_name(f"{folder.name}.part")
     attempt.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         files = {name: stack.enter_context(open(attempt / name, "wb")) for name in kinds}
-        for row in rows:
-            for name, values in row.items():
-                files[name].write(np.asarray(values, kinds[name]).tobytes())
-        files["tokens"].write(np.array([n_units], kinds["tokens"]).tobytes())
+        _write(files, rows, kinds, n_units)
         for file in files.values():
             file.flush()
             os.fsync(file.fileno())  # else a power cut could leave the folder and nothing in it

@@ -243,7 +243,8 @@ class Difference(Step):
         from textless.units.dump import Dump
         from textless.vocoder.bootstrap import differences
 
-        if phones := read_phones(job, self):
+        phones = read_phones(job, self)
+        if phones is not None:
             a, b = (Dump(job.inputs[name]) for name in ("a", "b"))
             figures = unit_difference(a, b, phones, seed=self.seed)
         else:

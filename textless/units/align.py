@@ -7,7 +7,7 @@ import numpy as np
 
 from textless.audio import to_int16
 from textless.errors import CorpusError
-from textless.recognise import check_recogniser, words_of
+from textless.recognise import check_recogniser, listen, words_of
 from textless.units.items import Alignment
 
 FRAME = 0.01  # seconds of PocketSphinx's frames
@@ -38,16 +38,10 @@ def align(waveform: np.ndarray, text: str) -> Alignment:
     samples = to_int16(waveform).tobytes()
     try:
         decoder.set_align_text(" ".join(words))
-        _decode(decoder, samples)
+        listen(decoder, samples)
         decoder.set_alignment()  # of the phones in the words that were just found
-        _decode(decoder, samples)
+        listen(decoder, samples)
         found = [phone for word in decoder.get_alignment() for phone in word]
     except (RuntimeError, TypeError, ValueError):  # what its wrapper makes of a search without a result
         raise CorpusError("cannot be aligned: the words do not fit onto the audio") from None
     return [(round(p.start * FRAME, 2), round((p.start + p.duration) * FRAME, 2), p.name) for p in found]
-
-
-def _decode(decoder, samples: bytes) -> None:
-    decoder.start_utt()
-    decoder.process_raw(samples, full_utt=True)
-    decoder.end_utt()
