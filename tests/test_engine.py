@@ -12,14 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import golden_keys
+import numpy as np
 import pytest
 
+from conftest import ROOT
 from textless.engine.explain import why
 from textless.engine.pipeline import Pipeline
 from textless.engine.shards import ROWS_PER_SHARD, split_rows
-from textless.engine.step import Keys, MapStep, Source, Step, canonical, path, runtime
+from textless.engine.step import Keys, MapStep, Source, Step, added, canonical, path, runtime
 from textless.engine.store import Store
 from textless.errors import PipelineError, RowsFailedError, StepTypeError, StoreError
+from textless.steps import STEPS
+from textless.steps.common import units_identity
+from textless.units.dump import UnitRow
+from textless.units.types import UnitContract, Units
 
 RUNS: list[str] = []
 
@@ -141,26 +148,52 @@ def test_only_json_values_enter_a_key(bad):
         Keys(str).of(Any(value=bad))
 
 
+def test_keys_are_those_of_before():
+    """A key changes only with its step's version, raised on purpose: then run `python tests/golden_keys.py`."""
+    assert golden_keys.table() == golden_keys.TABLE.read_text()
+
+
 def test_keys_are_equal_in_every_process():
-    code = """
-        from textless.engine.step import Keys
-        from textless.steps import Corpus, Frames, KMeans, Pretrain, Encode, TrainLM
-        keys = Keys(lambda p: "0" * 64)
-        Corpus.content = lambda self, h: "c"
-        corpus = Corpus(manifest="x")
-        frames = Frames(audio=corpus, encoder="mfcc", fraction=0.1)
-        km = KMeans(frames=frames, n_units=100, seed=3)
-        units = Encode(audio=corpus, encoder="mfcc", codebook=km)
-        hubert = Pretrain(audio=corpus, labels=units, steps=10)
-        print(" ".join(keys.of(s)[:12] for s in (corpus, frames, km, units, hubert, TrainLM(units=units, steps=5))))
-    """
-    found = {
-        subprocess.check_output(
-            [sys.executable, "-c", textwrap.dedent(code)], env={**os.environ, "PYTHONHASHSEED": seed}, text=True
-        ).strip()
-        for seed in ("0", "1", "random")
-    }
-    assert found == {(Path(__file__).parent / "data" / "keys.txt").read_text().strip()}
+    for seed in ("0", "random"):
+        code = "import golden_keys; print(golden_keys.table(), end='')"
+        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT)])}
+        assert subprocess.check_output([sys.executable, "-c", code], env=env, text=True) == golden_keys.TABLE.read_text()
+
+
+def test_every_step_type_has_a_golden_key():
+    assert {line.split()[2] for line in golden_keys.TABLE.read_text().splitlines()} == set(STEPS)
+
+
+def test_a_field_added_later_changes_no_key_while_it_has_its_default():
+    @dataclass(frozen=True, kw_only=True)
+    class Before(MapStep):
+        type = "grown"
+        times: int = 2
+
+        def identity(self, row, hash_file):
+            return row
+
+    @dataclass(frozen=True, kw_only=True)
+    class After(Before):
+        loud: bool = added(False)
+
+    keys = Keys(str)
+    assert keys.of(After()) == keys.of(Before())
+    assert keys.shard(After(), ["row"]) == keys.shard(Before(), ["row"])
+    assert keys.of(After(loud=True)) != keys.of(Before())
+    assert keys.shard(After(loud=True), ["row"]) != keys.shard(Before(), ["row"])
+
+
+def test_rows_of_units_enter_keys_as_before():
+    contract = UnitContract(encoder="mfcc", frame_rate=50.0, n_units=9)
+    row = UnitRow("a", Units([1, 2], [3, 4], contract), speaker="s", source="a.wav", offset=0, samples=7, extra={"x": 1})
+    text = (
+        "UnitContract(encoder='mfcc', layer=None, window=None, normalisation=None, transform=None, sample_rate=None, "
+        "frame_rate=50.0, n_units=9, codebook=None)"
+    )
+    numbers = np.array([1, 2], np.int64).tobytes() + b"/" + np.array([3, 4], np.int64).tobytes()
+    digest = hashlib.sha256(numbers + text.encode()).hexdigest()
+    assert units_identity(row) == ["a", digest, "s", "a.wav", 0, 7, "[('x', 1)]"]
 
 
 # -------------------------------------------------------------------------------------------------------------- store

@@ -23,6 +23,11 @@ def runtime(default: Any) -> Any:
     return field(default=default, metadata={"runtime": True})
 
 
+def added(default: Any) -> Any:
+    """A field that a released step type gained later. While it has its default, keys of steps and shards are what they were before."""
+    return field(default=default, metadata={"added": True})
+
+
 def path(default: Any = MISSING) -> Any:
     """A field that holds a path, or a list of them, relative to the pipeline file. Not in the key: what it holds enters by `content`."""
     return field(default=default, metadata={"runtime": True, "path": True})
@@ -150,11 +155,14 @@ class Keys:
     def shard(self, step: MapStep, rows: list[Any]) -> str:
         """Key of a shard: the step's payload without the inputs that rows come from, and the rows.
 
-        All fields enter, defaults too: no manifest stands beside a shard that would show an edited default.
+        All fields enter, defaults too: no manifest stands beside a shard that would show an edited default. Only fields that were
+        `added` to a released type stay out while they have their default.
         """
         inputs = {name: key for name, key in self.payload(step)["inputs"].items() if name not in step.rows_from}
         identities = [step.identity(row, self.hash_file) for row in rows]
-        return digest({"step": step.type, "version": step.version, "fields": step.settings(), "inputs": inputs, "rows": identities})
+        later = {f.name: f.default for f in fields(step) if f.metadata.get("added")}
+        settings = {k: v for k, v in step.settings().items() if k not in later or v != later[k]}
+        return digest({"step": step.type, "version": step.version, "fields": settings, "inputs": inputs, "rows": identities})
 
     def _entry(self, step: Step) -> tuple[Step, dict[str, Any], str]:
         if id(step) not in self._known:

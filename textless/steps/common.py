@@ -36,8 +36,21 @@ def units_identity(row: UnitRow) -> list[Any]:
     """What makes a row of units what it is, their contract included: a model may take these and refuse the same numbers of another."""
     units, durations = row.units.units, row.units.durations
     digest = hashlib.sha256(units.tobytes() + (b"" if durations is None else b"/" + durations.tobytes()))
-    digest.update(repr(row.units.contract).encode())
+    digest.update(_contract_text(row.units.contract).encode())
     return [row.id, digest.hexdigest(), row.speaker, row.source, row.offset, row.samples, repr(sorted(row.extra.items()))]
+
+
+# What a contract's text began with when the first keys were made. Keys of `continue` and `resynth` depend on it.
+_FIRST_FIELDS = (
+    "encoder", "layer", "window", "normalisation", "transform", "sample_rate", "frame_rate", "n_units", "codebook",
+)  # fmt: skip
+
+
+def _contract_text(contract: UnitContract) -> str:
+    """A contract as it enters keys. A field that came later enters only where it is known, so that old keys stay."""
+    values = contract.to_dict()
+    entered = [k for k in values if k in _FIRST_FIELDS or values[k] is not None]
+    return f"UnitContract({', '.join(f'{k}={values[k]!r}' for k in entered)})"
 
 
 def place(job: Job, step: Any, field: str) -> Path | str:
