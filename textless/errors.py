@@ -28,6 +28,10 @@ class ModelError(TextlessError):
     """A model folder, checkpoint or codebook that is missing, damaged or of another architecture."""
 
 
+class DeviceError(TextlessError):
+    """A device that is unknown, missing, or cannot do what is asked."""
+
+
 class TrainingError(TextlessError):
     """Training data that does not fit together: wrong label rate or length, too few frames, NaN."""
 

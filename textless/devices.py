@@ -1,0 +1,32 @@
+"""Names of devices, checked before anything is loaded on one."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from textless.errors import DeviceError
+
+
+def resolve(device: str) -> torch.device:
+    """The device of this name: `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        DeviceError: the name is unknown, there is no such GPU, or the device lacks what this package needs.
+    """
+    name = str(device)
+    if name == "cpu":
+        return torch.device("cpu")
+    if re.fullmatch(r"mps(:0)?", name):
+        raise DeviceError("device 'mps' has no float64, which norms, statistics and F0 need; use cpu")
+    if not re.fullmatch(r"cuda(:(0|[1-9][0-9]*))?", name):
+        raise DeviceError(f"device {name!r} is unknown; known: cpu, cuda, cuda:N")
+    if not torch.cuda.is_available():
+        why = "finds none on this machine" if torch.version.cuda or torch.version.hip else "was built without CUDA"
+        raise DeviceError(f"device {name!r} is a GPU, but this torch {why}; use cpu")
+    # Compared as a number of any size: torch keeps an index in a byte, and would name another GPU.
+    if (index := int(name[5:] or 0)) >= (count := torch.cuda.device_count()):
+        known = ", ".join(f"cuda:{i}" for i in range(count))
+        raise DeviceError(f"device {name!r} is not on this machine; it has {known}")
+    return torch.device("cuda", index) if ":" in name else torch.device("cuda")
