@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from textless.errors import AudioError, ModelError
-from textless.units import extract
+from textless.units import extract, logmel, mfcc
 from textless.units.extract import MARGIN, Extractor, windows
 from textless.units.hubert import EPSILON, PRESETS, Hubert, HubertConfig
 from textless.units.hubert_frames import n_frames
-from textless.units.logmel import log_mel, normalise
+from textless.units.logmel import normalise
 
 SMALL = {"conv_dim": 32, "dim": 64, "layers": 3, "heads": 4, "ffn_dim": 64, "pos_conv_kernel": 16, "pos_conv_groups": 4}
 BASE = HubertConfig(**SMALL)
@@ -39,20 +39,29 @@ def models():
 
 
 def naive(model, waveform, layer):
-    """By the training model, the whole file at once, in double precision."""
-    model = model.double()
+    """By the training model, the whole file at once, in double precision.
+
+    The spectrogram alone is the extractor's, which `test_spectrogram` holds against one in double precision: that of a band 70 dB below
+    its frame is rounded to 1e-4 nats, and where a short file varies little in this band the norm makes more of it.
+    """
+    x = torch.from_numpy(np.asarray(waveform, np.float64))
+    if model.config.front_end == "conv":
+        x = model.double().prepare(x)
+    else:
+        x = normalise(spectrogram(model, waveform).double())
     with torch.inference_mode():
-        x = torch.from_numpy(np.asarray(waveform, np.float64))
-        if model.config.front_end == "conv":
-            x = model.prepare(x)[None]
-            frames = model(x)[1][layer - 1][0].numpy()
-        else:  # log-mel is computed in single precision
-            if model.config.normalisation != "none":
-                x = torch.nn.functional.layer_norm(x, x.shape, eps=EPSILON[model.config.normalisation])
-            mel = normalise(log_mel(x.float(), n_mels=model.config.n_mels).double())
-            frames = model(mel[None])[1][layer - 1][0].numpy()
+        frames = model.double()(x[None])[1][layer - 1][0].numpy()
     model.float()
     return frames
+
+
+def spectrogram(model, waveform):
+    """As the extractor sees it, before the norm. (T', n_mels) float32."""
+    front = Extractor(model).front
+    with torch.inference_mode():
+        return front._mel(
+            extract._samples(lambda: [waveform], len(waveform)), 0, mfcc.n_frames(len(waveform)), front.measure(lambda: [waveform])
+        )
 
 
 def close(a, b, tolerance=1e-5):
@@ -67,6 +76,33 @@ def test_equals_the_model(models, name, clip, samples):
     for layer in (1, 2):
         close(got[layer - 1], naive(models[name], clip[2000 : 2000 + samples], layer))
         assert got[layer - 1].dtype == np.float32
+
+
+@pytest.mark.parametrize("name", ["logmel", "logmel-normalised"])
+@pytest.mark.parametrize(("gain", "offset"), [(1, 0), (1e-4, 0), (0.1, 0.9), (0, 0)])
+@pytest.mark.parametrize("samples", [400, 1000, 9000])
+def test_spectrogram(models, name, clip, samples, gain, offset):
+    """Against one in double precision, to float32's rounding of each frame's samples.
+
+    The magnitude of a bin is off by no more than c · eps · (the norm of the frame that is transformed) · sqrt(samples): five roundings of
+    each sample (offset, level, gain, window and what the window itself is rounded to) and one for each of the transform's nine stages.
+    A band, of weights w, is the square of a norm of magnitudes √w · |X|: it is off by no more than the same times √Σw.
+    """
+    config = models[name].config
+    wave = (clip[2000 : 2000 + samples] * gain + offset).astype(np.float32)
+    got = spectrogram(models[name], wave).double().numpy()
+    x = wave.astype(np.float64)
+    if config.normalisation != "none":
+        x = (x - x.mean()) / np.sqrt(x.var() + EPSILON[config.normalisation])
+    frames = np.lib.stride_tricks.sliding_window_view(x, mfcc.WINDOW)[:: mfcc.HOP] * np.hanning(mfcc.WINDOW)
+    filters = logmel.mel_filters(config.n_mels).double().numpy()
+    band = np.sqrt(np.square(np.abs(np.fft.rfft(frames, logmel.N_FFT))) @ filters)
+    rounding = 14 * 2**-24 * np.linalg.norm(frames, axis=1, keepdims=True) * np.sqrt(mfcc.WINDOW) * np.sqrt(filters.sum(0))
+    floor = np.sqrt(1e-6)
+    low, high = (2 * np.log(np.maximum(b, floor)) for b in (band - rounding, band + rounding))
+    last = 4 * 2**-24 * np.abs(got).max()  # of the sum and the logarithm
+    assert (got >= low - last).all()
+    assert (got <= high + last).all()
 
 
 @every
