@@ -154,6 +154,28 @@ def test_frames_are_not_copied(monkeypatch, tmp_path):
     assert np.array_equal(kmeans.codebook.centroids, KMeans(20, transform="layer_norm", iterations=2).fit(frames).codebook.centroids)
 
 
+def test_the_memory_of_gpus_is_reserved_once(monkeypatch):
+    """It takes longer than an iteration. Stand-ins for faiss-gpu: what would be searched on GPUs is searched on the CPU."""
+    import faiss
+
+    frames, _ = blobs(k=20, n=300)
+    expected = KMeans(20, restarts=2).fit(frames)
+    reserved, used = [], []
+
+    def move(resources, index):
+        used.append(list(resources))
+        return index
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 2)
+    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: reserved.append(len(reserved)) or reserved[-1], raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu_multiple_py", move, raising=False)
+    kmeans = KMeans(20, restarts=2).fit(frames)
+    assert reserved == [0, 1]
+    assert len(used) > len(kmeans.metrics["inertia_curve"])
+    assert all(resources == [0, 1] for resources in used)
+    assert np.array_equal(kmeans.codebook.centroids, expected.codebook.centroids)
+
+
 def test_minibatch_is_scikit_learn_as_fairseq_sets_it():
     from sklearn.cluster import MiniBatchKMeans
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from textless.errors import ModelError, TrainingError, did_you_mean
-from textless.units.lloyd import Assignment, Points, cluster
+from textless.units.lloyd import Assignment, Points, cluster, gpus
 from textless.units.mfcc import SAMPLE_RATE
 from textless.units.types import UnitContract
 from textless.weights import load_model, save_model
@@ -238,6 +238,7 @@ class KMeans:
     def fit(self, frames: np.ndarray) -> KMeans:
         """Cluster frames (N, D) of any float type, which may be memory-mapped. Raises TrainingError: fewer than units, not finite."""
         points = self._points(frames)
+        points.gpus = gpus()
         if self.algorithm == "minibatch":
             kmeans = self._minibatch().fit(np.concatenate([x for _, x in points.blocks()]))
             centroids = np.ascontiguousarray(kmeans.cluster_centers_, np.float32)

@@ -6,7 +6,8 @@ The nearest centroid is searched by faiss, on a GPU where the installed faiss ha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,10 +29,17 @@ class Points:
         frames: (N, D) of any float type; may be memory-mapped.
         transform: (n, D) float32 → (n, D) float32.
         mean: (D,) float32, to be taken away.
+        gpus: what `gpus` gives, to search them there; none: on the CPU.
     """
 
-    def __init__(self, frames: np.ndarray, transform: Callable[[np.ndarray], np.ndarray], mean: np.ndarray | None = None) -> None:
-        self.frames, self.transform = frames, transform
+    def __init__(
+        self,
+        frames: np.ndarray,
+        transform: Callable[[np.ndarray], np.ndarray],
+        mean: np.ndarray | None = None,
+        gpus: Sequence[Any] = (),
+    ) -> None:
+        self.frames, self.transform, self.gpus = frames, transform, gpus
         self.mean = np.zeros(frames.shape[1], np.float32) if mean is None else mean
 
     def measure(self) -> np.ndarray:
@@ -55,7 +63,14 @@ class Points:
 
     def part(self, index: np.ndarray) -> Points:
         """Some of the frames, copied, with the same mean taken away."""
-        return Points(self.frames[index], self.transform, self.mean)
+        return Points(self.frames[index], self.transform, self.mean, self.gpus)
+
+
+def gpus() -> list[Any]:
+    """faiss's working memory on each GPU. It is reserved once for all iterations: that takes longer than one of them."""
+    import faiss
+
+    return [faiss.StandardGpuResources() for _ in range(faiss.get_num_gpus())]
 
 
 def plus_plus(x: np.ndarray, n: int, draw: np.random.Generator) -> np.ndarray:
@@ -99,8 +114,8 @@ class Assignment:
         from scipy.sparse import csr_matrix
 
         index = faiss.IndexFlatL2(centroids.shape[1])
-        if faiss.get_num_gpus() > 0:
-            index = faiss.index_cpu_to_all_gpus(index)
+        if points.gpus:
+            index = faiss.index_cpu_to_gpu_multiple_py(points.gpus, index)
         index.add(centroids)
         self.sums, self.counts = np.zeros(centroids.shape), np.zeros(len(centroids), np.int64)
         self.distances = np.empty(len(points.frames), np.float32)
