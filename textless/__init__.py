@@ -10,6 +10,8 @@ speech = m.resynth(more)
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import Any
 
 __version__ = "0.1.0"
@@ -42,3 +44,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+def _one_thread() -> None:
+    """OpenMP's threads are not there after a fork, and computing on several would wait for them for ever."""
+    for name, function in (("torch", "set_num_threads"), ("faiss", "omp_set_num_threads")):
+        if (limit := getattr(sys.modules.get(name), function, None)) is not None:
+            limit(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_one_thread)
