@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager
 
 import torch
 
-from textless.errors import DeviceError
+from textless.errors import DeviceError, TrainingError
 
 
 def resolve(device: str) -> torch.device:
@@ -30,3 +31,19 @@ def resolve(device: str) -> torch.device:
         known = ", ".join(f"cuda:{i}" for i in range(count))
         raise DeviceError(f"device {name!r} is not on this machine; it has {known}")
     return torch.device("cuda", index) if ":" in name else torch.device("cuda")
+
+
+def check_training(device: str, precision: str) -> None:
+    """Raises TrainingError for an unknown precision, DeviceError for one that this device, which `resolve` knows, does not have."""
+    if precision not in ("fp32", "bf16"):
+        raise TrainingError(f"precision is {precision!r}; known: fp32, bf16")
+    if precision == "bf16" and device.startswith("cuda"):
+        with torch.cuda.device(device):
+            if not torch.cuda.is_bf16_supported(including_emulation=False):
+                name = torch.cuda.get_device_name(device)
+                raise DeviceError(f"device {device!r} ({name}) has no bfloat16, or emulates it slowly; train with precision fp32")
+
+
+def fork_rng(device: str) -> AbstractContextManager[None]:
+    """A block whose draws leave torch's generators of the CPU and of this device as they were."""
+    return torch.random.fork_rng([device] if device.startswith("cuda") else [])

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from textless.devices import resolve
 from textless.errors import TrainingError
 
 PATIENCE = timedelta(days=1)  # the first process may decode a large corpus while the others wait; launchers end the others of one that dies
@@ -32,9 +33,12 @@ def size() -> int:
 
 
 def place(device: str) -> str:
-    """The device of this process: of several on a host that shall run on `cuda`, each has the GPU of its own number."""
+    """The device of this process: of several on a host that shall run on `cuda`, each has the GPU of its own number.
+
+    Raises DeviceError as `devices.resolve`, TrainingError when there are fewer GPUs than processes.
+    """
     if size() == 1 or device != "cuda":
-        return device
+        return str(resolve(device))
     here = int(os.environ.get("LOCAL_RANK") or 0)
     if here >= torch.cuda.device_count():
         raise TrainingError(f"process {here} of this host has no GPU; there are {torch.cuda.device_count()}: start as many processes")

@@ -129,22 +129,17 @@ def accelerator() -> Found:
 
     lines, problems = [], []
     devices = [f"cuda:{n}" for n in range(torch.cuda.device_count())]
-    if getattr(torch.backends, "mps", None) and torch.backends.mps.is_available():
-        devices.append("mps")
     for device in devices:
         try:
-            about = "Metal"
-            if device != "mps":
-                at = torch.cuda.get_device_properties(device)
-                about = f"{at.name}, {at.total_memory / 2**30:.0f} GiB"
+            at = torch.cuda.get_device_properties(device)
             x = torch.arange(64.0).reshape(8, 8)
             if not torch.allclose((x.to(device) @ x.to(device)).cpu(), x @ x):
                 raise ArithmeticError("a product of two matrices came out wrong")
-            lines.append((device, about))
+            lines.append((device, f"{at.name}, {at.total_memory / 2**30:.0f} GiB"))
         except Exception as e:
             problems.append(f"{device}: cannot compute ({_line(e)}); check its driver, or install torch for it; --device cpu works")
     if not devices:
-        lines.append(("accelerator", "none that torch can use"))
+        lines.append(("accelerator", "none that can be used"))
         if has_nvidia():
             problems.append(f"/dev/nvidia0 is there, but torch {torch.__version__} cannot use it; install torch for CUDA, or the driver")
     return lines, problems

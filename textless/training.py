@@ -15,6 +15,7 @@ import math
 import os
 import pickle
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from textless import distributed
+from textless import devices, distributed
 from textless.errors import TrainingError
 
 CHECKPOINT_SECONDS = 10.0
@@ -43,6 +44,7 @@ def train(
     log: Callable[[int, dict[str, float]], None] | None = None,
     log_every: int = 50,
     speed: tuple[str, float] | None = None,
+    device: str = "cpu",
 ) -> list[dict[str, float]]:
     """Call `step(n)` for n = 0 … steps - 1, or until `until` says so after a step, and return the training curve.
 
@@ -56,26 +58,23 @@ def train(
         log: called in every process with the step and the row of averaged figures; with `speed` in it, which the curve never has: it
             is a clock.
         speed: name of a figure, and how much of it a step does: the row then says how much was done a second since the last one.
+        device: where `step` computes; its generators are restored at the end.
 
     Returns:
         [{"step", …figures}], one row per `log_every` steps; the part before a resumption included.
 
     Raises:
-        TrainingError: a figure became NaN or infinite, the processes do not see the same checkpoint, or it is damaged. It is kept.
+        TrainingError: a figure became NaN or infinite; the processes do not see the same checkpoint; it is damaged, or of another
+            training. It is kept.
     """
     start, curve = 0, []
     if checkpoint is not None and checkpoint.exists():
-        saved = _load(checkpoint)
-        for name, part in state.items():
-            part.load_state_dict(saved["state"][name])
-        start, curve = saved["step"], saved["curve"]
+        start, curve = _resume(checkpoint, state)
     distributed.check_same(start, "the step to resume from")
 
     recent: list[dict[str, Any]] = []
     kept_at, kept_step = time.monotonic(), start
-    # One GPU for each of several processes; torch warns when it is left to find out which.
-    devices = [torch.cuda.current_device()] if distributed.size() > 1 and torch.cuda.is_available() else None
-    with torch.random.fork_rng(devices):
+    with devices.fork_rng(device):
         since, begun = start, time.monotonic()
         for n in itertools.count(start) if steps is None else range(start, steps):
             torch.manual_seed(_mix(seed, n))
@@ -112,12 +111,36 @@ def _save(path: Path, step: int, state: dict[str, Any], curve: list[dict[str, fl
     temporary.replace(path)
 
 
-def _load(path: Path) -> dict[str, Any]:
-    """A checkpoint. One that is damaged is not passed over: days of training may be in it, and a copy of it somewhere."""
+def _resume(path: Path, state: dict[str, Any]) -> tuple[int, list[dict[str, float]]]:
+    """Load a checkpoint into `state`; returns the steps done and the curve.
+
+    One that is damaged is not passed over: days of training may be in it, and a copy of it somewhere. Any other failure, such as too
+    little memory, says nothing of the file and is passed on.
+    """
     try:
-        return torch.load(path, weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
-        raise TrainingError(f"{path}: this checkpoint is damaged; bring it back from a copy, or remove it to start over") from None
+        with zipfile.ZipFile(path) as archive:  # torch itself compares no checksums
+            damaged = archive.testzip() is not None
+    except (OSError, MemoryError):
+        raise
+    except Exception:  # zipfile has no class of its own for all that can be wrong with an archive
+        damaged = True
+    if damaged:
+        raise TrainingError(f"{path}: this checkpoint is damaged; bring it back from a copy, or remove it to start over")
+    try:
+        # To the CPU first: on a GPU it would need its memory twice, and of several processes each would load it to the first one's GPU.
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        if set(saved["state"]) != set(state):
+            raise KeyError(*saved["state"])
+        for name, part in state.items():
+            part.load_state_dict(saved["state"][name])
+        return saved["step"], saved["curve"]
+    except (pickle.UnpicklingError, KeyError, TypeError, ValueError, RuntimeError) as e:
+        # RuntimeError is also the class of CUDA's errors and of memory that cannot be had.
+        if isinstance(e, RuntimeError) and not str(e).startswith(("Error(s) in loading state_dict", "PytorchStreamReader")):
+            raise
+        raise TrainingError(
+            f"{path}: this checkpoint is of another model or training; give the options that it was made with, or remove it to start over"
+        ) from None
 
 
 def update(

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from textless.devices import check_training, fork_rng
 from textless.distributed import first_before_others, place, size
 from textless.errors import ContractError, TrainingError
 from textless.lm.decoder import UnitDecoder
@@ -126,6 +127,7 @@ def train_lm(
 
     Raises:
         ContractError: units of another kind than `contract`, or one without n_units.
+        DeviceError: the device is unknown or not there, or cannot train in this precision.
         TrainingError: not one budget of the two, an unknown preset, precision or schedule, no units, a row longer than a batch,
             fewer rows in a batch than processes; the loss became NaN.
     """
@@ -137,8 +139,6 @@ def train_lm(
         raise TrainingError(f"minutes is {minutes} and {size()} processes train; it must be above 0, in one process: give steps")
     if preset not in PRESETS:
         raise TrainingError(f"preset is {preset!r}; known: {', '.join(PRESETS)}")
-    if precision not in ("fp32", "bf16"):
-        raise TrainingError(f"precision is {precision!r}; known: fp32, bf16")
     if schedule not in ("cosine", "inverse_sqrt"):
         raise TrainingError(f"schedule is {schedule!r}; known: cosine, inverse_sqrt")
     if batch_tokens < context:
@@ -146,7 +146,8 @@ def train_lm(
     if start is not None and context > start.config.context:
         raise TrainingError(f"context {context} is longer than the {start.config.context} tokens that the start can see")
     device = place(device)
-    with torch.random.fork_rng():
+    check_training(device, precision)
+    with fork_rng(device):
         torch.manual_seed(seed)
         fresh = LMConfig(n_units=contract.n_units, context=context, **PRESETS[preset])
         model = UnitLM(fresh, contract, dropout=dropout) if start is None else start
@@ -205,6 +206,7 @@ def train_lm(
         log=log,
         log_every=log_every,
         speed=("tokens_per_second", rows * context),
+        device=device,
     )
     made = int(curve[-1]["step"]) if curve else 0
     figures: dict[str, Any] = {"curve": curve, "steps": made, "tokens": made * rows * context}

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textless.devices import check_training, fork_rng
 from textless.distributed import first_before_others, place
 from textless.errors import TrainingError
 from textless.training import decay_groups, perplexity, rng, train, update, warmup_cosine
@@ -212,14 +213,16 @@ def pretrain(
     Raises:
         TrainingError: labels of another length or outside `n_classes`; no file as long as a frame; fewer rows in a batch than
             processes; the loss became NaN.
+        DeviceError: the device is unknown or not there, or cannot train in this precision.
     """
     for name, share in (("dropout", dropout), ("layer_drop", layer_drop)):
         if not 0 <= share < 1:
             raise TrainingError(f"{name} is {share}; it must be at least 0 and less than 1")
     device = place(device)
+    check_training(device, precision)
     if voice is not None:
         config = replace(config, voice_clusters=len(voice.centroids), voice_dim=voice.centroids.shape[1])
-    with torch.random.fork_rng():
+    with fork_rng(device):
         torch.manual_seed(seed)
         model, classifier = Hubert(config).train(), Head(config.dim, n_classes, head).to(device)
     if voice is not None:
@@ -284,6 +287,7 @@ def pretrain(
         checkpoint=folder / "checkpoint.pt",
         log=log,
         speed=("audio_hours_per_hour", seconds),
+        device=device,
     )
     return model.eval(), curve
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from textless import training
+from textless.devices import check_training, fork_rng
 from textless.distributed import place
 from textless.errors import TrainingError
 from textless.units.types import UnitContract
@@ -86,20 +87,20 @@ def train_vocoder(
             batch than processes, or a loss that is not a number.
         ContractError: a clip's units are of another kind.
         ModelError: the contract or preset does not give a vocoder.
+        DeviceError: the device is unknown or not there, or cannot train in this precision.
     """
-    if precision not in ("fp32", "bf16"):
-        raise TrainingError(f'precision must be "fp32" or "bf16", not {precision!r}')
     if adversarial not in (None, *SIZES):
         raise TrainingError(f"adversarial is the size of the discriminators, {' or '.join(SIZES)}, not {adversarial!r}")
     if not clips:
         raise TrainingError("there are no clips to train a vocoder on")
     device = place(device)
+    check_training(device, precision)
     if start:
         config, contract = start.config, start.contract
     else:
         names = speakers or by_duration(clips)
         config = VocoderConfig.of(contract, speakers=names, preset=preset, f0=f0, upsample=upsample, causal=causal)
-    with torch.random.fork_rng():
+    with fork_rng(device):
         torch.manual_seed(seed)
         model = UnitVocoder(config, contract).to(device)
         judges = Discriminators(adversarial).to(device) if adversarial else None
@@ -177,7 +178,8 @@ def train_vocoder(
 
     lengths = [c.units.n_frames for c in clips]
     seconds = batch * float(np.average(np.minimum(crop, lengths), weights=lengths)) / model.frame_rate
-    curve = training.train(step, state, steps=steps, seed=seed, checkpoint=checkpoint, log=on_row, speed=("audio_hours_per_hour", seconds))
+    speed = "audio_hours_per_hour", seconds
+    curve = training.train(step, state, steps=steps, seed=seed, checkpoint=checkpoint, log=on_row, speed=speed, device=device)
     model.load_state_dict(average.weights)
     model.eval()
     return model, {"curve": curve, **(_measure(model, held_out) if held_out else {})}
