@@ -24,7 +24,8 @@ wave = 0.1 * np.random.default_rng(0).standard_normal(80_000).astype(np.float32)
 
 def work():
     frames = encoder.encode(wave)
-    return frames.tobytes() + KMeans(20, algorithm=sys.argv[1], restarts=1, iterations=2).fit(np.tile(frames, (4, 1))).codebook.centroids.tobytes()
+    kmeans = KMeans(20, algorithm=sys.argv[1], restarts=1, iterations=2).fit(np.tile(frames, (4, 1)))
+    return frames.tobytes() + kmeans.codebook.centroids.tobytes()
 
 assert torch.get_num_threads() == 2
 work()
