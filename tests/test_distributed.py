@@ -150,7 +150,7 @@ def in_float64() -> None:
 
 
 def launch(code: str, processes: int = 2) -> list[tuple[str, str]]:
-    """Output and errors of processes that know each other as torchrun would have them."""
+    """Output and errors of processes that know each other as torchrun would have them, each on one thread as torchrun does."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -158,14 +158,14 @@ def launch(code: str, processes: int = 2) -> list[tuple[str, str]]:
     children = [
         subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
-            env={**os.environ, **together, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**os.environ, **together, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         for rank in range(processes)
     ]
-    return [child.communicate(timeout=120) for child in children]
+    return [child.communicate(timeout=300) for child in children]
 
 
 def test_parts_partition_the_rows(monkeypatch):
