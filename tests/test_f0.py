@@ -8,7 +8,7 @@ import torch
 
 from conftest import ROOT
 from textless.audio import read_audio
-from textless.errors import AudioError
+from textless.errors import AudioError, DeviceError
 from textless.vocoder import f0
 from textless.vocoder.f0 import f0_cents_error, track_f0, voicing_error
 
@@ -287,6 +287,12 @@ def test_bad_samples(bad):
 def test_bad_settings(wrong):
     with pytest.raises(AudioError, match="cannot track F0 from"):
         track_f0([np.zeros(400, np.float32)], **wrong)
+
+
+@pytest.mark.parametrize("device", ["gpu0", "mps", "cuda:99"])
+def test_bad_devices(device):
+    with pytest.raises(DeviceError, match=f"^device {device!r} "):
+        track_f0([], device=device)
 
 
 @pytest.mark.parametrize("frames", [[], [1, 1], [-1]])

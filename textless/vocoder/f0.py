@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from textless.devices import resolve
 from textless.errors import AudioError
 
 # Praat's defaults
@@ -61,7 +62,9 @@ def track_f0(
 
     Raises:
         AudioError: a waveform is not one-dimensional or holds NaN or infinite samples, or the other arguments make no sense.
+        DeviceError: the device is unknown or not there.
     """
+    at = resolve(device)
     if not (hop >= 1 and low >= 10 and 2 * low <= high <= sample_rate / 4):
         raise AudioError(
             f"cannot track F0 from {low:g} to {high:g} Hz every {hop} samples at {sample_rate} Hz; "
@@ -79,8 +82,8 @@ def track_f0(
     for batch in _batches([fine * (n - 1) + 1 if n else 0 for n in counts]):
         candidates = []
         for i in batch:
-            wave = torch.tensor(np.asarray(waveforms[i], np.float32), device=device)
-            centres = (2 * torch.arange(fine * (counts[i] - 1) + 1, device=device) + fine) * hop // (2 * fine)
+            wave = torch.tensor(np.asarray(waveforms[i], np.float32), device=at)
+            centres = (2 * torch.arange(fine * (counts[i] - 1) + 1, device=at) + fine) * hop // (2 * fine)
             candidates.append(_candidates(wave, centres, sample_rate, low, high))
         for i, path in zip(batch, _best_paths(candidates, hop / fine / sample_rate), strict=True):
             paths[i] = path[::fine].cpu().numpy()
