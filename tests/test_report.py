@@ -1,5 +1,6 @@
 """The report: what is in the page, and that it works in a browser."""
 
+import ast
 import base64
 import io
 import json
@@ -20,15 +21,16 @@ import numpy as np
 import pytest
 import soundfile
 
+from conftest import ROOT
 from textless.audio import read_audio
 from textless.engine.pipeline import Pipeline
 from textless.engine.step import Step
 from textless.engine.store import Store
 from textless.errors import OutputExistsError, PipelineError
-from textless.report import make_report, material
+from textless.report import make_report, material, page
 from textless.report.codebooks import count, manner
-from textless.report.curves import curves
-from textless.report.figures import data, number, png, spectrogram, thinned, ticks, wave_path
+from textless.report.curves import Series, chart, curves
+from textless.report.figures import Html, data, figure, joined, markup, number, png, spectrogram, text, thinned, ticks, wave_path
 from textless.report.material import _limit, find_examples
 from textless.steps import Alignments, Assign, Continue, CopySynthesis, Corpus, Encode, Frames, KMeans, Model, Resynth, UnitQuality
 from textless.units.dump import Dump, UnitRow
@@ -165,6 +167,79 @@ def test_what_comes_from_data_is_escaped(made):
     spans = tracks(made, 1)["original"]["rows"][-1]["spans"]
     assert [[*s[:3]] for s in spans] == [[0.1, 0.3, "AH0"], [0.3, 0.6, "<S>"], [0.6, 1.0, "SIL"]]
     assert [s[3] for s in spans] == ["vowel", "other", "silence"]
+
+
+def test_only_pieces_of_a_page_are_not_escaped():
+    hostile = """'"><img src=x onerror=alert(1)>&"""
+    escaped = "&#x27;&quot;&gt;&lt;img src=x onerror=alert(1)&gt;&amp;"
+    assert markup("<b title='{0}'>{0}</b>", hostile) == f"<b title='{escaped}'>{escaped}</b>"
+    assert markup("{}", markup("<i>{x:.1f}</i>", x=0.25)) == "<i>0.2</i>"
+    assert markup("{}", f"<i>{hostile}</i>") == f"&lt;i&gt;{escaped}&lt;/i&gt;"  # an f-string is no piece
+    assert markup("{x.name}", x=SimpleNamespace(name="<")) == "&lt;"
+    assert joined(["<", Html("<br>"), 3], " ") == "&lt; <br> 3"
+    assert text("caf\udce9").encode() == "caf\ufffd".encode()
+
+
+def test_every_template_is_a_literal():
+    """A value that is in a template before `markup` sees it would not be escaped."""
+    for file in sorted((ROOT / "textless" / "report").glob("*.py")):
+        tree = ast.parse(file.read_text())
+        assigned = [n for n in ast.walk(tree) if isinstance(n, ast.Assign) and isinstance(n.value, ast.Constant)]
+        constants = {ast.unparse(target) for n in assigned for target in n.targets}
+        for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)):
+            if call.func.id == "markup":
+                template = call.args[0]
+                literal = isinstance(template, ast.Constant) or (isinstance(template, ast.Name) and template.id in constants)
+                assert literal, f"{file.name}:{call.lineno}"
+            if call.func.id == "Html" and call.args:
+                own = ast.unparse(call.args[0]) in ("style", "script")
+                assert own or file.name == "figures.py", f"{file.name}:{call.lineno}"
+
+
+def test_what_a_manifest_says_is_escaped(made, tmp_path):
+    name = f"teach{EVIL}"
+    metrics = {"curve": [{"step": 1, EVIL: EVIL}]}
+    manifest = {"seconds": 1.0, "failures": EVIL, "metrics": metrics, "versions": {"textless": EVIL}, "finished": 0}
+    pipeline = Pipeline({name: Teach(rate=0.3)}, file=str(tmp_path / f"{EVIL.replace('/', '')}.yaml"))
+    for html in (page._steps(pipeline, Store(tmp_path), {name: manifest}), page._about(pipeline, {name: manifest})):
+        assert isinstance(html, Html)
+        assert "<script" not in html
+        assert "&lt;script" in html
+    assert "<script" not in chart(EVIL, EVIL, [Series(EVIL, [(0.0, 1.0), (1.0, 2.0)])], [])
+
+
+def test_the_page_may_neither_be_sent_elsewhere_nor_send(made):
+    [policy] = [e.attrs["content"] for e in made.page.find("meta") if e.attrs.get("http-equiv") == "Content-Security-Policy"]
+    assert {"default-src 'none'", "base-uri 'none'", "form-action 'none'"} <= set(policy.split("; "))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strange(Step):
+    """Figures that are none."""
+
+    type = "strange"
+
+    def run(self, job):
+        odd = ["text", None, float("nan"), float("-inf"), 10**400, -1e308, 1e308, [], {"a": []}, True]
+        job.metrics = {
+            "mcd": 10**400,
+            "pnmi": float("nan"),
+            "curve": [{"step": step, "loss": value} for step in (1, "one", 10**400) for value in odd],
+            "flat_curve": [{"step": 1, "loss": 1e299}, {"step": 1, "loss": -1e299}],
+            "list_curve": [1e308, -1e308],
+            "wer": odd,
+            "uer": {"low": "x", "high": {}},
+        }
+
+
+def test_figures_that_are_no_numbers(tmp_path):
+    pipeline, store = Pipeline({"odd": Strange(), "odd@x=1": Strange()}), Store(tmp_path)
+    pipeline.run(store)
+    make_report(pipeline, store, tmp_path / "r.html", title="odd")
+    page = Page(tmp_path / "r.html")
+    assert page.sections() == ["steps", "figures", "curves"]
+    assert all(len(s["points"]) == 2 for c in page.data["charts"] for s in c["series"])
+    assert [figure("mcd", v) for v in (3.5, "x", None, 10**400, float("nan"))] == ["3.50", "x", "–", str(10**400), "nan"]
 
 
 def test_what_is_said_of_the_same_id_is_one_example(made):

@@ -14,7 +14,7 @@ from textless.engine.step import Source
 from textless.engine.store import Store
 from textless.errors import DumpError
 from textless.report.curves import Series, chart
-from textless.report.figures import duration, number, picture, text
+from textless.report.figures import Html, duration, joined, markup, number, picture
 from textless.steps import Assign, Encode
 from textless.units.dump import Dump, UnitRow
 from textless.units.quality import frame_phones
@@ -118,12 +118,12 @@ def count(
     return Use(name, k, frame_rate, frames, runs, matrix, order, together, total)
 
 
-def uses_html(uses: list[Use], charts: list[dict[str, Any]], maps: list[dict[str, Any]]) -> str:
+def uses_html(uses: list[Use], charts: list[dict[str, Any]], maps: list[dict[str, Any]]) -> Html:
     """Each dump in a fold, the first one open. What pointers need is added to `charts` and `maps`."""
-    return "".join(_use(use, charts, maps, first=n == 0) for n, use in enumerate(uses))
+    return joined(_use(use, charts, maps, first=n == 0) for n, use in enumerate(uses))
 
 
-def _use(use: Use, charts: list[dict[str, Any]], maps: list[dict[str, Any]], *, first: bool) -> str:
+def _use(use: Use, charts: list[dict[str, Any]], maps: list[dict[str, Any]], *, first: bool) -> Html:
     total = int(use.frames.sum())
     shares = use.frames / max(1, total)
     lengths = use.frames / np.maximum(1, use.runs) / use.frame_rate * 1000
@@ -143,26 +143,26 @@ def _use(use: Use, charts: list[dict[str, Any]], maps: list[dict[str, Any]], *, 
         frequency = Series("share of the frames, %", [(float(n), 100 * float(shares[k])) for n, k in enumerate(living)])
         length = Series("mean length, ms", [(float(n), float(lengths[k])) for n, k in enumerate(living)])
         ranks = "units, the most frequent first"
-        pictures = [
-            '<div class="stack">',
-            chart(frequency.name, ranks, [frequency], charts, bars=names),
-            chart(length.name, ranks, [length], charts, bars=names),
-            "</div>",
-            _transitions(use, living, maps),
-        ]
+        histograms = [chart(series.name, ranks, [series], charts, bars=names) for series in (frequency, length)]
+        pictures = [markup('<div class="stack">{}</div>', joined(histograms)), _transitions(use, living, maps)]
         if use.together is not None:
             pictures.append(_phone_map(use, living, maps))
-        out.append(f'<div class="charts">{"".join(pictures)}</div>')
+        out.append(markup('<div class="charts">{}</div>', joined(pictures)))
         out.append(_table(use, by_use, shares, lengths))
-    head = f"<summary><b>{text(use.name)}</b> <span>{text(' · '.join(facts))}</span></summary>"
-    return f'<details class="use"{" open" if first else ""}>{head}{"".join(out)}</details>'
+    return markup(
+        '<details class="use"{open}><summary><b>{name}</b> <span>{facts}</span></summary>{body}</details>',
+        open=" open" if first else "",
+        name=use.name,
+        facts=" · ".join(facts),
+        body=joined(out),
+    )
 
 
-def _dead(use: Use) -> str:
+def _dead(use: Use) -> Html:
     if not use.dead:
-        return ""
+        return Html()
     listed = ", ".join(map(str, use.dead[:60])) + (" …" if len(use.dead) > 60 else "")
-    return f'<p class="dead"><b>{len(use.dead)} of {use.n_units} units never occur:</b> {listed}</p>'
+    return markup('<p class="dead"><b>{} of {} units never occur:</b> {}</p>', len(use.dead), use.n_units, listed)
 
 
 def _by_phone(use: Use, living: np.ndarray) -> np.ndarray:
@@ -173,7 +173,7 @@ def _by_phone(use: Use, living: np.ndarray) -> np.ndarray:
     return np.array(sorted(living.tolist(), key=lambda k: (use.together[k].sum() == 0, top[k], -use.together[k, top[k]])))
 
 
-def _transitions(use: Use, living: np.ndarray, maps: list[dict[str, Any]]) -> str:
+def _transitions(use: Use, living: np.ndarray, maps: list[dict[str, Any]]) -> Html:
     order = _by_phone(use, living)[:LARGEST]
     counts = use.follows[np.ix_(order, order)]
     shares = counts / np.maximum(1, use.follows[order].sum(1, keepdims=True))
@@ -186,7 +186,7 @@ def _transitions(use: Use, living: np.ndarray, maps: list[dict[str, Any]]) -> st
     )
 
 
-def _phone_map(use: Use, living: np.ndarray, maps: list[dict[str, Any]]) -> str:
+def _phone_map(use: Use, living: np.ndarray, maps: list[dict[str, Any]]) -> Html:
     assert use.together is not None
     order = _by_phone(use, living)[:LARGEST]
     shares = use.together[order] / np.maximum(1, use.together[order].sum(1, keepdims=True))
@@ -214,22 +214,27 @@ def _map(
     square: bool = False,
     power: int = 2,
     named: bool = False,
-) -> str:
+) -> Html:
     """A heat map of (rows, columns) float in [0, 1]; what is drawn is told to the pointer as its value to the `power`."""
     maps.append({"rows": rows, "columns": columns, "power": power})
     shape = "map square" if square else "map"
     # Names of the rows stand beside the picture where they can be read.
-    axis = f'<ol aria-hidden="true">{"".join(f"<li>{text(r)}</li>" for r in rows)}</ol>' if named else ""
-    height = f' style="height:{max(150, 11 * len(rows))}px"' if named else ""
-    image = f'<img class="{shape}" src="{picture(shares)}" data-map="{len(maps) - 1}" alt="{text(title)}: {text(note)}">'
-    return (
-        f'<figure class="chart"><figcaption>{text(title)}<small>{text(note)}</small></figcaption>'
-        f'<div class="axis"{height}>{axis}{image}</div>'
-        f'<output class="tip" hidden></output></figure>'
+    axis = markup('<ol aria-hidden="true">{}</ol>', joined(markup("<li>{}</li>", r) for r in rows)) if named else ""
+    height = markup(' style="height:{}px"', max(150, 11 * len(rows))) if named else ""
+    return markup(
+        '<figure class="chart"><figcaption>{title}<small>{note}</small></figcaption><div class="axis"{height}>{axis}'
+        '<img class="{shape}" src="{source}" data-map="{n}" alt="{title}: {note}"></div><output class="tip" hidden></output></figure>',
+        title=title,
+        note=note,
+        height=height,
+        axis=axis,
+        shape=shape,
+        source=picture(shares),
+        n=len(maps) - 1,
     )
 
 
-def _table(use: Use, by_use: np.ndarray, shares: np.ndarray, lengths: np.ndarray) -> str:
+def _table(use: Use, by_use: np.ndarray, shares: np.ndarray, lengths: np.ndarray) -> Html:
     phones = use.together is not None
     head = ["unit", "share", "frames", "runs", "mean length", *(["phones", "the first's share"] if phones else [])]
     lines = []
@@ -241,27 +246,35 @@ def _table(use: Use, by_use: np.ndarray, shares: np.ndarray, lengths: np.ndarray
             (int(use.runs[k]), number(int(use.runs[k]))),
             (lengths[k], f"{lengths[k]:.0f} ms" if use.frames[k] else "–"),
         ]
-        html = "".join(f'<td data-value="{v:.6g}">{t}</td>' for v, t in cells)
+        row = [markup('<td data-value="{:.6g}">{}</td>', v, t) for v, t in cells]
         if use.together is not None:
-            html += _phones_of(use.together[k], use.phones)
-        lines.append(f"<tr{' class=never' if not use.frames[k] else ''}>{html}</tr>")
+            row.append(_phones_of(use.together[k], use.phones))
+        lines.append(markup("<tr{}>{}</tr>", "" if use.frames[k] else " class=never", joined(row)))
     looks = {"share": " aria-sort=descending", "phones": " class=words"}
-    cells = "".join(f'<th scope="col"{looks.get(h, "")}><button type="button">{h}</button></th>' for h in head)
-    left = f"<p>{len(by_use) - MOST} rarer units are not listed.</p>" if len(by_use) > MOST else ""
-    legend = f'<ul class="legend manners">{"".join(f"<li><i class={m}></i>{m}</li>" for m in (*MANNERS, "other"))}</ul>' if phones else ""
-    return (
-        f'{legend}<div class="tall" tabindex="0" role="region" aria-label="units of {text(use.name)}"><table class="sortable">'
-        f"<thead><tr>{cells}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>{left}"
+    heads = (markup('<th scope="col"{}><button type="button">{}</button></th>', looks.get(h, ""), h) for h in head)
+    left = markup("<p>{} rarer units are not listed.</p>", len(by_use) - MOST) if len(by_use) > MOST else ""
+    legend = Html()
+    if phones:
+        manners = (markup('<li><i class="{0}"></i>{0}</li>', m) for m in (*MANNERS, "other"))
+        legend = markup('<ul class="legend manners">{}</ul>', joined(manners))
+    return markup(
+        '{legend}<div class="tall" tabindex="0" role="region" aria-label="units of {name}"><table class="sortable">'
+        "<thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>{left}",
+        legend=legend,
+        name=use.name,
+        heads=joined(heads),
+        lines=joined(lines),
+        left=left,
     )
 
 
-def _phones_of(counts: np.ndarray, phones: list[str]) -> str:
+def _phones_of(counts: np.ndarray, phones: list[str]) -> Html:
     """Two cells: the top phones beside a bar of the shares of all, by manner; and how large the first one's is."""
     total = int(counts.sum())
     if not total:
-        return '<td class="words" data-value="">–</td><td data-value="-1">–</td>'
+        return markup('<td class="words" data-value="">–</td><td data-value="-1">–</td>')
     top = [i for i in np.argsort(-counts, kind="stable")[:TOP].tolist() if counts[i]]
-    named = " ".join(f"{text(phones[i])}&nbsp;{counts[i] / total:.0%}" for i in top if counts[i] >= LEAST * total)
+    named = joined((markup("{}&nbsp;{:.0%}", phones[i], counts[i] / total) for i in top if counts[i] >= LEAST * total), " ")
     # The bar begins with the top phones one by one; what is left is joined by manner.
     rest: Counter[str] = Counter()
     for i in np.flatnonzero(counts).tolist():
@@ -269,9 +282,11 @@ def _phones_of(counts: np.ndarray, phones: list[str]) -> str:
             rest[manner(phones[i])] += int(counts[i])
     pieces = [(manner(phones[i]), int(counts[i]), phones[i]) for i in top]
     pieces += [(m, n, f"other {m}s" if m != "silence" else m) for m, n in rest.most_common()]
-    bar = "".join(f'<i class={m} style="flex:{n}" title="{text(what)} {n / total:.0%}"></i>' for m, n, what in pieces)
-    first = counts[top[0]] / total
-    return (
-        f'<td class="words" data-value="{text(phones[top[0]])}"><span class="shares">{bar}</span>{named}</td>'
-        f'<td data-value="{first:.4f}">{first:.0%}</td>'
+    bar = joined(markup('<i class="{}" style="flex:{}" title="{} {:.0%}"></i>', m, n, what, n / total) for m, n, what in pieces)
+    return markup(
+        '<td class="words" data-value="{phone}"><span class="shares">{bar}</span>{named}</td><td data-value="{first:.4f}">{first:.0%}</td>',
+        phone=phones[top[0]],
+        bar=bar,
+        named=named,
+        first=counts[top[0]] / total,
     )

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from textless.engine.pipeline import Pipeline
 from textless.engine.step import Source, Step
 from textless.engine.store import Store
-from textless.report.figures import label, number, powers, text, thinned, ticks
+from textless.report.figures import Html, is_finite, joined, label, markup, number, powers, thinned, ticks
 
 POINTS = 300  # of a curve, at most
 APART = 20  # times that one step's figures are another's, from where on the axis is logarithmic
@@ -44,34 +44,31 @@ def curves(pipeline: Pipeline, store: Store) -> dict[tuple[str, str, str], list[
         for key, value in ((manifest or {}).get("metrics") or {}).items():
             if not isinstance(value, list) or len(value) < 2:
                 continue
-            if all(isinstance(row, dict) and "step" in row for row in value):
+            if all(isinstance(row, dict) and is_finite(row.get("step")) for row in value):
                 for figure in dict.fromkeys(f for row in value for f in row if f != "step"):
-                    points = [(float(row["step"]), float(row[figure])) for row in value if _finite(row.get(figure))]
+                    points = [(float(row["step"]), float(row[figure])) for row in value if is_finite(row.get(figure))]
                     if len(points) > 1:
                         add(name, step, figure, "step", points)
-            elif all(map(_finite, value)):
+            elif all(map(is_finite, value)):
                 add(name, step, key.removesuffix("_curve"), "round", [(float(n), float(v)) for n, v in enumerate(value, 1)])
     return out
 
 
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def curves_html(found: dict[tuple[str, str, str], list[Series]], charts: list[dict[str, Any]]) -> str:
+def curves_html(found: dict[tuple[str, str, str], list[Series]], charts: list[dict[str, Any]]) -> Html:
     """Charts by type of step. What is needed to tell values under the pointer is added to `charts`."""
     out = []
     for kind in dict.fromkeys(k for k, _, _ in found):
         mine = {(figure, x): series for (k, figure, x), series in found.items() if k == kind}
         first = [chart(label(f), x, s, charts) for (f, x), s in mine.items() if f not in SIDE]
         rest = [chart(label(f), x, s, charts) for (f, x), s in mine.items() if f in SIDE]
-        out.append(f'<h3>{text(kind)}</h3><div class="charts">{"".join(first)}</div>')
+        out.append(markup('<h3>{}</h3><div class="charts">{}</div>', kind, joined(first)))
         if rest:
-            out.append(f'<details class="more"><summary>how it was trained</summary><div class="charts">{"".join(rest)}</div></details>')
-    return "".join(out)
+            fold = '<details class="more"><summary>how it was trained</summary><div class="charts">{}</div></details>'
+            out.append(markup(fold, joined(rest)))
+    return joined(out)
 
 
-def chart(title: str, x_label: str, series: Sequence[Series], charts: list[dict[str, Any]], *, bars: Sequence[str] | None = None) -> str:
+def chart(title: str, x_label: str, series: Sequence[Series], charts: list[dict[str, Any]], *, bars: Sequence[str] | None = None) -> Html:
     """A figure with lines; or with `bars`, what each x is called, one bar for each of a single series' points."""
     xs, ys = [x for s in series for x, _ in s.points], [y for s in series for _, y in s.points]
     low, high = (0.0, max(ys)) if bars is not None else (min(ys), max(ys))
@@ -86,6 +83,8 @@ def chart(title: str, x_label: str, series: Sequence[Series], charts: list[dict[
         y0, y1 = low / 1.2, high * 1.2
     scale = math.log if log else float
     x0, x1 = (min(xs) - 0.5, max(xs) + 0.5) if bars is not None else (min(xs), max(xs))
+    if x1 <= x0:
+        x1 = x0 + (abs(x0) or 1)
 
     def px(x: float) -> float:
         return round(LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT), 1)
@@ -95,21 +94,21 @@ def chart(title: str, x_label: str, series: Sequence[Series], charts: list[dict[
 
     parts = []
     for y, written in powers(y0, y1) if log else ticks(y0, y1):
-        parts.append(
-            f'<path class="grid" d="M{LEFT} {py(y)}H{WIDTH - RIGHT}"/><text x="{LEFT - 6}" y="{py(y) + 4}" class="y">{written}</text>'
-        )
+        line = '<path class="grid" d="M{} {}H{}"/><text x="{}" y="{}" class="y">{}</text>'
+        parts.append(markup(line, LEFT, py(y), WIDTH - RIGHT, LEFT - 6, py(y) + 4, written))
     if bars is None:
         whole = [x for x, _ in ticks(x0, x1) if x == int(x)]
-        parts += [f'<text x="{px(x)}" y="{HEIGHT - BOTTOM + 16}" class="x">{number(x)}</text>' for x in whole]
-    parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 3}" class="x name">{text(x_label)}</text>')
+        parts += [markup('<text x="{}" y="{}" class="x">{}</text>', px(x), HEIGHT - BOTTOM + 16, number(x)) for x in whole]
+    parts.append(markup('<text x="{}" y="{}" class="x name">{}</text>', (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 3, x_label))
     if bars is not None:
         wide = max(0.4, round((px(1) - px(0)) * 0.86, 2))
-        parts.append(f'<path class="bars" stroke-width="{wide}" d="{"".join(f"M{px(x)} {py(0)}V{py(y)}" for x, y in series[0].points)}"/>')
+        strokes = "".join(f"M{px(x)} {py(0)}V{py(y)}" for x, y in series[0].points)
+        parts.append(markup('<path class="bars" stroke-width="{}" d="{}"/>', wide, strokes))
     else:
         for s in series:
             points = " ".join(f"{px(x)},{py(y)}" for x, y in s.points)
-            parts.append(f'<polyline class="{_look(s)}" points="{points}"/>')
-    parts.append('<path class="cross" d=""/>')
+            parts.append(markup('<polyline class="{}" points="{}"/>', _look(s), points))
+    parts.append(markup('<path class="cross" d=""/>'))
     said = ", ".join(f"{s.name} ends at {number(s.points[-1][1])}" for s in series) if bars is None else f"{len(bars)} bars"
     charts.append(
         {
@@ -120,18 +119,21 @@ def chart(title: str, x_label: str, series: Sequence[Series], charts: list[dict[
             "bars": None if bars is None else list(bars),
         }
     )
-    legend = ""
+    legend = Html()
     if bars is None:
-        keys = (
-            f'<li><svg viewBox="0 0 24 6" aria-hidden="true"><path class="{_look(s)}" d="M0 3H24"/></svg>{text(s.name)}'
-            f" <b>{number(s.points[-1][1])}</b></li>"
-            for s in series
-        )
-        legend = f'<ul class="legend">{"".join(keys)}</ul>'
-    return (
-        f'<figure class="chart"><figcaption>{text(title)}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" data-chart="{len(charts) - 1}" tabindex="0" role="img" '
-        f'aria-label="{text(title)}: {text(said)}">{"".join(parts)}</svg><output class="tip" hidden></output>{legend}</figure>'
+        key = '<li><svg viewBox="0 0 24 6" aria-hidden="true"><path class="{}" d="M0 3H24"/></svg>{} <b>{}</b></li>'
+        legend = markup('<ul class="legend">{}</ul>', joined(markup(key, _look(s), s.name, number(s.points[-1][1])) for s in series))
+    return markup(
+        '<figure class="chart"><figcaption>{title}</figcaption>'
+        '<svg viewBox="0 0 {width} {height}" data-chart="{n}" tabindex="0" role="img" '
+        'aria-label="{title}: {said}">{parts}</svg><output class="tip" hidden></output>{legend}</figure>',
+        title=title,
+        width=WIDTH,
+        height=HEIGHT,
+        n=len(charts) - 1,
+        said=said,
+        parts=joined(parts),
+        legend=legend,
     )
 
 

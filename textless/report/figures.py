@@ -7,10 +7,12 @@ import html
 import io
 import json
 import math
+import re
+import string
 import struct
 import zlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, LiteralString, TypeGuard
 
 import numpy as np
 
@@ -25,6 +27,7 @@ LABELS = {
 }
 PEAKS = 200  # a second, of a drawn waveform
 MEL_RATE = 100  # columns a second, of a spectrogram
+LARGEST = 1e300  # of the numbers that are drawn
 RANGE = 9.0  # nats below the loudest that a spectrogram still shows
 
 # Viridis in nine steps: lightness alone tells its colours apart, so it reads without colour vision and in print.
@@ -32,20 +35,50 @@ VIRIDIS = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5
 LEVELS = 64  # of a picture: fewer than eye or file would need 256 for
 
 
-def text(value: Any) -> str:
-    """Anything, escaped for HTML and its attributes."""
-    return html.escape(str(value))
+class Html(str):
+    """A piece of a page. Only the functions below make one; every other string is text, and is escaped where it enters a page."""
 
 
-def data(value: Any) -> str:
+def text(value: object) -> Html:
+    """Anything, escaped for HTML and for attributes in quotes; a piece of a page as it is.
+
+    Surrogates, of file names that are not UTF-8, become U+FFFD: no file in UTF-8 can hold them.
+    """
+    return value if isinstance(value, Html) else Html(re.sub("[\ud800-\udfff]", "\ufffd", html.escape(str(value))))
+
+
+class _Escaping(string.Formatter):
+    def format_field(self, value: Any, format_spec: str) -> str:
+        return text(format(value, format_spec) if format_spec else value)
+
+
+def markup(template: LiteralString, *values: object, **named: object) -> Html:
+    """A template in the syntax of `str.format` with its values, each of them escaped unless it is a piece of a page.
+
+    The template is a literal: an f-string would put its values in before they can be escaped.
+    """
+    return Html(_Escaping().format(template, *values, **named))
+
+
+def joined(pieces: Iterable[object], between: LiteralString = "") -> Html:
+    """Pieces of a page one after the other; what is not one is escaped."""
+    return Html(between.join(map(text, pieces)))
+
+
+def data(value: Any) -> Html:
     """JSON for a <script> element: nothing in it can end the element."""
     out = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
-    return out.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return Html(out.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
-def number(value: float | None) -> str:
-    """Three digits that say something; counts in full."""
-    if value is None or not math.isfinite(value):
+def is_finite(value: object) -> TypeGuard[float]:
+    """Whether a value out of a file is a number that can be drawn: not NaN, and so small that a difference of two is no infinity."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+
+
+def number(value: object) -> str:
+    """Three digits that say something; counts in full. What is no number as it is."""
+    if not is_finite(value):
         return "–" if value is None else str(value)
     if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e12):
         return f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
@@ -56,9 +89,9 @@ def number(value: float | None) -> str:
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
-def figure(name: str, value: float) -> str:
+def figure(name: str, value: object) -> str:
     """A figure the way that the command line shows it, where it is one that textless knows."""
-    return LABELS[name][1](value) if name in LABELS else number(value)
+    return LABELS[name][1](value) if name in LABELS and is_finite(value) else number(value)
 
 
 def label(name: str) -> str:

@@ -18,10 +18,10 @@ from textless.errors import OutputExistsError, PipelineError
 from textless.report.codebooks import find_uses, uses_html
 from textless.report.curves import curves, curves_html
 from textless.report.examples import examples_html
-from textless.report.figures import LEVELS, VIRIDIS, data, duration, figure, label, number, text
+from textless.report.figures import LEVELS, VIRIDIS, Html, data, duration, figure, is_finite, joined, label, markup, number, text
 from textless.report.material import find_examples, read_phones
 
-GENERATOR = '<meta name="generator" content="textless report">'
+GENERATOR = markup('<meta name="generator" content="textless report">')
 HEAD = 2000  # bytes in which a report says what it is
 KEY_FIGURES = 4  # of a step, in the table of steps
 # Those that say most come first; others in the order of the manifest.
@@ -50,6 +50,7 @@ def make_report(pipeline: Pipeline, store: Store, out: Path, *, examples: int = 
 
 
 def _page(pipeline: Pipeline, store: Store, manifests: dict[str, Any], *, examples: int, title: str) -> str:
+    """The template with its parts. Style and script are the package's own; all else is escaped unless it is a piece of a page."""
     phones = read_phones(pipeline, store)
     tracks: list[dict[str, Any]] = []
     charts: list[dict[str, Any]] = []
@@ -67,42 +68,44 @@ def _page(pipeline: Pipeline, store: Store, manifests: dict[str, Any], *, exampl
     parts = {
         "generator": GENERATOR,
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        "title": text(title),
-        "style": style,
-        "script": script,
+        "title": title,
+        "style": Html(style),
+        "script": Html(script),
         "about": _about(pipeline, manifests),
-        "nav": "".join(f'<a href="#{anchor}">{name}</a>' for anchor, name, _ in there),
-        "sections": "".join(
-            f'<section id="{anchor}"><h2>{name}</h2>{_INTRO.get(anchor, "")}{body}</section>' for anchor, name, body in there
+        "nav": joined(markup('<a href="#{}">{}</a>', anchor, name) for anchor, name, _ in there),
+        "sections": joined(
+            markup('<section id="{}"><h2>{}</h2>{}{}</section>', anchor, name, _INTRO.get(anchor, ""), body) for anchor, name, body in there
         ),
         "data": data({"tracks": tracks, "charts": charts, "maps": maps, "colours": VIRIDIS, "levels": LEVELS}),
     }
     # In one pass, so that nothing in the data is taken for a place.
-    return re.sub(r"\{\{(\w+)\}\}", lambda m: parts[m[1]], (here / "template.html").read_text(encoding="utf-8"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda m: text(parts[m[1]]), (here / "template.html").read_text(encoding="utf-8"))
 
 
 _INTRO = {
-    "examples": '<p class="intro">Click into a waveform or spectrogram to go there, on a unit or a phone to hear it alone. '
-    "With the keyboard: arrow keys in a row of units, Enter plays.</p>",
-    "units": '<p class="intro">What each dump makes of its codebook. Columns of the table sort by a click on their head.</p>',
+    "examples": markup(
+        '<p class="intro">Click into a waveform or spectrogram to go there, on a unit or a phone to hear it alone. '
+        "With the keyboard: arrow keys in a row of units, Enter plays.</p>"
+    ),
+    "units": markup('<p class="intro">What each dump makes of its codebook. Columns of the table sort by a click on their head.</p>'),
 }
 
 
-def _about(pipeline: Pipeline, manifests: dict[str, Any]) -> str:
+def _about(pipeline: Pipeline, manifests: dict[str, Any]) -> Html:
     made = [s for s in pipeline.steps.values() if not isinstance(s, Source)]
     last = datetime.fromtimestamp(max(m["finished"] for m in manifests.values()), UTC)
-    versions = sorted({m["versions"].get("textless", "?") for m in manifests.values()})
+    versions = sorted({str(m["versions"].get("textless", "?")) for m in manifests.values()})
     facts = [
-        f"<b>{len(manifests)}</b> of {len(made)} steps done",
+        *([markup("<code>{}</code>", Path(pipeline.file).name)] if pipeline.file else []),
+        markup("<b>{}</b> of {} steps done", len(manifests), len(made)),
         f"{duration(sum(m['seconds'] for m in manifests.values()))} of work",
         f"the last on {last:%Y-%m-%d %H:%M} UTC",
-        f"textless {text(', '.join(versions))}",
+        f"textless {', '.join(versions)}",
     ]
-    name = f"<code>{text(Path(pipeline.file).name)}</code> · " if pipeline.file else ""
-    return name + " · ".join(facts)
+    return joined(facts, " · ")
 
 
-def _steps(pipeline: Pipeline, store: Store, manifests: dict[str, Any]) -> str:
+def _steps(pipeline: Pipeline, store: Store, manifests: dict[str, Any]) -> Html:
     found = {name: (t, row) for t in tables(pipeline, store) for name, row in t.rows.items()}
     lines, missing = [], []
     for name, step in pipeline.steps.items():
@@ -112,50 +115,59 @@ def _steps(pipeline: Pipeline, store: Store, manifests: dict[str, Any]) -> str:
         if manifest is None:
             wanted = [n for n, s in pipeline.steps.items() if any(p is step for p in s.inputs().values())]
             dropped = name in pipeline.temporary and any(n in manifests for n in wanted)
-            missing.append(f"<li><b>{text(name)}</b> {text(step.type)}{' (temporary, dropped)' if dropped else ''}</li>")
+            missing.append(markup("<li><b>{}</b> {}{}</li>", name, step.type, " (temporary, dropped)" if dropped else ""))
             continue
-        failures = f' <em class="bad">{manifest["failures"]} rows failed</em>' if manifest["failures"] else ""
+        failures = markup(' <em class="bad">{} rows failed</em>', manifest["failures"]) if manifest["failures"] else ""
         lines.append(
-            f"<tr><th scope=row>{text(name)}</th><td>{text(step.type)}</td><td>{duration(manifest['seconds'])}</td>"
-            f"<td class=words>{_key_figures(pipeline, name, manifest, found)}{failures}</td></tr>"
+            markup(
+                '<tr><th scope="row">{}</th><td>{}</td><td>{}</td><td class="words">{}{}</td></tr>',
+                name,
+                step.type,
+                duration(manifest["seconds"]),
+                _key_figures(pipeline, name, manifest, found),
+                failures,
+            )
         )
-    left = f'<ul class="plain">{"".join(missing)}</ul>'
-    left = f'<details class="more"><summary>{len(missing)} not there</summary>{left}</details>' if missing else ""
-    head = "".join(
-        f"<th scope=col{look}>{h}</th>" for h, look in (("step", ""), ("type", " class=words"), ("time", ""), ("figures", " class=words"))
-    )
-    return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="steps"><table class="steps"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>{left}"
+    left = Html()
+    if missing:
+        fold = '<details class="more"><summary>{} not there</summary><ul class="plain">{}</ul></details>'
+        left = markup(fold, len(missing), joined(missing))
+    return markup(
+        '<div class="wide" tabindex="0" role="region" aria-label="steps"><table class="steps"><thead><tr>'
+        '<th scope="col">step</th><th scope="col" class="words">type</th><th scope="col">time</th>'
+        '<th scope="col" class="words">figures</th>'
+        "</tr></thead><tbody>{}</tbody></table></div>{}",
+        joined(lines),
+        left,
     )
 
 
-def _key_figures(pipeline: Pipeline, name: str, manifest: dict[str, Any], found: dict[str, tuple[Table, list[Any]]]) -> str:
+def _key_figures(pipeline: Pipeline, name: str, manifest: dict[str, Any], found: dict[str, tuple[Table, list[Any]]]) -> Html:
     if name not in found:
-        curve = (manifest["metrics"] or {}).get("curve") or [{}]
-        return _named(curve[-1])
+        curve = (manifest["metrics"] or {}).get("curve")
+        return _named(curve[-1] if isinstance(curve, list) and curve and isinstance(curve[-1], dict) else {})
     table, row = found[name]
     swept = pipeline.variants.get(name, {})
     values = {c: v for c, v in zip(table.columns, row, strict=True) if v is not None and c not in swept}
     return _named(values)
 
 
-def _named(values: dict[str, Any]) -> str:
+def _named(values: dict[str, Any]) -> Html:
     """The figures that say most."""
     # Bounds, chance levels and members of groups are in the tables below.
     values = {
         c: v for c, v in values.items() if "." not in c and not c.endswith(("_low", "_high", "_chance", "_cells", "_curve")) and c != "step"
     }
     names = [c for c in FIRST if c in values] + [c for c in values if c not in FIRST]
-    return " · ".join(f"{text(label(c))} <b>{figure(c, values[c])}</b>" for c in names[:KEY_FIGURES])
+    return joined((markup("{} <b>{}</b>", label(c), figure(c, values[c])) for c in names[:KEY_FIGURES]), " · ")
 
 
-def _figures(pipeline: Pipeline, store: Store) -> str:
-    found = "".join(_table(t, pipeline) for t in tables(pipeline, store))
-    return f'<div class="tables">{found}</div>' if found else ""
+def _figures(pipeline: Pipeline, store: Store) -> Html:
+    found = joined(_table(t, pipeline) for t in tables(pipeline, store))
+    return markup('<div class="tables">{}</div>', found) if found else Html()
 
 
-def _table(table: Table, pipeline: Pipeline) -> str:
+def _table(table: Table, pipeline: Pipeline) -> Html:
     """Steps side by side: figures down, or steps where there are more of those. Intervals and chance levels join their figure."""
     columns = {c: [row[n] for row in table.rows.values()] for n, c in enumerate(table.columns)}
     beside = ("_low", "_high", "_chance", "_cells")
@@ -169,26 +181,28 @@ def _table(table: Table, pipeline: Pipeline) -> str:
     names = list(table.rows)
     swept = {s for name in names for s in pipeline.variants.get(name, {})}
 
-    def cell(c: str, n: int) -> str:
+    def cell(c: str, n: int) -> Html:
         value = columns[c][n]
-        if value is None or not isinstance(value, int | float) or isinstance(value, bool):
-            return f"<td>{'' if value is None else text(value)}</td>"
+        if not is_finite(value):
+            return markup("<td>{}</td>", "" if value is None else value)
         low, high, chance = (columns.get(c + b, [None] * len(names))[n] for b in ("_low", "_high", "_chance"))
         told = number(value) if c in swept else figure(c, value)
-        more = f" <small>[{figure(c, low)}, {figure(c, high)}]</small>" if low is not None and high is not None else ""
-        more += f" <small>chance {figure(c, chance)}</small>" if chance is not None else ""
-        return f"<td>{told}{more}</td>"
+        interval = markup(" <small>[{}, {}]</small>", figure(c, low), figure(c, high)) if low is not None and high is not None else ""
+        guess = markup(" <small>chance {}</small>", figure(c, chance)) if chance is not None else ""
+        return markup("<td>{}{}{}</td>", told, interval, guess)
 
-    def name_of(c: str) -> str:
-        return f"<em>{text(c)}</em>" if c in swept else text(label(c))
+    def name_of(c: str) -> Html:
+        return markup("<em>{}</em>", c) if c in swept else text(label(c))
 
+    titles, numbers = [text(n) for n in names], range(len(names))
     if len(names) <= max(6, len(main)):
-        head = "".join(f"<th scope=col>{text(n)}</th>" for n in names)
-        lines = [f"<tr><th scope=row>{name_of(c)}</th>{''.join(cell(c, n) for n in range(len(names)))}</tr>" for c in main]
+        head, lines = titles, [(name_of(c), [cell(c, n) for n in numbers]) for c in main]
     else:
-        head = "".join(f"<th scope=col>{name_of(c)}</th>" for c in main)
-        lines = [f"<tr><th scope=row>{text(name)}</th>{''.join(cell(c, n) for c in main)}</tr>" for n, name in enumerate(names)]
-    return (
-        f'<div><h3>{text(table.type)}</h3><div class="wide" tabindex="0" role="region" aria-label="figures of {text(table.type)}"><table>'
-        f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div></div>"
+        head, lines = [name_of(c) for c in main], [(titles[n], [cell(c, n) for c in main]) for n in numbers]
+    return markup(
+        '<div><h3>{kind}</h3><div class="wide" tabindex="0" role="region" aria-label="figures of {kind}"><table>'
+        "<thead><tr><td></td>{head}</tr></thead><tbody>{lines}</tbody></table></div></div>",
+        kind=table.type,
+        head=joined(markup('<th scope="col">{}</th>', h) for h in head),
+        lines=joined(markup('<tr><th scope="row">{}</th>{}</tr>', title, joined(cells)) for title, cells in lines),
     )
