@@ -425,10 +425,44 @@ def test_what_is_drawn_from() -> None:
         ([0, 1, 2], {"min_p": 0.4}),
         ([0], {"min_p": 1.0}),
         ([0, 1], {"top_k": 3, "top_p": 0.6}),  # of what the first left
+        ([0, 1, 2], {"top_p": 0.75, "min_p": 0.4}),  # top_p counts all five, before min_p removes two
     ):
         want = np.zeros(5)
         want[kept] = p[kept] / p[kept].sum()
         np.testing.assert_allclose(drawn(logits, **sampling), want, atol=0.03, err_msg=str(sampling))
+
+
+SAMPLINGS = [
+    {"temperature": 0.8},
+    {"top_k": 7},
+    {"top_p": 0.5},
+    {"min_p": 0.3},
+    {"top_p": 0.8, "min_p": 0.35},
+    {"top_p": 0.9, "min_p": 0.5, "temperature": 1.7},
+    {"top_k": 12, "top_p": 0.7, "min_p": 0.2, "temperature": 0.6},
+    {"top_k": 9, "top_p": 0.85, "min_p": 0.45, "repetition_penalty": 1.6, "no_repeat_ngram": 2},
+]
+
+
+def test_weights_are_those_of_transformers() -> None:
+    """Of the logits that its `generate` starts from, the scores that it draws by."""
+    transformers = pytest.importorskip("transformers")
+    config = {"vocab_size": 30, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config, initializer_range=1.0, max_position_embeddings=64)).eval()
+    prompts = torch.randint(3, 30, (8, 20))
+    apart = 0
+    for sampling in SAMPLINGS:
+        theirs = {"temperature": 1.0, "top_k": 0, **sampling}
+        theirs["no_repeat_ngram_size"] = theirs.pop("no_repeat_ngram", 0)
+        how = {"do_sample": True, "max_new_tokens": 1, "return_dict_in_generate": True, "output_scores": True, "output_logits": True}
+        out = model.generate(prompts, **theirs, **how, eos_token_id=None, pad_token_id=0, attention_mask=torch.ones_like(prompts))
+        for prompt, logits, scores in zip(prompts, out.logits[0], out.scores[0], strict=True):
+            ours = Sampling(**{"temperature": 1.0, **sampling})
+            weights = ours.weights(logits.double().numpy(), prompt.tolist())
+            np.testing.assert_allclose(weights / weights.sum(), scores.double().softmax(-1), rtol=2e-5, atol=0, err_msg=str(sampling))
+            apart += (weights > 0).sum() < 30
+    assert apart > 8 * (len(SAMPLINGS) - 2)  # the processors do remove something
 
 
 def test_repetition() -> None:

@@ -34,7 +34,10 @@ class Sampling:
             negative (Keskar et al. 2019, arXiv:1909.05858); 1 changes nothing.
         no_repeat_ngram: never complete n units in a row that stood there before.
 
-    Probabilities are those at the temperature; what is left is drawn in proportion. Raises ValueError for numbers out of range.
+    They apply in the order of `generate` in transformers: repetition_penalty, no_repeat_ngram, temperature, top_k, top_p, min_p. So top_p
+    counts probabilities among what top_k left, and min_p removes from what top_p left. What is left is drawn in proportion.
+
+    Raises ValueError for numbers out of range.
     """
 
     temperature: float = 0.8
@@ -60,6 +63,13 @@ class Sampling:
 
     def draw(self, logits: np.ndarray, seen: Sequence[int], generator: np.random.Generator) -> int:
         """An index of (K,) float64 logits, -inf = never; `seen` are the tokens before it. Temperature 0: the largest."""
+        p = self.weights(logits, seen)
+        cumulative = np.cumsum(p)
+        # Never past the last index of positive probability, even when the product rounds up to the whole sum.
+        return int(min(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"), np.flatnonzero(p)[-1]))
+
+    def weights(self, logits: np.ndarray, seen: Sequence[int]) -> np.ndarray:
+        """(K,) float64 in proportion to which `draw` takes an index."""
         if self.repetition_penalty != 1 or self.no_repeat_ngram:
             logits = logits.copy()
         if self.repetition_penalty != 1:
@@ -70,22 +80,20 @@ class Sampling:
             if len(banned) < np.isfinite(logits).sum():  # when nothing else is left, a repeat it is
                 logits[banned] = -np.inf
         if self.temperature == 0:
-            return int(logits.argmax())
+            return (np.arange(len(logits)) == logits.argmax()).astype(np.float64)
         if self.top_k is not None and self.top_k < len(logits):
             best = np.argpartition(-logits, self.top_k - 1)[: self.top_k]
             kept = np.full_like(logits, -np.inf)
             kept[best] = logits[best]
             logits = kept
         p = np.exp((logits - logits.max()) / self.temperature)
-        if self.min_p is not None:
-            p[p < self.min_p] = 0  # the likeliest has 1 here
         if self.top_p is not None and self.top_p < 1:
             order = np.argsort(-p, kind="stable")
-            before = np.cumsum(p[order]) - p[order]
-            p[order[before > self.top_p * p.sum()]] = 0
-        cumulative = np.cumsum(p)
-        # Never past the last index of positive probability, even when the product rounds up to the whole sum.
-        return int(min(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"), np.flatnonzero(p)[-1]))
+            before = np.cumsum(p[order])[:-1]  # the likeliest is always left
+            p[order[1:][before >= self.top_p * p.sum()]] = 0
+        if self.min_p is not None:
+            p[p < self.min_p] = 0  # the likeliest has 1 here
+        return p
 
 
 def completions(seen: Sequence[int], n: int) -> list[int]:
