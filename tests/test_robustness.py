@@ -27,11 +27,12 @@ def test_levenshtein_equals_a_naive_computation():
     assert levenshtein(np.array([1, 2, 3]), np.array([1, 9, 3, 4])) == 2
 
 
-def test_distance_is_between_runs_relative_to_the_clean_file():
+def test_distance_is_between_runs_relative_to_the_clean_files_frames():
     clean = Units.of([5, 5, 5, 6, 7, 7])
     assert unit_edit_distance(clean, Units.of([5, 6, 6, 6, 7])) == 0
-    assert unit_edit_distance(clean, Units(np.array([5, 7]), np.array([3, 2]))) == pytest.approx(1 / 3)
-    assert unit_edit_distance(clean, Units.of([1, 2, 3, 4, 1, 2])) == 2
+    assert unit_edit_distance(clean, Units(np.array([5, 7]), np.array([3, 2]))) == pytest.approx(1 / 6)
+    assert unit_edit_distance(clean.deduplicated(), Units(np.array([5, 7]), np.array([3, 2]))) == pytest.approx(1 / 6)
+    assert unit_edit_distance(clean, Units.of([1, 2, 3, 4, 1, 2])) == 1
     with pytest.raises(CorpusError, match="there are none"):
         unit_edit_distance(Units.of([]), clean)
 

@@ -40,14 +40,14 @@ FIGURES: dict[str, tuple[str, Form]] = {
     "abx_across": ("ABX error, units, across speakers", _share),
     "frame_abx_within": ("ABX error, frames, within speakers", _share),
     "frame_abx_across": ("ABX error, frames, across speakers", _share),
-    "ued_speed_0.9": ("unit edits, 0.9 x speed and pitch", _share),
-    "ued_speed_1.1": ("unit edits, 1.1 x speed and pitch", _share),
-    "ued_stretch_0.9": ("unit edits, 0.9 x speed", _share),
-    "ued_stretch_1.1": ("unit edits, 1.1 x speed", _share),
-    "ued_pitch_-2": ("unit edits, 2 semitones lower", _share),
-    "ued_pitch_+2": ("unit edits, 2 semitones higher", _share),
-    "ued_noise_20": ("unit edits, white noise, 20 dB", _share),
-    "ued_noise_10": ("unit edits, white noise, 10 dB", _share),
+    "ued_speed_0.9": ("unit edits per frame, 0.9 x speed and pitch", _share),
+    "ued_speed_1.1": ("unit edits per frame, 1.1 x speed and pitch", _share),
+    "ued_stretch_0.9": ("unit edits per frame, 0.9 x speed", _share),
+    "ued_stretch_1.1": ("unit edits per frame, 1.1 x speed", _share),
+    "ued_pitch_-2": ("unit edits per frame, 2 semitones lower", _share),
+    "ued_pitch_+2": ("unit edits per frame, 2 semitones higher", _share),
+    "ued_noise_20": ("unit edits per frame, white noise, 20 dB", _share),
+    "ued_noise_10": ("unit edits per frame, white noise, 10 dB", _share),
 }
 
 

@@ -97,6 +97,7 @@ class Robustness(AudioMap):
     """Unit edit distances between audio and the same made faster, slower, higher, lower and noisy, in `robustness.json`."""
 
     type = "robustness"
+    version = 2
     audio: Corpus
     encoder: str | Step
     codebook: Step

@@ -1,5 +1,10 @@
-"""Do units stay when only the sound changes? Unit edit distance (Gat et al. 2023, Augmentation Invariant Discrete Representation for
-Generative Spoken Language Modeling, section 3)."""
+"""Do units stay when only the sound changes? Unit edit distance (Gat et al. 2022, Augmentation Invariant Discrete Representation for
+Generative Spoken Language Modeling, arXiv:2209.15483, section 3).
+
+The paper has an encoder f of waveforms to T' frames, a quantizer E of each frame to a unit, and a change g of the waveform. Its distance
+is LEV(dedup(E(f(x))), dedup(E(f(g(x))))) / T'_x. Units are deduplicated before they are compared, but T'_x is the number of frames of x,
+before deduplication. So a figure here is smaller than an error rate, which divides by the deduplicated units.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +21,13 @@ from textless.units.types import Units
 
 
 def unit_edit_distance(clean: Units, changed: Units) -> float:
-    """Edits between the deduplicated units of a file and those of its changed version, over the number of the former.
+    """Edits between the deduplicated units of a file and those of its changed version, over the frames of the clean file.
 
-    0 is best; above 1 where most units are others and there are more of them. Raises CorpusError where `clean` is empty.
+    0 is best. Raises CorpusError where `clean` is empty.
     """
     if not len(clean):
-        raise CorpusError("an edit distance is relative to the units of the clean file, and there are none")
-    a, b = clean.deduplicated().units, changed.deduplicated().units
-    return levenshtein(a, b) / len(a)
+        raise CorpusError("an edit distance is relative to the frames of the clean file, and there are none")
+    return levenshtein(clean.deduplicated().units, changed.deduplicated().units) / clean.n_frames
 
 
 def edit_distances(
