@@ -1,6 +1,7 @@
 """Public speech by name, from a server on this machine that has a few files of it."""
 
 import csv
+import gzip
 import hashlib
 import io
 import os
@@ -8,6 +9,7 @@ import signal
 import tarfile
 import threading
 import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -223,6 +225,76 @@ def test_hostile_members_are_refused(tmp_path, name):
         unpack(tmp_path / "evil.tar.gz", tmp_path / "in")
     assert not [p for p in tmp_path.rglob("*") if "evil.flac" in p.name]
     assert not [p for p in (tmp_path / "in").rglob("*") if p.is_symlink()]
+
+
+def member(name="LibriSpeech/a.flac", data=b"", *, kind=tarfile.REGTYPE, pax=None, size=None, gnu=False):
+    """A .tar.gz of one member. `pax` is what an extended header says of it, `size` what its own header says."""
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.pax_headers = len(data) if size is None else size, kind, pax or {}
+    blocks = info.tobuf(tarfile.GNU_FORMAT if gnu else tarfile.PAX_FORMAT) + data + bytes(-len(data) % 512) + bytes(1024)
+    return gzip.compress(blocks, 1)
+
+
+LONG = "a" * 10_000_000
+STRANGE = {
+    "NUL in an extended name": (member(pax={"path": "LibriSpeech/a\0b.flac"}), "is not a name that a file can have"),
+    "line break in a name": (member("LibriSpeech/a\nb.flac"), "is not a name that a file can have"),
+    "tabulator in a name": (member("LibriSpeech/a\tb.flac"), "is not a name that a file can have"),
+    "escape sequence in a name": (member("LibriSpeech/\x1b[2J.flac"), "is not a name that a file can have"),
+    "name that is not UTF-8": (member("LibriSpeech/caf\udce9.flac", gnu=True), "is not a name that a file can have"),
+    "name of 300": (member("LibriSpeech/" + 300 * "a"), "is not a name that a file can have"),
+    "name of 10 MB": (member("LibriSpeech/" + LONG, gnu=True), "is cut short or damaged"),
+    "extended name of 10 MB": (member(pax={"path": LONG}), "is cut short or damaged"),
+    "extended header of 10 MB": (member(pax={"comment": LONG}), "is cut short or damaged"),
+    "negative size": (member(size=-512, gnu=True), "is cut short or damaged"),
+    "negative extended size": (member(pax={"size": "-512"}), "is not a plain file"),
+    "size past the end": (member(size=1 << 40, gnu=True), "is cut short or damaged"),
+    "sparse file": (member(pax={"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}, data=b"9999999999\n"), "is cut short or damaged"),
+    "sparse map": (member(pax={"GNU.sparse.map": "0,1" + ",1,1" * 99}), "is cut short or damaged"),
+    "old sparse file": (member(kind=tarfile.GNUTYPE_SPARSE), "is cut short or damaged"),
+    "device": (member(kind=tarfile.CHRTYPE), "is not a plain file"),
+    "pipe": (member(kind=tarfile.FIFOTYPE), "is not a plain file"),
+    "zeros": (gzip.compress(bytes(30_000_000), 9), "unpacks to more than 20000000 bytes"),
+    "bomb": (member(data=bytes(30_000_000)), "unpacks to more than 20000000 bytes"),
+    "bomb behind the end": (gzip.compress(gzip.decompress(member(data=b"x")) + bytes(30_000_000), 9), "unpacks to more than 20000000"),
+    "file in a file": (tar({"top/a": b"x", "top/a/b": b"x"}), "is both a file and a folder"),
+    "folder that becomes a file": (tar({"top/a/b": b"x", "top/a": b"x"}), "is both a file and a folder"),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_strange_members_are_one_line(tmp_path, name):
+    data, message = STRANGE[name]
+    (tmp_path / "evil.tar.gz").write_bytes(data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CorpusError, match=message) as caught:
+            unpack(tmp_path / "evil.tar.gz", tmp_path / "in")
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_time_that_no_file_can_have_is_left_out(tmp_path):
+    for k, time_ in enumerate(("inf", "1e300", "-1e300")):
+        (tmp_path / "a.tar.gz").write_bytes(member(data=b"x", pax={"mtime": time_}))
+        unpack(tmp_path / "a.tar.gz", tmp_path / f"in{k}")
+        assert (tmp_path / f"in{k}" / "a.flac").read_bytes() == b"x"
+
+
+def test_damaged_tables_and_marks(mini, tmp_path):
+    fetch_dataset("mini_librispeech", tmp_path)
+    for damaged in (b"\xff\xfe", b"a" * 200_000, b"corpus\tid\0\n"):
+        (tmp_path / "splits.tsv").write_bytes(damaged)
+        with pytest.raises(OutputExistsError, match=r"splits.tsv: has other columns"):
+            fetch_dataset("mini_librispeech", tmp_path)
+        assert (tmp_path / "splits.tsv").read_bytes() == damaged
+    for damaged in ("[]", "5", '{"files": null}', "[" * 100_000):
+        (tmp_path / "mini_librispeech" / datasets.MARK).write_text(damaged)
+        with pytest.raises((OutputExistsError, CorpusError)):
+            fetch_dataset("mini_librispeech", tmp_path)
 
 
 def test_a_through_and_through_hostile_archive_leaves_nothing(mini, tmp_path):

@@ -6,10 +6,13 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -325,6 +328,130 @@ def test_a_cache_without_permission(server, tmp_path, monkeypatch):
     fails(r"cannot be written \(Permission denied\)", server.url)
 
 
+# --------------------------------------------------------------------------------------------------------- hostile servers
+
+
+@contextlib.contextmanager
+def saying(*answers):
+    """The address of a server that answers its connections one after the other with these bytes, the last one for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        todo, over = list(answers), threading.Event()
+
+        def serve():
+            while not over.is_set():
+                with contextlib.suppress(OSError):
+                    connection, _ = s.accept()
+                    with connection:
+                        connection.recv(1 << 16)
+                        if not over.is_set():
+                            connection.sendall(todo.pop(0) if len(todo) > 1 else todo[0])
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{s.getsockname()[1]}/km.bin"
+        finally:
+            over.set()
+            with contextlib.suppress(OSError):
+                socket.create_connection(s.getsockname()).close()
+            thread.join()
+
+
+def answer(body, *headers, status="200 OK"):
+    return "\r\n".join([f"HTTP/1.1 {status}", *headers, "Connection: close", "", ""]).encode("latin-1") + body
+
+
+LENGTHS = ["-1", "-999999999999", "ten", "", "9" * 5000, "\u00b2", "1e3", "0x10", " "]
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_a_length_that_is_no_number_counts_as_none(cache, length):
+    with saying(answer(DATA, f"Content-Length: {length}")) as url:
+        assert fetch(url, sha256=SHA).read_bytes() == DATA
+    with saying(answer(DATA, f"Content-Length: {length}")) as url:
+        assert fetch(url, sha256=None, size=len(DATA)).read_bytes() == DATA
+
+
+def test_no_more_is_read_than_the_stated_size(cache):
+    with saying(answer(DATA + b"x")) as url:
+        fails("sends more than the 1000000 bytes that are expected; the file at this address was replaced", url, size=len(DATA))
+    chunked = b"".join(b"%x\r\n%s\r\n" % (len(DATA), DATA) for _ in range(3)) + b"0\r\n\r\n"
+    with saying(answer(chunked, "Transfer-Encoding: chunked", f"Content-Length: {len(DATA)}")) as url:
+        fails("sends more than the 1000000 bytes", url)
+    with saying(answer(DATA, "Content-Length: 10")) as url:  # of which the client reads ten
+        fails("has 10 bytes where 1000000 are expected", url, size=len(DATA))
+    with saying(answer(DATA, "Content-Length: 999999999999999")) as url:
+        fails("has 999999999999999 bytes where 1000000 are expected", url, size=len(DATA))
+        fails("the connection ended after 1000000 of 999999999999999 bytes", url)
+    with saying(answer(DATA[:-1])) as url:
+        fails("the connection ended after 999999 of 1000000 bytes", url, size=len(DATA))
+    assert {name.removeprefix("km.bin") for name in kept(cache)} <= {".lock", ".partial", ".etag"}
+
+
+@pytest.mark.parametrize("size", [b"-1", b"-5", b"zz", b"fffffffffffffffff"])
+def test_chunks_of_no_length_or_of_any(cache, size):
+    with saying(answer(size + b"\r\n" + DATA, "Transfer-Encoding: chunked")) as url:
+        fails("cannot be fetched|brought|sends more", url, sha256=SHA, size=len(DATA))
+    assert "km.bin" not in kept(cache)
+
+
+PAGES = {"empty": b"", "html": b"<!DOCTYPE html>\n<p>Sign in", "mark": b"\xef\xbb\xbf\r\n <HTML>", "xml": b"<?xml version='1.0'?><Error/>"}
+
+
+@pytest.mark.parametrize("body", PAGES.values(), ids=PAGES)
+def test_an_answer_that_is_no_file(cache, body):
+    what = "brought a web page" if body else "brought an empty file"
+    for headers in ([], [f"Content-Length: {len(body)}"]):
+        with saying(answer(body, *headers)) as url:
+            fails(what, url)
+            fails(what, url, sha256=SHA)
+    with saying(answer(b"sign in", "Content-Type: text/html; charset=utf-8")) as url:
+        fails("brought a web page", url)
+        fails("brought a web page", url, size=3)
+    assert {name.removeprefix("km.bin") for name in kept(cache)} <= {".lock", ".etag"}
+    with saying(answer(b"", "Content-Range: bytes */0", status="416 Range Not Satisfiable")) as url:
+        fails("brought an empty file", url)
+
+
+@pytest.mark.parametrize(
+    "target", ["ftp://127.0.0.1/km.bin", "file:///etc/passwd", "data:,x", "gopher://127.0.0.1/", "//[", "javascript:0"]
+)
+def test_a_redirect_elsewhere_is_refused(cache, target):
+    with saying(answer(b"", f"Location: {target}", status="302 Found")) as url:
+        fails("km.bin: cannot be fetched", url)
+    assert not [p for p in cache.rglob("*") if p.is_file() and p.read_bytes()]
+
+
+def test_a_redirect_from_https_to_http_is_refused_and_from_http_to_http_is_not(server):
+    redirects = module._Redirects()
+    request = urllib.request.Request("https://host/km.bin")
+    with pytest.raises(urllib.error.URLError, match=r"redirected to http://host/km\.bin, which is not https"):
+        redirects.redirect_request(request, None, 302, "", {}, "http://host/km.bin")
+    assert redirects.redirect_request(request, None, 302, "", {}, "https://other/km.bin").full_url == "https://other/km.bin"
+    with saying(answer(b"", "Location: ftp://127.0.0.1/km.bin", status="302 Found")) as url:
+        fails(r"redirected to ftp://127\.0\.0\.1/km\.bin, which is not https", url)
+    with saying(answer(b"", f"Location: {server.url}", status="302 Found")) as url:
+        assert fetch(url, sha256=SHA).read_bytes() == DATA
+    with saying(answer(b"", "Location: /km.bin", status="302 Found")) as url:
+        fails("redirect|infinite", url)
+
+
+@pytest.mark.parametrize("tag", ['"\xff"', "a\x01b", '"' + "x" * 9000 + '"'])
+def test_a_tag_that_no_header_can_hold_is_not_kept(cache, tag):
+    with saying(answer(DATA[:1000], f"ETag: {tag}", f"Content-Length: {len(DATA)}"), answer(DATA, f"Content-Length: {len(DATA)}")) as url:
+        assert fetch(url, sha256=SHA).read_bytes() == DATA
+
+
+def test_what_is_kept_beside_a_file_may_be_damaged(server):
+    path = fetch(server.url, sha256=None)
+    for name in ("km.bin.sha256", "km.bin.etag"):
+        path.with_name(name).write_bytes(b"\xff\x00\n")
+    assert fetch(server.url, sha256=SHA) == path
+    path.with_name("km.bin.sha256").write_bytes(b"\xff\x00\n")
+    path.rename(path.with_name("km.bin.partial"))
+    assert fetch(server.url, sha256=SHA).read_bytes() == DATA
+
+
 # ------------------------------------------------------------------------------------------------------------ the hub
 
 
@@ -413,6 +540,15 @@ def test_an_entry_is_complete(name):
         assert re.search(rf"/km{entry.n_units}(-\w+)?$", name)
         base = PUBLISHED.get(name.split("/")[0], entry)
         assert (base.encoder, base.revision, base.layer) == (entry.encoder, entry.revision, entry.layer)
+
+
+@pytest.mark.parametrize(
+    "index", ["", "{", "[]", "[" * 100_000, '{"weight_map": 5}', '{"weight_map": {"a": 5}}', '{"weight_map": {"a": "x"}}']
+)
+def test_a_damaged_index_is_not_whole(tmp_path, index):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / module.INDEX).write_text(index)
+    assert not module._has_weights(tmp_path)
 
 
 def test_codebooks_are_listed_once():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import fcntl
 import gzip
@@ -19,6 +20,9 @@ from textless.weights import write_text
 
 MARK = ".textless.json"  # in an unpacked folder: what it is, and how many audio files it has
 AUDIO = (".flac", ".wav")
+EXPANSION = 20  # times its own size that an archive may have unpacked; audio in a .tar.gz has at most a few times
+SMALL = 1_000_000  # bytes of an archive; a smaller one may unpack to as much as one of this size, since tar pads
+NAME = 1 << 16  # bytes of a header that holds a name
 SPLITS = ("corpus", "id", "speaker", "split")  # columns of splits.tsv
 
 
@@ -153,28 +157,69 @@ def fetch_dataset(name: str, folder: Path | str, *, progress: Progress = lambda 
 def unpack(archive: Path, folder: Path, progress: Progress = lambda done, total, what: None) -> None:
     """Unpack a .tar.gz below `folder`, without its outermost folder.
 
-    Raises CorpusError when it is cut short or damaged, or has a member that is no plain file or would lie elsewhere.
+    Raises CorpusError when it is cut short or damaged, has a member that is no plain file, would lie elsewhere or has a name that cannot be
+    printed, and when it unpacks to more than EXPANSION times its size.
     """
     if not hasattr(tarfile, "data_filter"):
         raise CorpusError("this Python cannot unpack archives safely; use 3.11.4 or newer")
     folder.mkdir(parents=True, exist_ok=True)
     total = archive.stat().st_size
     try:
-        with open(archive, "rb") as raw, gzip.GzipFile(fileobj=raw) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
-            for member in tar:
-                parts = PurePosixPath(member.name).parts
-                if member.isdir():
-                    continue
-                if not member.isreg() or ".." in parts or len(parts) < 2 or parts[0] == "/":
-                    raise CorpusError(f"{archive}: {member.name!r} is not a plain file in a folder of its own; nothing was unpacked")
-                tar.extract(member.replace(name="/".join(parts[1:]), deep=False), folder, filter="data")
-                progress(raw.tell() // 1_000_000, total // 1_000_000, f"MB of {archive.name} unpacked")
+        with open(archive, "rb") as raw, gzip.GzipFile(fileobj=raw) as whole:
+            stream = _Bounded(whole, EXPANSION * max(total, SMALL))
+            with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as tar:
+                for member in tar:
+                    parts = PurePosixPath(member.name).parts
+                    if member.isdir():
+                        continue
+                    name = f"{member.name[:100]!r}{' …' if len(member.name) > 100 else ''}"
+                    if not member.isreg() or member.size < 0 or ".." in parts or len(parts) < 2 or parts[0] == "/":
+                        raise CorpusError(f"{archive}: {name} is not a plain file in a folder of its own; nothing was unpacked")
+                    if not member.name.isprintable() or any(len(part.encode()) > 255 for part in parts):
+                        raise CorpusError(f"{archive}: {name} is not a name that a file can have; nothing was unpacked")
+                    # Times of files say nothing, and some cannot be set.
+                    plain = member.replace(name="/".join(parts[1:]), mtime=None, deep=False)  # type: ignore[arg-type]
+                    try:
+                        tar.extract(plain, folder, filter="data")
+                    except (FileExistsError, IsADirectoryError, NotADirectoryError):
+                        raise CorpusError(f"{archive}: {name} is both a file and a folder; nothing was unpacked") from None
+                    progress(raw.tell() // 1_000_000, total // 1_000_000, f"MB of {archive.name} unpacked")
             while stream.read(1 << 20):  # its checksum stands at its end, behind what tar wants to see
                 pass
     except tarfile.FilterError as e:
         raise CorpusError(f"{archive}: {e}; nothing was unpacked") from None
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as e:
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, OverflowError, RecursionError) as e:
         raise CorpusError(f"{archive}: is cut short or damaged ({e}); the same command fetches it again") from None
+
+
+class _Member(tarfile.TarInfo):
+    """A member of small headers: tarfile reads names and the maps of sparse files, of whatever length, into memory."""
+
+    NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.size < 0 or (self.type in self.NAMES and self.size > NAME):
+            raise tarfile.ReadError("a header of another length than headers have")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+    def _refuse(self, *_: object) -> None:
+        raise tarfile.ReadError("a sparse file")
+
+    _proc_sparse = _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse
+
+
+class _Bounded:
+    """A stream that gives no more than `limit` bytes, and raises CorpusError where there are more."""
+
+    def __init__(self, stream: gzip.GzipFile, limit: int) -> None:
+        self.stream, self.limit, self.done = stream, limit, 0
+
+    def read(self, size: int) -> bytes:
+        block = self.stream.read(size)
+        self.done += len(block)
+        if self.done > self.limit:
+            raise CorpusError(f"{self.stream.name}: unpacks to more than {self.limit} bytes, which no audio does; nothing was unpacked")
+        return block
 
 
 def _forget(dataset: Dataset, paths: list[Path]) -> None:
@@ -193,7 +238,7 @@ def _audio(folder: Path) -> Iterator[PurePosixPath]:
 def _check_whole(target: Path, name: str) -> None:
     try:
         files = json.loads((target / MARK).read_text())["files"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise OutputExistsError(f"{target}: exists and was not made by `textless fetch`; give another folder with -o") from None
     found = sum(1 for _ in _audio(target))
     if found != files:
@@ -211,7 +256,7 @@ def _write_tables(target: Path, name: str, dataset: Dataset) -> None:
         write_text(text, _table(sorted(words.items())))
     there: list[list[str]] = []
     if splits.exists():
-        with open(splits, encoding="utf-8", newline="") as f:
+        with open(splits, encoding="utf-8", newline="") as f, contextlib.suppress(UnicodeDecodeError, csv.Error):
             there = list(csv.reader(f, delimiter="\t", quoting=csv.QUOTE_NONE))
         if not there or tuple(there[0]) != SPLITS:
             raise OutputExistsError(f"{splits}: has other columns than {', '.join(SPLITS)}; give another folder with -o")

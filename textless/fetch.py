@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from textless.errors import ModelError
 
@@ -27,11 +27,26 @@ PAUSE = 0.5  # seconds before the second of them, doubled before each further on
 TRUE = {"1", "ON", "YES", "TRUE"}  # what huggingface_hub takes for set
 WEIGHTS, INDEX, PICKLE = "*.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 
+NUMBER = re.compile(r"[0-9]{1,18}")  # of bytes, in a header
+EXTENT = re.compile(r"bytes (?:([0-9]{1,18})-[0-9]{1,18}|\*)/([0-9]{1,18}|\*)")  # Content-Range
+TAG = re.compile(r"[\x20-\x7e]{1,256}")  # ETag or date that can be sent back
+
 Progress = Callable[[int, int, str], None]
 
 
 class _Dropped(Exception):
     """A connection that ended early or a server that is busy: worth another try."""
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """To https, and from http to http: a server may neither make a client read files and FTP nor take the encryption away."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        if urlsplit(newurl).scheme not in {"https", urlsplit(req.full_url).scheme}:
+            raise urllib.error.URLError(f"redirected to {newurl}, which is not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def fetch(url: str, *, sha256: str | None, size: int | None = None, progress: Progress | None = None) -> Path:
@@ -41,7 +56,7 @@ def fetch(url: str, *, sha256: str | None, size: int | None = None, progress: Pr
         url: https://, http:// or file://.
         sha256: of the file, 64 hex digits. None where nobody has published it: then what the first download brings is trusted,
             its hash is kept beside it (`NAME.sha256`), and every later download from this URL must have the same.
-        size: in bytes, where known.
+        size: in bytes, where known. No more is read, and less is refused.
         progress: called with megabytes done, megabytes in all, and what they are of.
 
     The file appears whole, by rename, after its size and hash are checked. Until then it grows as `NAME.partial`, and the
@@ -49,8 +64,8 @@ def fetch(url: str, *, sha256: str | None, size: int | None = None, progress: Pr
     file at a time, one downloads and the others wait. The cache is $TEXTLESS_CACHE, else `textless/files` in the user's cache
     folder; a file that was copied into it by hand is checked once and used.
 
-    Raises ModelError when there is no network or no such file, when HF_HUB_OFFLINE is set, when size or hash are wrong, and
-    when the cache cannot be written.
+    Raises ModelError when there is no network or no such file, when the server redirects to anything but https (or from http to http),
+    when what comes is empty or a web page, when HF_HUB_OFFLINE is set, when size or hash are wrong, and when the cache cannot be written.
     """
     path = _place(url)
     sha256 = sha256 and sha256.lower()
@@ -181,7 +196,7 @@ def _receive(url: str, path: Path, known: bool, size: int | None, progress: Prog
     """One connection: the rest of the file, or all of it where the server has no ranges or another file by now."""
     partial, tag = _beside(path, ".partial"), _beside(path, ".etag")
     start = _length(partial)
-    version = tag.read_text() if tag.is_file() else ""
+    version = _tag(tag.read_text(errors="replace")) if tag.is_file() else ""
     headers = {"User-Agent": "textless"}
     if start and (version or known):  # with neither nobody would notice that the two parts are of different files
         headers["Range"] = f"bytes={start}-"
@@ -189,7 +204,7 @@ def _receive(url: str, path: Path, known: bool, size: int | None, progress: Prog
             headers["If-Range"] = version
     with _connect(url, headers, path) as response:
         status, total = getattr(response, "status", None), None  # a file:// has no status
-        extent = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""))
+        extent = EXTENT.fullmatch(response.headers.get("Content-Range", ""))
         if status in (206, 416):
             total = int(extent[2]) if extent and extent[2] != "*" else None
             if status == 416 and total == start:
@@ -199,7 +214,9 @@ def _receive(url: str, path: Path, known: bool, size: int | None, progress: Prog
                 raise _Dropped("the server sends another part than the one asked for")
         else:
             start, length = 0, response.headers.get("Content-Length", "")
-            total = int(length) if length.isdigit() else None
+            total = int(length) if NUMBER.fullmatch(length) else None
+        if response.headers.get_content_type() == "text/html":
+            raise _web_page(url, path)
         if None not in (total, size) and total != size:
             partial.unlink(missing_ok=True)
             raise ModelError(f"{url}: has {total} bytes where {size} are expected; the file at this address was replaced")
@@ -209,8 +226,11 @@ def _receive(url: str, path: Path, known: bool, size: int | None, progress: Prog
                 tag.write_text(_version(response.headers))
             done = start
             while block := _read(response):
-                f.write(block)
                 done += len(block)
+                if total is not None and done > total:
+                    partial.unlink(missing_ok=True)
+                    raise ModelError(f"{url}: sends more than the {total} bytes that are expected; the file at this address was replaced")
+                f.write(block)
                 if progress:
                     progress(_megabytes(done), _megabytes(total or done), f"MB of {path.name}")
         if total is not None and done < total:
@@ -221,12 +241,12 @@ def _receive(url: str, path: Path, known: bool, size: int | None, progress: Prog
 def _connect(url: str, headers: dict[str, str], path: Path) -> Any:
     """The server's answer. Raises _Dropped where another try may help, else ModelError."""
     try:
-        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+        return urllib.request.build_opener(_Redirects).open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as e:
         if e.code == 416:
             return e
         e.close()
-        reason = f"HTTP {e.code} {e.reason}".strip()
+        reason = _line(f"HTTP {e.code} {e.reason}")
         if e.code == 429 or e.code >= 500:
             raise _Dropped(reason) from None
         raise _unreachable(url, path, reason) from None
@@ -242,15 +262,23 @@ def _connect(url: str, headers: dict[str, str], path: Path) -> Any:
 
 def _read(response: Any) -> bytes:
     try:
-        return response.read(BLOCK)
-    except (http.client.HTTPException, OSError) as e:
+        return response.read1(BLOCK)  # `read` believes a chunk of -1 bytes and reads without end
+    except (http.client.HTTPException, OSError, ValueError) as e:
         raise _Dropped(_line(e)) from None
 
 
 def _accept(url: str, path: Path, sha256: str | None, total: int | None) -> None:
     """Check the finished download and give it its name. Raises ModelError, and removes it, when it is not what it should be."""
     partial, tag = _beside(path, ".partial"), _beside(path, ".etag")
+    if not _length(partial):
+        partial.unlink(missing_ok=True)
+        raise ModelError(f"{url}: brought an empty file; try again, or copy the file to {path}")
     expected, found, fault = sha256 or _recorded(path), _digest(partial), ""
+    with open(partial, "rb") as f:
+        page = f.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
+    if page and expected != found:
+        partial.unlink()
+        raise _web_page(url, path)
     if total is not None and _length(partial) != total:
         fault = f"brought {_length(partial)} bytes where {total} are expected; try again"
     elif expected not in (None, found):
@@ -269,13 +297,18 @@ def _accept(url: str, path: Path, sha256: str | None, total: int | None) -> None
 def _version(headers: Any) -> str:
     """What If-Range compares: a strong ETag, else the date; "" without either."""
     etag = headers.get("ETag", "")
-    return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
+    return _tag(etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", ""))
+
+
+def _tag(value: str) -> str:
+    """ "" for what no header can hold."""
+    return value if TAG.fullmatch(value) else ""
 
 
 def _recorded(path: Path) -> str | None:
     """The hash that is kept beside a file."""
     with contextlib.suppress(OSError):
-        if found := re.match(r"[0-9a-f]{64}\b", _beside(path, ".sha256").read_text()):
+        if found := re.match(r"[0-9a-f]{64}\b", _beside(path, ".sha256").read_text(errors="replace")):
             return found[0]
     return None
 
@@ -303,6 +336,13 @@ def _unreachable(url: str, path: Path, reason: str) -> ModelError:
     return ModelError(f"{url}: cannot be fetched ({reason}); try again, or copy the file to {path}")
 
 
+def _web_page(url: str, path: Path) -> ModelError:
+    """No model or archive begins as HTML or XML; a login page and an error page do."""
+    return ModelError(
+        f"{url}: brought a web page, not the file (a login page or an error?); open it in a browser, or copy the file to {path}"
+    )
+
+
 def _line(reason: Any) -> str:
     if isinstance(reason, socket.gaierror):
         return "the host is not known, or there is no network"
@@ -318,7 +358,10 @@ def _has_weights(folder: Path) -> bool:
     if not (folder / "config.json").is_file():
         return False
     if (folder / INDEX).is_file():
-        return all((folder / name).is_file() for name in json.loads((folder / INDEX).read_text())["weight_map"].values())
+        try:
+            return all((folder / name).is_file() for name in json.loads((folder / INDEX).read_text())["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return False
     return any(folder.glob(WEIGHTS)) or (folder / PICKLE).is_file()
 
 
