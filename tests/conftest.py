@@ -40,9 +40,8 @@ def speech(tmp_path):
     return folder
 
 
-@pytest.fixture(scope="session")
-def model_set(tmp_path_factory):
-    """A whole set with random weights: the folder that `--model` and `textless.load` take."""
+def build_set(root):
+    """A whole set with random weights below `root`: the folder that `--model` and `textless.load` take."""
     import torch
 
     from textless.lm.model import PRESETS as LM
@@ -54,7 +53,6 @@ def model_set(tmp_path_factory):
     from textless.vocoder.model import UnitVocoder, VocoderConfig
     from textless.weights import round_half
 
-    root = tmp_path_factory.mktemp("set")
     torch.manual_seed(0)
     encoder = Hubert(PRESETS["nano"]).eval()
     encoder.load_state_dict(round_half(encoder.state_dict()))
@@ -71,6 +69,11 @@ def model_set(tmp_path_factory):
     vocoder.save(root / "vocoder")
     bundle(root / "set", **{name: root / name for name in ("encoder", "codebook", "lm", "vocoder")})
     return root / "set"
+
+
+@pytest.fixture(scope="session")
+def model_set(tmp_path_factory):
+    return build_set(tmp_path_factory.mktemp("set"))
 
 
 @pytest.fixture
