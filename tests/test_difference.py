@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.metrics import mutual_info_score
 from test_quality import corpus, row
 from test_speech_quality import system
 
@@ -15,7 +16,7 @@ from textless.steps import Difference
 from textless.steps.sources import Alignments
 from textless.units.difference import unit_difference
 from textless.units.dump import finish_dump, write_shard
-from textless.units.quality import measure_units
+from textless.units.quality import frame_phones, measure_units
 from textless.vocoder.bootstrap import differences, paired_difference
 
 
@@ -54,6 +55,30 @@ def test_differences_are_those_of_the_figures():
     for name in ("pnmi", "abx_within"):
         assert swapped[f"{name}_low"] == pytest.approx(-found[f"{name}_high"])
     assert set(unit_difference(a, a, alignments).values()) == {0.0}
+
+
+def test_the_interval_is_the_bootstrap_written_out():
+    """PNMI of both over the same two hundred draws of files, from the 2.5th to the 97.5th percentile, less the bias."""
+    rows, alignments = speech()
+    a, b = worse(rows, 0.2), worse(rows, 0.6)
+    found = unit_difference(a, b, alignments, seed=4)
+
+    def labelled(row):
+        frames = row.units.frames()
+        phones = frame_phones(alignments[row.id], len(frames), frame_rate=50)
+        return np.array([(u, "pqabc".index(p)) for u, p in zip(frames, phones, strict=True) if p]).T
+
+    def pnmi(files, chosen):
+        units, phones = np.concatenate([files[k] for k in chosen], axis=1)
+        shares = np.bincount(phones) / len(phones)
+        return mutual_info_score(phones, units) / -(shares * np.log(shares)).sum()
+
+    ours, theirs = ([labelled(row) for row in system] for system in (a, b))
+    rng = np.random.default_rng(4)
+    drawn = [pnmi(ours, chosen) - pnmi(theirs, chosen) for chosen in (rng.integers(12, size=12) for _ in range(200))]
+    low, high = np.percentile(drawn, [2.5, 97.5]) - np.mean(drawn) + found["pnmi"]
+    assert found["pnmi_low"] == pytest.approx(low)
+    assert found["pnmi_high"] == pytest.approx(high)
 
 
 def test_pairs_see_what_intervals_hide():

@@ -87,6 +87,14 @@ def test_short_files_are_judged_less_strictly():
     assert not codebook.is_far(1.1, 60)
 
 
+def test_far_is_by_quantile():
+    """Beyond 95 % of training's frames below two seconds, beyond 75 % from there on."""
+    codebook = Codebook(np.eye(3), distances={"mean": 1.0, "0.5": 2.0, "0.75": 3.0, "0.95": 4.0, "0.99": 5.0})
+    for seconds, limit in ((0.1, 4.0), (1.99, 4.0), (2.0, 3.0), (60, 3.0)):
+        assert not codebook.is_far(limit, seconds)
+        assert codebook.is_far(limit + 0.01, seconds)
+
+
 def test_a_bundle_carries_it(model_set, tmp_path):
     codebook = load_codebook(model_set / "codebook")
     codebook.measure(np.random.default_rng(0).standard_normal((50, codebook.centroids.shape[1])))

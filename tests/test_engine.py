@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -295,6 +295,14 @@ def test_a_vanished_source_is_named(store, tmp_path):
         store.has(Upper(text=Text(file=str(tmp_path / "gone.txt"))))
 
 
+@pytest.mark.parametrize("name", sorted(name for name, step in STEPS.items() if any(f.name == "seed" for f in fields(step))))
+def test_the_seed_of_every_step_enters_its_key(name, text):
+    step = STEPS[name]
+    needed = {f.name: Upper(text=text) for f in fields(step) if f.default is MISSING}
+    keys = {Keys(lambda p: "0").of(step(**needed, seed=seed)) for seed in (0, 1, 2)}
+    assert len(keys) == 3
+
+
 # ---------------------------------------------------------------------------------------------------------- map steps
 
 
@@ -309,6 +317,12 @@ def test_shards_partition_rows_whatever_their_order():
         n = len(split_rows(rows[:1] * count))
         assert n & (n - 1) == 0
         assert count <= n * ROWS_PER_SHARD
+
+
+def test_shards_by_number():
+    """Sixty-four rows to a shard at most, and a power of two of shards."""
+    rows = [SimpleNamespace(id=str(i)) for i in range(300)]
+    assert [len(split_rows(rows[:n])) for n in (0, 1, 64, 65, 128, 129, 256, 257)] == [1, 1, 1, 2, 2, 4, 4, 8]
 
 
 def test_an_interrupted_map_goes_on_where_it_was(store):

@@ -75,6 +75,11 @@ def test_silence_has_no_pulses():
     assert not made.any()
 
 
+def test_a_pause_runs_on_at_a_hundred_hertz():
+    _, phase = source().pulses(torch.zeros(1, 9, dtype=torch.float64), torch.full((1,), 0.25, dtype=torch.float64))
+    assert float(phase) == pytest.approx(0.25 + 5 * FRAME * 100 / 16000, abs=1e-9)
+
+
 def test_spectra_are_those_of_the_samples_around_a_frame():
     excitation, frames = source(), 6
     left, right = excitation.sides
@@ -113,6 +118,14 @@ def test_f0_in_steps_of_25_cents():
     assert (steps.diff() >= 0).all()
     assert quantise_f0(torch.tensor([0.0, 20.0, 5000.0])).tolist() == [0, 1, F0_BINS - 1]
     assert torch.equal(quantise_f0(dequantise_f0(torch.arange(F0_BINS)).float()), torch.arange(F0_BINS))
+
+
+def test_f0_in_steps_by_number():
+    """Four steps a semitone from 60 Hz on: an octave is 48."""
+    hz = [0, 60, 60 * 2 ** (1 / 48), 60 * 2 ** (0.4 / 48), 120, 240, 480, 600]
+    assert quantise_f0(torch.tensor(hz)).tolist() == [0, 1, 2, 1, 49, 97, 145, 154]
+    assert dequantise_f0(torch.tensor([0, 1, 49, 97])).tolist() == [0, 60, 120, 240]
+    assert F0_BINS == 155
 
 
 def test_predicted_f0():

@@ -160,6 +160,33 @@ def test_long_files_are_seen_in_windows(models, name, clip):
     close(Extractor(models[name], window=10)([wave], [2])[0][0], whole)
 
 
+@pytest.mark.parametrize(("normalisation", "epsilon"), [("layer_norm_1e-5", 1e-5), ("zscore_1e-7", 1e-7)])
+def test_a_quiet_file_is_normalised_with_the_epsilon_of_its_kind(normalisation, epsilon, clip):
+    """Of a variance of about 1e-6, to which an epsilon is much or little."""
+    torch.manual_seed(0)
+    model = Hubert(replace(CONFIGS["large"], normalisation=normalisation)).fold_weight_norm().eval()
+    x = clip[16000:32000].astype(np.float64)
+    x = x * (0.001 / x.std())
+    wave = x.astype(np.float32)
+    want = ((x - x.mean()) / np.sqrt(x.var() + epsilon)).astype(np.float32)
+    np.testing.assert_allclose(model.prepare(torch.from_numpy(wave)), want, rtol=1e-4, atol=1e-5)
+    with torch.inference_mode():
+        frames = model(torch.from_numpy(want)[None])[1][1][0].numpy()
+    [[found]] = Extractor(model, window=0)([wave], [2])
+    close(found, frames, 1e-4)
+
+
+def test_windows_by_number():
+    """A twelfth of a window of 1200 frames is 100: windows begin 1000 frames apart, and the last ends with the file."""
+    assert list(windows(1200, 1200)) == [(0, 1200, 0, 1200)]
+    assert list(windows(3300, 1200)) == [
+        (0, 1200, 0, 1100),
+        (1000, 2200, 1100, 2100),
+        (2000, 3200, 2100, 3100),
+        (2100, 3300, 3100, 3300),
+    ]
+
+
 def test_windows_cover_every_frame_once():
     for window in (1, 2, 5, 12, 30, 3000):
         margin = round(window * MARGIN)

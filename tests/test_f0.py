@@ -133,11 +133,11 @@ def naive_autocorrelation(x: np.ndarray) -> np.ndarray:
     return COSINES @ power / power.sum()
 
 
-def naive_candidates(wave: np.ndarray, t: int) -> tuple[list[tuple[float, float]], float]:
-    """(log2 Hz, strength) of the voiced candidates of the frame around sample (t + 1) · 160, and the frame's level."""
+def naive_candidates(wave: np.ndarray, centre: int) -> tuple[list[tuple[float, float]], float]:
+    """(log2 Hz, strength) of the voiced candidates of the frame around a sample, and the frame's level."""
     size = 3 * RATE // 60
     padded = np.concatenate([np.zeros(size), wave, np.zeros(2 * size)])
-    frame = padded[size + (t + 1) * 160 - size // 2 :][:size]
+    frame = padded[size + centre - size // 2 :][:size]
     window = np.sin(np.pi * np.arange(1, size + 1) / (size + 1)) ** 2
     frame = (frame - frame.mean()) * window
     level = max(abs(x) for x in frame[size // 3 : -(size // 3)])
@@ -155,9 +155,14 @@ def naive_candidates(wave: np.ndarray, t: int) -> tuple[list[tuple[float, float]
     return found, level
 
 
-def naive_track(wave: np.ndarray, frames: int) -> np.ndarray:
-    """Viterbi over all candidates, one frame after the other; every second frame is kept."""
-    voiced, levels = zip(*(naive_candidates(wave, t) for t in range(2 * frames - 1)), strict=True)
+def naive_track(wave: np.ndarray, frames: int, hop: int = HOP, fine: int = 2) -> np.ndarray:
+    """Viterbi over all candidates, one frame after the other; of `fine` frames every one is kept.
+
+    Costs of transitions are Boersma's for 10 ms, and for other steps in proportion to how many there are in a second.
+    """
+    centres = [int((t + fine / 2) * hop / fine) for t in range(fine * (frames - 1) + 1)]
+    rate = 160 / (hop / fine)
+    voiced, levels = zip(*(naive_candidates(wave, centre) for centre in centres), strict=True)
     paths = []  # (score, [log2 Hz, ...]), None where unvoiced
     for candidates, level in zip(voiced, levels, strict=True):
         options = [*candidates, (None, 0.45 + max(0, 2 - level / max(levels) / (0.03 / 1.45)))]
@@ -166,12 +171,12 @@ def naive_track(wave: np.ndarray, frames: int) -> np.ndarray:
             scores = [(0, [])] if not paths else []
             for score, path in paths:
                 both = (octave is None) + (path[-1] is None)
-                scores.append((score - (0.35 * abs(octave - path[-1]) if both == 0 else 0.14 if both == 1 else 0), path))
+                scores.append((score - rate * (0.35 * abs(octave - path[-1]) if both == 0 else 0.14 if both == 1 else 0), path))
             score, path = max(scores, key=lambda pair: pair[0])
             longer.append((score + strength, [*path, octave]))
         paths = longer
     best = max(paths, key=lambda pair: pair[0])[1]
-    return np.array([0 if octave is None else 2**octave for octave in best])[::2]
+    return np.array([0 if octave is None else 2**octave for octave in best])[::fine]
 
 
 @pytest.mark.parametrize("name", ["amy-0", "ben-0", "cat-0", "dan-1"])
@@ -186,6 +191,18 @@ def test_equals_the_naive_version(name, worse):
     want = naive_track(wave.astype(np.float64), 50)
     assert 5 < (want > 0).sum() < 50
     np.testing.assert_allclose(found, want, rtol=1e-3)  # what is at the Nyquist frequency counts otherwise between samples
+
+
+@pytest.mark.parametrize(("hop", "fine"), [(80, 1), (441, 3), (640, 4), (200, 1)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_other_hops_equal_the_naive_version(hop, fine, seed):
+    """In noise, where transitions decide. Steps of the path are those nearest to 10 ms, but no longer than a hop."""
+    wave = read_audio(ROOT / "pipelines" / "smoke" / f"{['amy-0', 'dan-1'][seed]}.opus")[8000:20000]
+    wave = wave + np.random.default_rng(seed).standard_normal(len(wave)).astype(np.float32) * wave.std() / 2
+    (found,) = track_f0([wave], hop=hop)
+    want = naive_track(wave.astype(np.float64), len(wave) // hop, hop, fine)
+    assert 0.05 < (want > 0).mean() < 0.95
+    np.testing.assert_allclose(found, want, rtol=1e-3)
 
 
 # ---------------------------------------------------------------------------------------------------------- Praat

@@ -138,11 +138,36 @@ def test_log_mel_equals_a_naive_one(clip):
     assert (bank.sum(0) > 0).all()
 
 
+def test_log_mel_of_silence_is_its_floor():
+    """A millionth: 16-bit silence stays above it."""
+    silence = log_mel(torch.zeros(400))
+    torch.testing.assert_close(silence, torch.full((1, 80), -13.815511))  # ln 1e-6
+    step = log_mel(torch.full((400,), 2**-15) * torch.tensor([1.0, -1.0]).repeat(200))
+    assert step.max() > silence.max()
+
+
+@pytest.mark.parametrize("n_mels", [40, 80])
+def test_mel_filters_are_those_of_a_naive_computation(n_mels):
+    """HTK's scale: 1127 ln(1 + f / 700), from 20 Hz to 8 kHz."""
+    low, high = (1127 * np.log(1 + f / 700) for f in (20, 8000))
+    edges = [low + k * (high - low) / (n_mels + 1) for k in range(n_mels + 2)]
+    want = np.zeros((257, n_mels))
+    for b in range(257):
+        mel = 1127 * np.log(1 + b * 31.25 / 700)
+        for m, (left, peak, right) in enumerate(zip(edges, edges[1:], edges[2:], strict=False)):
+            if left < mel < right:
+                want[b, m] = (mel - left) / (peak - left) if mel < peak else (right - mel) / (right - peak)
+    np.testing.assert_allclose(mel_filters(n_mels), want, atol=1e-6)
+
+
 def test_normalise():
     y = normalise(torch.randn(500, 7) * 9 + 3)
     torch.testing.assert_close(y.mean(0), torch.zeros(7), atol=1e-5, rtol=0)
     torch.testing.assert_close(y.std(0), torch.ones(7), atol=1e-2, rtol=0)
     assert torch.isfinite(normalise(torch.zeros(5, 3))).all()
+    quiet = 0.001 * torch.randn(500, 7)  # its variance, a millionth, is less than what is added to it
+    want = (quiet - quiet.mean(0)) / (quiet.var(0, unbiased=False) + 1e-5).sqrt()
+    torch.testing.assert_close(normalise(quiet), want)
 
 
 def test_bad_input(tmp_path):

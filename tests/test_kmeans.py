@@ -43,6 +43,19 @@ def test_predict_is_the_nearest_centroid():
     assert np.array_equal(Codebook(centroids).predict(frames), distances.argmin(1))
 
 
+def test_the_first_of_equal_centroids_wins():
+    codebook = Codebook(np.array([[1, 0], [0, 1], [1, 0], [0, 1]], np.float32))
+    assert codebook.predict(np.array([[0, 1], [1, 0], [0, 3], [0.5, 0.5]], np.float32)).tolist() == [1, 0, 1, 0]
+
+
+def test_layer_norm_written_out():
+    """Of frames whose variance is about the 1e-5 that is added to it."""
+    x = 0.003 * np.random.default_rng(0).standard_normal((20, 30)) + 1
+    frames = x.astype(np.float32).astype(np.float64)
+    want = (frames - frames.mean(1, keepdims=True)) / np.sqrt(frames.var(1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(transform_frames(x, "layer_norm"), want, rtol=1e-4, atol=1e-4)  # 2^-24 of one is 2e-5 of a deviation
+
+
 def test_finds_clusters():
     frames, truth = blobs()
     codebook, figures = fit_codebook(frames, 5, restarts=5, contract=UnitContract(encoder="mfcc"))

@@ -294,6 +294,38 @@ def test_durations_are_sampled_from_the_head_at_the_same_temperature() -> None:
     assert np.abs(counts / 600 - p).max() < 0.08
 
 
+def test_durations_are_sampled_at_another_temperature() -> None:
+    lm = random_lm()
+    prompt = random_units(5)
+    with torch.no_grad():
+        lm.duration.weight.mul_(0.25)
+    first = lm.continue_units(prompt, seconds=9, max_new_units=1, temperature=0, only_new=True)
+    logits = logits_of(lm, [23, *prompt.units.tolist(), int(first.units[0])])[1].double()
+    new = lm.continue_units([prompt] * 600, seconds=9, max_new_units=1, top_k=1, temperature=0.4, only_new=True)
+    counts = np.bincount([u.durations[0] - 1 for u in new], minlength=6)
+    p, flat = torch.softmax(logits / 0.4, 0).numpy(), torch.softmax(logits, 0).numpy()
+    assert np.abs(counts / 600 - p).max() < 0.08 < 0.16 < np.abs(flat - p).max()  # four standard deviations
+
+
+def test_seconds_are_rounded_to_frames() -> None:
+    """9.75 frames are ten, and 10.25 too."""
+    for seconds in (0.195, 0.205):
+        assert random_lm().continue_units([1, 2], seconds=seconds, only_new=True).n_frames == 10
+
+
+def test_fresh_weights_have_the_deviation_of_gpt_2() -> None:
+    """0.02, and what is added to the residual stream, twice in each layer, less by the root of how often (Radford et al. 2019)."""
+    torch.manual_seed(0)
+    lm = UnitLM(LMConfig(n_units=100, dim=96, layers=8, heads=3, ffn_dim=256, context=8))
+    for block in lm.blocks:
+        for layer in (block.qkv, block.gate_up):
+            assert float(layer.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
+        for layer in (block.out, block.down):
+            assert float(layer.weight.detach().std()) == pytest.approx(0.005, rel=0.05)
+    assert float(lm.embed.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
+    assert not lm.duration.weight.any()
+
+
 def test_one_prompt_or_a_list() -> None:
     lm = random_lm()
     assert isinstance(lm.continue_units(random_units(3), seconds=0.1), Units)
@@ -463,6 +495,16 @@ def test_weights_are_those_of_transformers() -> None:
             np.testing.assert_allclose(weights / weights.sum(), scores.double().softmax(-1), rtol=2e-5, atol=0, err_msg=str(sampling))
             apart += (weights > 0).sum() < 30
     assert apart > 8 * (len(SAMPLINGS) - 2)  # the processors do remove something
+
+
+@pytest.mark.parametrize("temperature", [0.5, 0.8, 2.0])
+def test_what_is_drawn_at_a_temperature(temperature: float) -> None:
+    p = np.array([0.4, 0.3, 0.2, 0.06, 0.04])
+    want = p ** (1 / temperature)
+    np.testing.assert_allclose(drawn(np.log(p), temperature=temperature), want / want.sum(), atol=0.03)
+    assert drawn(np.log(p), temperature=0, draws=20)[0] == 1
+    want = np.array([*want[:2], 0, 0, 0])
+    np.testing.assert_allclose(drawn(np.log(p), temperature=temperature, top_k=2), want / want.sum(), atol=0.03)
 
 
 def test_repetition() -> None:

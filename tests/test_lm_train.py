@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from adamw import check, recorded
 
 import textless.training
 from textless.errors import ContractError, TrainingError
@@ -157,6 +158,68 @@ def test_packed_loss_of_a_whole_document_is_its_nll(lm: UnitLM) -> None:
     d = Units(np.arange(63) % N, np.full(63, 2), CONTRACT)
     units, _ = losses(lm, packer([d], context=64).batch(0, 2))
     assert units.item() == pytest.approx(lm.nll(d).mean(), abs=1e-5)
+
+
+def test_the_gradient_is_that_of_the_documents_one_by_one() -> None:
+    """Of the first two steps: mean cross-entropy of the tokens and a quarter of that of the durations, by backpropagation through each
+    piece of a document alone; clipped at 1."""
+    documents = grammar(9, seed=3)
+    options = {"steps": 2, "preset": "nano", "context": 16, "batch_tokens": 48, "dropout": 0.0, "contract": CONTRACT, "seed": 5}
+    with recorded() as records:
+        train_lm(documents, **options)
+    [record] = records
+    torch.manual_seed(5)
+    model = UnitLM(LMConfig(n_units=N, context=16, **PRESETS["nano"]), CONTRACT)
+    parameters = sorted(model.parameters(), key=lambda p: p.ndim < 2)  # matrices first
+    rows = Packer(Documents.pack(documents, n_units=N, max_duration=model.config.max_duration), context=16, seed=5)
+    for n in range(2):
+        units, durations = [], []
+        for p, value in zip(parameters, record.before[n], strict=True):
+            if n == 0:
+                assert np.array_equal(p.detach(), value)
+            p.data, p.grad = torch.from_numpy(value.copy()), None
+        for document, start, length in (piece for row in range(3 * n, 3 * n + 3) for piece in rows.pieces(row)):
+            d = documents[document]
+            whole = torch.tensor([N, *d.units.tolist(), N])[start : start + length + 1]
+            hidden = model(whole[None, :-1])[0]
+            units += [-F.linear(hidden, model.embed.weight).log_softmax(-1)[range(length), whole[1:]]]
+            logs = F.linear(hidden, model.duration.weight).log_softmax(-1)
+            durations += [-logs[k, d.durations[start + k - 1] - 1] for k in range(length) if start + k]
+        (torch.cat(units).mean() + 0.25 * torch.stack(durations).mean()).backward()
+        norm = math.sqrt(sum(float(p.grad.double().square().sum()) for p in parameters))
+        scale = min(1, 1 / norm)
+        for p, gradient in zip(parameters, record.gradients[n], strict=True):
+            # Sums of 48 terms, each off by some roundings through a handful of layers.
+            assert np.abs(scale * p.grad.numpy() - gradient).max() < 1e-5 * scale * norm
+
+
+def test_a_step_is_that_of_adamw_written_out() -> None:
+    """AdamW (0.9, 0.95), 1e-8, decay 0.1, of a gradient that is clipped at 1. Its rate rises for 3 % of the steps to the peak, and falls
+    in a cosine to a twentieth of it."""
+    with recorded() as records:
+        _, figures = train_lm(grammar(9, seed=3), contract=CONTRACT, steps=67, preset="nano", context=8, batch_tokens=8, lr=2e-3)
+    [record] = records
+    assert figures["curve"][0]["grad_norm"] > 1
+    assert max(record.norms()) == pytest.approx(1, rel=1e-5)
+    check(record, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+    falling = [1e-4 + 1.9e-3 * (1 + math.cos(math.pi * n / 65)) / 2 for n in range(65)]
+    assert record.rates == pytest.approx([1e-3, 2e-3, *falling])
+
+
+def test_every_step_draws_its_own_random_numbers() -> None:
+    def drawn(seed: int) -> list[float]:
+        found: list[float] = []
+
+        def step(n: int) -> dict[str, float]:
+            found.append(float(torch.rand(())))
+            return {"loss": 0.0}
+
+        textless.training.train(step, {}, steps=5, seed=seed)
+        return found
+
+    assert len(set(drawn(0))) == 5
+    assert drawn(0) == drawn(0)
+    assert not set(drawn(0)) & set(drawn(1))
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------------------

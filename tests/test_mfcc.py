@@ -71,6 +71,11 @@ def test_to_rate_of_the_same_window():
     assert np.array_equal(picked, 2 * np.arange(370))
 
 
+def test_to_rate_rounds_to_the_nearest():
+    """At 86 Hz frame t of 50 Hz begins at label 1.72 t: 0, 1.72, 3.44, 5.16, 6.88."""
+    assert to_rate(np.arange(9), rate=86, target_rate=50, frames=5).tolist() == [0, 2, 3, 5, 7]
+
+
 @pytest.mark.parametrize("labels", [738, 742, 370])
 def test_to_rate_refuses_labels_of_other_audio(labels):
     with pytest.raises(TrainingError, match=f"{labels} labels at 100 Hz do not fit 370 frames at 50 Hz"):

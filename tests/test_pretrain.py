@@ -1,10 +1,13 @@
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import torch.nn.functional as F
+from adamw import check, recorded
 
 import textless.training
 from conftest import GOLDEN
@@ -12,6 +15,7 @@ from textless.audio import read_audio
 from textless.corpus import Corpus, PackedAudio
 from textless.errors import TrainingError
 from textless.pickles import load_torch
+from textless.units import pretrain as pretraining
 from textless.units.checkpoints import open_checkpoint
 from textless.units.hubert import PRESETS, Hubert, HubertConfig
 from textless.units.hubert_frames import n_frames
@@ -54,6 +58,86 @@ def test_span_mask():
         shares.append(mask[0].mean())
     # starts without replacement: 1 - (1 - 0.08)^10 of the frames, about
     assert 0.5 < np.mean(shares) < 0.62
+
+
+def test_the_number_of_spans_is_rounded_at_random():
+    """Of spans of one frame, as many frames as spans: 0.5 · 9 is four or five, each half of the time. The last frame begins none."""
+    masks = span_mask(np.random.default_rng(0), [9] * 4000, prob=0.5, span=1)
+    counts = masks.sum(1)
+    assert set(counts) == {4, 5}
+    assert counts.mean() == pytest.approx(4.5, abs=0.03)  # four standard errors
+    assert masks.any(0).tolist() == [True] * 8 + [False]  # fairseq draws starts below length - span, too
+
+
+@pytest.mark.parametrize("config", [NANO, WAVE, replace(WAVE, pre_ln=True)], ids=["logmel", "conv", "pre_ln"])
+def test_losses_are_those_of_the_rows_by_hand(config, audio, tmp_path, monkeypatch):
+    """Crops of three lengths, padded together, against each of them alone without padding; masked frames count 1, others 0.3."""
+    spans = [(0, 0, 49), (1, 3, 30), (2, 10, 12)]
+    draw = np.random.default_rng(0)
+    labels = [draw.integers(0, 5, n_frames(int(n))) for n in audio.lengths]
+    masks = draw.random((3, 49)) < 0.4
+    for row, (_, _, frames) in zip(masks, spans, strict=True):
+        row[frames:] = False
+    monkeypatch.setattr(CropSource, "draw", lambda *args, **options: spans)
+    monkeypatch.setattr(pretraining, "span_mask", lambda *args, **options: masks)
+    arguments = {"n_classes": 5, "config": config, "steps": 1, "batch": 3, "head": "cosine", "folder": _new(tmp_path / "training")}
+    [found] = pretrain(audio, labels, unmasked_weight=0.3, **arguments)[1]
+
+    torch.manual_seed(0)
+    model, head = Hubert(config), Head(config.dim, 5, "cosine")
+    source = CropSource(audio, model, tmp_path)
+    nats, hits = {True: [], False: []}, {True: [], False: []}
+    for (i, start, frames), row in zip(spans, masks, strict=True):
+        mask = row[:frames]
+        with torch.no_grad():
+            logits = head(model(source.crop(i, start, frames)[None], mask=torch.from_numpy(mask)[None])[0])[0].double()
+        for t in range(frames):
+            label = labels[i][start + t]
+            nats[bool(mask[t])].append(float(logits[t].logsumexp(0) - logits[t, label]))
+            hits[bool(mask[t])].append(int(logits[t].argmax()) == label)
+    masked, unmasked = np.mean(nats[True]), np.mean(nats[False])
+    # A cosine is off by a few roundings of float32, 2^-24 each, and counts ten times.
+    assert found["masked_loss"] == pytest.approx(masked, rel=1e-5)
+    assert found["loss"] == pytest.approx(masked + 0.3 * unmasked, rel=1e-5)
+    assert found["masked_accuracy"] == pytest.approx(np.mean(hits[True]))
+    assert found["unmasked_accuracy"] == pytest.approx(np.mean(hits[False]))
+
+
+def test_a_step_is_that_of_adamw_written_out(audio, tmp_path):
+    """AdamW (0.9, 0.98), 1e-6, decay 0.01, of a gradient that is clipped at 5. Its rate rises for a twelfth of the steps to the peak, and
+    falls in a cosine to a twentieth of it."""
+    labels = [np.random.default_rng(i).integers(0, 50, n_frames(int(n))) for i, n in enumerate(audio.lengths)]
+    arguments = {"n_classes": 50, "config": replace(NANO, dim=16, ffn_dim=16, conv_dim=16), "steps": 24, "batch": 1, "crop_seconds": 0.3}
+    with recorded() as records:
+        _, [row] = pretrain(audio, labels, folder=tmp_path, unmasked_weight=60.0, lr=2e-3, head="cosine", **arguments)
+    [record] = records
+    assert row["grad_norm"] > 5
+    assert record.norms() == pytest.approx([5] * 4, rel=1e-5)
+    check(record, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01)
+    falling = [1e-4 + 1.9e-3 * (1 + math.cos(math.pi * n / 22)) / 2 for n in range(22)]
+    assert record.rates == pytest.approx([1e-3, 2e-3, *falling])
+
+
+@pytest.mark.parametrize("level", [0.002, 0.5])
+def test_a_quiet_file_is_normalised_as_the_model_does(level, tmp_path):
+    """Where the variance, 4e-6, is less than the 1e-5 that is added to it."""
+    (tmp_path / "speech").mkdir()
+    wave = (level * np.random.default_rng(0).uniform(-1, 1, 8000) + level).astype(np.float32)
+    soundfile.write(tmp_path / "speech" / "a.wav", wave, 16000, subtype="PCM_16")
+    audio = PackedAudio.build(Corpus.load(tmp_path / "speech"), tmp_path / "packed")
+    x = audio.waveform(0).astype(np.float64)
+    source = CropSource(audio, Hubert(replace(WAVE, normalisation="layer_norm_1e-5")), tmp_path)
+    want = ((x - x.mean()) / np.sqrt(x.var() + 1e-5))[3 * 320 : 3 * 320 + 4 * 320 + 80]
+    np.testing.assert_allclose(source.crop(0, 3, 4), want, rtol=1e-5, atol=1e-5)
+
+
+def test_dropout_is_that_of_the_call(audio, labels, tmp_path):
+    losses = [
+        pretrain(audio, labels, n_classes=2, config=NANO, steps=1, batch=2, crop_seconds=0.5, dropout=p, folder=_new(tmp_path / str(p)))[1]
+        for p in (0.0, 0.5)
+    ]
+    assert losses[0][0]["masked_loss"] != losses[1][0]["masked_loss"]
+    assert losses[0][0]["label_perplexity"] == losses[1][0]["label_perplexity"]  # of the same frames
 
 
 @pytest.mark.parametrize("size", ["base", "large"])
@@ -186,7 +270,7 @@ def _new(folder):
 def test_crops_of_a_batch_are_of_one_length_and_every_second_is_as_likely():
     source = CropSource.__new__(CropSource)
     source.frames = np.array([0, 30, 35, 40, 45, 50, 60, 70, 80, 400, 150, 100, 240])
-    seconds, padded, spread = np.zeros(13), 0, []
+    seconds, padded, spread, last = np.zeros(13), 0, [], np.zeros(13, int)
     for n in range(4000):
         spans = source.draw(np.random.default_rng(n), size=4, frames=100)
         lengths = [frames for _, _, frames in spans]
@@ -196,6 +280,8 @@ def test_crops_of_a_batch_are_of_one_length_and_every_second_is_as_likely():
             assert frames == min(source.frames[i], 100)
             assert 0 <= start <= source.frames[i] - frames
             seconds[i] += 1
+            last[i] = max(last[i], start + frames)
+    assert last.tolist() == source.frames.tolist()  # a crop may end where its file does
     np.testing.assert_allclose(seconds / seconds.sum(), source.frames / source.frames.sum(), atol=0.01)
     assert max(spread) <= 30
     assert padded < 0.02 * 4000 * 4 * 100

@@ -220,6 +220,28 @@ def test_intervals_are_over_files():
     assert many["pnmi_high"] - many["pnmi_low"] < (few["pnmi_high"] - few["pnmi_low"]) / 2
 
 
+def test_the_interval_of_pnmi_is_the_bootstrap_written_out():
+    """Two hundred draws of files; from the 2.5th to the 97.5th percentile, moved by the mean's distance from the whole."""
+    rng = np.random.default_rng(5)
+    files = []
+    for k in range(12):
+        phones = rng.integers(4, size=60)
+        files.append((np.where(rng.random(60) < k / 12, phones, rng.integers(4, size=60)), phones))
+    figures = unit_quality([(u, [f"p{p}" for p in phones]) for u, phones in files], n_units=4, seed=3)
+
+    def of(chosen):
+        units, phones = (np.concatenate([files[k][which] for k in chosen]) for which in (0, 1))
+        counts = np.bincount(phones) / len(phones)
+        return mutual_info_score(phones, units) / -sum(p * np.log(p) for p in counts if p)
+
+    rng = np.random.default_rng(3)
+    rng.permutation(12 * 60)  # of chance, which is drawn first
+    drawn = [of(rng.integers(12, size=12)) for _ in range(200)]
+    low, high = np.percentile(drawn, [2.5, 97.5]) - np.mean(drawn) + of(range(12))
+    assert figures["pnmi_low"] == pytest.approx(low)
+    assert figures["pnmi_high"] == pytest.approx(high)
+
+
 def test_the_interval_of_pnmi_is_not_biased():
     """Many units on few frames: a bootstrap that is left as it is lies above the figure itself."""
     rng = np.random.default_rng(0)

@@ -37,6 +37,14 @@ def test_seconds_and_slices():
         _ = Units(np.array([1])).seconds
 
 
+def test_slices_are_rounded_to_frames():
+    """9.75 frames are ten, and 30.75 are 31; 10.25 are ten, and 31.25 are 31."""
+    units = Units(np.arange(40) % 10, None, CONTRACT)
+    for start, stop in ((0.195, 0.615), (0.205, 0.625)):
+        assert units.between(start, stop).units.tolist() == [u % 10 for u in range(10, 31)]
+        assert units.between(start).units.tolist() == [u % 10 for u in range(10, 40)]
+
+
 def test_addition_keeps_the_seam():
     a, b = Units(np.array([1]), np.array([2]), CONTRACT), Units(np.array([1, 4]), None, CONTRACT)
     both = a + b

@@ -99,6 +99,30 @@ def test_log_mel_is_the_naive_one():
     np.testing.assert_allclose(ours.numpy().T, expected, atol=1e-3)
 
 
+def test_log_mel_of_silence_is_its_floor():
+    silence = losses.log_mel(torch.zeros(1, 3000), sample_rate=16000)
+    torch.testing.assert_close(silence, torch.full_like(silence, -11.512925))  # ln 1e-5
+
+
+def test_the_loss_is_the_mean_over_five_scales():
+    a, b = torch.randn(2, 2, 4000, generator=torch.Generator().manual_seed(0))
+    scales = ((2048, 160), (1024, 80), (512, 40), (256, 20), (128, 10))
+    mels = [[losses.log_mel(x, sample_rate=16000, window=w, n_mels=m).double() for x in (a, 0.1 * b)] for w, m in scales]
+    want = np.mean([float((x - y).abs().mean()) for x, y in mels])
+    assert float(losses.multi_scale_mel(a, 0.1 * b, sample_rate=16000)) == pytest.approx(want, rel=1e-5)
+
+
+def test_half_of_the_duration_predictor_drops_out():
+    """While it is trained; what is kept counts twice."""
+    predictor = vocoder().durations.train()
+    torch.manual_seed(0)
+    x = torch.randn(1, 402, predictor.project.in_features)
+    trained, still = predictor.layer(0, x), predictor.eval().layer(0, x)
+    kept = trained != 0
+    assert float(kept.float().mean()) == pytest.approx(0.5, abs=0.0125)  # four standard errors
+    torch.testing.assert_close(trained[kept], 2 * still[kept])
+
+
 def test_loss_is_finite_and_so_is_its_gradient_at_silence():
     silent = torch.zeros(1, 4000, requires_grad=True)
     loud = torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
+from adamw import check, recorded
 
 from textless import training
 from textless.errors import ContractError, TrainingError
 from textless.units.types import UnitContract, Units
-from textless.vocoder import Clip, UnitVocoder, VocoderConfig, train_vocoder
-from textless.vocoder.adversary import Discriminators, adversarial_loss, discriminator_loss, feature_loss
+from textless.vocoder import Clip, UnitVocoder, VocoderConfig, duration, losses, train_vocoder
+from textless.vocoder.adversary import Discriminators, ResolutionDiscriminator, adversarial_loss, discriminator_loss, feature_loss
 from textless.vocoder.clips import Clips, by_duration
 
 CONTRACT = UnitContract(encoder="logmel", sample_rate=16000, frame_rate=50.0, n_units=7)
@@ -74,6 +77,126 @@ def test_with_f0_it_learns_pitch_and_voicing():
     audio = model.resynth(Units(np.array([0]), np.array([20]), model.contract), f0=np.full(20, 250.0))
     assert abs(peak(audio[3 * 320 : 17 * 320]) - 250) < 5, "pulses have the pitch itself, also one that it never heard"
     assert {"pitch", "mel", "duration", "loss"} <= set(figures["curve"][-1])
+
+
+def clips_of(*lengths: int) -> list[Clip]:
+    """Toy clips with noise in their audio, of so many frames."""
+    made = []
+    for k, (frames, clip) in enumerate(zip(lengths, toy_clips(len(lengths), 3, frames=max(lengths)), strict=True)):
+        units, f0 = clip.units.between(0, frames / 50), clip.f0[:frames]
+        wave = clip.waveform(0, 320 * frames) + 0.1 * np.random.default_rng(k).standard_normal(320 * frames).astype(np.float32)
+        made.append(Clip(units, lambda a, b, wave=wave: wave[a:b], len(wave), None, f0))
+    return made
+
+
+def test_losses_are_those_of_the_rows_by_hand(monkeypatch):
+    """Crops of several lengths, padded together, against each of them alone without padding."""
+    monkeypatch.setattr(duration, "DROPOUT", 0.0)
+    clips, crop = clips_of(9, 14, 30), 20
+    [found] = train(clips, steps=1, batch=6, f0=True, seed=3)[1]["curve"]
+    torch.manual_seed(3)
+    contract = CONTRACT.with_(n_units=3)
+    model = UnitVocoder(VocoderConfig.of(contract, speakers=["default"], preset="nano", f0=True), contract)
+    data = Clips(clips, model)
+    batch = data.draw(training.rng(3, 0), 6, crop)
+    assert set(batch.lengths.tolist()) == {9, 14, 20}
+    real = data.waveforms(batch.rows, batch.starts, crop)
+    mel, off, pitch = [], [], []
+    with torch.no_grad():
+        for k in range(6):
+            n, who = int(batch.lengths[k]), batch.speaker[k : k + 1]
+            made = model(batch.units[k : k + 1, :n], who, torch.tensor([n]), batch.f0[k : k + 1, :n], batch.noise[k : k + 1])
+            made = torch.nn.functional.pad(made, (0, 320 * (crop - n)))
+            scales = ((2048, 160), (1024, 80), (512, 40), (256, 20), (128, 10))
+            both = [[losses.log_mel(x, sample_rate=16000, window=w, n_mels=m) for x in (made, real[k : k + 1])] for w, m in scales]
+            mel.append(np.mean([float((a - b).abs().mean()) for a, b in both]))
+            n = int(batch.counts[k])
+            guess = model.durations(batch.joined[k : k + 1, :n], who, torch.tensor([n]))[0]
+            off += [(float(d) - math.log(frames)) ** 2 for d, frames in zip(guess, batch.durations[k, :n], strict=True)]
+            n = int(batch.passages[k])
+            guess = model.pitch(batch.passage[k : k + 1, :n], who, torch.ones(1, n, 1))[0].double()
+            for (voicing, octaves), step in zip(guess.tolist(), batch.contour[k, :n].tolist(), strict=True):
+                probability = 1 / (1 + math.exp(-voicing))
+                hz = 60 * 2 ** ((step - 1) / 48)
+                pitch.append(-math.log(probability) + abs(octaves - math.log2(hz / 200)) if step else -math.log(1 - probability))
+    # Logarithms of float32 magnitudes near their floor of 1e-5, beside others up to 100, are off by some of their last bits.
+    assert found["mel"] == pytest.approx(np.mean(mel), rel=1e-4)
+    assert found["duration"] == pytest.approx(np.mean(off), rel=1e-5)
+    assert found["pitch"] == pytest.approx(np.mean(pitch), rel=1e-5)
+
+
+def test_the_loss_is_the_sum_of_its_parts():
+    row = train(clips_of(14, 30), steps=1, f0=True)[1]["curve"][0]
+    assert row["loss"] == pytest.approx(row["mel"] + row["duration"] + row["pitch"], rel=1e-6)
+    row = train(clips_of(14, 30), steps=1, f0=True, adversarial="small")[1]["curve"][0]
+    parts = 5 * row["mel"] + row["duration"] + row["pitch"] + row["adversarial"] + 2 * row["features"]
+    assert row["loss"] == pytest.approx(parts, rel=1e-6)
+    assert min(row[name] for name in ("mel", "duration", "pitch", "adversarial", "features")) > 0.01
+
+
+def test_steps_are_those_of_adamw_written_out():
+    """Both optimisers: AdamW (0.8, 0.99), 1e-8, decay 0.01, of gradients that are clipped at 1. The rate rises for a twentieth of the
+    steps to the peak, and falls in a cosine to 0."""
+    with recorded() as records:
+        train(clips_of(14, 30), steps=40, batch=1, crop_seconds=0.1, lr=2e-3, adversarial="small")
+    assert len(records) == 2
+    for record in records:
+        check(record, betas=(0.8, 0.99), eps=1e-8, weight_decay=0.01)
+        falling = [2e-3 * (1 + math.cos(math.pi * n / 38)) / 2 for n in range(38)]
+        assert record.rates == pytest.approx([1e-3, 2e-3, *falling])
+    assert max(records[1].norms()) == pytest.approx(1, rel=1e-5)
+
+
+def test_the_average_forgets_in_a_thousand_steps():
+    """And is what comes out of a training."""
+    module = torch.nn.Linear(1, 1, bias=False)
+    module.weight.data.fill_(1.0)
+    average = training.Average(module)
+    average.load_state_dict({"steps": 10**6, "weights": {"weight": torch.zeros(1, 1)}})
+    average.update()
+    assert float(average.weights["weight"]) == pytest.approx(0.001, rel=1e-4)  # of 1 - 0.999 in float32
+
+    with recorded() as records:
+        model, _ = train(clips_of(14, 30), steps=3, batch=1, crop_seconds=0.1)
+    [record] = records
+    parameters = sorted(model.parameters(), key=lambda p: p.ndim < 2)  # matrices first
+    for i, p in enumerate(parameters):
+        expected = record.before[0][i].astype(np.float64)
+        for n in range(3):
+            decay = (n + 1) / (n + 10)
+            expected = decay * expected + (1 - decay) * record.after[n][i]
+        np.testing.assert_allclose(p.detach(), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_discriminators_hear_speech_at_a_gain_of_ten():
+    torch.manual_seed(0)
+    judges, wave = Discriminators("small"), 0.1 * torch.randn(2, 1600)
+    for part, score in zip(judges.parts, judges(wave)[0], strict=True):
+        torch.testing.assert_close(score, part(10 * wave)[-1])
+        assert not torch.allclose(score, part(wave)[-1])
+
+
+def test_a_spectrum_as_it_is_judged_written_out():
+    """Hann windows of 256 samples every 64, reflected at the ends; magnitudes to the power of 0.3, phases kept."""
+    judge = ResolutionDiscriminator(256, 8)
+    judge.convolutions, judge.last = torch.nn.ModuleList(), torch.nn.Identity()
+    wave = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
+    [seen] = judge(torch.from_numpy(wave)[None])
+    padded = np.pad(wave.astype(np.float64), 128, mode="reflect")
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(256) / 256)
+    spectra = np.array([np.fft.rfft(padded[t : t + 256] * window) / 16 for t in range(0, 1001, 64)])
+    expected = spectra * (np.abs(spectra) ** 2 + 1e-6) ** -0.35
+    assert seen.shape == (1, 2, 16, 129)
+    np.testing.assert_allclose(seen[0, 0] + 1j * seen[0, 1], expected, atol=1e-4)
+
+
+def test_predictors_see_sequences_of_256():
+    contract = CONTRACT.with_(n_units=2)
+    units = Units(np.arange(300) % 2, np.full(300, 2), contract)
+    data = Clips([Clip(units, lambda a, b: np.zeros(b - a, np.float32), 600 * 320)], vocoder(speakers=["default"], contract=contract))
+    batch = data.draw(np.random.default_rng(0), 50, 10)
+    assert batch.joined.shape == batch.passage.shape == (50, 256)
+    assert set(batch.counts.tolist()) == set(batch.passages.tolist()) == {256}
 
 
 class Crash(Exception):

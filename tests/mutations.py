@@ -1,0 +1,452 @@
+"""Do the tests bite? Hand-made faults in `textless`, each applied alone to a copy, and the tests that must notice it.
+
+    python tests/mutations.py [-k WORD] [-j N] [--list]
+
+Prints which mutations the named tests kill and which survive them, and the share killed; exit code 1 below 95 %. `-k` takes those
+whose file, text or tests hold WORD; `-j` runs so many at a time. The checkout itself is never changed. All of them take about
+fifteen minutes on one core.
+
+A mutation is (file in textless/, old text, which stands there exactly once, new text, tests as `file::function` without `test_`).
+`tests/test_mutations.py` says when code has moved from under one: correct the old text, or write another mutation in its place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import Queue
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+LEAST = 0.95  # share killed
+SECONDS = 600  # of the tests of one mutation; one that takes longer has made them hang, which is noticed too
+
+
+class Mutation(NamedTuple):
+    file: str
+    old: str
+    new: str
+    tests: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {' '.join(self.old.split())} -> {' '.join(self.new.split())}"
+
+    def ids(self) -> list[str]:
+        return [f"tests/test_{file}.py::test_{function}" for file, function in (t.split("::") for t in self.tests.split())]
+
+
+# fmt: off
+_TABLE = [
+    # --- pre-training: loss, masks, crops
+    ("units/pretrain.py", "loss_masked + unmasked_weight * loss_unmasked", "loss_masked + loss_unmasked",
+     "pretrain::losses_are_those_of_the_rows_by_hand"),
+    ("units/pretrain.py", "padding=padding if padded else None, skip", "padding=None, skip",
+     "pretrain::losses_are_those_of_the_rows_by_hand"),
+    ("units/pretrain.py", "(nats * masked).sum() / max(n_masked, 1)", "(nats * masked).sum() / max(n_unmasked, 1)",
+     "pretrain::losses_are_those_of_the_rows_by_hand"),
+    ("units/pretrain.py", "(~mask & ~padding).float()", "(~mask).float()", "pretrain::losses_are_those_of_the_rows_by_hand"),
+    ("units/pretrain.py", "int(prob * length / span + generator.random())", "round(prob * length / span)",
+     "pretrain::the_number_of_spans_is_rounded_at_random"),
+    ("units/pretrain.py", "int(prob * length / span + generator.random())", "int(prob * length / span)",
+     "pretrain::the_number_of_spans_is_rounded_at_random"),
+    ("units/pretrain.py", "generator.choice(length - width, max(1, count)", "generator.choice(length - width - 1, max(1, count)",
+     "pretrain::the_number_of_spans_is_rounded_at_random"),
+    ("units/pretrain.py", "np.arange(width)).ravel()", "np.arange(width - 1)).ravel()", "pretrain::span_mask"),
+    ("units/pretrain.py", "self.frames[i] - length + 1)", "self.frames[i] - length)",
+     "pretrain::crops_of_a_batch_are_of_one_length_and_every_second_is_as_likely"),
+    ("units/pretrain.py", "np.cumsum(self.frames[order]) / self.frames.sum()", "np.arange(1, len(order) + 1) / len(order)",
+     "pretrain::crops_of_a_batch_are_of_one_length_and_every_second_is_as_likely"),
+    ("units/pretrain.py", "int(self.starts[i]) + 2 * start", "int(self.starts[i]) + 2 * start + 1",
+     "pretrain::a_crop_is_a_part_of_the_file"),
+    ("units/pretrain.py", "self.label_embs.float(), dim=-1).T / 0.1", "self.label_embs.float(), dim=-1).T / 0.2",
+     "pretrain::losses_are_those_of_fairseq"),
+    ("units/pretrain.py", "whole.var(unbiased=False) + 1e-5", "whole.var(unbiased=False) + 1e-2",
+     "pretrain::a_quiet_file_is_normalised_as_the_model_does"),
+    ("units/pretrain.py", "betas=(0.9, 0.98)", "betas=(0.9, 0.999)", "pretrain::a_step_is_that_of_adamw_written_out"),
+    ("units/pretrain.py", "eps=1e-6", "eps=1e-8", "pretrain::a_step_is_that_of_adamw_written_out"),
+    ("units/pretrain.py", "nn.ModuleList([model, classifier]), 0.01)", "nn.ModuleList([model, classifier]), 0.1)",
+     "pretrain::a_step_is_that_of_adamw_written_out"),
+    ("units/pretrain.py", "clip=5.0", "clip=100.0", "pretrain::a_step_is_that_of_adamw_written_out"),
+    ("units/pretrain.py", "warmup=max(1, steps // 12)", "warmup=1", "pretrain::a_step_is_that_of_adamw_written_out"),
+    ("units/pretrain.py", "floor=lr * 0.05", "floor=0", "pretrain::a_step_is_that_of_adamw_written_out"),
+    ("units/pretrain.py", "block.dropout.p = dropout", "block.dropout.p = 0.0", "pretrain::dropout_is_that_of_the_call"),
+    ("units/pretrain.py", "< layer_drop", "< 0", "pretrain::layer_drop"),
+    # --- the loop of every training
+    ("training.py", "peak * (step + 1) / warmup", "peak * step / warmup", "pretrain::a_step_is_that_of_adamw_written_out"),
+    ("training.py", "0.5 * (1 + math.cos(math.pi * progress))", "(1 - progress)", "lm_train::a_step_is_that_of_adamw_written_out"),
+    ("training.py", "(self.steps + 1) / (self.steps + 10)", "1.0", "vocoder_train::weights_are_an_average"),
+    ("training.py", "[now[name] for name in self.weights], 1 - decay)", "[now[name] for name in self.weights], decay)",
+     "vocoder_train::weights_are_an_average"),
+    ("training.py", "decay: float = 0.999", "decay: float = 0.9", "vocoder_train::the_average_forgets_in_a_thousand_steps"),
+    ("training.py", '{"params": vectors, "weight_decay": 0.0}', '{"params": vectors, "weight_decay": weight_decay}',
+     "pretrain::a_step_is_that_of_adamw_written_out"),
+    ("training.py", "min((step + 1) / warmup, math.sqrt(warmup / (step + 1)))", "min((step + 1) / warmup, warmup / (step + 1))",
+     "distributed::inverse_sqrt_is_fairseqs"),
+    ("training.py", "256 / (256 - drop)", "1.0", "pretrain::dropout_keeps_the_mean_and_is_drawn_from_torchs_generator"),
+    ("training.py", "np.uint8).reshape(shape)\n        kept = (torch.from_numpy(noise)[rows]",
+     "np.uint8).reshape(shape)\n        kept = (torch.from_numpy(noise)[: len(x)]",
+     "distributed::dropout_of_a_part_is_that_of_the_batch"),
+    ("training.py", "torch.manual_seed(_mix(seed, n))", "torch.manual_seed(_mix(seed, 0))",
+     "lm_train::every_step_draws_its_own_random_numbers"),
+    ("training.py", "if name in total else figure.clone()", "if name not in total else figure.clone()",
+     "distributed::micro_batches_give_the_gradient_of_the_batch"),
+    ("training.py", "return np.random.default_rng((seed, step))", "return np.random.default_rng((seed, 0))",
+     "lm_train::an_epoch_holds_every_token_once_and_rows_are_functions_of_seed_and_number"),
+    ("training.py", ".clamp(min=1)).sum(-1).exp()", ".clamp(min=1)).sum(-1)", "distributed::perplexity"),
+    ("distributed.py", "rows * (rank() + 1) // size()", "rows * (rank() + 1) // size() - 1", "distributed::parts_partition_the_rows"),
+    ("distributed.py", "min(at + step, end)", "at + step", "distributed::parts_partition_the_rows"),
+    # --- features
+    ("units/logmel.py", "FLOOR = 1e-6", "FLOOR = 1e-5", "hubert::log_mel_of_silence_is_its_floor"),
+    ("units/logmel.py", "[20.0, SAMPLE_RATE / 2]", "[0.0, SAMPLE_RATE / 2]", "hubert::mel_filters_are_those_of_a_naive_computation"),
+    ("units/logmel.py", "hann_window(WINDOW, periodic=False)", "hann_window(WINDOW)", "hubert::log_mel_equals_a_naive_one"),
+    ("units/logmel.py", "centred.square().mean(0) + 1e-5", "centred.square().mean(0) + 1e-2", "hubert::normalise"),
+    ("units/logmel.py", "torch.log1p(hz / 700.0)", "torch.log1p(hz / 600.0)", "hubert::mel_filters_are_those_of_a_naive_computation"),
+    ("units/mfcc.py", "np.float32(0.97)", "np.float32(0.95)", "mfcc::equals_fairseq"),
+    ("units/mfcc.py", "(WINDOW - 1))) ** 0.85", "(WINDOW - 1)))", "mfcc::equals_fairseq"),
+    ("units/mfcc.py", "mel(20)", "mel(0)", "mfcc::equals_fairseq"),
+    ("units/mfcc.py", "1 + LIFTER / 2", "1 + LIFTER / 3", "mfcc::equals_fairseq"),
+    ("units/mfcc.py", "+ 2 * (x[4:] - x[:-4])", "+ (x[4:] - x[:-4])", "mfcc::deltas_equal_the_formula"),
+    ("units/mfcc.py", "np.round(np.arange(frames)", "np.floor(np.arange(frames)", "mfcc::to_rate_rounds_to_the_nearest"),
+    ("units/lda.py", '(CONTEXT, CONTEXT), (0, 0)), mode="edge"', '(CONTEXT, CONTEXT), (0, 0)), mode="constant"',
+     "lda::context_is_made_of_neighbours"),
+    ("units/lda.py", "cepstra.std(0) + np.float32(1e-5)", "cepstra.std(0) + np.float32(1)", "lda::context_is_made_of_neighbours"),
+    ("units/lda.py", "SHRINKAGE = 1e-4", "SHRINKAGE = 1e-2", "lda::the_projection_is_scikit_learns"),
+    ("units/lda.py", "moment - single.T @ single", "moment", "lda::the_projection_is_scikit_learns"),
+    ("units/lda.py", "(moment - (sums / counts[:, None]).T @ sums) / counts.sum()", "moment / counts.sum()",
+     "lda::projection_whitens_within_clusters"),
+    ("units/voice.py", "HIGHEST = 7600.0", "HIGHEST = 8000.0", "ladder::warping_fetches_from_the_warped_frequency"),
+    ("units/voice.py", "torch.expm1(mels / 1127.0) * warp", "torch.expm1(mels / 1127.0) / warp",
+     "ladder::warping_fetches_from_the_warped_frequency"),
+    ("units/voice.py", "self.distortion(mel[:MEASURED], warp)", "self.distortion(mel, warp)",
+     "ladder::the_first_minute_of_a_long_file_counts"),
+    ("units/voice.py", 'mode="replicate"', 'mode="constant"', "ladder::modulation_cepstra_are_two_cosine_transforms"),
+    ("units/voice.py", "torch.hamming_window(size, periodic=False)", "torch.hann_window(size, periodic=False)",
+     "ladder::modulation_cepstra_are_two_cosine_transforms"),
+    # --- HuBERT, and as it is for inference
+    ("units/hubert.py", "q.shape[-1] ** -0.5", "q.shape[-1] ** -1", "hubert::equals_transformers_layer_by_layer"),
+    ("units/hubert.py", '"layer_norm_1e-5": 1e-5', '"layer_norm_1e-5": 1e-3',
+     "extract::a_quiet_file_is_normalised_with_the_epsilon_of_its_kind"),
+    ("units/hubert.py", "attend = ~padding[:, None, None, :]", "attend = None", "hubert::padding_is_not_seen"),
+    ("units/hubert.py", "x = x.masked_fill(padding[..., None], 0)", "pass", "hubert::padding_is_not_seen"),
+    ("units/hubert.py", "padding.repeat_interleave(2, dim=1)[:, 1 :", "padding.repeat_interleave(2, dim=1)[:, 0 :",
+     "hubert::padding_is_not_seen pretrain::losses_are_those_of_the_rows_by_hand"),
+    ("units/extract.py", "MARGIN = 1 / 12", "MARGIN = 1 / 48", "extract::windows_by_number"),
+    ("units/extract.py", "start = kept - margin", "start = kept", "extract::windows_by_number"),
+    ("units/extract.py", "self._tile(x[i * HOP :]", "self._tile(x[i * HOP + 1 :]", "extract::how_a_file_is_cut_does_not_matter"),
+    ("units/extract.py", "variance + 1e-5)", "variance + 1e-3)", "extract::level_does_not_matter extract::equals_the_model"),
+    ("units/extract.py", "y[..., total - low - 1 :] = 0", "pass", "extract::equals_the_model"),
+    ("units/extract.py", "right = -len(x) % step + self.kernel - 1 - left", "right = -len(x) % step + self.kernel - left",
+     "extract::equals_the_model"),
+    ("units/extract.py", "+ EPSILON[normalisation]) ** -0.5", "+ 1e-5) ** -0.5",
+     "extract::a_quiet_file_is_normalised_with_the_epsilon_of_its_kind"),
+    # --- k-means
+    ("units/kmeans.py", "bias - 2 * (x @ centroids.T)", "bias - (x @ centroids.T)", "kmeans::predict_is_the_nearest_centroid"),
+    ("units/kmeans.py", "best = scores.argmin(1)", "best = scores.shape[1] - 1 - scores[:, ::-1].argmin(1)",
+     "kmeans::the_first_of_equal_centroids_wins"),
+    ("units/kmeans.py", "self.centroids.mean(0)", "0 * self.centroids.mean(0)", "kmeans::frames_far_from_the_origin"),
+    ("units/kmeans.py", "keepdims=True) + np.float32(1e-5))", "keepdims=True) + np.float32(1e-2))", "kmeans::layer_norm_written_out"),
+    ("units/kmeans.py", '"0.95" if seconds < SHORT else "0.75"', '"0.99" if seconds < SHORT else "0.75"', "distance::far_is_by_quantile"),
+    ("units/kmeans.py", '"0.95" if seconds < SHORT else "0.75"', '"0.95" if seconds < SHORT else "0.5"', "distance::far_is_by_quantile"),
+    ("units/kmeans.py", "SHORT = 2.0", "SHORT = 1.5", "distance::far_is_by_quantile"),
+    ("units/kmeans.py", "np.quantile(found, float(q))", "np.quantile(found, float(q) / 2)", "distance::a_codebook_knows_its_training"),
+    ("units/kmeans.py", "counts += found.counts", "counts = found.counts", "kmeans::a_stream"),
+    ("units/lloyd.py", "curve[-2] - curve[-1] <= tolerance * curve[-2]", "curve[-2] - curve[-1] <= tolerance",
+     "kmeans::it_stops_and_keeps_the_best_start"),
+    ("units/lloyd.py", "found.sums[alive] / found.counts[alive, None]", "found.sums[alive] / (found.counts[alive, None] + 1)",
+     "kmeans::lloyd_is_the_naive_one"),
+    ("units/lloyd.py", "centroids[dead[: len(far)]] = far", "pass", "kmeans::dead_centroids_are_put_on_the_farthest_frames"),
+    ("units/lloyd.py", "np.minimum(distances, nearest, out=distances)", "pass", "kmeans::plus_plus_spreads_its_seeds"),
+    ("units/lloyd.py", "draw.random(trials) * cumulative[-1]", "draw.random(trials) * 0", "kmeans::plus_plus_spreads_its_seeds"),
+    ("units/lloyd.py", "key=lambda result: result[1][-1]", "key=lambda result: -result[1][-1]",
+     "kmeans::it_stops_and_keeps_the_best_start"),
+    ("units/lloyd.py", "draw = np.random.default_rng(seed)", "draw = np.random.default_rng(0)",
+     "kmeans::the_same_seed_gives_the_same_bytes"),
+    ("units/frames.py", "(z >> np.uint64(30))", "(z >> np.uint64(0))", "frames::a_sample_is_uniform"),
+    ("units/frames.py", 'f"{seed}/{name}"', 'f"{name}"', "frames::a_sample_does_not_depend_on_the_shards"),
+    ("units/frames.py", "draw.random(len(frames)) < fraction", "draw.random(len(frames)) > fraction",
+     "frames::thin_keeps_a_share_that_depends_on_the_name"),
+    # --- figures of units
+    ("units/quality.py", "[2.5, 97.5]", "[5, 95]", "quality::the_interval_of_pnmi_is_the_bootstrap_written_out"),
+    ("units/quality.py", "drawn - drawn.mean() + whole", "drawn", "quality::the_interval_of_pnmi_is_not_biased"),
+    ("units/quality.py", "RESAMPLES = 200", "RESAMPLES = 20", "quality::the_interval_of_pnmi_is_the_bootstrap_written_out"),
+    ("units/quality.py", "float(information / entropy)", "float(information)", "quality::figures_equal_a_naive_computation"),
+    ("units/quality.py", "float(joint.max(0).sum())", "float(joint.max(1).sum())", "quality::figures_equal_a_naive_computation"),
+    ("units/quality.py", "bits_of_runs * len(runs) / seconds", "bits * len(runs) / seconds", "quality::cost_of_units"),
+    ("units/difference.py", "[2.5, 97.5]", "[5, 95]", "difference::the_interval_is_the_bootstrap_written_out"),
+    ("units/difference.py", "drawn - drawn.mean() + value", "drawn", "difference::the_interval_is_the_bootstrap_written_out"),
+    ("intervals.py", "[2.5, 97.5]", "[5, 95]", "speech_quality::intervals_equal_a_naive_bootstrap"),
+    ("vocoder/bootstrap.py", "[2.5, 97.5]", "[5, 95]", "speech_quality::the_paired_difference_sees_what_intervals_hide"),
+    ("lm/score.py", "[2.5, 97.5]", "[5, 95]", "score::interval_is_the_bootstrap"),
+    ("edits.py", "row[:-1] + (b != symbol)", "row[:-1] + 2 * (b != symbol)", "robustness::levenshtein_equals_a_naive_computation"),
+    ("units/items.py", "(t - window / 2) * frame_rate", "t * frame_rate", "abx::frames_of_an_item_have_their_middle_inside"),
+    ("units/abx.py", "0.5 * (d[:, None] == to_a)", "1.0 * (d[:, None] == to_a)", "abx::errors_equal_a_naive_computation"),
+    ("units/abx.py", "(sizes[k] - block.within)", "sizes[k]", "abx::errors_equal_a_naive_computation"),
+    ("units/abx.py", "pairs[a, b].append(np.mean(scores))", "pairs[a, b].extend(scores)",
+     "abx::averages_are_over_contexts_then_speakers_then_pairs"),
+    ("units/abx.py", "name != speaker and phone in other", "phone in other", "abx::errors_equal_a_naive_computation"),
+    ("units/abx.py", "cosines[silent_x[:, None] != silent_y] = -1", "pass", "abx::a_frame_of_zeros_is_far_from_all_others"),
+    ("units/abx.py", "others = ~np.eye(n, dtype=bool)", "return distances", "abx::chance_is_one_half_whatever_the_units_are"),
+    ("units/dtw.py", "costs[i - 1, j - 1, a:])", "costs[i - 1, j, a:])", "abx::distances_equal_naive_ones_in_both_directions"),
+    ("units/dtw.py", "straight = (diagonal <= left) & (diagonal <= up)", "straight = (diagonal < left) & (diagonal < up)",
+     "abx::distances_equal_naive_ones_in_both_directions"),
+    ("units/types.py", "first = round(start * self.frame_rate)", "first = int(start * self.frame_rate)",
+     "types::slices_are_rounded_to_frames"),
+    ("units/types.py", "else round(stop * self.frame_rate)", "else int(stop * self.frame_rate)", "types::slices_are_rounded_to_frames"),
+    ("units/types.py", "a is not None and b is not None and a != b", "a is not None and b is not None and a is b",
+     "types::contract_names_field_and_both_values"),
+    ("units/types.py", "units.max() >= n", "units.max() > n", "types::outside_the_codebook"),
+    ("units/perturb.py", "2 ** (semitones / 12)", "2 ** (semitones / 6)", "robustness::frequency_and_length_of_a_sine"),
+    ("units/perturb.py", "10 ** (snr / 10)", "10 ** (snr / 20)", "robustness::noise_has_the_power_asked_for"),
+    ("units/robustness.py", "levenshtein(a, b) / len(a)", "levenshtein(a, b) / len(b)",
+     "robustness::distance_is_between_runs_relative_to_the_clean_file"),
+    # --- dumps, audio, engine
+    ("units/dump.py", "lengths - (pieces - 1) * LONGEST", "lengths - pieces * LONGEST", "dump::a_long_run_is_split"),
+    ("units/dump.py", "LONGEST = 65535", "LONGEST = 65536", "dump::a_long_run_is_split"),
+    ("units/dump.py", 'totals["frames"] / contract.frame_rate / 3600', 'totals["frames"] / 3600', "dump::round_trip_and_random_access"),
+    ("audio.py", "block.mean(axis=1)", "block[:, 0]", "audio::channels_are_averaged"),
+    ("audio.py", "block.clip(-1, 1)", "block", "audio::samples_stay_within_one"),
+    ("audio.py", "np.rint(waveform * 32768.0)", "np.rint(waveform * 32767.0)", "audio::sixteen_bits_come_back_bit_for_bit"),
+    ("audio.py", "(2 * samples * target + rate) // (2 * rate)", "samples * target // rate",
+     "audio::the_length_from_the_header_is_that_of_the_waveform"),
+    ("audio.py", "max(0, offset - sample_rate) * common", "offset * common", "audio::a_part_of_a_lossless_file_is_that_slice"),
+    ("engine/shards.py", "ROWS_PER_SHARD).bit_length()", "ROWS_PER_SHARD + 1).bit_length()", "engine::shards_by_number"),
+    ("engine/shards.py", "ROWS_PER_SHARD = 64", "ROWS_PER_SHARD = 32", "engine::shards_by_number"),
+    ("engine/step.py", "sort_keys=True, separators", "sort_keys=False, separators", "engine::a_key_is_the_hash_of_the_canonical_payload"),
+    ("engine/step.py", '"version": step.version, "fields": settings}', '"version": 1, "fields": settings}',
+     "engine::inputs_and_version_enter"),
+    ("engine/step.py", "k not in defaults or defaults[k] != v", "k not in defaults", "engine::defaults_and_runtime_fields_stay_out"),
+    ("engine/step.py", '"fields": step.settings(), "inputs"', '"fields": {}, "inputs"',
+     "reliability::a_key_of_a_shard_tells_all_that_it_depends_on"),
+    ("steps/units.py", "max_frames: int | None = 1_000_000\n    seed: int = 0",
+     "max_frames: int | None = 1_000_000\n    seed: int = runtime(0)", "engine::the_seed_of_every_step_enters_its_key"),
+    ("steps/lm.py", "precision: str = \"fp32\"\n    seed: int = 0\n    device",
+     "precision: str = \"fp32\"\n    seed: int = runtime(0)\n    device", "engine::the_seed_of_every_step_enters_its_key"),
+    ("steps/vocoder.py", "precision: str = \"fp32\"\n    seed: int = 0", "precision: str = \"fp32\"\n    seed: int = runtime(0)",
+     "engine::the_seed_of_every_step_enters_its_key"),
+    # --- language models
+    ("lm/train.py", "DURATION_WEIGHT = 0.25", "DURATION_WEIGHT = 2.5", "lm_train::the_gradient_is_that_of_the_documents_one_by_one"),
+    ("lm/train.py", "betas=(0.9, 0.95)", "betas=(0.9, 0.98)", "lm_train::a_step_is_that_of_adamw_written_out"),
+    ("lm/train.py", "betas=(0.9, 0.95), fused=True", "betas=(0.9, 0.95), eps=1e-6, fused=True",
+     "lm_train::a_step_is_that_of_adamw_written_out"),
+    ("lm/train.py", "clip=1.0", "clip=100.0", "lm_train::a_step_is_that_of_adamw_written_out"),
+    ("lm/train.py", "round(0.03 * whole_way)", "round(0.3 * whole_way)", "lm_train::a_step_is_that_of_adamw_written_out"),
+    ("lm/train.py", "weight_decay: float = 0.1", "weight_decay: float = 0.01", "lm_train::a_step_is_that_of_adamw_written_out"),
+    ("lm/train.py", "warmup=warmup, floor=lr * 0.05", "warmup=warmup", "lm_train::a_step_is_that_of_adamw_written_out"),
+    ("lm/train.py", "packer.batch(n * rows, rows)", "packer.batch(n, rows)",
+     "lm_train::the_gradient_is_that_of_the_documents_one_by_one"),
+    ("lm/train.py", "total / math.log(2) / (sum", "total / (sum", "lm_train::evaluate"),
+    ("lm/train.py", "seen = 1 + sum", "seen = 2 + sum", "lm_train::unigram"),
+    ("lm/packing.py", "(place <= place[:, None])", "(place <= place[:, None] + 1)",
+     "lm_train::document_mask_is_block_diagonal_and_causal"),
+    ("lm/packing.py", "(place >= first)", "(place >= 0)", "lm_train::packed_loss_is_that_of_the_documents_one_by_one"),
+    ("lm/packing.py", "np.minimum(d.durations, max_duration)", "np.minimum(d.durations, max_duration + 1)",
+     "lm_train::rows_hold_documents_between_ends"),
+    ("lm/packing.py", "rng(self.seed, epoch)", "rng(0, epoch)",
+     "lm_train::an_epoch_holds_every_token_once_and_rows_are_functions_of_seed_and_number"),
+    ("lm/model.py", "config.rope_theta**-half", "10000.0**-half", "lm::logits_equal_llama"),
+    ("lm/model.py", "F.linear(hidden, self.embed.weight)", "F.linear(hidden, self.embed.weight.detach())",
+     "lm_train::the_gradient_is_that_of_the_documents_one_by_one"),
+    ("lm/model.py", "torch.cat([-b, a], dim=-1) * sin", "torch.cat([b, a], dim=-1) * sin", "lm::logits_equal_llama"),
+    ("lm/model.py", "is_causal=mask is None", "is_causal=False", "lm::logits_equal_llama"),
+    ("lm/model.py", "(2 * self.config.layers) ** 0.5", "1.0", "lm::fresh_weights_have_the_deviation_of_gpt_2"),
+    ("lm/decoder.py", "start += context // 2", "start += context // 4", "lm::nll_is_teacher_forcing_and_windowed_beyond_the_context"),
+    ("lm/reader.py", "(weight.abs().amax(1) / 127)", "(weight.abs().amax(1) / 63)", "reader::int8_is_its_definition"),
+    ("lm/reader.py", "dim**-0.5", "dim**-1.0", "reader::reading_in_pieces_is_the_model"),
+    ("lm/generate.py", "/ self.temperature)", "* self.temperature)", "lm::what_is_drawn_at_a_temperature"),
+    ("lm/generate.py", "before > self.top_p * p.sum()", "before + p[order] > self.top_p * p.sum()", "lm::what_is_drawn_from"),
+    ("lm/generate.py", "np.argpartition(-logits, self.top_k - 1)[: self.top_k]", "np.argpartition(-logits, self.top_k)[: self.top_k + 1]",
+     "lm::what_is_drawn_from"),
+    ("lm/generate.py", "p[p < self.min_p] = 0", "p[p < self.min_p / 2] = 0", "lm::what_is_drawn_from"),
+    ("lm/generate.py", "logits[old] * self.repetition_penalty)", "logits[old] / self.repetition_penalty)", "lm::repetition"),
+    ("lm/generate.py", "np.random.default_rng(seed)", "np.random.default_rng(0)", "lm::seeds"),
+    ("lm/generate.py", "round(seconds * lm.frame_rate)", "int(seconds * lm.frame_rate)", "lm::seconds_are_rounded_to_frames"),
+    ("lm/generate.py", "Sampling(temperature=self.sampling.temperature)", "Sampling(temperature=1.0)",
+     "lm::durations_are_sampled_from_the_head_at_the_same_temperature"),
+    ("lm/generate.py", "if self.deduplicated and self.tokens[-1] != self.end:", "if False:",
+     "lm::length_is_exact_and_nothing_follows_itself"),
+    ("lm/ngram.py", "[0.0, 0.5, 1.0, 1.5]", "[0.0, 0.5, 0.5, 1.5]", "ngram::discounts"),
+    ("lm/ngram.py", "y = n1 / (n1 + 2 * n2)", "y = n1 / (n1 + n2)", "ngram::discounts"),
+    ("lm/ngram.py", "times[n_units] -= len(sequences)", "pass", "ngram::equals_the_naive_dictionaries"),
+    ("lm/ngram.py", "p = np.full(len(tokens), 1 / base)", "p = np.full(len(tokens), 1 / self.n_units)",
+     "ngram::probabilities_sum_to_one"),
+    ("lm/score.py", "worth = np.array([0.0, 0.5, 1.0])", "worth = np.array([0.0, 1.0, 1.0])", "score::pairs_by_sum_and_by_unit"),
+    ("lm/score.py", "SEGMENT = 0.5", "SEGMENT = 0.25", "score::shuffling_is_never_the_identity"),
+    ("lm/diversity.py", "if c > 1) / max(1", "if c > 0) / max(1", "diversity::by_hand"),
+    ("lm/diversity.py", "** (1 / len(values))", "** 1", "diversity::by_hand"),
+    ("lm/ulm.py", "FIRST_POSITION = 2", "FIRST_POSITION = 1", "ulm::nll_is_that_of_fairseq"),
+    ("lm/ulm.py", "math.log(10000) / (config.dim // 2 - 1)", "math.log(10000) / (config.dim // 2)", "ulm::nll_is_that_of_fairseq"),
+    # --- vocoder
+    ("vocoder/train.py", "MEL, FEATURES = 5.0, 2.0", "MEL, FEATURES = 4.0, 2.0", "vocoder_train::the_loss_is_the_sum_of_its_parts"),
+    ("vocoder/train.py", "loss + (MEL - 1) * found", "loss + MEL * found", "vocoder_train::the_loss_is_the_sum_of_its_parts"),
+    ("vocoder/train.py", "FEATURES * found", "found", "vocoder_train::the_loss_is_the_sum_of_its_parts"),
+    ("vocoder/train.py", "decay_groups(model, 0.01), lr=lr, betas=(0.8, 0.99)", "decay_groups(model, 0.01), lr=lr, betas=(0.9, 0.99)",
+     "vocoder_train::steps_are_those_of_adamw_written_out"),
+    ("vocoder/train.py", "decay_groups(model, 0.01), lr=lr, betas=(0.8, 0.99)",
+     "decay_groups(model, 0.01), lr=lr, betas=(0.8, 0.99), eps=1e-6", "vocoder_train::steps_are_those_of_adamw_written_out"),
+    ("vocoder/train.py", "decay_groups(judges, 0.01), lr=lr, betas=(0.8, 0.99)", "decay_groups(judges, 0.01), lr=lr, betas=(0.8, 0.999)",
+     "vocoder_train::steps_are_those_of_adamw_written_out"),
+    ("vocoder/train.py", '"clip": 1.0', '"clip": 100.0', "vocoder_train::steps_are_those_of_adamw_written_out"),
+    ("vocoder/train.py", "min(500, steps // 20)", "min(500, steps // 2)", "vocoder_train::steps_are_those_of_adamw_written_out"),
+    ("vocoder/train.py", "durations[real].float().log()).square()", "durations[real].float().log()).abs()",
+     "vocoder_train::losses_are_those_of_the_rows_by_hand"),
+    ("vocoder/train.py", "(off + (octaves[voiced] - wanted).abs().sum())", "off", "vocoder_train::losses_are_those_of_the_rows_by_hand"),
+    ("vocoder/train.py", "model.load_state_dict(average.weights)", "pass", "vocoder_train::the_average_forgets_in_a_thousand_steps"),
+    ("vocoder/adversary.py", "GAIN = 10.0", "GAIN = 1.0", "vocoder_train::discriminators_hear_speech_at_a_gain_of_ten"),
+    ("vocoder/adversary.py", "(1 - r.float()).square().mean() + m", "r.float().square().mean() + m",
+     "vocoder_train::losses_of_a_judgement_written_out"),
+    ("vocoder/adversary.py", "** -0.35", "** -0.5", "vocoder_train::a_spectrum_as_it_is_judged_written_out"),
+    ("vocoder/adversary.py", "distance / size.clamp(min=1e-5)", "distance", "vocoder_train::losses_of_a_judgement_written_out"),
+    ("vocoder/losses.py", "FLOOR = 1e-5", "FLOOR = 1e-4", "vocoder::log_mel_of_silence_is_its_floor"),
+    ("vocoder/losses.py", "(1024, 80), (512, 40)", "(1024, 80), (1024, 80)", "vocoder::the_loss_is_the_mean_over_five_scales"),
+    ("vocoder/losses.py", "window // 4, window=_hann", "window // 2, window=_hann", "vocoder::log_mel_is_the_naive_one"),
+    ("vocoder/losses.py", "triangles * 2 / (high - low)", "triangles", "vocoder::mel_filters_are_the_naive_ones"),
+    ("vocoder/istft.py", "torch.hann_window(n_fft)", "torch.hamming_window(n_fft)", "vocoder::istft_of_any_spectrum_is_torchs"),
+    ("vocoder/istft.py", "self.window.square().view(parts, hop)", "self.window.view(parts, hop)", "vocoder::istft_inverts_stft"),
+    ("vocoder/istft.py", "(self.n_fft - hop) // 2 + left * hop", "left * hop", "vocoder::istft_inverts_stft"),
+    ("vocoder/excitation.py", "(self.sample_rate / 2 / hz).floor()", "(self.sample_rate / 4 / hz).floor()",
+     "excitation::pulses_are_a_sum_of_harmonics"),
+    ("vocoder/excitation.py", "torch.sqrt(2 / harmonics)", "torch.sqrt(1 / harmonics)", "excitation::pulses_are_a_sum_of_harmonics"),
+    ("vocoder/excitation.py", "phase[:, None] + (hz", "0 * phase[:, None] + (hz", "excitation::pulses_are_a_sum_of_harmonics"),
+    ("vocoder/excitation.py", "REST = 100.0", "REST = 150.0", "excitation::a_pause_runs_on_at_a_hundred_hertz"),
+    ("vocoder/pitch.py", "BINS_PER_OCTAVE = 48", "BINS_PER_OCTAVE = 24", "excitation::f0_in_steps_by_number"),
+    ("vocoder/pitch.py", "MIDDLE = 200.0", "MIDDLE = 100.0", "excitation::predicted_f0"),
+    ("vocoder/f0.py", "JUMP * STEP / step, CHANGE", "JUMP, CHANGE", "f0::other_hops_equal_the_naive_version"),
+    ("vocoder/f0.py", "CHANGE * STEP / step", "CHANGE", "f0::other_hops_equal_the_naive_version"),
+    ("vocoder/f0.py", "JUMP = 0.35", "JUMP = 0.035", "f0::equals_the_naive_version"),
+    ("vocoder/f0.py", "OCTAVE = 0.01", "OCTAVE = 0.03", "f0::equals_the_naive_version"),
+    ("vocoder/f0.py", "VOICING = 0.45", "VOICING = 0.4", "f0::equals_the_naive_version"),
+    ("vocoder/f0.py", "SILENCE = 0.03", "SILENCE = 0.1", "f0::equals_the_naive_version"),
+    ("vocoder/f0.py", "device=device) + fine) * hop", "device=device) + 1) * hop", "f0::other_hops_equal_the_naive_version"),
+    ("vocoder/f0.py", "1200 * np.log2", "100 * np.log2", "f0::measures"),
+    ("vocoder/head.py", "math.log(10 if excited else n_fft / 4)", "math.log(100)", "vocoder::magnitudes_are_clipped"),
+    ("vocoder/duration.py", "DROPOUT = 0.5", "DROPOUT = 0.05", "vocoder::half_of_the_duration_predictor_drops_out"),
+    ("vocoder/model.py", "predicted.exp().round().clamp(min=1)", "(predicted.exp() - 1).round().clamp(min=1)",
+     "vocoder::predicted_durations"),
+    ("vocoder/stream.py", "predicted[0, :, 0].exp().round()", "predicted[0, :, 0].exp().floor()",
+     "stream::predicted_durations_are_those_of_the_whole"),
+    ("vocoder/stream.py", "x[:, max(0, new) :]", "x[:, max(0, new + 1) :]", "stream::streamed_is_offline"),
+    ("vocoder/stream.py", "self.frames += x.shape[1]", "self.frames += 0", "stream::streamed_is_offline"),
+    ("vocoder/clips.py", "SEQUENCE = 256", "SEQUENCE = 32", "vocoder_train::predictors_see_sequences_of_256"),
+    ("vocoder/clips.py", "max(1, length - size + 1)", "max(1, length - size)", "vocoder_train::crops_keep_units_and_audio_aligned"),
+    ("vocoder/griffin_lim.py", "= 50, 60, 0.99", "= 50, 6, 0.99", "speech_quality::copy_synthesis"),
+    ("vocoder/mcd.py", "ORDER = 13", "ORDER = 12", "speech_quality::cepstra_equal_a_transform_of_scipy"),
+    ("vocoder/mcd.py", "2 / bands * basis", "1 / bands * basis", "speech_quality::cepstra_equal_a_transform_of_scipy"),
+    ("vocoder/mcd.py", "math.sqrt(2) * warped", "warped", "speech_quality::distortion_is_in_decibels"),
+    ("vocoder/generator.py", "SLOPE = 0.1", "SLOPE = 0.2", "hifigan::the_audio_is_fairseqs"),
+    ("vocoder/generator.py", "alpha=1 / len(self.blocks)", "alpha=1", "hifigan::the_audio_is_fairseqs"),
+]
+# fmt: on
+MUTATIONS = [Mutation(*row) for row in _TABLE]
+
+
+def problems(mutations: Sequence[Mutation]) -> list[str]:
+    """What is wrong with the table itself, a line each: an old text that is not there exactly once, a test that is not there."""
+    out = []
+    for m in mutations:
+        path = ROOT / "textless" / m.file
+        count = path.read_text().count(m.old) if path.is_file() else 0
+        if count != 1:
+            out.append(f"{m}: the old text stands {count} times in textless/{m.file}; it must stand there once")
+        if m.old == m.new:
+            out.append(f"{m}: changes nothing")
+        for test in m.ids() or [""]:
+            file, _, function = test.partition("::")
+            if not (ROOT / file).is_file() or f"def {function}(" not in (ROOT / file).read_text():
+                out.append(f"{m}: there is no test {test}")
+    return out
+
+
+class Copy:
+    """A copy of the tree in which mutations are tried."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for part in ROOT.iterdir():
+            if part.name in ("textless", "tests"):
+                shutil.copytree(part, folder / part.name, ignore=shutil.ignore_patterns("__pycache__"))
+            elif not part.name.startswith("."):
+                (folder / part.name).symlink_to(part)
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        # No .pyc: a mutation of the same length, made in the same second, would not be seen beside one.
+        names = {"PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+        options = {"cwd": self.folder, "env": os.environ | names, "capture_output": True, "text": True, "timeout": SECONDS}
+        return subprocess.run([sys.executable, *command], **options)  # type: ignore[call-overload]
+
+    def test(self, tests: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        return self.run("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *dict.fromkeys(tests))
+
+    def verdict(self, mutation: Mutation) -> str:
+        """`killed`, `survived`, or what else came of it."""
+        path = self.folder / "textless" / mutation.file
+        text = path.read_text()
+        path.write_text(text.replace(mutation.old, mutation.new))
+        try:
+            done = self.test(mutation.ids())
+        except subprocess.TimeoutExpired:
+            return "killed"
+        finally:
+            path.write_text(text)
+        if done.returncode in (0, 1):  # all passed, or one failed
+            return ("survived", "killed")[done.returncode]
+        return f"broken: {(done.stdout + done.stderr).strip().splitlines()[-1]}"
+
+
+def try_all(mutations: Sequence[Mutation], *, workers: int = 1) -> dict[Mutation, str]:
+    """The verdict on each; prints them as they come. Raises SystemExit where the table is wrong or the tests fail without a mutation."""
+    if wrong := problems(mutations):
+        raise SystemExit("\n".join(wrong))
+    with tempfile.TemporaryDirectory() as folder:
+        copies: Queue[Copy] = Queue()
+        for n in range(workers):
+            (place := Path(folder) / str(n)).mkdir()
+            copies.put(Copy(place.resolve()))
+        copy = copies.queue[0]
+        origin = copy.run("-c", "import textless; print(textless.__file__)").stdout
+        if not origin.startswith(str(copy.folder)):
+            raise SystemExit(f"the copy in {copy.folder} imports {origin.strip()}")
+        sound = copy.test([test for m in mutations for test in m.ids()])
+        if sound.returncode:
+            raise SystemExit(f"without any mutation:\n{sound.stdout}{sound.stderr}")
+
+        def verdict(mutation: Mutation) -> str:
+            copy = copies.get()
+            try:
+                found = copy.verdict(mutation)
+            finally:
+                copies.put(copy)
+            print(f"{found:9} {mutation}", flush=True)
+            return found
+
+        with ThreadPoolExecutor(workers) as pool:
+            return dict(zip(mutations, pool.map(verdict, mutations), strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-k", default="", metavar="WORD", help="only mutations with this word")
+    parser.add_argument("-j", type=int, default=1, metavar="N", help="so many at a time")
+    parser.add_argument("--list", action="store_true", help="list them and run nothing")
+    args = parser.parse_args()
+    chosen = [m for m in MUTATIONS if args.k in f"{m} {m.tests}"]
+    if args.list or not chosen:
+        print("\n".join(f"{m}   [{m.tests}]" for m in chosen) or f"no mutation holds {args.k!r}")
+        raise SystemExit(0 if chosen else 2)
+    verdicts = try_all(chosen, workers=args.j)
+    survivors = [m for m, v in verdicts.items() if v != "killed"]
+    share = 1 - len(survivors) / len(verdicts)
+    print(f"\n{len(verdicts) - len(survivors)} of {len(verdicts)} killed, {share:.1%}")
+    for m in survivors:
+        print(f"{verdicts[m]}: {m}   [{m.tests}]")
+    raise SystemExit(share < LEAST)
+
+
+if __name__ == "__main__":
+    main()
