@@ -108,6 +108,8 @@ def test_a_frame_of_zeros_is_far_from_all_others():
     frames = np.array([[1.0, 0], [1, 0], [0, 0], [0, 0]])
     items = [item("f", 0, 1, "a"), item("f", 1, 2, "a"), item("f", 2, 3, "b"), item("f", 3, 4, "b")]
     assert abx({"f": frames}, items, frame_rate=RATE)["error"] == 0
+    frames = np.array([[1.0, 0], [-1, 0.8], [0, 0]])  # farther than 0.79, the angle of 141 degrees
+    assert abx({"f": frames}, items[:3], frame_rate=RATE)["error"] == 0
 
 
 def test_the_order_of_items_and_files_does_not_matter_and_the_seed_draws():

@@ -39,6 +39,7 @@ def test_round_trip_and_random_access(tmp_path):
     with pytest.raises(IndexError):
         dump[len(many)]
     assert dump.totals["frames"] == sum(r.units.n_frames for r in many)
+    assert dump.totals["hours"] == round(dump.totals["frames"] / 50 / 3600, 4) > 0
 
 
 def test_frame_units_have_no_durations(tmp_path):

@@ -48,6 +48,16 @@ def test_the_first_of_equal_centroids_wins():
     assert codebook.predict(np.array([[0, 1], [1, 0], [0, 3], [0.5, 0.5]], np.float32)).tolist() == [1, 0, 1, 0]
 
 
+def test_frames_far_from_the_origin_keep_their_digits():
+    """Squares of 4096 have no quarters left in single precision."""
+    rng = np.random.default_rng(0)
+    centroids, frames = (4096 + rng.integers(0, 16, (n, 4)).astype(np.float32) / 4 for n in (40, 500))
+    distances = np.square(frames[:, None].astype(np.float64) - centroids).sum(2)
+    units, found = Codebook(centroids).nearest(frames)
+    assert np.array_equal(np.take_along_axis(distances, units[:, None], 1)[:, 0], distances.min(1))
+    np.testing.assert_allclose(found, np.sqrt(distances.min(1)), atol=1e-2)
+
+
 def test_layer_norm_written_out():
     """Of frames whose variance is about the 1e-5 that is added to it."""
     x = 0.003 * np.random.default_rng(0).standard_normal((20, 30)) + 1
@@ -224,6 +234,13 @@ def test_a_stream():
         KMeans(5, algorithm="minibatch").partial_fit(frames[:4])
     with pytest.raises(TrainingError, match="algorithm='minibatch' learns from a stream"):
         KMeans(5).partial_fit(frames)
+
+
+def test_a_unit_is_dead_in_a_stream_when_no_batch_has_it():
+    frames, truth = blobs(k=4)
+    kmeans = KMeans(4, algorithm="minibatch").partial_fit(frames)
+    assert kmeans.metrics["dead_units"] == 0
+    assert kmeans.partial_fit(frames[truth == 0]).metrics["dead_units"] == 0
 
 
 def test_the_same_seed_gives_the_same_bytes():

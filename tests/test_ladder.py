@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import soundfile
@@ -39,6 +41,8 @@ def test_warping_fetches_from_the_warped_frequency():
         warped = peak @ warping(warp)
         assert float(warped @ centres.float() / warped.sum()) == pytest.approx(float(hz_to_mel(torch.tensor(2000.0 / warp))), abs=15)
         torch.testing.assert_close(warping(warp).sum(0), torch.ones(80))  # each is an interpolation
+    top = float(centres @ warping(1.16)[:, -1].double())  # the last filter would be fetched from far above 7600 Hz
+    assert 700 * math.expm1(top / 1127) == pytest.approx(7600, rel=1e-5)
 
 
 def test_modulation_cepstra_are_two_cosine_transforms():
@@ -79,6 +83,14 @@ def test_the_first_minute_of_a_long_file_counts(ladder, clip):
     mel = log_mel(torch.from_numpy(clip))
     long = torch.cat([mel] * 9)[:MEASURED]
     assert ladder.voice.warp(torch.cat([long, torch.randn(4000, 80)])) == ladder.voice.warp(long)
+
+
+def test_only_the_first_minute_of_a_file_counts(ladder, clip):
+    """What follows is three times as long, and of another voice."""
+    faster = torch.from_numpy(soxr.resample(clip, 16000 * 1.13, 16000))
+    beginning, rest = (torch.cat([log_mel(x)] * 30)[:n] for x, n in ((torch.from_numpy(clip), 6000), (faster, 18000)))
+    assert ladder.voice.warp(rest) == 1.13
+    assert ladder.voice.warp(torch.cat([beginning, rest])) == ladder.voice.warp(beginning) != 1.13
 
 
 def test_the_ladder_is_the_same_each_time_and_when_it_is_loaded(ladder, pieces, tmp_path):
