@@ -96,6 +96,7 @@ def test_both_ways_to_discounts_are_compared() -> None:
 
 
 def test_discounts() -> None:
+    assert FALLBACK.tolist() == [0, 0.5, 1, 1.5]
     counts = np.repeat([1, 2, 3, 4, 9], [10, 5, 3, 2, 7])  # y = 10 / 20
     np.testing.assert_allclose(discounts(counts), [0, 0.5, 2 - 3 * 0.5 * 3 / 5, 3 - 4 * 0.5 * 2 / 3])
     for degenerate in ([], [5, 6], [1, 1, 1], [1, 2, 2], [1, 2, 3, 3, 3, 3]):  # nothing, none of 1, 2 or 3, and one below zero

@@ -23,7 +23,7 @@ from textless.steps import STEPS
 from textless.units.types import Units
 from textless.vocoder import mcd, quality
 from textless.vocoder.bootstrap import paired_difference, summarise
-from textless.vocoder.griffin_lim import copy_synthesis, mel_to_magnitudes
+from textless.vocoder.griffin_lim import copy_synthesis, griffin_lim, mel_to_magnitudes
 from textless.vocoder.losses import log_mel, mel_filters
 from textless.vocoder.mcd import mel_cepstra, mel_cepstral_distortion, warped_distance
 from textless.vocoder.quality import check_text, compare, compare_pairs, pair_rows
@@ -348,6 +348,15 @@ def test_magnitudes_are_as_near_to_the_mel_bands_as_can_be(sentence):
     filters = mel_filters(1024, 80, 16000).T.double().numpy()
     for bands, magnitudes in zip(mel.T.double().numpy(), found.T.double().numpy(), strict=True):
         assert np.linalg.norm(filters @ magnitudes - bands) <= nnls(filters, bands)[1] + 0.02 * np.linalg.norm(bands)
+
+
+def test_griffin_lim_finds_phases_that_fit(sentence):
+    """To 2 % of true magnitudes; without momentum it would be 5 %, after six iterations 16 %."""
+    window = torch.hann_window(1024)
+    spectra = torch.stft(torch.from_numpy(sentence), 1024, 256, window=window, return_complex=True).abs()
+    made = griffin_lim(spectra, samples=len(sentence))
+    found = torch.stft(made, 1024, 256, window=window, return_complex=True).abs()
+    assert float((found - spectra).norm() / spectra.norm()) < 0.035
 
 
 def test_copy_synthesis(sentence):

@@ -13,6 +13,7 @@ import torch
 from textless.errors import ContractError, DumpError, ModelError
 from textless.units.types import UnitContract, Units
 from textless.vocoder import UnitVocoder, VocoderConfig, load_vocoder, losses
+from textless.vocoder.head import SpectrumHead
 from textless.vocoder.istft import ISTFT
 
 CONTRACT = UnitContract(encoder="logmel", sample_rate=16000, frame_rate=50.0, n_units=7)
@@ -212,6 +213,19 @@ def test_magnitudes_are_clipped():
     audio = model.resynth(units_of(5, 0))
     assert np.isfinite(audio).all()
     assert 1 < np.abs(audio).max() <= 4 * model.config.n_fft / 4
+
+
+def test_magnitudes_are_clipped_by_number():
+    """At what a sine of full scale has under the window; filters of sources at ten."""
+    one, none = torch.ones(1, 1, 641), torch.zeros(1, 1, 641)
+    plain, excited = (SpectrumHead(4, 1280, 320, excited=e) for e in (False, True))
+    with torch.no_grad():
+        for head in (plain, excited):
+            head.project.weight.zero_()
+            head.project.bias.fill_(99.0)
+        torch.testing.assert_close(plain.spectrum(torch.zeros(1, 1, 4)).abs(), 320 * one)
+        torch.testing.assert_close(excited.spectrum(torch.zeros(1, 1, 4), one, (none, none)).abs(), 10 * one)
+        torch.testing.assert_close(excited.spectrum(torch.zeros(1, 1, 4), none, (one, none)).abs(), 10 * one)
 
 
 def test_f0_is_followed():
