@@ -350,11 +350,11 @@ def test_magnitudes_are_as_near_to_the_mel_bands_as_can_be(sentence):
         assert np.linalg.norm(filters @ magnitudes - bands) <= nnls(filters, bands)[1] + 0.02 * np.linalg.norm(bands)
 
 
-def test_griffin_lim_finds_phases_that_fit(sentence):
+def test_griffin_lim_finds_phases_that_fit(clip):
     """To 2 % of true magnitudes; without momentum it would be 5 %, after six iterations 16 %."""
     window = torch.hann_window(1024)
-    spectra = torch.stft(torch.from_numpy(sentence), 1024, 256, window=window, return_complex=True).abs()
-    made = griffin_lim(spectra, samples=len(sentence))
+    spectra = torch.stft(torch.from_numpy(clip[:24000]), 1024, 256, window=window, return_complex=True).abs()
+    made = griffin_lim(spectra, samples=24000)
     found = torch.stft(made, 1024, 256, window=window, return_complex=True).abs()
     assert float((found - spectra).norm() / spectra.norm()) < 0.035
 
