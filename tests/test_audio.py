@@ -281,11 +281,12 @@ def test_a_page_mark_among_the_samples_is_not_a_page(tmp_path):
     body = last + 27 + whole[last + 26]
     assert len(whole) - body > 80
     whole[body + 40 : body + 68] = b"OggS" + bytes(22) + b"\1\5"  # would be a page of 33 bytes without the end flag
-    assert audio._ends_stream(bytes(whole))
-    assert not audio._ends_stream(bytes(whole[:last]))
+    path.write_bytes(whole)
+    assert audio_samples(path) > 16_000  # libsndfile drops the page, whose checksum is wrong
     whole[body + 45] = 4  # would be an end page, when the real one is cut
-    for length in range(last + 1, len(whole)):
-        assert not audio._ends_stream(bytes(whole[:length]))
+    for length in range(last, len(whole)):
+        path.write_bytes(whole[:length])
+        assert "cut short" in error(path)
 
 
 def wav(data: bytes, *, size: int, riff: int | None = None, before: bytes = b"", after: bytes = b"") -> bytes:
@@ -311,8 +312,6 @@ def test_wav_headers(tmp_path):
     assert f"has {n - 2} of {n} bytes" in error(path)
     path.write_bytes(wav(data[:-2], size=n, before=odd))
     assert f"has {n - 2} of {n} bytes" in error(path)
-    path.write_bytes(wav(data, size=0))
-    assert "interrupted recording" in error(path)
     path.write_bytes(wav(data, size=n)[:36])
     assert "no data chunk" in error(path)
 
@@ -349,14 +348,14 @@ def test_mp3_that_states_its_length(tmp_path):
 
 
 def test_mp3_that_does_not(tmp_path):
-    """A tag in front makes libsndfile guess too long a file: no reason to refuse it."""
+    """A tag in front makes libsndfile guess too long a file: no reason to refuse it. The frames are counted instead."""
     with sf.SoundFile(tmp_path / "a.mp3", "w", 16_000, 1, format="MP3", bitrate_mode="CONSTANT", compression_level=0.5) as f:
         f.write(sweep(5))
     whole = (tmp_path / "a.mp3").read_bytes()
     second = whole.find(whole[:2], max(whole.find(b"Xing"), whole.find(b"Info")))
     (tmp_path / "a.mp3").write_bytes(b"ID3\4\0\0" + bytes([0, 1, 0, 0]) + bytes(1 << 14) + whole[second:])
-    assert audio_samples(tmp_path / "a.mp3") > 84_000
-    assert 80_000 <= len(read_audio(tmp_path / "a.mp3")) < 84_000
+    assert sf.info(tmp_path / "a.mp3").frames > 84_000
+    assert 80_000 <= len(read_audio(tmp_path / "a.mp3")) == audio_samples(tmp_path / "a.mp3") < 84_000
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -6,8 +6,12 @@ import math
 import os
 import stat
 import struct
+import time
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,6 +19,7 @@ import numpy as np
 import soundfile as sf
 import soxr
 
+from textless.containers import Stream, Window, find_streams
 from textless.errors import AudioError
 
 SAMPLE_RATE = 16_000  # Hz
@@ -23,8 +28,16 @@ SLACK = 0.01  # seconds; durations in manifests are rounded
 LOUDEST = 16.0  # decoders and hot mixes overshoot 1 and are clipped; beyond this the samples are integers kept as floats
 MP3_PADDING = 2 * 1152  # samples; encoders disagree by up to two frames on what the header counts
 
-OGG_PAGE = 27 + 255 + 255 * 255  # bytes of the longest possible page
-UNKNOWN_LENGTH = 0x7FFF_F000  # a program writing WAV into a pipe states this (sox, espeak) or more (ffmpeg)
+RATES = (1_000, 1_000_000)  # Hz, lowest and highest; a header that states another is wrong
+CANCELLED = 0.1  # of the power that the mean of unrelated channels has; speech in less has cancelled itself
+FRESH = 2_000_000_000  # ns
+CHANNELS = 8  # of more, fewer samples are decoded at once
+
+AUDIO = (".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd")
+AUDIO += (".caf", ".sph", ".nist", ".voc", ".avr", ".svx", ".8svx", ".paf", ".pvf", ".sds", ".ircam")  # all that is looked for in folders
+OTHER_MEDIA = (".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".aac", ".ac3", ".eac3", ".dts", ".mp1", ".mp2", ".mpga", ".mpg")
+OTHER_MEDIA += (".mpeg", ".wma", ".wmv", ".asf", ".amr", ".awb", ".ape", ".wv", ".mpc", ".tta", ".tak", ".alac", ".ra", ".rm", ".mka")
+OTHER_MEDIA += (".mkv", ".webm", ".weba", ".avi", ".flv", ".ogv", ".ogx", ".spx", ".shn", ".gsm", ".pcm", ".dsf", ".dff", ".bw64")
 
 FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS"), ".opus": ("OGG", "OPUS")}
 
@@ -32,13 +45,15 @@ FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG
 def read_audio(path: str | Path, *, offset: int = 0, samples: int | None = None, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     """The waveform of a file, or `samples` of it from `offset` on, both counted at `sample_rate`.
 
-    Returns (samples,) float32 in [-1, 1]: channels averaged, resampled (soxr HQ), clipped. Reads wav, flac, ogg vorbis,
-    ogg opus and mp3 at any rate. A part is that slice of the whole, exactly or, in a wav
-    or flac of another rate, to 1e-6. A file that ends up to 10 ms before `offset + samples` gives what it has.
+    Returns (samples,) float32 in [-1, 1]: channels averaged, resampled (soxr HQ), clipped. Reads what libsndfile decodes (wav, flac,
+    ogg vorbis, ogg opus, mp3, aiff, au, caf, w64, sph and more) at 1 kHz to 1 MHz. Files that were joined are read one after the other;
+    a header that does not know its length (0, the largest number, or wrapped at 4 GiB) means all that is there. Where channels cancel
+    each other one of them is taken, 10 s at a time, and a warning names the file. A part is that slice of the whole, exactly or, in a
+    wav or flac of another rate, to 1e-6. A file that ends up to 10 ms before `offset + samples` gives what it has.
 
-    Raises AudioError, naming the file, when it is missing, empty, not audio, cut short, holds NaN or infinite samples, or ends
-    before the part asked for. Of an mp3 without a Xing, Info or VBRI header nobody knows the length: it is not noticed when it
-    is cut, and where its bit rate varies libsndfile may stop early.
+    Raises AudioError, naming the file, when it is missing, empty, not audio, cut short, holds NaN or infinite samples, states a rate
+    that no recording has, or ends before the part asked for. An mp3 without a Xing, Info or VBRI header states no length: it is not
+    noticed when it is cut.
     """
     return np.concatenate(list(_part(path, offset, samples, sample_rate)))
 
@@ -65,6 +80,7 @@ def _part(path: str | Path, offset: int, samples: int | None, sample_rate: int) 
     """What `read_audio` gives, as it is decoded."""
     if offset < 0 or (samples is not None and samples <= 0):
         raise AudioError(f"{path}: cannot read {samples} samples from {offset}; give an offset >= 0 and samples > 0")
+    _check_rate(sample_rate)
     stop, position = None if samples is None else offset + samples, offset
     for part in _decode(path, sample_rate, offset):
         part = part if stop is None else part[: stop - position]
@@ -81,9 +97,15 @@ def _part(path: str | Path, offset: int, samples: int | None, sample_rate: int) 
 
 
 def audio_samples(path: str | Path, sample_rate: int = SAMPLE_RATE) -> int:
-    """Length of the whole file in samples at `sample_rate`, from its header (without one mp3 is a guess). Raises as `read_audio`."""
-    with _open(path) as f:
-        return _resampled(f.frames, f.samplerate, sample_rate)
+    """Length of the whole file in samples at `sample_rate`, without decoding it. Raises as `read_audio`."""
+    _check_rate(sample_rate)
+    sound = _survey(path)
+    return _resampled(sum(sound.frames), sound.rate, sample_rate)
+
+
+def _check_rate(rate: int) -> None:
+    if not RATES[0] <= rate <= RATES[1]:
+        raise AudioError(f"cannot resample to {rate} Hz; give a sample rate from {RATES[0]} to {RATES[1]} Hz")
 
 
 def write_audio(path: str | Path, waveform: np.ndarray, *, sample_rate: int = SAMPLE_RATE) -> None:
@@ -152,117 +174,155 @@ class _Forward(sf.SoundFile):
         return False
 
 
+@dataclass(frozen=True, slots=True)
+class _Sound:
+    """The streams of a file that have samples, how many each has, at `rate`; `exact`: whether a place in it can be found by seeking."""
+
+    path: str
+    streams: tuple[Stream, ...]
+    frames: tuple[int, ...]
+    rate: int
+    exact: bool
+
+
 def _decode(path: str | Path, sample_rate: int, offset: int = 0) -> Iterator[np.ndarray]:
     """Mono blocks at `sample_rate` from sample `offset` on."""
-    with _open(path) as f:
-        position, skip = 0, offset
-        if f.subtype.startswith(("PCM", "FLOAT", "DOUBLE")):  # wav and flac: in all others seeking is inexact
-            # start where both rates have a sample, a second early, since the resampler looks around
-            common = math.gcd(f.samplerate, sample_rate)
-            periods = max(0, offset - sample_rate) * common // sample_rate
-            position, skip = min(periods * f.samplerate // common, f.frames), offset - periods * sample_rate // common
-        resampler = None if f.samplerate == sample_rate else soxr.ResampleStream(f.samplerate, sample_rate, 1, quality="HQ")
-        for block, last in _blocks(f, path, position):
-            if resampler:
-                block = resampler.resample_chunk(block, last=last)
-            if skip:
-                block, skip = block[skip:], max(0, skip - len(block))
-            if len(block):
-                yield block.clip(-1, 1)
+    sound = _survey(path)
+    position, skip = 0, offset
+    if sound.exact:
+        # start where both rates have a sample, a second early, since the resampler looks around
+        common = math.gcd(sound.rate, sample_rate)
+        periods = max(0, offset - sample_rate) * common // sample_rate
+        position, skip = min(periods * sound.rate // common, sum(sound.frames)), offset - periods * sample_rate // common
+    resampler = None if sound.rate == sample_rate else soxr.ResampleStream(sound.rate, sample_rate, 1, quality="HQ")
+    for block, last in _blocks(sound, position):
+        if resampler:
+            block = resampler.resample_chunk(block, last=last)
+        if skip:
+            block, skip = block[skip:], max(0, skip - len(block))
+        if len(block):
+            yield block.clip(-1, 1)
 
 
-def _blocks(f: _Forward, path: str | Path, position: int) -> Iterator[tuple[np.ndarray, bool]]:
+def _blocks(sound: _Sound, position: int) -> Iterator[tuple[np.ndarray, bool]]:
     """Checked mono blocks at the file's own rate from `position` on, each with whether it is the last."""
-    try:
+    before = 0
+    for n, (stream, frames) in enumerate(zip(sound.streams, sound.frames, strict=True), 1):
+        if position < before + frames or n == len(sound.streams):
+            for block, last in _stream_blocks(sound.path, stream, before, max(0, position - before)):
+                yield block, last and n == len(sound.streams)
+        before += frames
+
+
+def _stream_blocks(path: str, stream: Stream, before: int, position: int) -> Iterator[tuple[np.ndarray, bool]]:
+    """Those of one stream, behind `before` samples of others."""
+    with _opened(path, stream) as f:
+        at_once = BLOCK if f.channels <= CHANNELS else max(1, BLOCK * CHANNELS // f.channels)
+        skip = 0 if f.channels == 1 else position % at_once  # channels are compared over the same blocks wherever reading starts
+        position -= skip
         if position:
             f.seek(position)
         last = False
         while not last:
-            wanted = min(BLOCK, f.frames - position)  # beyond them the flac decoder trips over any bytes that follow
-            block = f.read(wanted, dtype="float32", always_2d=True)
-            block = block[:, 0] if f.channels == 1 else block.mean(axis=1)
+            wanted = min(at_once, f.frames - position)  # beyond them the flac decoder trips over any bytes that follow
+            block = _mono(f.read(wanted, dtype="float32", always_2d=True), path)
+            start, position = position + skip, position + len(block)
+            last = len(block) < wanted or position == f.frames
+            block, skip = block[skip:], 0
             if len(block) and not (peak := np.abs(block).max()) <= LOUDEST:
                 if np.isfinite(peak):
                     raise AudioError(f"{path}: samples reach {peak:.6g} where 1 is full scale; divide them by 32768")
-                first = position + int(np.isfinite(block).argmin())
+                first = before + start + int(np.isfinite(block).argmin())
                 raise AudioError(f"{path}: sample {first} is NaN or infinite (counted at {f.samplerate} Hz); repair or drop the file")
-            position += len(block)
-            last = len(block) < wanted or position == f.frames
-            if last and position < _promised(f, path):
+            # encoders of mp3 disagree by up to two frames on what they count
+            if last and stream.stated and position < f.frames - (MP3_PADDING if f.format == "MP3" else 0):
                 raise AudioError(f"{path}: cut short (has {position} of {f.frames} samples); copy it again")
             yield block, last
-    except sf.LibsndfileError as e:
-        raise AudioError(f"{path}: damaged or cut short ({_line(e.error_string)}); copy it again") from None
 
 
-def _promised(f: _Forward, path: str | Path) -> int:
-    """Samples that the file must have: what its header says, 0 for an mp3 without a header, whose length libsndfile guesses."""
-    if f.format != "MP3":
-        return f.frames
-    with open(path, "rb") as raw:
-        head = raw.read(10)
-        if head[:3] == b"ID3":  # a length of four times seven bits
-            raw.seek(10 + sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True)))
-        head = raw.read(200)
-    return f.frames - MP3_PADDING if any(tag in head for tag in (b"Xing", b"Info", b"VBRI")) else 0
+def _mono(block: np.ndarray, path: str) -> np.ndarray:
+    """(samples, channels) → (samples,): the mean of the channels or, where that cancels them, the first that is not quiet."""
+    if block.shape[1] == 1 or not len(block):
+        return block[:, 0]
+    mean = block.mean(axis=1)
+    powers = np.einsum("tc,tc->c", block, block, dtype=np.float64) / len(block)
+    if np.vdot(mean, mean) / len(block) < CANCELLED * powers.mean() / len(powers):
+        warnings.warn(f"{path}: its channels cancel each other; one of them is taken instead of their mean", stacklevel=1)
+        return block[:, int((powers >= powers.mean() / 2).argmax())]
+    return mean
 
 
-@contextmanager
-def _open(path: str | Path) -> Iterator[_Forward]:
-    """The file opened for reading, after everything that libsndfile would pass over in silence has been checked."""
+def _survey(path: str | Path) -> _Sound:
+    """What is in a file, after everything that libsndfile would pass over in silence has been checked."""
+    path = os.fspath(path)
     try:
         info = os.stat(path)
         if stat.S_ISDIR(info.st_mode):
             raise AudioError(f"{path}: is a folder, not an audio file")
+        if not stat.S_ISREG(info.st_mode):
+            raise AudioError(f"{path}: is not a file but a pipe or a device; save it as a file first")
         if not info.st_size:
             raise AudioError(f"{path}: is empty (0 bytes); copy it again")
-        if reason := _cut_short(path, info.st_size):
-            raise AudioError(f"{path}: cut short ({reason}); copy it again")
-        f = _Forward(path)
+        # within the grain of its clock a file may have been written twice
+        survey = _surveyed if time.time_ns() - info.st_mtime_ns > FRESH else _surveyed.__wrapped__
+        return survey(path, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino)
     except FileNotFoundError:
         raise AudioError(f"{path}: no such file") from None
     except OSError as e:
         raise AudioError(f"{path}: cannot be read ({e.strerror})") from None
-    except (sf.LibsndfileError, TypeError) as e:  # soundfile takes .raw for headerless and asks for its arguments
-        reason = getattr(e, "error_string", "no header")
-        raise AudioError(f"{path}: not audio that can be read ({_line(reason)}); convert it to wav or flac") from None
-    with f:
-        if not _resampled(f.frames, f.samplerate, SAMPLE_RATE):
-            raise AudioError(f"{path}: has no samples (an interrupted recording?); drop it or repair its header")
-        yield f
+    except ValueError as e:  # a name with a NUL
+        raise AudioError(f"{path!r}: cannot be read ({e})") from None
 
 
-def _cut_short(path: str | Path, size: int) -> str | None:
-    """Why an Ogg or WAV file of `size` bytes is not whole: libsndfile reads what is left of one without a word."""
-    with open(path, "rb") as f:
-        head = f.read(12)
-        if head[:4] == b"OggS":
-            f.seek(max(0, size - 2 * OGG_PAGE))
-            return None if _ends_stream(f.read()) else "its last Ogg page does not end the stream"
-        if head[:4] not in (b"RIFF", b"RF64") or head[8:] != b"WAVE":
-            return None
-        wide = None  # RF64 keeps its sizes in a chunk of 64-bit numbers
-        while len(chunk := f.read(8)) == 8:
-            name, length = struct.unpack("<4sI", chunk)
-            if name == b"data":
-                length = wide if wide is not None and length == 0xFFFF_FFFF else length
-                there = size - f.tell()
-                return None if length <= there or length >= UNKNOWN_LENGTH else f"has {there} of {length} bytes of samples"
-            if name == b"ds64":
-                wide = int.from_bytes(f.read(16)[8:], "little")
-                length -= 16
-            f.seek(length + length % 2, os.SEEK_CUR)
-        return "it has no data chunk"
+@lru_cache(maxsize=256)
+def _surveyed(path: str, size: int, *identity: int) -> _Sound:
+    """The same, of a file of `size` bytes; the rest says when its bytes are others."""
+    try:
+        with open(path, "rb") as raw:
+            found = find_streams(raw, size, os.path.splitext(path)[1].lower())
+    except AudioError as e:
+        raise AudioError(f"{path}: {e}") from None
+    streams, frames, rates, exact = [], [], [], True
+    for stream in found:
+        with _opened(path, stream) as f:
+            samples = f.frames
+            if stream.frames is not None and samples < stream.frames:
+                stream = replace(stream, header=stream.spare, plain=False)
+                samples = stream.frames
+            rate = f.samplerate
+            # in all others seeking is inexact
+            exact = exact and f.subtype.startswith(("PCM", "FLOAT", "DOUBLE"))
+        if not RATES[0] <= rate <= RATES[1]:
+            raise AudioError(f"{path}: its header states a sample rate of {rate} Hz, which no recording has; correct it")
+        if samples:
+            streams.append(stream)
+            frames.append(min(samples, stream.frames or samples))
+            rates.append(rate)
+    if not _resampled(sum(frames), max(rates, default=1), SAMPLE_RATE):
+        raise AudioError(f"{path}: has no samples (an interrupted recording?); drop it or repair its header")
+    if len(set(rates)) > 1:
+        raise AudioError(f"{path}: joins sounds of {' and '.join(str(r) for r in sorted(set(rates)))} Hz; split or resample it")
+    return _Sound(path, tuple(streams), tuple(frames), rates[0], exact)
 
 
-def _ends_stream(tail: bytes) -> bool:
-    """Whether the last Ogg page in `tail` is whole and carries the end-of-stream flag."""
-    page = end = tail.find(b"OggS\0")
-    # from page to page, so that an "OggS" among the samples is not taken for one
-    while tail[end : end + 4] == b"OggS" and len(tail) >= end + 27:
-        page, segments = end, tail[end + 26]
-        end += 27 + segments + sum(tail[end + 27 : end + 27 + segments])
-    return page < end <= len(tail) and bool(tail[page + 5] & 4)
+@contextmanager
+def _opened(path: str, stream: Stream) -> Iterator[_Forward]:
+    """One stream of a file, opened for reading."""
+    window = None if stream.plain else Window(path, stream)
+    try:
+        try:
+            f = _Forward(window or path)
+        except (sf.LibsndfileError, TypeError) as e:  # soundfile takes .raw for headerless and asks for its arguments
+            reason = getattr(e, "error_string", "no header")
+            raise AudioError(f"{path}: not audio that can be read ({_line(reason)}); convert it to wav or flac") from None
+        with f:
+            try:
+                yield f
+            except sf.LibsndfileError as e:
+                raise AudioError(f"{path}: damaged or cut short ({_line(e.error_string)}); copy it again") from None
+    finally:
+        if window:
+            window.close()
 
 
 def _resampled(samples: int, rate: int, target: int) -> int:

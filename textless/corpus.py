@@ -17,10 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from textless.audio import SAMPLE_RATE, audio_samples, read_audio, stream_audio, to_int16
+from textless.audio import AUDIO, SAMPLE_RATE, audio_samples, read_audio, stream_audio, to_int16
 from textless.errors import AudioError, CorpusError
 
-AUDIO = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
 MANIFESTS = (".tsv", ".csv", ".jsonl", ".parquet")
 PATH_COLUMNS = ("audio", "path", "file", "file_name")
 COLUMNS = (*PATH_COLUMNS, "id", "offset", "samples", "duration", "speaker", "split")
