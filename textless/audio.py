@@ -33,11 +33,18 @@ CANCELLED = 0.1  # of the power that the mean of unrelated channels has; speech 
 FRESH = 2_000_000_000  # ns
 CHANNELS = 8  # of more, fewer samples are decoded at once
 
+# what is looked for in folders: what libsndfile decodes and whose end is known
 AUDIO = (".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd")
-AUDIO += (".caf", ".sph", ".nist", ".voc", ".avr", ".svx", ".8svx", ".paf", ".pvf", ".sds", ".ircam")  # all that is looked for in folders
-OTHER_MEDIA = (".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".aac", ".ac3", ".eac3", ".dts", ".mp1", ".mp2", ".mpga", ".mpg")
-OTHER_MEDIA += (".mpeg", ".wma", ".wmv", ".asf", ".amr", ".awb", ".ape", ".wv", ".mpc", ".tta", ".tak", ".alac", ".ra", ".rm", ".mka")
-OTHER_MEDIA += (".mkv", ".webm", ".weba", ".avi", ".flv", ".ogv", ".ogx", ".spx", ".shn", ".gsm", ".pcm", ".dsf", ".dff", ".bw64")
+AUDIO += (".caf", ".sph", ".nist")
+# what holds sound as well and is passed over with a notice
+# fmt: off
+OTHER_MEDIA = (
+    ".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".aac", ".ac3", ".eac3", ".dts", ".mp1", ".mp2",
+    ".mpga", ".mpg", ".mpeg", ".wma", ".wmv", ".asf", ".amr", ".awb", ".ape", ".wv", ".mpc", ".tta", ".tak",
+    ".alac", ".ra", ".rm", ".mka", ".mkv", ".webm", ".weba", ".avi", ".flv", ".ogv", ".ogx", ".spx", ".shn",
+    ".gsm", ".pcm", ".dsf", ".dff", ".bw64", ".voc", ".8svx", ".svx", ".avr", ".paf", ".pvf", ".sds", ".ircam",
+)
+# fmt: on
 
 FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS"), ".opus": ("OGG", "OPUS")}
 
@@ -46,7 +53,7 @@ def read_audio(path: str | Path, *, offset: int = 0, samples: int | None = None,
     """The waveform of a file, or `samples` of it from `offset` on, both counted at `sample_rate`.
 
     Returns (samples,) float32 in [-1, 1]: channels averaged, resampled (soxr HQ), clipped. Reads what libsndfile decodes (wav, flac,
-    ogg vorbis, ogg opus, mp3, aiff, au, caf, w64, sph and more) at 1 kHz to 1 MHz. Files that were joined are read one after the other;
+    ogg vorbis, ogg opus, mp3, aiff, au, caf, w64, sph) at 1 kHz to 1 MHz. Files that were joined are read one after the other;
     a header that does not know its length (0, the largest number, or wrapped at 4 GiB) means all that is there. Where channels cancel
     each other one of them is taken, 10 s at a time, and a warning names the file. A part is that slice of the whole, exactly or, in a
     wav or flac of another rate, to 1e-6. A file that ends up to 10 ms before `offset + samples` gives what it has.
@@ -76,10 +83,60 @@ def stream_audio(
         yield held
 
 
-def _part(path: str | Path, offset: int, samples: int | None, sample_rate: int) -> Iterator[np.ndarray]:
-    """What `read_audio` gives, as it is decoded."""
+class Parts:
+    """Parts of one file, each as `read_audio` gives it, for rows that follow each other.
+
+    Decoders of lossy formats must begin at the start. Here they go on from the part before, whose samples are kept for parts that
+    overlap; only a part that begins before it starts again. Not for several threads at once.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = path
+        self._decoded: Iterator[np.ndarray] | None = None
+        self._held: list[np.ndarray] = []  # blocks from sample _start on
+        self._start = self._stop = 0
+        self._fault: AudioError | None = None  # where decoding cannot go on
+
+    def read(self, offset: int, samples: int | None = None) -> np.ndarray:
+        """(samples,) float32 at 16 kHz. Raises as `read_audio`."""
+        _check_part(self.path, offset, samples)
+        if samples is None or _survey(self.path).exact:
+            return read_audio(self.path, offset=offset, samples=samples)
+        if self._decoded is None or offset < self._start:
+            self._decoded, self._held, self._fault = _decode(self.path, SAMPLE_RATE), [], None
+            self._start = self._stop = 0
+        stop = offset + samples
+        while self._stop < stop and self._fault is None:
+            try:
+                block = next(self._decoded, None)
+            except AudioError as e:
+                self._fault = e
+                break
+            if block is None:
+                break
+            self._held.append(block)
+            self._stop += len(block)
+            self._drop(offset)
+        self._drop(offset)
+        if self._stop < stop and self._fault is not None:
+            raise AudioError(str(self._fault))
+        _check_end(self.path, offset, stop, min(max(self._stop, offset), stop), SAMPLE_RATE)
+        return np.concatenate(self._held)[offset - self._start : stop - self._start]
+
+    def _drop(self, offset: int) -> None:
+        """Forget the blocks that end before `offset`."""
+        while self._held and self._start + len(self._held[0]) <= offset:
+            self._start += len(self._held.pop(0))
+
+
+def _check_part(path: str | Path, offset: int, samples: int | None) -> None:
     if offset < 0 or (samples is not None and samples <= 0):
         raise AudioError(f"{path}: cannot read {samples} samples from {offset}; give an offset >= 0 and samples > 0")
+
+
+def _part(path: str | Path, offset: int, samples: int | None, sample_rate: int) -> Iterator[np.ndarray]:
+    """What `read_audio` gives, as it is decoded."""
+    _check_part(path, offset, samples)
     _check_rate(sample_rate)
     stop, position = None if samples is None else offset + samples, offset
     for part in _decode(path, sample_rate, offset):
@@ -88,6 +145,11 @@ def _part(path: str | Path, offset: int, samples: int | None, sample_rate: int) 
         yield part
         if position == stop:
             return
+    _check_end(path, offset, stop, position, sample_rate)
+
+
+def _check_end(path: str | Path, offset: int, stop: int | None, position: int, sample_rate: int) -> None:
+    """Whether a file that ends at `position` has the part from `offset` to `stop`."""
     if position == offset or (stop is not None and position < stop - SLACK * sample_rate):
         wanted = f"samples {offset} to {stop}" if stop is not None else f"sample {offset} on"
         raise AudioError(
@@ -101,6 +163,12 @@ def audio_samples(path: str | Path, sample_rate: int = SAMPLE_RATE) -> int:
     _check_rate(sample_rate)
     sound = _survey(path)
     return _resampled(sum(sound.frames), sound.rate, sample_rate)
+
+
+def audio_lengths(path: str | Path) -> tuple[int, int, int]:
+    """Samples of the whole file at its own rate, that rate in Hz, and `audio_samples`. Raises as that."""
+    sound = _survey(path)
+    return sum(sound.frames), sound.rate, _resampled(sum(sound.frames), sound.rate, SAMPLE_RATE)
 
 
 def _check_rate(rate: int) -> None:
@@ -311,7 +379,7 @@ def _opened(path: str, stream: Stream) -> Iterator[_Forward]:
     window = None if stream.plain else Window(path, stream)
     try:
         try:
-            f = _Forward(window or path)
+            f = _Forward(window or os.fsencode(path))  # soundfile encodes names that are not UTF-8 wrongly
         except (sf.LibsndfileError, TypeError) as e:  # soundfile takes .raw for headerless and asks for its arguments
             reason = getattr(e, "error_string", "no header")
             raise AudioError(f"{path}: not audio that can be read ({_line(reason)}); convert it to wav or flac") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import BinaryIO
@@ -17,11 +18,12 @@ from textless.errors import AudioError
 
 PIECE = 1 << 20  # bytes searched at once
 CHUNKS = 10_000  # of one file; more are not a recording's
-STRAY = 1 << 16  # bytes behind the sound that may belong to nothing: tags, a sector's padding
+STRAY = 1 << 13  # bytes behind the sound that may belong to nothing: tags, the padding of a disk's block
+FRAME = 1 << 16  # bytes of the longest FLAC frame where the header does not say
 WRAPPED = 1 << 32
 # What programs state that do not know the length yet: sox and espeak in a pipe, arecord until it ends. ffmpeg states the largest
 # number, others that less a header.
-UNKNOWN = (0x7FFF_F000, 0x8000_0000)
+UNKNOWN = (0x7FFF_F000, 0x8000_0000, (1 << 64) - 1)
 UNLIMITED = 0xFFFF_FF00
 ID3 = b"ID3\4\0\0\0\0\1\0" + bytes(128)  # libsndfile knows mp3 by the file's suffix or by a tag that is not empty
 W64_DATA = bytes.fromhex("64617461f3acd3118cd100c04f8edb8a")
@@ -91,18 +93,24 @@ def find_streams(f: BinaryIO, size: int, suffix: str) -> tuple[Stream, ...]:
     Raises AudioError, without the file's name, when a stream is shorter than its header states, or more follows than any header counts.
     """
     streams: list[Stream] = []
-    start = 0
-    while start < size and (reader := _reader(f, body := _skip_tags(f, start, size), size)):
+    start, reader = 0, None
+    while start < size and (following := _reader(f, body := _skip_tags(f, start, size), size)):
+        reader = following
         stream, start = reader(f, body, size)
         streams.append(stream)
         if len(streams) == 1 and stream.stop == size:  # libsndfile knows tags in front of flac and, by its suffix, mp3
             skips = reader is _flac or (reader is _mp3 and suffix == ".mp3")
             streams = [replace(stream, plain=(skips and stream.header in (b"", ID3)) or not (body or stream.header))]
-    if streams and size - start > STRAY:
-        raise AudioError(
-            f"{size - start} bytes follow the sound that the header counts, and they are neither chunks nor another file; "
-            "its length is wrong, write it again with ffmpeg or sox --ignore-length"
-        )
+    if streams and start < size:
+        # of joined files the first is cut where the next begins before its samples end
+        first = streams[-1].start + 16
+        if reader in UNCOMPRESSED and (other := next(_search(f, HEADERS, 12, first, size), None)):
+            raise _cut(f"another file begins at byte {other}, within its samples")
+        if (stray := size - _skip_tags(f, start, size)) > STRAY:
+            raise AudioError(
+                f"{stray} bytes follow the sound that the header counts, and they are neither chunks nor another file; "
+                "its length is wrong, write it again with ffmpeg or sox --ignore-length"
+            )
     return tuple(streams) or (Stream(0, size, plain=True),)
 
 
@@ -239,7 +247,11 @@ def _aiff(f: BinaryIO, start: int, size: int) -> tuple[Stream, int]:
 def _aiff_sound(f: BinaryIO, start: int, size: int, length: int, position: int) -> tuple[Stream, int]:
     if (length <= 8 and _behind(f, position + length, size, ">") < size) or length >= UNLIMITED:
         stop = next(_search(f, re.compile(rb"FORM....AIF[FC]", re.DOTALL), 12, position, size), size)
-        return Stream(start, stop), stop
+        if stop - position >= UNLIMITED or position - start > PIECE:
+            raise AudioError("states no length, which cannot be mended at this size; write it again with ffmpeg")
+        header = bytearray(_at(f, start, position - start))
+        header[4:8], header[-4:] = struct.pack(">I", stop - start - 8), struct.pack(">I", stop - position)
+        return Stream(position, stop, bytes(header)), stop
     _check_there(size - position, length)
     end = _behind(f, position + length, size, ">")
     return Stream(start, end), end
@@ -321,42 +333,53 @@ def _nist(f: BinaryIO, start: int, size: int) -> tuple[Stream, int]:
     return Stream(start, start + offset + stated), start + offset + stated
 
 
+UNCOMPRESSED = (_wav, _aiff, _w64, _au, _caf, _nist)
+HEADERS = re.compile(rb"(RIFF|RIFX|RF64)....WAVE|FORM....AIF[FC]|riff\x2e\x91\xcf\x11|[.]snd\0\0\0|caff\0\1\0\0|NIST_1A\n", re.DOTALL)
+
+
 # ---- Ogg: pages
 
 
 OGG = re.compile(rb"OggS\0")
+MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def page_checksum(page: bytes) -> int:
+    """The CRC of an Ogg page, whose own field counts as 0: zlib's with the bits in the other order."""
+    crc = zlib.crc32((page[:22] + bytes(4) + page[26:]).translate(MIRRORED), 0xFFFF_FFFF) ^ 0xFFFF_FFFF
+    return int.from_bytes(crc.to_bytes(4, "little").translate(MIRRORED), "big")
 
 
 def _ogg(f: BinaryIO, start: int, size: int) -> tuple[Stream, int]:
-    """A link of a chain: from pages that begin streams to the last page before another such."""
-    position, begun, ended = start, False, False
-    while position < size:
+    """A link of a chain: from the pages that begin streams to the last before others that do."""
+    position: int | None = start
+    begun = ended = False
+    numbers: dict[bytes, int] = {}  # of the last page of each stream
+    while position is not None and position < size:
         head = _at(f, position, 27)
-        if head[:5] != b"OggS\0" or len(head) < 27:
-            # behind what is not a page there may be others
-            after = next(_search(f, OGG, 5, position + 1, size), None)
-            if after is None or size - after < 27:
-                if head[:4] == b"OggS" and not ended:
-                    raise _cut("its last Ogg page is not whole")
-                break
-            position = after
+        if head[:5] != b"OggS\0":
+            position = next(_search(f, OGG, 5, position + 1, size), None)  # behind what is no page there may be others
             continue
-        begins = bool(head[5] & 2)
+        sizes = f.read(head[26]) if len(head) == 27 else b""
+        page = head + sizes + f.read(sum(sizes))
+        if len(head) < 27 or len(page) < 27 + head[26] + sum(sizes):
+            if ended:
+                break
+            raise _cut("its last Ogg page is not whole")
+        begins, serial, number = bool(head[5] & 2), head[14:18], int.from_bytes(head[18:22], "little")
         if begins and begun:
             break
+        if page_checksum(page) != int.from_bytes(page[22:26], "little"):
+            raise AudioError(f"damaged or cut short (the checksum of the Ogg page at byte {position} is wrong); copy it again")
+        if not begins and number < numbers.get(serial, 1 << 32):
+            raise _cut(f"the stream of the Ogg page at byte {position} has no beginning")
         begun = begun or not begins
-        segments = f.read(head[26])
-        after = position + 27 + head[26] + sum(segments)
-        if len(segments) < head[26] or after > size:
-            if not ended:
-                raise _cut("its last Ogg page is not whole")
-            break
-        ended = bool(head[5] & 4)
-        position = after
+        numbers[serial], ended = number, bool(head[5] & 4)
+        position += len(page)
+        end = position
     if not ended:
         raise _cut("its last Ogg page does not end the stream")
-    following = _reader(f, _skip_tags(f, position, size), size)
-    stop = position if following else size
+    stop = end if _reader(f, _skip_tags(f, end, size), size) else size
     return Stream(start, stop), stop
 
 
@@ -372,8 +395,10 @@ def _flac(f: BinaryIO, body: int, size: int) -> tuple[Stream, int]:
         return Stream(body, end), end
     (field,) = struct.unpack(">Q", info[18:26])  # rate, channels, bits, and 36 bits of samples
     stated = field & (1 << 36) - 1
-    longest = int.from_bytes(info[15:18], "big") or STRAY
-    samples = _flac_samples(_at(f, max(body + 42, stop - longest), min(longest, stop)), int.from_bytes(info[8:10], "big"))
+    longest = int.from_bytes(info[15:18], "big") or FRAME
+    shortest, largest = struct.unpack(">HH", info[8:12])
+    block = shortest if shortest == largest else 0
+    samples = _flac_samples(_at(f, max(body + 42, stop - longest), min(longest, stop)), block)
     if samples is None and not stated:
         raise _cut("its last frame is not whole")
     if samples is None or samples <= stated:
@@ -400,7 +425,7 @@ CRC8, CRC16 = _table(0x07, 8), _table(0x8005, 16)
 def _flac_samples(tail: bytes, block: int) -> int | None:
     """Samples of a FLAC stream by the number of its last frame, None where no whole frame ends with `tail`.
 
-    `block`: samples of a frame, where that is the same for all but the last.
+    `block`: samples of a frame, where that is the same for all but the last, else 0.
     """
     for match in reversed(list(re.finditer(rb"(?=\xff[\xf8\xf9])", tail))):
         frame = tail[match.start() :]
@@ -436,7 +461,7 @@ def _flac_frame(frame: bytes, block: int) -> int | None:
         crc = CRC8[crc ^ byte]
     if at >= len(frame) or crc != frame[at]:
         return None
-    return samples + (number if frame[1] & 1 else number * block)
+    return samples + number if frame[1] & 1 else (samples + number * block) * bool(block) or None
 
 
 # ---- mp3: frames

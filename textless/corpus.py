@@ -5,21 +5,24 @@ from __future__ import annotations
 import csv
 import glob
 import hashlib
+import itertools
 import json
 import os
 import re
+import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from textless.audio import AUDIO, SAMPLE_RATE, audio_samples, read_audio, stream_audio, to_int16
+from textless.audio import AUDIO, OTHER_MEDIA, SAMPLE_RATE, Parts, audio_samples, read_audio, stream_audio, to_int16
 from textless.errors import AudioError, CorpusError
 
+AHEAD = 20 * 60 * SAMPLE_RATE  # samples decoded before they are asked for
 MANIFESTS = (".tsv", ".csv", ".jsonl", ".parquet")
 PATH_COLUMNS = ("audio", "path", "file", "file_name")
 COLUMNS = (*PATH_COLUMNS, "id", "offset", "samples", "duration", "speaker", "split")
@@ -247,28 +250,56 @@ class Recording:
 def read_rows(rows: Iterable[Row], *, longest: int | None = None) -> Iterator[tuple[Row, Any]]:
     """Each row with its waveform (samples,) float32, or the AudioError that reading it raised, in order.
 
-    Files are decoded in threads, since libsndfile and soxr work outside the interpreter lock, and only a few rows ahead of the
-    reader, so that memory stays bounded. Of rows with more than `longest` samples a Recording is given instead.
+    Files are decoded in threads, since libsndfile and soxr work outside the interpreter lock, and only as far ahead of the reader as
+    AHEAD samples and a few rows, so that memory stays bounded; a single row may be longer. A lossy file of which rows follow each other
+    is decoded once, where they are in the order of their offsets. Of rows with more than `longest` samples a Recording is given instead.
     """
 
-    def decode(row: Row) -> np.ndarray | Recording | AudioError:
+    def length(row: Row) -> int:
         try:
-            if longest is not None and (row.samples or audio_samples(row.path) - row.offset) > longest:
+            return max(0, row.samples or audio_samples(row.path) - row.offset)
+        except AudioError:
+            return 0  # it is said when the row is read
+
+    def decode(row: Row, samples: int, parts: Parts | None, before: Future | None) -> np.ndarray | Recording | AudioError:
+        if before is not None:
+            before.exception()  # a part is decoded behind the one before it
+        try:
+            if longest is not None and samples > longest:
                 return Recording(row)
-            return read_row(row)
+            return read_row(row) if parts is None else parts.read(row.offset, row.samples)
         except AudioError as e:
             return e
 
     threads = os.cpu_count() or 1
-    with ThreadPoolExecutor(threads) as pool:
-        ahead: deque = deque()
-        for row in rows:
-            ahead.append((row, pool.submit(decode, row)))
-            if len(ahead) > 2 * threads:
-                done, future = ahead.popleft()
-                yield done, future.result()
-        for done, future in ahead:
-            yield done, future.result()
+    rows, held = iter(rows), 0
+    parts, before = None, None
+    headers: deque[tuple[Row, Future[int]]] = deque()
+    ahead: deque[tuple[Row, int, Future]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        while True:
+            for row in itertools.islice(rows, 2 * threads + 1 - len(headers) - len(ahead)):
+                headers.append((row, pool.submit(length, row)))
+            while headers and (not ahead or (headers[0][1].done() and held + headers[0][1].result() <= AHEAD)):
+                row, samples = headers[0][0], headers.popleft()[1].result()
+                if row.samples is None:
+                    parts = before = None
+                elif parts is None or parts.path != row.path:
+                    parts, before = Parts(row.path), None
+                future = pool.submit(decode, row, samples, parts, before)
+                before = future if parts else None
+                in_memory = 0 if longest is not None and samples > longest else samples
+                ahead.append((row, in_memory, future))
+                held += in_memory
+            if not ahead:
+                return
+            row, in_memory, future = ahead.popleft()
+            yield row, future.result()
+            del future
+            held -= in_memory
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def read_some(rows: Iterable[Row], *, seconds: float, seed: int, longest: float = 60.0) -> list[np.ndarray]:
@@ -303,17 +334,20 @@ def _drafts(source: str) -> list[_Draft]:
     """The rows of one source, at least one."""
     suffix = os.path.splitext(source)[1].lower()
     if os.path.isdir(source):
-        drafts = [_Draft({"path": path}, source) for path in _walk(source)]
+        drafts = _decoded(source, [_Draft({"path": path}, source) for path in _walk(source)])
     elif glob.has_magic(source) and not os.path.exists(source):
         fixed = os.path.dirname(source[: min(source.find(c) for c in "*?[" if c in source)])
         found = sorted(glob.glob(source, recursive=True))
-        drafts = [_Draft({"path": path}, fixed) for path in found if path.lower().endswith(AUDIO) and not os.path.isdir(path)]
+        media = [path for path in found if path.lower().endswith(AUDIO + OTHER_MEDIA) and not os.path.isdir(path)]
+        drafts = _decoded(source, [_Draft({"path": path}, fixed) for path in media])
     elif suffix in AUDIO:
         drafts = [_Draft({"path": source}, os.path.dirname(source))]
     elif not os.path.exists(source):
         raise CorpusError(f"{source}: no such file or folder")
     elif suffix in MANIFESTS:
         drafts = _manifest(source, suffix)
+    elif suffix in OTHER_MEDIA:
+        raise CorpusError(f"{source}: {suffix} cannot be decoded; convert it to wav or flac with ffmpeg")
     else:
         raise CorpusError(f"{source}: neither audio ({', '.join(AUDIO)}) nor a manifest ({', '.join(MANIFESTS)})")
     if not drafts:
@@ -321,12 +355,25 @@ def _drafts(source: str) -> list[_Draft]:
     return drafts
 
 
+def _decoded(source: str, drafts: list[_Draft]) -> list[_Draft]:
+    """Those that can be decoded; of the others one line says what to do. Raises CorpusError when there are no others."""
+    other = [d.fields["path"] for d in drafts if not d.fields["path"].lower().endswith(AUDIO)]
+    if other:
+        suffixes = _some(sorted({os.path.splitext(path)[1].lower() for path in other}))
+        what = f"{len(other)} audio or video {'file is' if len(other) == 1 else 'files are'} passed over, such as {other[0]}"
+        line = f"{source}: {what}; {suffixes} cannot be decoded, convert to wav or flac with ffmpeg"
+        if len(other) == len(drafts):
+            raise CorpusError(line)
+        warnings.warn(line, stacklevel=1)
+    return [d for d in drafts if d.fields["path"].lower().endswith(AUDIO)]
+
+
 def _walk(folder: str) -> list[str]:
     return sorted(
         os.path.join(here, name)
         for here, _, names in os.walk(folder, followlinks=True)
         for name in names
-        if name.lower().endswith(AUDIO) and not name.startswith(".")
+        if name.lower().endswith(AUDIO + OTHER_MEDIA) and not name.startswith(".")
     )
 
 
