@@ -18,6 +18,7 @@ import pytest
 
 from conftest import ROOT
 from textless.engine.explain import why
+from textless.engine.hashes import FileHashes
 from textless.engine.pipeline import Pipeline
 from textless.engine.shards import ROWS_PER_SHARD, split_rows
 from textless.engine.step import Keys, MapStep, Source, Step, added, canonical, path, runtime
@@ -228,14 +229,31 @@ def test_content_decides_not_place_or_time(text, store, tmp_path):
 def test_file_hashes_are_remembered(text, store):
     store.keys.of(text)
     store.save_hashes()
-    again = Store(store.root)
-    Path(text.file).chmod(0o000)
     known = json.loads((store.root / "hashes.json").read_text())
     assert list(known) == [text.file]
-    assert again.keys.of(text) == store.keys.of(text)  # a stat is enough; as root the mode would not show it
-    known[text.file][2] = "f" * 64
+    known[text.file][-1] = "f" * 64  # a stat is enough: the file is not read again
     (store.root / "hashes.json").write_text(json.dumps(known))
     assert Store(store.root).keys.of(text) != store.keys.of(text)
+    size, mtime, _, _, digest = known[text.file]
+    (store.root / "hashes.json").write_text(json.dumps({text.file: [size, mtime, digest]}))  # as earlier versions wrote it
+    assert Store(store.root).keys.of(text) == store.keys.of(text)
+
+
+@pytest.mark.parametrize("how", ["in its place", "by a rename"])
+def test_other_bytes_of_the_same_size_and_time_are_others(how, tmp_path):
+    path, memory = tmp_path / "a.txt", tmp_path / "hashes.json"
+    path.write_text("abc")
+    os.utime(path, (1e9, 1e9))
+    hashes = FileHashes(memory)
+    before = hashes(str(path))
+    hashes.save()
+    place = path if how == "in its place" else tmp_path / "new.txt"
+    place.write_text("abd")
+    os.utime(place, (1e9, 1e9))  # as `cp -p` and `rsync -t` leave it
+    place.replace(path)
+    again = FileHashes(memory)
+    assert again(str(path)) == hashlib.sha256(b"abd").hexdigest() != before
+    assert again.changed == [str(path)]
 
 
 def test_a_failed_step_leaves_nothing_and_is_not_cached(text, store, monkeypatch):

@@ -17,7 +17,7 @@ PROBE = 1 << 20  # bytes that must fit onto a disk which is not full
 
 
 class FileHashes:
-    """sha256 of files, remembered by (path, size, mtime), so that a second look is a stat.
+    """sha256 of files, remembered by path and `_identity`, so that a second look is a stat.
 
     `changed` lists the files whose bytes were others when they were last asked for.
     """
@@ -34,21 +34,21 @@ class FileHashes:
         except (OSError, ValueError):
             return {}
         items = known.items() if isinstance(known, dict) else ()
-        return {path: entry for path, entry in items if isinstance(entry, list) and len(entry) == 3}
+        return {path: entry for path, entry in items if isinstance(entry, list) and len(entry) == 5}
 
     def __call__(self, path: str) -> str:
         try:
-            stat = os.stat(path)
+            identity = _identity(path)
             known = self._known.get(path)
-            if known and known[0] == stat.st_size and known[1] == stat.st_mtime_ns:
-                return known[2]
+            if known and known[:-1] == identity:
+                return known[-1]
             with open(path, "rb") as f:
                 digest = hashlib.file_digest(f, "sha256").hexdigest()
         except OSError as e:
             raise StoreError(f"{path}: {e.strerror}; correct the manifest or bring the file back") from None
-        if known and known[2] != digest:
+        if known and known[-1] != digest:
             self.changed.append(path)
-        self._known[path] = [stat.st_size, stat.st_mtime_ns, digest]
+        self._known[path] = [*identity, digest]
         self._new = True
         return digest
 
@@ -57,6 +57,12 @@ class FileHashes:
             self.memory.parent.mkdir(parents=True, exist_ok=True)
             write_text(self.memory, json.dumps(self._known))
             self._new = False
+
+
+def _identity(path: str) -> list[int]:
+    """Size, times and inode: `cp -p` and `rsync -t` keep the time of what they write, but not the time of the change or the inode."""
+    status = os.stat(path)
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def write_text(path: Path, text: str) -> None:
