@@ -180,6 +180,25 @@ def test_a_crop_is_a_part_of_the_file(config, audio, tmp_path):
     torch.testing.assert_close(part[2:-2], whole[9:25], atol=5e-3, rtol=1e-2)
 
 
+@pytest.mark.parametrize(("normalisation", "epsilon"), [("layer_norm_1e-5", 1e-5), ("zscore_1e-7", 1e-7)])
+def test_a_file_is_normalised_as_a_whole_and_read_once(normalisation, epsilon, audio, tmp_path, monkeypatch):
+    reads = []
+    read = PackedAudio.waveform
+
+    def counted(self, i, start=0, stop=None):
+        reads.append((i, start, stop))
+        return read(self, i, start, stop)
+
+    monkeypatch.setattr(PackedAudio, "waveform", counted)
+    source = CropSource(audio, Hubert(replace(WAVE, normalisation=normalisation)), tmp_path)
+    crops = [source.crop(i, start, 5) for i, start in ((0, 3), (1, 0), (0, 3), (0, 9))]
+    assert [i for i, _, stop in reads if stop is None] == [0, 1]
+    whole = torch.from_numpy(read(audio, 0))
+    want = (whole - whole.mean()) / torch.sqrt(whole.var(unbiased=False) + epsilon)
+    for crop, start in ((crops[0], 3), (crops[2], 3), (crops[3], 9)):
+        assert torch.equal(crop, want[320 * start : 320 * (start + 4) + 400])
+
+
 def test_resumes_bit_for_bit(audio, labels, tmp_path, monkeypatch):
     arguments = {"n_classes": 2, "config": NANO, "steps": 12, "batch": 2, "crop_seconds": 0.5}
     whole, curve = pretrain(audio, labels, folder=_new(tmp_path / "whole"), **arguments)

@@ -19,7 +19,7 @@ from textless.distributed import first_before_others, place
 from textless.errors import TrainingError
 from textless.training import decay_groups, perplexity, rng, train, update, warmup_cosine
 from textless.units import hubert_frames, mfcc
-from textless.units.hubert import Hubert, HubertConfig
+from textless.units.hubert import EPSILON, Hubert, HubertConfig
 from textless.weights import round_half, write_text
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class CropSource:
 
     def __init__(self, audio: PackedAudio, model: Hubert, folder: Path) -> None:
         self.audio, self.config = audio, model.config
+        self.levels: dict[int, tuple[Tensor, Tensor]] = {}
         self.frames = np.array([hubert_frames.n_frames(int(n)) for n in audio.lengths])
         if self.config.front_end == "logmel":
             self.starts = np.concatenate([[0], np.cumsum([mfcc.n_frames(int(n)) for n in audio.lengths])])
@@ -112,9 +113,12 @@ class CropSource:
         wave = torch.from_numpy(
             self.audio.waveform(i, hubert_frames.HOP * start, hubert_frames.HOP * (start + frames - 1) + hubert_frames.WINDOW)
         )
-        if self.config.normalisation == "layer_norm_1e-5":
-            whole = torch.from_numpy(self.audio.waveform(i))
-            wave = (wave - whole.mean()) / torch.sqrt(whole.var(unbiased=False) + 1e-5)
+        if self.config.normalisation != "none":
+            if i not in self.levels:  # a file may be hours long, and is not read again for each of its crops
+                whole = torch.from_numpy(self.audio.waveform(i))
+                self.levels[i] = whole.mean(), torch.sqrt(whole.var(unbiased=False) + EPSILON[self.config.normalisation])
+            mean, deviation = self.levels[i]
+            wave = (wave - mean) / deviation
         return wave
 
     def draw(self, generator: np.random.Generator, *, size: int, frames: int) -> list[tuple[int, int, int]]:
