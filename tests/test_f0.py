@@ -293,7 +293,7 @@ def test_empty():
 
 @pytest.mark.parametrize("bad", [np.array([0.0, np.nan]), np.array([np.inf]), np.zeros((2, 400)), np.float32(1)])
 def test_bad_samples(bad):
-    with pytest.raises(AudioError, match="waveform 1 "):
+    with pytest.raises(AudioError, match="waveform 1: "):
         track_f0([np.zeros(400, np.float32), bad])
 
 

@@ -181,9 +181,9 @@ def write_audio(path: str | Path, waveform: np.ndarray, *, sample_rate: int = SA
 
     .wav and .flac are 16-bit (what was read from 16 bits is written back bit for bit), .ogg is Vorbis, .opus Opus. The file
     appears whole, by rename, and replaces what was there. Raises AudioError for another suffix, a rate that the format does
-    not have, a waveform that is empty, not one-dimensional or holds NaN, and a folder that cannot be written.
+    not have, a waveform that is empty, not one-dimensional, not float or holds NaN, and a folder that cannot be written.
     """
-    path, waveform = Path(path), np.asarray(waveform, dtype=np.float32)
+    path, waveform = Path(path), np.asarray(waveform)
     if path.suffix.lower() not in FORMATS:
         raise AudioError(f"{path}: cannot write {path.suffix or 'a file without a suffix'}; use one of {', '.join(FORMATS)}")
     if waveform.ndim != 1 or not len(waveform):
@@ -194,6 +194,9 @@ def write_audio(path: str | Path, waveform: np.ndarray, *, sample_rate: int = SA
     # libsndfile would floor instead of round
     data = to_int16(waveform) if subtype == "PCM_16" else waveform.clip(-1, 1)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    if waveform.dtype.kind != "f":
+        raise AudioError(f"{path}: not written: a waveform is float in [-1, 1], not {waveform.dtype}; int16 is divided by 32768")
+    waveform = waveform.astype(np.float32, copy=False)
     try:
         with sf.SoundFile(temporary, "w", sample_rate, 1, subtype, format=kind) as f:
             for start in range(0, len(data), BLOCK):  # the Vorbis encoder keeps a whole write on its stack

@@ -16,6 +16,7 @@ from textless.errors import ContractError, DumpError, ModelError
 from textless.units.dump import MORE, UnitRow, split_row
 from textless.units.types import UnitContract, Units
 from textless.weights import CONFIG
+from textless.waveforms import are_several
 
 if TYPE_CHECKING:
     from textless.lm.decoder import UnitDecoder
@@ -126,10 +127,13 @@ class Model:
         return self.tokenizer.codebook.n_units
 
     def encode(self, waveform: Any) -> Any:
-        """Waveform (samples,) float32 in [-1, 1] at 16 kHz → Units, deduplicated; a list of them → a list."""
-        if isinstance(waveform, list) and not (waveform and np.isscalar(waveform[0])):
-            return self.tokenizer.encode_batch([np.asarray(w, np.float32) for w in waveform])
-        return self.tokenizer.encode(np.asarray(waveform, np.float32))
+        """Waveform (samples,) float in [-1, 1] at 16 kHz → Units, deduplicated; a list of them → a list.
+
+        Raises AudioError when it is something else (see `as_waveform`), or shorter than one frame.
+        """
+        if are_several(waveform):
+            return self.tokenizer.encode_batch(waveform)
+        return self.tokenizer.encode(waveform)
 
     def continue_units(self, units: Any, *, seconds: float = 3.0, seed: int = 0, **sampling: Any) -> Any:
         """Units → the same Units and `seconds` more; a list of them → a list.

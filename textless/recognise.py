@@ -13,6 +13,8 @@ import numpy as np
 
 from textless.audio import to_int16
 from textless.errors import CorpusError, TextlessError
+from textless.names import plain
+from textless.waveforms import as_waveform
 
 if TYPE_CHECKING:
     from pocketsphinx import Decoder
@@ -28,7 +30,7 @@ def recognise(waveform: np.ndarray) -> str:
     Raises:
         TextlessError: pocketsphinx is not installed.
     """
-    samples = to_int16(waveform).tobytes()
+    samples = to_int16(as_waveform(waveform)).tobytes()
     key = hashlib.sha256(samples).digest()
     if key not in _heard:
         _heard[key] = _decode(samples)

@@ -9,6 +9,7 @@ from textless.audio import to_int16
 from textless.errors import CorpusError
 from textless.recognise import check_recogniser, listen, words_of
 from textless.units.items import Alignment
+from textless.waveforms import as_waveform
 
 FRAME = 0.01  # seconds of PocketSphinx's frames
 
@@ -35,7 +36,7 @@ def align(waveform: np.ndarray, text: str) -> Alignment:
     words = words_of(text)
     if unknown := [word for word in words if decoder.lookup_word(word) is None]:
         raise CorpusError(f"cannot be aligned: {', '.join(sorted(set(unknown))[:3])} not in the dictionary")
-    samples = to_int16(waveform).tobytes()
+    samples = to_int16(as_waveform(waveform)).tobytes()
     try:
         decoder.set_align_text(" ".join(words))
         listen(decoder, samples)

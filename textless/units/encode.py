@@ -17,6 +17,7 @@ from textless.units.dump import UnitRow
 from textless.units.encoder import Blocks, Encoder
 from textless.units.kmeans import Codebook
 from textless.units.types import UnitContract, Units
+from textless.waveforms import as_blocks, as_waveform, as_waveforms
 from textless.weights import CONFIG, from_torch, read_json, save_model
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def _log_mel(waveform: np.ndarray) -> np.ndarray:
 
     from textless.units.logmel import log_mel, normalise
 
-    return normalise(log_mel(torch.as_tensor(waveform, dtype=torch.float32))).numpy()
+    return normalise(log_mel(torch.from_numpy(as_waveform(waveform)))).numpy()
 
 
 class SignalEncoder(Encoder):
@@ -85,19 +86,20 @@ class HubertEncoder(Encoder):
         return hubert_frames.n_frames(samples)
 
     def encode_one(self, waveform: np.ndarray) -> np.ndarray:
-        return self.encode_batch([waveform])[0]
+        [[frames]] = self.extractor([as_waveform(waveform)], [self.layer])
+        return frames
 
     def encode_batch(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return [frames for [frames] in self.extractor(waveforms, [self.layer])]
+        return [frames for [frames] in self.extractor(as_waveforms(waveforms), [self.layer])]
 
     def encode_layers(self, waveform: np.ndarray, layers: Sequence[int]) -> dict[int, np.ndarray]:
         """Several layers in one pass: {layer: (T, D) float32}. Raises ModelError for a layer above the encoder's own."""
         if wrong := [n for n in layers if not 1 <= n <= self.layer]:
             raise ModelError(f"layer {wrong[0]} does not exist: the encoder was loaded with layers 1 to {self.layer}")
-        return dict(zip(layers, self.extractor([np.asarray(waveform, np.float32)], layers)[0], strict=True))
+        return dict(zip(layers, self.extractor([as_waveform(waveform)], layers)[0], strict=True))
 
     def stream(self, blocks: Blocks) -> Iterator[np.ndarray]:
-        return (frames for [frames] in self.extractor.stream(blocks, [self.layer]))
+        return (frames for [frames] in self.extractor.stream(as_blocks(blocks), [self.layer]))
 
 
 def encoder_hash(model: Hubert) -> str:
@@ -219,12 +221,12 @@ class Tokenizer:
         self.contract = codebook.contract_for(encoder.contract)
 
     def encode(self, waveform: np.ndarray) -> Units:
-        """(samples,) float32 in [-1, 1] → Units, deduplicated. Raises AudioError when shorter than one frame."""
-        return Units.from_frames(self.codebook.predict(self.encoder.encode_one(waveform)), self.contract)
+        """(samples,) float in [-1, 1] → Units, deduplicated. Raises AudioError when it is something else, or shorter than one frame."""
+        return Units.from_frames(self.codebook.predict(self.encoder.encode_one(as_waveform(waveform))), self.contract)
 
     def encode_batch(self, waveforms: Sequence[np.ndarray]) -> list[Units]:
-        """Several waveforms together, each as `encode` gives it. Raises AudioError when one is shorter than one frame."""
-        return [self._units([frames]) for frames in self.encoder.encode_batch(waveforms)]
+        """Several waveforms together, each as `encode` gives it, and raising as that."""
+        return [self._units([frames]) for frames in self.encoder.encode_batch(as_waveforms(waveforms))]
 
     def _units(self, pieces: Iterable[np.ndarray]) -> Units:
         return self.measure(pieces)[0]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from textless.units.types import UnitContract
+from textless.waveforms import are_several, as_blocks, as_waveform, as_waveforms
 
 Blocks = Callable[[], Iterable[np.ndarray]]  # gives a waveform from its start each time it is called, in blocks (samples,) float32
 
@@ -41,10 +42,13 @@ class Encoder:
 
     def stream(self, blocks: Blocks) -> Iterator[np.ndarray]:
         """Frames of one file, piece by piece: (t, D) float32. `blocks` may be called more than once. Raises as `encode_one`."""
-        yield self.encode_one(np.concatenate(list(blocks())))
+        yield self.encode_one(np.concatenate(list(as_blocks(blocks)())))
 
     def encode(self, waveform: Any) -> Any:
-        """One waveform (samples,) float32 → frames (T, D) float32; a list of them → a list."""
-        if isinstance(waveform, Sequence) and not (len(waveform) and np.isscalar(waveform[0])):
-            return self.encode_batch([np.asarray(w, np.float32) for w in waveform])
-        return self.encode_one(np.asarray(waveform, np.float32))
+        """One waveform (samples,) float in [-1, 1] → frames (T, D) float32; a list of them → a list.
+
+        Raises AudioError when it is something else (see `as_waveform`), or shorter than one frame.
+        """
+        if are_several(waveform):
+            return self.encode_batch(as_waveforms(waveform))
+        return self.encode_one(as_waveform(waveform))

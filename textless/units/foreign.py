@@ -20,6 +20,7 @@ from textless.units.encoder import Encoder
 from textless.units.hubert import EPSILON, fold
 from textless.units.mfcc import SAMPLE_RATE
 from textless.units.types import UnitContract
+from textless.waveforms import as_waveform
 from textless.weights import CONFIG, open_tensors, read_json
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class ForeignEncoder(Encoder):
     def _run(self, waveform: np.ndarray, **options: bool):
         import torch
 
-        waveform = np.asarray(waveform, np.float32)
+        waveform = as_waveform(waveform)
         if len(waveform) < self.front.window:
             need = f"{self.front.window} samples at {self.sample_rate / 1000:g} kHz"
             raise AudioError(f"{len(waveform)} samples are shorter than one frame ({need})")

@@ -85,14 +85,16 @@ class Codebook:
     def predict(self, frames: np.ndarray) -> np.ndarray:
         """Index of the nearest centroid of each frame, the first of equals. (T, D) float32 → (T,) int64.
 
-        Raises ModelError when D is not the codebook's.
+        Raises ModelError when D is not the codebook's, and for values that are not finite.
         """
         return self.nearest(frames)[0]
 
     def nearest(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The same, and how far away it is, after the transform: (T, D) float32 → (T,) int64, (T,) float32. Raises as `predict`."""
-        if frames.ndim != 2 or frames.shape[1] != self.centroids.shape[1]:
-            raise ModelError(f"frames of shape {frames.shape} do not fit a codebook of {self.centroids.shape[1]} dimensions")
+        frames = np.asarray(frames)
+        if frames.ndim != 2 or frames.shape[1] != self.centroids.shape[1] or frames.dtype.kind not in "fiu":
+            what = f"frames of shape {frames.shape} and type {frames.dtype}"
+            raise ModelError(f"{what} do not fit a codebook of {self.centroids.shape[1]} dimensions; give (T, D) float32")
         # Seen from their middle, so that frames far from the origin do not lose the digits that tell centroids apart.
         middle = self.centroids.mean(0)
         centroids = self.centroids - middle
@@ -103,7 +105,12 @@ class Codebook:
             # ‖x - c‖² less ‖x‖², which is the same for every centroid.
             scores = bias - 2 * (x @ centroids.T)
             out[i : i + 16384] = best = scores.argmin(1)
-            squared = np.take_along_axis(scores, best[:, None], 1)[:, 0] + np.einsum("td,td->t", x, x)
+            with np.errstate(invalid="ignore"):
+                squared = np.take_along_axis(scores, best[:, None], 1)[:, 0] + np.einsum("td,td->t", x, x)
+            if not np.isfinite(squared).all():
+                raise ModelError(
+                    f"frame {i + int(np.isfinite(squared).argmin())} holds NaN, infinite or huge values; make the frames again"
+                )
             distances[i : i + 16384] = np.sqrt(np.maximum(squared, 0))
         return out, distances
 

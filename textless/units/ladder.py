@@ -24,6 +24,7 @@ from textless.units.logmel import log_mel
 from textless.units.mfcc import SAMPLE_RATE
 from textless.units.types import UnitContract
 from textless.units.voice import N_MELS, Voice, modulation_cepstra
+from textless.waveforms import as_waveform, as_waveforms
 from textless.weights import load_model, save_model, to_torch
 
 FITTED = 150_000  # frames that an analysis is fitted on; more change nothing
@@ -52,8 +53,9 @@ class LadderEncoder(Encoder):
 
     @torch.inference_mode()
     def encode_one(self, waveform: np.ndarray) -> np.ndarray:
+        waveform = as_waveform(waveform)
         frames = hubert_frames.n_frames(len(waveform))
-        mel = log_mel(torch.from_numpy(np.ascontiguousarray(waveform)), n_mels=N_MELS)
+        mel = log_mel(torch.from_numpy(waveform), n_mels=N_MELS)
         return (modulation_cepstra(mel, self.voice.warp(mel)) @ self.voice.projection).numpy()[:frames]
 
     def save(self, folder: Path | str) -> None:
@@ -83,11 +85,12 @@ def fit_ladder(
         the encoder and {"distortion": of each round, in units of the variance within clusters; "warps": {factor: files}}.
 
     Raises:
-        TrainingError: fewer frames than clusters, or no more clusters than dimensions.
+        TrainingError: fewer frames than clusters, or no more clusters than dimensions. AudioError: see `as_waveform`.
     """
     if n_clusters <= dim:
         raise TrainingError(f"{n_clusters} clusters cannot make {dim} dimensions; cluster into more units or keep fewer dimensions")
-    mels = [log_mel(torch.from_numpy(np.ascontiguousarray(w)), n_mels=N_MELS) for w in waveforms if hubert_frames.n_frames(len(w)) > 0]
+    waveforms = as_waveforms(waveforms)
+    mels = [log_mel(torch.from_numpy(w), n_mels=N_MELS) for w in waveforms if hubert_frames.n_frames(len(w)) > 0]
     warps, curve = [1.0] * len(mels), []
     for _ in range(rounds):
         frames = np.concatenate([modulation_cepstra(m, w).numpy() for m, w in zip(mels, warps, strict=True)]) if mels else np.empty((0, 1))

@@ -19,6 +19,7 @@ from textless.units import hubert_frames
 from textless.units.encoder import Encoder
 from textless.units.mfcc import CEPSTRA, SAMPLE_RATE, mfcc, to_rate
 from textless.units.types import UnitContract
+from textless.waveforms import as_waveform
 from textless.weights import load_model, save_model
 
 CONTEXT = 3
@@ -37,8 +38,9 @@ def context_mfcc(waveform: np.ndarray) -> np.ndarray:
         (T, 91) float32 at 50 Hz, on the frames of HuBERT.
 
     Raises:
-        AudioError: shorter than one frame.
+        AudioError: shorter than one frame, or no waveform (see `as_waveform`).
     """
+    waveform = as_waveform(waveform)
     cepstra = mfcc(waveform)[:, :CEPSTRA]
     cepstra = to_rate(cepstra, rate=100, target_rate=50, frames=hubert_frames.n_frames(len(waveform)))
     cepstra = (cepstra - cepstra.mean(0)) / (cepstra.std(0) + np.float32(1e-5))

@@ -7,6 +7,7 @@ import functools
 import numpy as np
 
 from textless.errors import AudioError, TrainingError
+from textless.waveforms import as_waveform
 
 SAMPLE_RATE = 16_000
 WINDOW, HOP = 400, 160  # samples: 25 ms every 10 ms
@@ -34,12 +35,13 @@ def mfcc(waveform: np.ndarray) -> np.ndarray:
         (T, 39) float32 at 100 Hz, T = floor((samples - 400) / 160) + 1.
 
     Raises:
-        AudioError: the waveform is shorter than one window.
+        AudioError: the waveform is shorter than one window, or none (see `as_waveform`).
     """
+    waveform = as_waveform(waveform)
     total = n_frames(len(waveform))
     if total < 1:
         raise AudioError(f"{len(waveform)} samples are shorter than one frame ({WINDOW} samples at 16 kHz)")
-    frames = np.lib.stride_tricks.sliding_window_view(np.asarray(waveform, np.float32), WINDOW)[::HOP]
+    frames = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW)[::HOP]
     static = np.concatenate([_cepstra(frames[i : i + BLOCK]) for i in range(0, total, BLOCK)])
     first = deltas(static)
     return np.concatenate([static, first, deltas(first)], axis=1)

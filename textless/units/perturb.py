@@ -6,6 +6,7 @@ import numpy as np
 import soxr
 
 from textless.errors import AudioError
+from textless.waveforms import as_waveform
 
 WINDOW = 0.032  # seconds, of which two overlap at any time
 SEARCH = 0.010  # seconds to each side: a whole period of the lowest voices lies within
@@ -16,7 +17,7 @@ def change_speed(waveform: np.ndarray, factor: float) -> np.ndarray:
 
     (samples,) float32 → (round(samples / factor),) float32.
     """
-    out = soxr.resample(np.asarray(waveform, np.float32), factor, 1.0, quality="HQ")
+    out = soxr.resample(as_waveform(waveform), factor, 1.0, quality="HQ")
     return _fit(out, round(len(waveform) / factor))
 
 
@@ -28,13 +29,14 @@ def stretch(waveform: np.ndarray, factor: float, *, sample_rate: int = 16_000) -
 
     (samples,) float32 → (round(samples / factor),) float32.
     """
+    waveform = as_waveform(waveform)
     hop = int(WINDOW * sample_rate) // 2
     reach = int(SEARCH * sample_rate)
     total = round(len(waveform) / factor)
     steps = total // hop + 2
     # Silence before and after, so that every window and its neighbourhood lie inside.
     before = hop + reach
-    x = np.pad(np.asarray(waveform, np.float32), (before, int(steps * hop * factor) + 3 * (hop + reach)))
+    x = np.pad(waveform, (before, int(steps * hop * factor) + 3 * (hop + reach)))
     fade = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(2 * hop) / (2 * hop))
     out = np.zeros((steps + 2) * hop, np.float32)
     place = before - hop
@@ -62,7 +64,7 @@ def shift_pitch(waveform: np.ndarray, semitones: float, *, sample_rate: int = 16
 
 def add_noise(waveform: np.ndarray, snr: float, *, seed: int) -> np.ndarray:
     """White noise `snr` dB below the mean power of the whole waveform. (samples,) → (samples,); not clipped."""
-    waveform = np.asarray(waveform, np.float32)
+    waveform = as_waveform(waveform)
     power = np.square(waveform, dtype=np.float64).mean()
     scale = np.float32(np.sqrt(power / 10 ** (snr / 10)))
     return waveform + scale * np.random.default_rng(seed).standard_normal(len(waveform), dtype=np.float32)
@@ -70,6 +72,7 @@ def add_noise(waveform: np.ndarray, snr: float, *, seed: int) -> np.ndarray:
 
 def perturb(waveform: np.ndarray, name: str, *, seed: int = 0, sample_rate: int = 16_000) -> np.ndarray:
     """A waveform (samples,) float32 changed as one of `PERTURBATIONS` says: the kind, `_`, and by how much."""
+    waveform = as_waveform(waveform)
     if not len(waveform):
         raise AudioError("an empty waveform cannot be perturbed")
     kind, amount = name.split("_")

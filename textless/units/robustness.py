@@ -18,6 +18,7 @@ from textless.errors import CorpusError
 from textless.intervals import interval
 from textless.units.perturb import PERTURBATIONS, perturb
 from textless.units.types import Units
+from textless.waveforms import as_waveform
 
 
 def unit_edit_distance(clean: Units, changed: Units) -> float:
@@ -47,9 +48,10 @@ def edit_distances(
     Raises:
         AudioError: shorter than a frame, also after it was sped up.
     """
+    waveform = as_waveform(waveform)
     own = zlib.crc32(f"{seed}/{name}".encode())
     changed = [perturb(waveform, kind, seed=own) for kind in PERTURBATIONS]
-    clean, *others = encode([np.asarray(waveform, np.float32), *changed])
+    clean, *others = encode([waveform, *changed])
     return {f"ued_{kind}": unit_edit_distance(clean, units) for kind, units in zip(PERTURBATIONS, others, strict=True)}
 
 

@@ -14,6 +14,7 @@ from textless.errors import TrainingError
 from textless.units.types import Units
 from textless.vocoder.pitch import quantise_f0
 from textless.vocoder.rows import pad
+from textless.waveforms import as_waveform
 
 if TYPE_CHECKING:
     from textless.vocoder.model import UnitVocoder
@@ -153,7 +154,7 @@ class Clips:
     def audio(self, row: int, start: int, frames: int) -> np.ndarray:
         """The samples of some frames, fewer where the audio ends."""
         clip = self.clips[row]
-        return clip.waveform(start * self.hop, min((start + frames) * self.hop, clip.samples))
+        return as_waveform(clip.waveform(start * self.hop, min((start + frames) * self.hop, clip.samples)), first=start * self.hop)
 
 
 def _window(rng: np.random.Generator, length: int, size: int) -> tuple[int, slice]:

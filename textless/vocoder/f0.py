@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from textless.devices import resolve
 from textless.errors import AudioError
+from textless.waveforms import as_waveforms
 
 # Praat's defaults
 PERIODS = 3  # of the lowest frequency in a window
@@ -61,7 +62,7 @@ def track_f0(
         (T,) float32 Hz for each waveform, 0 where it is unvoiced.
 
     Raises:
-        AudioError: a waveform is not one-dimensional or holds NaN or infinite samples, or the other arguments make no sense.
+        AudioError: a waveform is none (see `as_waveform`), or the other arguments make no sense.
         DeviceError: the device is unknown or not there.
     """
     at = resolve(device)
@@ -70,9 +71,7 @@ def track_f0(
             f"cannot track F0 from {low:g} to {high:g} Hz every {hop} samples at {sample_rate} Hz; "
             "low is at least 10 Hz, high two times low up to a quarter of the sample rate, and hop at least 1"
         )
-    for i, wave in enumerate(waveforms):
-        if np.ndim(wave) != 1 or not np.isfinite(wave).all():
-            raise AudioError(f"waveform {i} has more than one dimension, or NaN or infinite samples")
+    waveforms = as_waveforms(waveforms)
     counts = [len(wave) // hop for wave in waveforms] if frames is None else list(frames)
     if len(counts) != len(waveforms) or min(counts, default=0) < 0:
         raise AudioError(f"{len(waveforms)} waveforms need as many numbers of frames, none negative; got {len(counts)}")
@@ -82,7 +81,7 @@ def track_f0(
     for batch in _batches([fine * (n - 1) + 1 if n else 0 for n in counts]):
         candidates = []
         for i in batch:
-            wave = torch.tensor(np.asarray(waveforms[i], np.float32), device=at)
+            wave = torch.tensor(waveforms[i], device=at)
             centres = (2 * torch.arange(fine * (counts[i] - 1) + 1, device=at) + fine) * hop // (2 * fine)
             candidates.append(_candidates(wave, centres, sample_rate, low, high))
         for i, path in zip(batch, _best_paths(candidates, hop / fine / sample_rate), strict=True):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from textless.errors import AudioError
 from textless.vocoder.losses import log_mel, mel_filters
+from textless.waveforms import as_waveform
 
 WINDOW, HOP, BANDS = 1024, 256, 80  # of `losses.log_mel_l1`
 INVERSION, ITERATIONS, MOMENTUM = 50, 60, 0.99
@@ -21,9 +22,10 @@ def copy_synthesis(waveform: np.ndarray, *, sample_rate: int = 16000, seed: int 
     Raises:
         AudioError: no more than 512 samples.
     """
+    waveform = as_waveform(waveform)
     if len(waveform) <= WINDOW // 2:
         raise AudioError(f"{len(waveform)} samples are too short to be rebuilt; it takes more than {WINDOW // 2}")
-    wave = torch.from_numpy(np.asarray(waveform, np.float32))
+    wave = torch.from_numpy(waveform)
     mel = log_mel(wave[None], sample_rate=sample_rate, window=WINDOW, n_mels=BANDS)[0].exp()
     magnitudes = mel_to_magnitudes(mel, sample_rate=sample_rate)
     return griffin_lim(magnitudes, samples=len(wave), seed=seed).numpy()

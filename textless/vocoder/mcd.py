@@ -8,7 +8,9 @@ import math
 import numpy as np
 import torch
 
+from textless.errors import AudioError
 from textless.vocoder.losses import log_mel
+from textless.waveforms import as_waveform
 
 ORDER = 13  # cepstra 1 … 13; c0, the level, is left out
 
@@ -20,9 +22,15 @@ def mel_cepstra(waveform: np.ndarray, *, sample_rate: int = 16000) -> np.ndarray
     log m = c_0 / 2 + sum_k c_k cos(…), as SPTK's mel cepstra make up the logarithm of a warped spectrum, and distortions are in dB.
 
     Returns:
-        (samples // 256 + 1, 13) float64, samples > 512.
+        (samples // 256 + 1, 13) float64.
+
+    Raises:
+        AudioError: no more than 512 samples, or no waveform (see `as_waveform`).
     """
-    mel = log_mel(torch.from_numpy(np.asarray(waveform, np.float32))[None], sample_rate=sample_rate)[0].double().numpy()
+    waveform = as_waveform(waveform)
+    if len(waveform) <= 512:
+        raise AudioError(f"{len(waveform)} samples have no spectrum; it takes more than 512")
+    mel = log_mel(torch.from_numpy(waveform)[None], sample_rate=sample_rate)[0].double().numpy()
     bands = len(mel)
     basis = np.cos(np.pi / bands * np.outer(np.arange(1, ORDER + 1), np.arange(bands) + 0.5))
     return (2 / bands * basis @ mel).T

@@ -36,6 +36,7 @@ from textless.units.types import Units
 from textless.vocoder.f0 import f0_cents_error, track_f0, voicing_error
 from textless.vocoder.losses import log_mel_l1
 from textless.vocoder.mcd import mel_cepstral_distortion
+from textless.waveforms import as_waveforms
 
 SHORTEST, LONGEST = 1600, 120 * SAMPLE_RATE  # samples of a sentence
 
@@ -103,6 +104,7 @@ def compare(
     Raises:
         AudioError: too short or too long. TextlessError: pystoi or pocketsphinx are wanted and not installed.
     """
+    made, real = as_waveforms([made, real])
     samples = min(len(made), len(real))
     if samples < SHORTEST or max(len(made), len(real)) > LONGEST:
         raise AudioError(
