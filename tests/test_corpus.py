@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import pickle
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,15 @@ import pytest
 import soundfile as sf
 
 from textless import corpus as module
-from textless.audio import AudioError, read_audio, write_audio
-from textless.corpus import Corpus, PackedAudio, Row, read_row, read_rows, read_some, row_identity, sha256_file
+from textless.audio import AudioError, audio_samples, read_audio, write_audio
+from textless.corpus import Corpus, PackedAudio, Row, load_sources, read_row, read_rows, read_some, row_identity, sha256_file
 from textless.errors import CorpusError
+from textless.lm.score import read_pairs
+from textless.recognise import read_text
+from textless.units.dump import UnitRow
+from textless.units.items import read_items
+from textless.units.quality import measure_units, read_alignments
+from textless.units.types import UnitContract, Units
 
 
 def noise(path: Path, samples: int, seed: int = 0) -> Path:
@@ -156,6 +164,32 @@ def test_malformed_fairseq_lines(tmp_path, line):
     assert f"{path}:3: expected" in error(path)
 
 
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 44100, 48000])
+def test_fairseq_counts_at_the_rate_of_the_file(tmp_path, rate):
+    frames = rate + 7
+    sf.write(tmp_path / "a.wav", np.zeros(frames), rate)
+    (row,) = Corpus.load(write(tmp_path / "m.tsv", f"{tmp_path}\na.wav\t{frames}\n"))
+    assert row.samples == audio_samples(tmp_path / "a.wav")
+    assert len(read_row(row)) == len(read_audio(tmp_path / "a.wav"))
+
+
+def test_a_stale_fairseq_manifest_is_refused(tmp_path):
+    for name in "abc":
+        sf.write(tmp_path / f"{name}.wav", np.zeros(800), 8000)
+    path = write(tmp_path / "m.tsv", f"{tmp_path}\na.wav\t800\n\nb.wav\t1600\nc.wav\t{'9' * 5000}\n")
+    assert f"{path}:4: b.wav has 800 samples at 8000 Hz, not 1600 (2 such lines)" in error(path)
+    (tmp_path / "b.wav").write_bytes(b"")  # what cannot be opened fails when it is read, and not the others
+    write(path, f"{tmp_path}\na.wav\t800\nb.wav\t1600\n")
+    assert [r.samples for r in Corpus.load(path)] == [1600, 1600]
+
+
+def test_counts_of_other_manifests_are_at_16_khz(tmp_path):
+    sf.write(tmp_path / "a.wav", np.zeros(8000), 8000)
+    (row,) = Corpus.load(write(tmp_path / "m.tsv", "path\toffset\tsamples\na.wav\t1600\t8000\n"))
+    assert (row.offset, row.samples) == (1600, 8000)
+    assert len(read_row(row)) == 8000
+
+
 RECORDS = [
     {"id": "one", "audio": "a/1.wav", "offset": 160, "samples": 320, "speaker": "s", "split": "train"},
     {"id": "two", "audio": "/elsewhere/2.wav"},
@@ -221,6 +255,9 @@ def test_malformed_manifests(tmp_path):
     assert f"{path}:2: does not have the 2 fields" in error(write(path, "id,path\na,a.wav,c\n"))
     assert f"{path}:2: cannot be read" in error(write(path, f"id,path\na,{'a' * 200_000}\n"))
     path.write_bytes(b"id,path\n\xff\xfe,a.wav\n")
+    assert f"{path}:2: id " in error(path)
+    assert "save the manifest as UTF-8" in error(path)
+    path.write_bytes("id,path\na,a.wav\n".encode("utf-16"))
     assert f"{path}: cannot be read as text" in error(path)
     path = tmp_path / "m.tsv"
     assert f"{path}:2: no path" in error(write(path, "id\tlength\na\t1\n"))
@@ -286,6 +323,133 @@ def test_tables_of_splits_that_do_not_fit(split_folder):
     assert len(Corpus.load(split_folder, splits=splits)) == 4
     write(splits, "id\tsplit\na\ttrain\na\tdev\n")
     assert f"{splits}:3: id 'a' stands twice" in error(split_folder, splits=splits)
+
+
+# ---- names in other forms, and links
+
+
+NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+ODD = b"caf\xe9"  # Latin-1
+
+
+def test_names_that_differ_in_unicode_form_are_one(tmp_path):
+    touch(tmp_path, f"rec/{NFD}.wav", "rec/plain.wav")
+    for form in (NFC, NFD):
+        splits = write(tmp_path / "s.tsv", f"id\tsplit\tspeaker\n{form}\tt{form}\ts{form}\nplain\tdev\tann\n")
+        corpus = Corpus.load(tmp_path / "rec", splits=splits)
+        assert [(r.id, r.split, r.speaker) for r in corpus] == [(NFC, f"t{NFC}", f"s{NFC}"), ("plain", "dev", "ann")]
+        assert corpus[0].path == str(tmp_path / f"rec/{NFD}.wav")  # the file system's own
+        for wanted in (NFC, NFD):
+            assert [r.id for r in corpus.select(f"t{wanted}", [f"s{wanted}"])] == [NFC]
+        assert Row(form, "x", speaker=form, split=form) == Row(NFC, "x", speaker=NFC, split=NFC)
+        write(tmp_path / "m.jsonl", json.dumps({"path": "a.wav", "id": form}) + "\n" + json.dumps({"path": "b.wav", "id": "b"}))
+        assert ids(tmp_path / "m.jsonl") == [NFC, "b"]
+    write(splits, f"id\tsplit\n{NFC}\t{NFC}\n{NFD}\t{NFD}\n")
+    assert Corpus.load(tmp_path / "rec", splits=splits)[0].split == NFC
+    touch(tmp_path, f"rec/{NFC}.wav")
+    assert "stands twice" in error(tmp_path / "rec")
+
+
+def test_tables_are_joined_whatever_their_unicode_form(tmp_path):
+    units = Units(np.array([1, 2, 1, 2]), None, UnitContract(frame_rate=50.0, n_units=3))
+    for form in (NFC, NFD):
+        assert UnitRow(form, units, speaker=form).id == NFC
+        table = write(tmp_path / "p.tsv", f"\ufeffid\tstart\tend\tphone\n{form}\t0\t0.04\tA\n{form}\t0.04\t0.09\tB\n")
+        assert list(read_alignments(table)) == [NFC]
+        phones = {form: [(0.0, 0.04, "A"), (0.04, 0.09, "B")]}
+        assert measure_units([UnitRow(form, units)], alignments=phones)["frames"] == 4
+        assert read_text(write(tmp_path / "t.tsv", f"\ufeff{form}\tone two\n")) == {NFC: "one two"}
+        items = write(tmp_path / "i.item", f"#file onset offset #phone prev-phone next-phone speaker\n{form} 0 1 A B C s\n")
+        assert read_items(items)[0].file == NFC
+        pairs = write(tmp_path / "pairs.tsv", f"good\tbad\n{form}\tb\n")
+        for known in (NFC, NFD):
+            assert read_pairs(pairs, {known: units, "b": units}) == [(units, units)]
+
+
+@pytest.fixture
+def odd(tmp_path):
+    """A folder with ok.wav and a file whose name is not UTF-8."""
+    noise(tmp_path / "rec/ok.wav", 800)
+    try:
+        shutil.copy(tmp_path / "rec/ok.wav", os.fsencode(tmp_path / "rec") + b"/" + ODD + b".wav")
+    except OSError:
+        pytest.skip("file names must be Unicode here")
+    return tmp_path
+
+
+def test_file_names_that_are_not_utf8(odd):
+    name = os.fsdecode(ODD)
+    for source in (odd / "rec", f"{odd}/rec/*.wav", f"{odd}/**/*.wav", [odd / f"rec/{name}.wav", odd / "rec/ok.wav"]):
+        rows = list(Corpus.load(source))
+        assert [r.id for r in rows] == ["caf\\udce9", "ok"]
+        np.testing.assert_array_equal(*(read_row(r) for r in rows))
+    assert Corpus(rows).fingerprint(sha256_file)
+    assert sorted(PackedAudio.build(Corpus(rows), odd / "packed").ids) == ["caf\\udce9", "ok"]
+    write_audio(odd / f"{name}.flac", np.zeros(10))
+    assert len(read_audio(odd / f"{name}.flac")) == 10
+    row = UnitRow(rows[0].id, Units(np.array([1])), source=f"{name}.wav", speaker=name)
+    assert (row.source, row.speaker) == ("caf\\udce9.wav", "caf\\udce9")
+
+
+@pytest.mark.parametrize("name", ["m.tsv", "fairseq.tsv", "m.csv", "m.jsonl", "escaped.jsonl"])
+def test_paths_of_manifests_are_any_bytes(odd, name):
+    path, file = odd / name, b"rec/" + ODD + b".wav"
+    path.write_bytes(
+        {
+            "m.tsv": b"id\tpath\na\t%s\n",
+            "fairseq.tsv": b"\n%s\t800\n",
+            "m.csv": b"id,path\na,%s\n",
+            "m.jsonl": b'{"id": "a", "path": "%s"}\n',
+            "escaped.jsonl": b'{"id": "a", "path": "%s"}\n',
+        }[name]
+        % (json.dumps(os.fsdecode(file))[1:-1].encode() if name == "escaped.jsonl" else file)
+    )
+    (row,) = Corpus.load(path)
+    assert len(read_row(row)) == 800
+
+
+def test_paths_that_no_file_can_have(tmp_path):
+    path = tmp_path / "m.jsonl"
+    for text in ('"a\\u0000.wav"', '"a\\ud800.wav"'):
+        assert f"{path}:1: no file can have the path" in error(write(path, f'{{"path": {text}}}\n'))
+    assert "a path holds no NUL" in error("a\0.wav")
+
+
+def test_each_file_is_one_row_whatever_links_there_are(tmp_path):
+    touch(tmp_path, "rec/a.wav", "rec/in/c.wav", "other/b.wav")
+    links = {"more": "../other", "again": ".", "in/up": "..", "same.wav": "a.wav", "far.wav": "../other/d.wav", "x": "y", "y": "x"}
+    touch(tmp_path, "other/d.wav")
+    for link, target in links.items():
+        (tmp_path / "rec" / link).symlink_to(target)
+    want = ["rec/a.wav", "rec/in/c.wav", "rec/more/b.wav", "rec/more/d.wav"]
+
+    def found(source) -> list[str]:
+        return [str(Path(r.path).relative_to(tmp_path)) for r in Corpus.load(source)]
+
+    assert sorted(found(tmp_path / "rec")) == sorted(want)
+    assert sorted(found(f"{tmp_path}/rec/**/*.wav")) == sorted(want)
+    assert found(f"{tmp_path}/rec/**/in/*") == ["rec/in/c.wav"]
+    # What another source holds without a link is taken there.
+    assert found([tmp_path / "rec", tmp_path / "other"]) == ["rec/a.wav", "rec/in/c.wav", "other/b.wav", "other/d.wav"]
+    (tmp_path / "twin").symlink_to("other")
+    assert found([tmp_path / "twin", tmp_path / "other"]) == ["other/b.wav", "other/d.wav"]
+    assert found(tmp_path / "twin") == ["twin/b.wav", "twin/d.wav"]
+
+
+def test_links_to_nothing_fail_when_they_are_read(tmp_path):
+    touch(tmp_path, "ok.wav")
+    for link, target in (("a.wav", "nothing.wav"), ("b.wav", "c.wav"), ("c.wav", "b.wav")):
+        (tmp_path / link).symlink_to(target)
+    rows = list(Corpus.load(tmp_path))
+    assert [r.id for r in rows] == ["a", "b", "c", "ok"]
+    for row, why in zip(rows[:3], ("no such file", "cannot be read", "cannot be read"), strict=True):
+        with pytest.raises(AudioError, match=why):
+            read_row(row)
+
+
+def test_rows_of_several_sources_are_named_together(tmp_path):
+    touch(tmp_path, "x/a.wav", "y/a.wav", "y/b.wav")
+    assert [[r.id for r in rows] for rows in load_sources([tmp_path / "y", tmp_path / "x"])] == [["y/a", "y/b"], ["x/a"]]
 
 
 # ---- the fingerprint

@@ -188,17 +188,17 @@ def write_audio(path: str | Path, waveform: np.ndarray, *, sample_rate: int = SA
         raise AudioError(f"{path}: cannot write {path.suffix or 'a file without a suffix'}; use one of {', '.join(FORMATS)}")
     if waveform.ndim != 1 or not len(waveform):
         raise AudioError(f"{path}: not written: a waveform has the shape (samples,), samples > 0, not {waveform.shape}")
+    if waveform.dtype.kind != "f":
+        raise AudioError(f"{path}: not written: a waveform is float in [-1, 1], not {waveform.dtype}; int16 is divided by 32768")
+    waveform = waveform.astype(np.float32, copy=False)
     if np.isnan(waveform).any():
         raise AudioError(f"{path}: not written: sample {int(np.isnan(waveform).argmax())} of the waveform is NaN")
     kind, subtype = FORMATS[path.suffix.lower()]
     # libsndfile would floor instead of round
     data = to_int16(waveform) if subtype == "PCM_16" else waveform.clip(-1, 1)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    if waveform.dtype.kind != "f":
-        raise AudioError(f"{path}: not written: a waveform is float in [-1, 1], not {waveform.dtype}; int16 is divided by 32768")
-    waveform = waveform.astype(np.float32, copy=False)
     try:
-        with sf.SoundFile(temporary, "w", sample_rate, 1, subtype, format=kind) as f:
+        with sf.SoundFile(os.fsencode(temporary), "w", sample_rate, 1, subtype, format=kind) as f:
             for start in range(0, len(data), BLOCK):  # the Vorbis encoder keeps a whole write on its stack
                 f.write(data[start : start + BLOCK])
         temporary.replace(path)

@@ -17,6 +17,7 @@ from textless.engine.shards import run_shards
 from textless.errors import TextlessError
 from textless.inputs import StandardInput, holds_units, tokenize_files, unit_rows
 from textless.model import Model, continue_rows, resynth_row, speak_rows, stream_rows
+from textless.names import repeated
 from textless.outputs import (
     Failures,
     check_some_good,
@@ -206,6 +207,8 @@ def score(
         lm.contract.check(row.units.contract, mine="the language model", theirs=row.id)
         rows.append(replace(row, units=Units(row.units.units, row.units.durations, lm.contract)))
     check_some_good(failures.rows, failures.good)
+    if pairs and (name := repeated(row.id for row in rows)) is not None:
+        raise TextlessError(f"two rows are called {name!r}; pairs are found by id: give one of them another")
     gold = scoring.read_pairs(pairs, {row.id: row.units for row in rows}) if pairs else []
     scores = list(counted(scoring.score(lm, rows), progress))
     nats, tokens = sum(s["nll"] for s in scores), sum(s["units"] + 1 for s in scores)

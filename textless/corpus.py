@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import glob
 import hashlib
@@ -14,23 +15,40 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from textless.audio import AUDIO, OTHER_MEDIA, SAMPLE_RATE, Parts, audio_samples, read_audio, stream_audio, to_int16
+from textless.audio import (
+    AUDIO,
+    MP3_PADDING,
+    OTHER_MEDIA,
+    SAMPLE_RATE,
+    Parts,
+    audio_lengths,
+    audio_samples,
+    read_audio,
+    stream_audio,
+    to_int16,
+)
 from textless.errors import AudioError, CorpusError
+from textless.names import encodable, plain
 
 AHEAD = 20 * 60 * SAMPLE_RATE  # samples decoded before they are asked for
 MANIFESTS = (".tsv", ".csv", ".jsonl", ".parquet")
 PATH_COLUMNS = ("audio", "path", "file", "file_name")
 COLUMNS = (*PATH_COLUMNS, "id", "offset", "samples", "duration", "speaker", "split")
+UNDECODED = "surrogateescape"  # how Python keeps the bytes of a path that are not UTF-8
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`samples` samples of the file at `path` (absolute) from `offset` on, both at 16 kHz; samples None: to the end."""
+    """`samples` samples of the file at `path` (absolute) from `offset` on, both at 16 kHz; samples None: to the end.
+
+    `id`, `speaker` and `split` are kept in the form that `names.plain` gives; the path is what the file system says.
+    """
 
     id: str
     path: str
@@ -38,6 +56,11 @@ class Row:
     samples: int | None = None
     speaker: str | None = None
     split: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("id", "speaker", "split"):
+            if (value := getattr(self, name)) is not None and not value.isascii():
+                object.__setattr__(self, name, plain(value))
 
 
 def file_stem(name: str) -> str:
@@ -63,7 +86,10 @@ class Corpus:
         seen: dict[str, Row] = {}
         for row in self.rows:
             if (other := seen.setdefault(row.id, row)) is not row:
-                raise CorpusError(f"id {row.id!r} stands twice: {_place(other)} and {_place(row)}; drop one or give it another id")
+                raise CorpusError(
+                    f"id {row.id!r} stands twice: {_place(other)} and {_place(row)}; drop or rename one, choose by a glob such as "
+                    "'FOLDER/*.wav', or give ids in a manifest"
+                )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -85,26 +111,27 @@ class Corpus:
         """The rows of one source or of several, in order.
 
         A source is an audio file, a folder (all audio below it, sorted), a glob of audio files, or a manifest:
-        - fairseq .tsv: a line with the root folder, then `relative/path<TAB>samples`;
+        - fairseq .tsv: a line with the root folder, then `relative/path<TAB>samples`, all samples of the file, at the file's own
+          rate; the header of each file is read, and a row of another length means that the manifest is stale;
         - .tsv or .csv with a header, .jsonl, .parquet: `audio` (or `path`, `file`, `file_name`), and as far as they are known
           `id`, `offset` (samples at 16 kHz), `samples` (at 16 kHz) or `duration` (seconds), `speaker`, `split`.
         Relative paths start at the manifest's folder. A row without an id is called by its stem or, where any two stems are
         alike, all are by their paths from the sources' common folder, without suffix. That a file is missing shows when it is read.
+        Links are followed; a folder or file that is also there without the link is taken once, by its own name. Paths may be any bytes.
+        Ids, speakers and splits are compared in Unicode NFC; bytes of a file name that are not UTF-8 stand in its id as `\\udcXX`.
 
         `splits` is a .tsv or .csv with the columns `id`, `split` and perhaps `speaker`, joined by id, else by stem; what it
         says replaces what the source says. `split` keeps the rows of that split, or of those. Raises CorpusError when a source is missing
         or malformed, an id stands twice, or no row remains.
         """
-        sources = [source] if isinstance(source, str | Path) else list(source)
-        if not sources:
-            raise CorpusError("no source given; name an audio file, a folder or a manifest")
-        rows = _name([draft for one in sources for draft in _drafts(os.fspath(one))])
+        rows = [row for part in load_sources([source] if isinstance(source, str | Path) else source) for row in part]
         corpus = cls(rows if splits is None else _join(rows, Path(splits)))
         return corpus if split is None else corpus.select(split=split)
 
     def select(self, split: str | Collection[str] | None = None, speakers: Collection[str] | None = None) -> Corpus:
         """The rows of a split or of some, of some speakers, or both. Raises CorpusError, saying which there are, when none remains."""
-        splits = {split} if isinstance(split, str) else split
+        splits = None if split is None else {plain(s) for s in ([split] if isinstance(split, str) else split)}
+        speakers = None if speakers is None else {plain(s) for s in speakers}
         rows = [r for r in self.rows if (splits is None or r.split in splits) and (speakers is None or r.speaker in speakers)]
         if not rows:
             there = {name: sorted({getattr(r, name) or "none" for r in self.rows}) for name in ("split", "speaker")}
@@ -322,24 +349,53 @@ def read_some(rows: Iterable[Row], *, seconds: float, seed: int, longest: float 
     return found
 
 
+def load_sources(sources: Iterable[str | Path]) -> list[list[Row]]:
+    """The rows of each of several sources, named together. See `Corpus.load`."""
+    drafts = [_drafts(os.fspath(one)) for one in sources]
+    if not drafts:
+        raise CorpusError("no source given; name an audio file, a folder or a manifest")
+    drafts = _once(drafts)
+    rows = iter(_name([d for part in drafts for d in part]))
+    return [list(itertools.islice(rows, len(part))) for part in drafts]
+
+
+def _once(sources: list[list[_Draft]]) -> list[list[_Draft]]:
+    """The same without the files that were found by a link, and also by fewer."""
+    found = [d for drafts in sources for d in drafts if d.links is not None]
+    if not any(d.links for d in found):
+        return sources
+    real = {d.fields["path"]: os.path.realpath(d.fields["path"]) for d in found}
+    fewest: dict[str, int] = {}
+    for d in sorted(found, key=lambda d: -(d.links or 0)):
+        fewest[real[d.fields["path"]]] = d.links or 0
+    return [[d for d in drafts if d.links is None or d.links == fewest[real[d.fields["path"]]]] for drafts in sources]
+
+
 @dataclass(slots=True)
 class _Draft:
-    """A row whose id may have to be found, and the folder that its path is told from."""
+    """A row whose id may have to be found, and the folder that its path is told from.
+
+    Attributes: links: of what was searched for, whether links lead to it: 1 of a folder within, 2 its own, 4 the source, added up. None:
+        it was named.
+    """
 
     fields: dict[str, Any]
     root: str
+    links: int | None = None
 
 
 def _drafts(source: str) -> list[_Draft]:
     """The rows of one source, at least one."""
+    if "\0" in source:
+        raise CorpusError(f"{source!r}: a path holds no NUL")
     suffix = os.path.splitext(source)[1].lower()
     if os.path.isdir(source):
-        drafts = _decoded(source, [_Draft({"path": path}, source) for path in _walk(source)])
+        drafts = _decoded(source, _walk(source))
     elif glob.has_magic(source) and not os.path.exists(source):
         fixed = os.path.dirname(source[: min(source.find(c) for c in "*?[" if c in source)])
-        found = sorted(glob.glob(source, recursive=True))
+        found = sorted(_expand(source))
         media = [path for path in found if path.lower().endswith(AUDIO + OTHER_MEDIA) and not os.path.isdir(path)]
-        drafts = _decoded(source, [_Draft({"path": path}, fixed) for path in media])
+        drafts = _decoded(source, [_Draft({"path": path}, fixed, 2 * os.path.islink(path)) for path in media])
     elif suffix in AUDIO:
         drafts = [_Draft({"path": source}, os.path.dirname(source))]
     elif not os.path.exists(source):
@@ -368,13 +424,57 @@ def _decoded(source: str, drafts: list[_Draft]) -> list[_Draft]:
     return [d for d in drafts if d.fields["path"].lower().endswith(AUDIO)]
 
 
-def _walk(folder: str) -> list[str]:
-    return sorted(
-        os.path.join(here, name)
-        for here, _, names in os.walk(folder, followlinks=True)
+def _walk(folder: str) -> list[_Draft]:
+    """All media files below a folder, sorted."""
+    named = 4 * os.path.islink(folder.rstrip(os.sep))
+    drafts = [
+        _Draft({"path": path}, folder, named + link + 2 * os.path.islink(path))
+        for here, names, link in _folders(folder)
         for name in names
         if name.lower().endswith(AUDIO + OTHER_MEDIA) and not name.startswith(".")
-    )
+        for path in [os.path.join(here, name)]
+    ]
+    return sorted(drafts, key=lambda d: d.fields["path"])
+
+
+def _folders(top: str) -> Iterator[tuple[str, list[str], bool]]:
+    """Every folder below one, links followed, with its files and whether a link led there.
+
+    Each is entered once, by its own path where it has one: links that lead back up make a tree without end.
+    """
+    seen: set[tuple[int, int]] = set()
+    tops, link = [top], False
+    while tops:
+        links: list[str] = []
+        for start in tops:
+            for here, folders, names in os.walk(start, onerror=_unreadable):
+                with contextlib.suppress(OSError):
+                    status = os.stat(here)
+                    if (status.st_dev, status.st_ino) in seen:
+                        folders.clear()
+                        continue
+                    seen.add((status.st_dev, status.st_ino))
+                links += [path for name in folders if os.path.islink(path := os.path.join(here, name))]
+                yield here, names, link
+        tops, link = sorted(links), True
+
+
+def _unreadable(e: OSError) -> None:
+    warnings.warn(f"{e.filename}: cannot be read ({e.strerror}); its audio is left out", stacklevel=1)
+
+
+def _expand(pattern: str) -> set[str]:
+    """What a glob matches. `**` enters each folder once, where that of the library follows links that lead back up."""
+    before, stars, after = re.match(r"(.*?)(?:(?<![^/])(\*\*)(?:/+|$)(.*))?$", pattern, re.DOTALL).groups()  # type: ignore[union-attr]
+    if not stars:
+        return set(glob.glob(pattern))
+    tops = glob.glob(before) if before else [os.curdir]
+    below = [here for top in tops if os.path.isdir(top) for here, _, _ in _folders(top) if not _hidden(here[len(top) :])]
+    return {path for here in below for path in _expand(os.path.join(glob.escape(here), after or "*"))}
+
+
+def _hidden(path: str) -> bool:
+    return any(part.startswith(".") for part in path.split(os.sep))
 
 
 def _manifest(source: str, suffix: str) -> list[_Draft]:
@@ -390,7 +490,7 @@ Records = tuple[str, list[tuple[int, Any]]]
 
 def _tsv(source: str) -> Records:
     """With a header, or fairseq's, whose first line is a folder and each of the others a path, a tab and a number."""
-    first, *rest = _lines(source) or [""]
+    first, *rest = _lines(source, UNDECODED) or [""]
     lines = [(n, line.rstrip("\n").split("\t")) for n, line in enumerate(rest, 2) if line.strip()]
     # a header of a single column looks like a folder until the next line
     if "\t" in first or (first.strip() in PATH_COLUMNS and all(len(fields) == 1 for _, fields in lines)):
@@ -401,13 +501,36 @@ def _tsv(source: str) -> Records:
                 f"{source}:{n}: expected `relative/path<TAB>samples`, as line 1 is not a header with a column named "
                 f"{', '.join(PATH_COLUMNS)}; correct the line or the header"
             )
-    return first.strip(), [(n, {"path": path, "samples": samples}) for n, (path, samples) in lines]
+    folder, paths = os.path.join(os.path.dirname(source), first.strip()), [fields[0] for _, fields in lines]
+    with ThreadPool() as pool:
+        whole = zip((os.path.join(folder, path) for path in paths), (fields[1].strip() for _, fields in lines), strict=True)
+        samples = pool.starmap(_whole, whole, chunksize=256)
+    if stale := [(n, path, why) for (n, _), path, why in zip(lines, paths, samples, strict=True) if isinstance(why, str)]:
+        n, path, why = stale[0]
+        more = f" ({len(stale)} such lines)" if len(stale) > 1 else ""
+        raise CorpusError(f"{source}:{n}: {path} {why}{more}; the manifest is of other files: write it again")
+    return first.strip(), [(n, {"path": path, "samples": there}) for (n, _), path, there in zip(lines, paths, samples, strict=True)]
 
 
-def _table(source: str) -> Records:
+def _whole(path: str, counted: str) -> int | str:
+    """Samples at 16 kHz of a file of which fairseq counted so many at its own rate, or in which way they are others.
+
+    Where the file cannot be opened they are taken as they are, and its row fails when it is read.
+    """
+    count = int(counted[:18])  # of more digits Python may read none
+    try:
+        frames, rate, samples = audio_lengths(path)
+    except AudioError:
+        return count
+    if abs(count - frames) > (MP3_PADDING if path.lower().endswith(".mp3") else 0):
+        return f"has {frames} samples at {rate} Hz, not {count}"
+    return count if rate == SAMPLE_RATE else samples
+
+
+def _table(source: str, errors: str = UNDECODED) -> Records:
     """A .csv, or a .tsv, which knows no quotes, with a header."""
     form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if source.lower().endswith(".tsv") else {}
-    reader = csv.DictReader(_lines(source), **form)
+    reader = csv.DictReader(_lines(source, errors), **form)
     try:
         rows: list[tuple[int, Any]] = [(reader.line_num, row) for row in reader]
     except csv.Error as e:
@@ -420,7 +543,7 @@ def _table(source: str) -> Records:
 
 def _jsonl(source: str) -> Records:
     rows = []
-    for n, line in enumerate(_lines(source), 1):
+    for n, line in enumerate(_lines(source, UNDECODED), 1):
         try:
             if line.strip():
                 rows.append((n, json.loads(line)))
@@ -434,19 +557,23 @@ def _parquet(source: str) -> Records:
     import pyarrow.parquet
 
     try:
-        file = pyarrow.parquet.ParquetFile(source)
-        table = file.read([name for name in file.schema_arrow.names if name in COLUMNS])
-    except (pyarrow.ArrowException, OSError) as e:
+        with open(source, "rb") as f:  # a path may be any bytes, which pyarrow does not take
+            file = pyarrow.parquet.ParquetFile(f)
+            rows = file.read([name for name in file.schema_arrow.names if name in COLUMNS]).to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError) as e:
         raise CorpusError(f"{source}: not a parquet file that can be read ({str(e).splitlines()[0]})") from None
-    return "", list(enumerate(table.to_pylist(), 1))
+    return "", list(enumerate(rows, 1))
 
 
-def _lines(source: str) -> list[str]:
+def _lines(source: str, errors: str) -> list[str]:
     try:
-        with open(source, encoding="utf-8-sig") as f:
-            return f.readlines()
+        with open(source, encoding="utf-8-sig", errors=errors) as f:
+            lines = f.readlines()
     except (OSError, UnicodeDecodeError) as e:
         raise CorpusError(f"{source}: cannot be read as text ({e})") from None
+    if any("\0" in line for line in lines):
+        raise CorpusError(f"{source}: cannot be read as text (it holds NUL bytes); save it as UTF-8")
+    return lines
 
 
 def _draft(record: Any, folder: str, place: str) -> _Draft:
@@ -458,6 +585,11 @@ def _draft(record: Any, folder: str, place: str) -> _Draft:
     if not isinstance(path, str):
         raise CorpusError(f"{place}: no path; name the audio file under one of {', '.join(PATH_COLUMNS)}")
     fields: dict[str, Any] = {"path": os.path.join(folder, path)}
+    try:
+        if b"\0" in os.fsencode(path):
+            raise ValueError
+    except ValueError:
+        raise CorpusError(f"{place}: no file can have the path {path!r}; correct the line") from None
     try:
         if "offset" in known:
             if not str(known["offset"]).isdecimal():  # 12.0 may well be seconds
@@ -471,13 +603,15 @@ def _draft(record: Any, folder: str, place: str) -> _Draft:
     except (TypeError, ValueError, OverflowError):
         raise CorpusError(f"{place}: offset and samples are whole numbers of samples at 16 kHz, duration is in seconds") from None
     fields |= {name: str(known[name]) for name in ("id", "speaker", "split") if name in known}
+    if wrong := [name for name in ("id", "speaker", "split") if (value := fields.get(name)) and encodable(value) != value]:
+        raise CorpusError(f"{place}: {wrong[0]} {fields[wrong[0]]!r} is not UTF-8; save the manifest as UTF-8 (paths may be any bytes)")
     return _Draft(fields, folder)
 
 
 def _name(drafts: list[_Draft]) -> list[Row]:
     """Rows with absolute paths; those without an id by stem, or all of these by path where two stems are alike."""
     unnamed = [d for d in drafts if "id" not in d.fields]
-    stems = [_stem(d.fields["path"]) for d in unnamed]
+    stems = [plain(_stem(d.fields["path"])) for d in unnamed]
     alike = len(set(stems)) < len(unnamed)
     for draft in drafts:
         draft.fields["path"] = os.path.abspath(draft.fields["path"])
@@ -491,14 +625,14 @@ def _name(drafts: list[_Draft]) -> list[Row]:
 def _join(rows: list[Row], splits: Path) -> list[Row]:
     """Rows with the split and speaker that a table gives by id, else by stem."""
     table: dict[str, dict[str, str]] = {}
-    for n, record in _table(str(splits))[1]:
+    for n, record in _table(str(splits), errors="strict")[1]:
         if not {"id", "split"} <= record.keys():
             raise CorpusError(f"{splits}: the header must name the columns id and split, not {', '.join(record)}")
-        found = {name: record[name] for name in ("split", "speaker") if record.get(name)}
-        if table.setdefault(record["id"], found) != found:
+        found = {name: plain(record[name]) for name in ("split", "speaker") if record.get(name)}
+        if table.setdefault(plain(record["id"]), found) != found:
             raise CorpusError(f"{splits}:{n}: id {record['id']!r} stands twice and differs; drop one of the lines")
-    joined = [replace(r, **table.get(r.id) or table.get(_stem(r.path)) or {}) for r in rows]
-    if not any(r.id in table or _stem(r.path) in table for r in rows):
+    joined = [replace(r, **table.get(r.id) or table.get(plain(_stem(r.path))) or {}) for r in rows]
+    if not any(r.id in table or plain(_stem(r.path)) in table for r in rows):
         raise CorpusError(f"{splits}: has none of the ids of the corpus, such as {rows[0].id!r}; check that they belong together")
     return joined
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from textless.corpus import Corpus, Row
+from textless.corpus import Corpus, Row, load_sources
 from textless.engine.job import Progress
 from textless.errors import ContractError, TextlessError
 from textless.model import Model
@@ -55,6 +55,10 @@ def unit_rows(inputs: list[str], models: Model, contract: str | None, *, parts: 
     """
     declared = _declared(contract)
     tokenizer = None
+    audio = [name for name in inputs if not holds_units(name)]
+    each = load_sources(audio) if audio else []  # together, so that their ids differ
+    Corpus(row for rows in each for row in rows)
+    waiting = iter(each)
     for name in inputs:
         if name == "-":
             found: Iterable[tuple[Any, Any]] = ((r, r) for r in read_stream(sys.stdin, parts=parts))
@@ -64,7 +68,7 @@ def unit_rows(inputs: list[str], models: Model, contract: str | None, *, parts: 
             found = _rows_of_file(Path(name))
         else:
             tokenizer = tokenizer or models.tokenizer
-            found = tokenize_files(Corpus.load(name), tokenizer, lambda done, total, what: None)
+            found = tokenize_files(next(waiting), tokenizer, lambda done, total, what: None)
         for source, row in found:
             yield source, _declare(row, declared) if declared and isinstance(row, UnitRow) else row
 
@@ -81,9 +85,9 @@ def _rows_of_file(path: Path) -> Iterator[tuple[UnitRow, UnitRow]]:
 
 def _is_unit_stream(path: Path) -> bool:
     try:
-        with open(path, encoding="utf-8") as f:
+        with open(path, encoding="utf-8", errors="replace") as f:  # a manifest's paths may be any bytes
             return '"textless"' in f.readline()
-    except (OSError, UnicodeDecodeError) as e:
+    except OSError as e:
         raise TextlessError(f"{path}: cannot be read ({e})") from None
 
 

@@ -13,10 +13,11 @@ import numpy as np
 
 from textless.corpus import file_stem
 from textless.errors import ContractError, DumpError, ModelError
+from textless.names import plain
 from textless.units.dump import MORE, UnitRow, split_row
 from textless.units.types import UnitContract, Units
-from textless.weights import CONFIG
 from textless.waveforms import are_several
+from textless.weights import CONFIG
 
 if TYPE_CHECKING:
     from textless.lm.decoder import UnitDecoder
@@ -259,7 +260,10 @@ def resynth_row(
 
 
 def _who(vocoder: UnitVocoder, row: UnitRow, speaker: str | int | None) -> str | int | None:
-    return speaker if speaker is not None else row.speaker if row.speaker in vocoder.speakers else None
+    names = {plain(name): name for name in vocoder.speakers}
+    if speaker is None:
+        return names.get(row.speaker or "")
+    return names.get(plain(speaker), speaker) if isinstance(speaker, str) else speaker
 
 
 def stream_rows(
@@ -286,9 +290,13 @@ def stream_rows(
 def named(rows: Iterable[UnitRow]) -> Iterator[tuple[UnitRow, str]]:
     """Each row with what its file is called; two ids that would be called alike are told apart by a number."""
     taken: set[str] = set()
+    numbers: dict[str, int] = {}  # the first that may be free: all below are taken
     for row in rows:
         clean = file_stem(row.id)
-        name = next(n for k in itertools.count(1) if (n := clean if k == 1 else f"{clean}-{k}") not in taken)
+        for k in itertools.count(numbers.get(clean, 1)):
+            if (name := clean if k == 1 else f"{clean}-{k}") not in taken:
+                break
+        numbers[clean] = k + 1
         taken.add(name)
         yield row, name
 

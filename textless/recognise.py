@@ -73,7 +73,7 @@ def read_text(path: Path | str) -> dict[str, str]:
     """Lines of id, tab, words → {id: words}. Raises CorpusError that names the line."""
     out: dict[str, str] = {}
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as e:
         raise CorpusError(f"{path}: cannot be read as text ({e})") from None
     for n, line in enumerate(lines, 1):
@@ -81,5 +81,5 @@ def read_text(path: Path | str) -> dict[str, str]:
         if line.strip() and not words_of(text):
             raise CorpusError(f"{path}, line {n}: no words after a tab; a line is an id, a tab and what is said")
         if line.strip():
-            out[name] = text
+            out[plain(name)] = text
     return out

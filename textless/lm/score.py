@@ -20,6 +20,7 @@ import numpy as np
 from textless.errors import CorpusError
 from textless.intervals import interval
 from textless.lm.ngram import KneserNey
+from textless.names import by_plain_name, plain
 from textless.units.dump import UnitRow
 from textless.units.types import Units
 
@@ -163,13 +164,13 @@ def read_pairs(path: Path | str, units: Mapping[str, Units]) -> list[tuple[Units
             lines = f.readlines()
     except (OSError, UnicodeDecodeError) as e:
         raise CorpusError(f"{path}: cannot be read as text ({e})") from None
-    pairs = []
+    pairs, units = [], by_plain_name(units)
     for n, row in (_objects if path.suffix.lower() == ".jsonl" else _table)(path, lines):
         ids = []
         for column in ("good", "bad"):
             if not isinstance(name := row.get(column), str) or not name:
                 raise CorpusError(f"{path}:{n}: {column} is missing; a pair has the ids good and bad")
-            if name not in units:
+            if (name := plain(name)) not in units:
                 raise CorpusError(f"{path}:{n}: there are no units of {column} {name!r}; is this the dump that the list is of?")
             ids.append(name)
         pairs.append((units[ids[0]], units[ids[1]]))

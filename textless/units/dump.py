@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from textless.errors import AudioError, DumpError, TextlessError
+from textless.names import encodable, plain
 from textless.units.types import UnitContract, Units
 from textless.weights import write_text
 
@@ -33,6 +34,11 @@ class UnitRow:
     offset: int = 0
     samples: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, form in (("id", plain), ("speaker", plain), ("source", encodable)):  # as those of `Row` and of tables
+            if isinstance(value := getattr(self, name), str) and not value.isascii():
+                object.__setattr__(self, name, form(value))
 
 
 # ------------------------------------------------------------------------------------------------------------ parquet

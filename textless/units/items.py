@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from textless.errors import CorpusError
+from textless.names import plain
 
 Alignment = list[tuple[float, float, str]]
 SILENCE = frozenset({"SIL", "sil", "sp", "spn"})
@@ -41,7 +42,7 @@ def read_items(path: Path | str) -> list[Item]:
     """
     items = []
     try:
-        with open(path, encoding="utf-8") as f:
+        with open(path, encoding="utf-8-sig") as f:
             for n, line in enumerate(f, 1):
                 if n == 1 or not (fields := line.split()):
                     continue
@@ -49,7 +50,7 @@ def read_items(path: Path | str) -> list[Item]:
                     raise CorpusError(
                         f"{path}, line {n}: {len(fields)} fields; an item has 7: file, onset, offset, phone, previous, next, speaker"
                     )
-                items.append(Item(fields[0], *_times(fields[1], fields[2], f"{path}, line {n}"), *fields[3:]))
+                items.append(Item(plain(fields[0]), *_times(fields[1], fields[2], f"{path}, line {n}"), *fields[3:]))
     except (OSError, UnicodeDecodeError) as e:
         raise CorpusError(f"{path}: cannot be read as an item file ({e})") from None
     if not items:

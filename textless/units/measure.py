@@ -10,6 +10,7 @@ import numpy as np
 
 from textless.corpus import Row, read_rows
 from textless.errors import AudioError, CorpusError, RowsFailedError
+from textless.names import by_plain_name
 from textless.units.dump import UnitRow
 from textless.units.encode import Tokenizer, encode_rows
 from textless.units.encoder import Encoder
@@ -47,6 +48,7 @@ def measure_audio(
     """
     tokenizer, encoder = (model, model.encoder) if isinstance(model, Tokenizer) else (None, model)
     rows = list(rows)
+    alignments = None if alignments is None else by_plain_name(alignments)
     wanted = set(alignments or ()) | {item.file for item in items or ()}
     if tokenizer is None and perturb:
         raise CorpusError("an encoder alone makes no units to compare with those of perturbed audio; give a codebook too")

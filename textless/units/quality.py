@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from textless.errors import CorpusError
+from textless.names import by_plain_name, plain, repeated
 from textless.units.abx import abx
 from textless.units.dump import UnitRow
 from textless.units.items import Alignment, Item, frame_span, items_of
@@ -29,16 +30,16 @@ def read_alignments(path: Path | str) -> dict[str, Alignment]:
     """A tsv with columns id, start, end (seconds), phone → {id: [(start, end, phone)]}. Raises CorpusError that names the line."""
     out: dict[str, Alignment] = defaultdict(list)
     try:
-        with open(path, newline="", encoding="utf-8") as f:
+        with open(path, newline="", encoding="utf-8-sig") as f:
             rows = csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE)
             if missing := {"id", "start", "end", "phone"} - set(rows.fieldnames or ()):
                 raise CorpusError(f"{path}: column {', '.join(sorted(missing))} is missing; an alignment has id, start, end, phone")
             for row in rows:
                 try:
-                    out[row["id"]].append((float(row["start"]), float(row["end"]), row["phone"]))
-                except (TypeError, ValueError):
+                    out[plain(row["id"])].append((float(row["start"]), float(row["end"]), row["phone"]))
+                except (AttributeError, TypeError, ValueError):  # the first of a line without an id
                     raise CorpusError(f"{path}, line {rows.line_num}: start and end must be numbers of seconds; correct the line") from None
-    except (OSError, UnicodeDecodeError) as e:
+    except (OSError, UnicodeDecodeError, csv.Error) as e:
         raise CorpusError(f"{path}: cannot be read as an alignment ({e})") from None
     return dict(out)
 
@@ -190,9 +191,12 @@ def measure_units(
     figures["files"] = float(len(rows))
     if alignments is None and items is None:
         return figures
+    if (name := repeated(row.id for row in rows)) is not None:
+        raise CorpusError(f"two rows are called {name!r}; phones are found by id: measure them one after the other")
     rate = rows[0].units.frame_rate
     files = {row.id: row.units.frames() for row in rows}
     if alignments is not None:
+        alignments = by_plain_name(alignments)
         pairs = ((u, frame_phones(alignments[i], len(u), frame_rate=rate)) for i, u in files.items() if i in alignments)
         n_units = rows[0].units.contract.n_units or 1 + max(int(u.max(initial=0)) for u in files.values())
         figures = unit_quality(pairs, n_units=n_units, seed=seed) | figures
