@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import textless
-from textless.errors import AudioError, ModelError
+from textless.errors import AudioError, DumpError, ModelError
 from textless.units.encode import SIGNAL, HubertEncoder
 from textless.units.hubert import PRESETS, Hubert
 from textless.units.kmeans import Codebook
@@ -188,3 +188,37 @@ def test_a_codebook_refuses_what_are_no_frames():
     for wrong in (frames[0], frames[:, :2], frames[None], "abc", None, frames.astype(complex), frames > 0):
         with pytest.raises(ModelError, match=r"do not fit a codebook of 3 dimensions; give \(T, D\) float32"):
             codebook.predict(wrong)
+
+
+NO_UNITS = {
+    "floats": np.zeros(3),
+    "nan": np.array([np.nan, 1]),
+    "rows": np.zeros((1, 3), int),
+    "text": "abc",
+    "bytes": b"abc",
+    "path": Path("u.jsonl"),
+    "a number": 3,
+    "an array of no dimension": np.array(3),
+    "a generator": (n for n in range(3)),
+}
+
+
+@pytest.mark.parametrize("value", NO_UNITS.values(), ids=NO_UNITS)
+def test_what_are_no_units_is_neither_spoken_nor_continued(value, model_set):
+    model = textless.load(model_set)
+    for call in (
+        lambda: model.resynth(value),
+        lambda: model.resynth([[1, 2], value]),
+        lambda: list(model.vocoder.stream([value])),
+        lambda: model.continue_units(value, seconds=0.1),
+        lambda: model.continue_units([[1, 2], value], seconds=0.1),
+        lambda: list(model.lm.stream(value, seconds=0.1)),
+    ):
+        with pytest.raises(DumpError, match="units must be"):
+            call()
+
+
+def test_a_tensor_of_units_is_one_sequence(model_set):
+    model, units = textless.load(model_set), np.array([1, 2, 2, 3])
+    np.testing.assert_array_equal(model.resynth(torch.from_numpy(units)), model.resynth(units))
+    assert model.continue_units(torch.from_numpy(units), seconds=0.1) == model.continue_units(units, seconds=0.1)

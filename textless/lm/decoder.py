@@ -139,7 +139,8 @@ class UnitDecoder(nn.Module):
         """
         from textless.lm.generate import Sampling, begin, generate
 
-        one = isinstance(prompt, Units | np.ndarray) or (len(prompt) > 0 and all(isinstance(u, int | np.integer) for u in prompt))
+        several = isinstance(prompt, Sequence) and not isinstance(prompt, str | bytes)
+        one = not several or (len(prompt) > 0 and all(isinstance(u, int | np.integer) for u in prompt))
         prompts = [self.take(p, "the prompt") for p in ([prompt] if one else prompt)]
         seeds = [seed + i for i in range(len(prompts))] if isinstance(seed, int | np.integer) else list(seed)
         todo = begin(self, prompts, seeds, sampling=Sampling(**sampling), seconds=seconds, max_new_units=max_new_units)

@@ -113,7 +113,7 @@ class Units:
     @classmethod
     def of(cls, sequence: Units | np.ndarray | list[int], contract: UnitContract = UnitContract()) -> Units:
         """`sequence` itself when it is Units, else its integers taken literally: one frame each, never deduplicated."""
-        return sequence if isinstance(sequence, Units) else cls(np.asarray(sequence), None, contract)
+        return sequence if isinstance(sequence, Units) else cls(sequence, None, contract)  # type: ignore[arg-type]
 
     @classmethod
     def from_frames(cls, frames: np.ndarray, contract: UnitContract = UnitContract()) -> Units:

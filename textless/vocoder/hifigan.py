@@ -21,7 +21,7 @@ from textless.pickles import load_torch, plain
 from textless.units.types import UnitContract, Units
 from textless.vocoder.checkpoint import Settings, Weights
 from textless.vocoder.generator import Generator
-from textless.vocoder.rows import check_units
+from textless.vocoder.rows import check_units, is_one
 from textless.weights import read_json
 
 F0_RATE = 200  # values a second that the published F0 quantisers were trained on (YAAPT every 5 ms)
@@ -257,7 +257,7 @@ class UnitHifiGan(nn.Module):
             ContractError: units of another kind, or outside the codebook.
             ModelError: no units, no such speaker or style, no duration predictor, F0 that is missing, not as above, or not heard.
         """
-        one = isinstance(units, Units | np.ndarray) or not units or isinstance(units[0], int | np.integer)
+        one = is_one(units)
         if durations not in ("given", "predict"):
             raise ModelError(f'durations must be "given" or "predict", not {durations!r}')
         who, how = self.speaker_index(speaker), _index("style", style, self.styles)

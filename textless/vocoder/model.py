@@ -18,7 +18,7 @@ from textless.vocoder.duration import DurationPredictor
 from textless.vocoder.excitation import Excitation
 from textless.vocoder.head import SpectrumHead
 from textless.vocoder.pitch import F0_BINS, PitchPredictor, dequantise_f0, predicted_f0, quantise_f0
-from textless.vocoder.rows import batches, check_units, pad, present
+from textless.vocoder.rows import batches, check_units, is_one, pad, present
 from textless.vocoder.trunk import ConvNeXtBlock, FrameConv, Trunk, initialise, padded
 
 SAMPLE_RATE = 16_000  # Hz, where the contract does not say
@@ -240,7 +240,7 @@ class UnitVocoder(nn.Module):
             ContractError: units of another kind, or outside the codebook.
             ModelError: no units, no such speaker, or an F0 of another length or for a vocoder without it.
         """
-        one = isinstance(units, Units | np.ndarray) or not units or isinstance(units[0], int | np.integer)
+        one = is_one(units)
         if durations not in ("given", "predict"):
             raise ModelError(f'durations must be "given" or "predict", not {durations!r}')
         index = self.speaker_index(speaker)
@@ -351,7 +351,10 @@ class UnitVocoder(nn.Module):
     def _checked_f0(self, f0: Any, frames: list[np.ndarray]) -> list[np.ndarray]:
         if not self.config.f0:
             raise ModelError("this vocoder was trained without F0, and cannot follow one")
-        f0 = [np.asarray(row, np.float32) for row in f0]
+        try:
+            f0 = [np.asarray(row, np.float32) for row in f0]
+        except (TypeError, ValueError):
+            raise ModelError("F0 must be (frames,) numbers, or a list of those") from None
         if [row.shape for row in f0] != [row.shape for row in frames]:
             raise ModelError(f"F0 has {[len(r) for r in f0]} frames, but the units {[len(r) for r in frames]}; one value a frame is needed")
         if not all(np.isfinite(row).all() and (row >= 0).all() for row in f0):

@@ -28,6 +28,11 @@ def present(lengths: Tensor, n: int) -> Tensor:
     return torch.arange(n, device=lengths.device) < lengths[:, None]
 
 
+def is_one(units: Any) -> bool:
+    """Whether this is one sequence of units, or something that `check_units` refuses, and not a list of sequences."""
+    return not isinstance(units, Sequence) or isinstance(units, str | bytes) or not units or isinstance(units[0], int | np.integer)
+
+
 def check_units(units: Any, contract: UnitContract, n_units: int) -> Units:
     """Units, or a bare array of them, as Units that a vocoder of this contract can speak.
 

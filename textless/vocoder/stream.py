@@ -195,7 +195,7 @@ def stream(
     speaking, lengths = Speaking(vocoder, speaker=speaker), Durations(vocoder, speaker=speaker)
     given = False
     for piece in pieces:
-        if not len(piece):
+        if not len(Units.of(piece)):
             continue
         units, given = vocoder.checked(piece), True
         if durations == "predict":
