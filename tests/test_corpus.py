@@ -447,6 +447,20 @@ def test_links_to_nothing_fail_when_they_are_read(tmp_path):
             read_row(row)
 
 
+def test_a_folder_that_cannot_be_read_is_not_passed_over_in_silence(tmp_path, monkeypatch):
+    touch(tmp_path, "a.wav", "shut/b.wav")
+    scandir = os.scandir
+
+    def guarded(path):
+        if str(path).endswith("shut"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.warns(UserWarning, match=r"shut: cannot be read \(Permission denied\); its audio is left out"):
+        assert ids(tmp_path) == ["a"]
+
+
 def test_rows_of_several_sources_are_named_together(tmp_path):
     touch(tmp_path, "x/a.wav", "y/a.wav", "y/b.wav")
     assert [[r.id for r in rows] for rows in load_sources([tmp_path / "y", tmp_path / "x"])] == [["y/a", "y/b"], ["x/a"]]

@@ -31,7 +31,7 @@ ALLOWED = {
     "pickles": {"errors", "pickles"},
     "fetch": {"errors"},
     "recognise": {"errors", "audio", "names", "waveforms"},
-    "engine": {"errors", "engine"},
+    "engine": {"errors", "engine", "names"},
     "units": {
         "errors",
         "audio",

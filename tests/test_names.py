@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 
 import numpy as np
 import pytest
 
 from textless import model as module
+from textless.engine.job import write_failures
 from textless.model import named, resynth_row
 from textless.names import encodable, plain, repeated
 from textless.units.dump import UnitRow
@@ -25,6 +27,12 @@ def test_one_form():
     assert encodable("\ud800é") == "\\ud800é"
     assert repeated("abcb") == "b"
     assert repeated("abc") is None
+
+
+def test_failures_of_odd_file_names_are_listed_in_utf8(tmp_path):
+    write_failures(tmp_path / "f.jsonl", [{"id": "caf\\udce9", "error": "/caf\udce9.wav: no such file"}])
+    row = json.loads((tmp_path / "f.jsonl").read_text(encoding="utf-8"))
+    assert row == {"id": "caf\\udce9", "error": "/caf\\udce9.wav: no such file"}
 
 
 def test_files_of_repeated_ids_are_numbered_in_linear_time(monkeypatch):

@@ -12,6 +12,7 @@ from typing import Any
 from textless.engine.hashes import FileHashes, write_text
 from textless.engine.shards import Pool
 from textless.engine.step import Keys
+from textless.names import encodable
 
 Progress = Callable[[int, int, str], None]
 
@@ -63,7 +64,8 @@ def remote_job(path: Path, inputs: dict[str, Path], scratch: Path, root: Path | 
 
 def write_failures(path: Path, failures: list[dict[str, Any]]) -> None:
     """A line of JSON for each row that could not be done."""
-    write_text(path, "".join(json.dumps(f, sort_keys=True) + "\n" for f in failures))
+    rows = [{name: encodable(value) if isinstance(value, str) else value for name, value in f.items()} for f in failures]
+    write_text(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
 
 
 def remove_temporaries(folder: Path, *, keep: str = "") -> None:
