@@ -115,7 +115,13 @@ def test_level_does_not_matter(models, name, clip, change):
     assert np.isfinite(got).all()
     if name == "logmel" and change != "loud with an offset":
         return  # below the floor a spectrogram is constant, and a normalised constant is rounding, whoever computes it
-    close(got, naive(models[name], wave.astype(np.float32), 2), 2e-5)
+    rounding = 0.0
+    if models[name].config.front_end == "logmel":
+        # The mean of a band is kept in float32. Where the band hardly varies, the norm makes as much more of its last bit.
+        mel = spectrogram(models[name], wave.astype(np.float32)).double()
+        rounding = float((2**-23 * mel.mean(0).abs() / torch.sqrt(mel.var(0, unbiased=False) + 1e-5)).max())
+        assert rounding < 1e-3
+    close(got, naive(models[name], wave.astype(np.float32), 2), 2e-5 + rounding)
 
 
 @every
