@@ -15,7 +15,7 @@ from textless.corpus import Corpus, Row, load_sources
 from textless.engine.job import Progress
 from textless.errors import ContractError, TextlessError
 from textless.model import Model
-from textless.units.dump import Dump, UnitRow, read_stream
+from textless.units.dump import Dump, UnitRow, read_file, read_stream
 from textless.units.types import UnitContract, Units
 
 
@@ -65,7 +65,7 @@ def unit_rows(inputs: list[str], models: Model, contract: str | None, *, parts: 
         elif (Path(name) / "dump.json").exists():
             found = ((r, r) for r in Dump(Path(name)))
         elif holds_units(name):
-            found = _rows_of_file(Path(name))
+            found = ((r, r) for r in read_file(Path(name)))
         else:
             tokenizer = tokenizer or models.tokenizer
             found = tokenize_files(next(waiting), tokenizer, lambda done, total, what: None)
@@ -75,12 +75,7 @@ def unit_rows(inputs: list[str], models: Model, contract: str | None, *, parts: 
 
 def holds_units(name: str) -> bool:
     """A stream or a dump, and not audio."""
-    return name == "-" or (Path(name) / "dump.json").exists() or (Path(name).suffix == ".jsonl" and _is_unit_stream(Path(name)))
-
-
-def _rows_of_file(path: Path) -> Iterator[tuple[UnitRow, UnitRow]]:
-    with open(path, encoding="utf-8") as f:
-        yield from ((r, r) for r in read_stream(f, name=str(path)))
+    return name == "-" or (Path(name) / "dump.json").exists() or (Path(name).suffix.lower() == ".jsonl" and _is_unit_stream(Path(name)))
 
 
 def _is_unit_stream(path: Path) -> bool:

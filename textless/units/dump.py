@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from textless.errors import AudioError, DumpError, TextlessError
+from textless.errors import AudioError, ContractError, DumpError, TextlessError
 from textless.names import encodable, plain
 from textless.units.types import UnitContract, Units
 from textless.weights import write_text
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
 VERSION = 1
 ROW_GROUP = 256
+MOST_VALUES = 1 << 28  # units of a row group; a few bytes of parquet may promise any number
+MOST_BYTES = 1 << 31  # of a row group
+OURS = ("id", "units", "durations", "frames", "speaker", "source", "offset", "samples")
 MORE = "more"  # the column of a row in a stream whose next part follows
 LONGEST = 65535  # frames that one uint16 duration holds; a longer run is split
 
 
 @dataclass(frozen=True, eq=False)
 class UnitRow:
-    """One sequence: `source` is the audio file's name; `offset` and `samples` are the part of it, at the contract's sample rate."""
+    """One sequence: `source` is the audio file's name; `offset` and `samples` are the part of it, at the contract's sample rate.
+
+    An id or speaker that is a whole number is taken as text. Raises DumpError for values of other types, an empty id, text that is not
+    Unicode, and extra columns with the name of one of the others.
+    """
 
     id: str
     units: Units
@@ -36,18 +49,42 @@ class UnitRow:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, form in (("id", plain), ("speaker", plain), ("source", encodable)):  # as those of `Row` and of tables
-            if isinstance(value := getattr(self, name), str) and not value.isascii():
-                object.__setattr__(self, name, form(value))
+        source = "" if self.source is None else self.source
+        if isinstance(source, str):  # a file's name may hold any bytes
+            source = encodable(source)
+        values = {"id": _text("id", self.id), "speaker": None if self.speaker is None else _text("speaker", self.speaker)}
+        values |= {"source": _text("source", source), "offset": _count("offset", self.offset), "samples": _count("samples", self.samples)}
+        if not values["id"]:
+            raise DumpError("id is empty; each row needs one")
+        if clash := [name for name in OURS if name in self.extra]:
+            raise DumpError(f"{values['id']}: an extra column cannot be called {clash[0]}; rename it")
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise DumpError(f"{name} must be text, not {str(value)[:60]!r} ({type(value).__name__})")
+    return encodable(value) if name == "source" else plain(value)  # as those of `Row` and of tables
+
+
+def _count(name: str, value: Any) -> int:
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 1 << 63:
+        raise DumpError(f"{name} must be a whole number of samples, not {str(value)[:60]!r}")
+    return int(value)
 
 
 # ------------------------------------------------------------------------------------------------------------ parquet
 
 
-def _schema(contract: UnitContract, durations: bool, extra: dict[str, Any]):
+def _schema(contract: UnitContract, durations: bool, extra: Iterable[pa.Field]) -> pa.Schema:
     import pyarrow as pa
 
-    unit = pa.uint16() if (contract.n_units or LONGEST + 1) <= LONGEST + 1 else pa.uint32()
+    unit = pa.uint16() if contract.n_units and contract.n_units <= 1 << 16 else pa.uint32()
     # Explicit, because a column whose first rows are all null would become of type null.
     fields = [
         pa.field("id", pa.string(), nullable=False),
@@ -58,44 +95,105 @@ def _schema(contract: UnitContract, durations: bool, extra: dict[str, Any]):
         pa.field("source", pa.string(), nullable=False),
         pa.field("offset", pa.int64(), nullable=False),
         pa.field("samples", pa.int64(), nullable=False),
-        *(pa.field(name, pa.infer_type([value])) for name, value in sorted(extra.items())),
+        *extra,
     ]
     return pa.schema(fields, metadata={"textless": json.dumps({"version": VERSION, "contract": contract.to_dict()}, sort_keys=True)})
 
 
-def write_shard(path: Path, rows: Iterable[UnitRow], *, contract: UnitContract, durations: bool = True) -> int:
+def extra_types(rows: Sequence[UnitRow], known: Mapping[str, pa.DataType] | None = None) -> dict[str, pa.DataType]:
+    """The type of each extra column of some rows, by name and in order. Raises DumpError for a column of values that no one type keeps."""
+    names = sorted({name for row in rows for name in row.extra} - (known or {}).keys())
+    types = {**(known or {}), **{name: _extra(rows, name).type for name in names}}
+    return dict(sorted(types.items()))
+
+
+def _extra(rows: Sequence[UnitRow], name: str, kind: pa.DataType | None = None) -> pa.Array:
+    """An extra column, of values that come out as they went in."""
+    import pyarrow as pa
+
+    values = [row.extra.get(name) for row in rows]
+    with contextlib.suppress(pa.ArrowException, TypeError, ValueError, OverflowError):
+        array = pa.array(values, kind)
+        if all(map(_same, values, array.to_pylist())):
+            return array
+    first = next(v for v in values if v is not None)
+    which = kind or f"the type of {str(first)[:40]!r} ({type(first).__name__})"
+    raise DumpError(f"{rows[0].id}: in the rows from here on, column {name!r} does not keep {which} in each row; give it one simple type")
+
+
+def _same(a: Any, b: Any) -> bool:
+    """1 and 1.0 are, but 1 and true are not."""
+    return isinstance(a, bool) == isinstance(b, bool) and bool(a == b or (a != a and b != b))
+
+
+def write_shard(
+    path: Path,
+    rows: Iterable[UnitRow],
+    *,
+    contract: UnitContract,
+    durations: bool = True,
+    extra: Mapping[str, pa.DataType] | None = None,
+) -> int:
     """Write one parquet shard, beside and renamed; returns the number of rows.
 
-    With `durations` units are deduplicated; without, each stands for one frame. Raises ContractError for units of another contract.
+    With `durations` units are deduplicated; without, each stands for one frame. `extra`: types of extra columns (see `extra_types`); of
+    others the first `ROW_GROUP` rows decide. Raises ContractError for units of another contract, DumpError for an extra column whose
+    values are of several types, or that begins later.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    writer, total, group = None, 0, []
+    writer: pq.ParquetWriter | None = None
+    total, group, types = 0, [], dict(extra or {})
+
+    def flush() -> None:
+        nonlocal writer, total, group, types
+        if writer is None:
+            types = extra_types(group, types)
+            schema = _schema(contract, durations, (pa.field(name, kind) for name, kind in types.items()))
+            writer = pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True)
+        writer.write_table(_table(group, writer.schema, durations))
+        total, group = total + len(group), []
+
     try:
         for row in rows:
             contract.check(row.units.contract, mine="the dump", theirs=row.id)
-            group.append(_record(row, durations))
-            if writer is None:
-                schema = _schema(contract, durations, row.extra)
-                writer = pq.ParquetWriter(temporary, schema, compression="zstd")
+            group.append(row)
             if len(group) == ROW_GROUP:
-                writer.write_table(pa.Table.from_pylist(group, schema))
-                total, group = total + len(group), []
-        if writer is None:
-            schema = _schema(contract, durations, {})
-            writer = pq.ParquetWriter(temporary, schema, compression="zstd")
+                flush()
         if group or not total:
-            writer.write_table(pa.Table.from_pylist(group, schema))
-        writer.close()
+            flush()
+        if writer:
+            writer.close()
         temporary.replace(path)
+    except (pa.ArrowException, OverflowError) as e:
+        raise DumpError(f"{path}: cannot be written ({_line(e)})") from None
     finally:
+        if writer:
+            writer.is_open = False  # or it would try once more, and complain, when it is forgotten
         temporary.unlink(missing_ok=True)
-    return total + len(group)
+    return total
 
 
-def write_results(path: Path, results: Iterable[tuple[Any, UnitRow | AudioError]], *, contract: UnitContract) -> list[dict[str, str]]:
+def _table(rows: Sequence[UnitRow], schema: pa.Schema, durations: bool) -> pa.Table:
+    import pyarrow as pa
+
+    records = [_record(row, durations) for row in rows]
+    for row in rows:
+        if late := sorted(row.extra.keys() - set(schema.names)):
+            raise DumpError(f"{row.id}: column {late[0]!r} is in none of the first {ROW_GROUP} rows; give it there, or null")
+    arrays = [pa.array([r[f.name] for r in records], f.type) if f.name in OURS else _extra(rows, f.name, f.type) for f in schema]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def write_results(
+    path: Path,
+    results: Iterable[tuple[Any, UnitRow | AudioError]],
+    *,
+    contract: UnitContract,
+    extra: Mapping[str, pa.DataType] | None = None,
+) -> list[dict[str, str]]:
     """Write the good of (what it came from, its units or why there are none) as a shard; return the bad as {"id", "error"}."""
     failures: list[dict[str, str]] = []
 
@@ -106,7 +204,7 @@ def write_results(path: Path, results: Iterable[tuple[Any, UnitRow | AudioError]
             else:
                 yield result
 
-    write_shard(path, good(), contract=contract)
+    write_shard(path, good(), contract=contract, extra=extra)
     return failures
 
 
@@ -118,7 +216,6 @@ def _record(row: UnitRow, durations: bool) -> dict[str, Any]:
         "source": row.source,
         "offset": row.offset,
         "samples": row.samples,
-        **row.extra,
     }
     if not durations:
         return record | {"units": row.units.frames()}
@@ -136,21 +233,51 @@ def _record(row: UnitRow, durations: bool) -> dict[str, Any]:
 
 def finish_dump(folder: Path, *, contract: UnitContract, license: str | None = None) -> dict[str, Any]:
     """Count what the shards under `data/` hold and write `dump.json` and `README.md`; returns the totals."""
-    import pyarrow.parquet as pq
-
-    totals = {"rows": 0, "units": 0, "frames": 0}
-    for shard in sorted((folder / "data").glob("*.parquet")):
-        file = pq.ParquetFile(shard)
-        totals["rows"] += file.metadata.num_rows
-        for batch in file.iter_batches(ROW_GROUP, columns=["units", "frames"]):
-            totals["units"] += len(batch.column("units").flatten())
-            totals["frames"] += sum(batch.column("frames").to_pylist())
+    totals, shards = {"rows": 0, "units": 0, "frames": 0}, {}
+    for shard in _shards(folder):
+        with _opened(shard) as file:
+            totals["rows"] += file.metadata.num_rows
+            for batch in file.iter_batches(ROW_GROUP, columns=["units", "frames"]):
+                totals["units"] += len(batch.column("units").flatten())
+                totals["frames"] += sum(batch.column("frames").to_pylist())
+            shards[shard.name] = _footer(shard)
     if contract.frame_rate:
         totals["hours"] = round(totals["frames"] / contract.frame_rate / 3600, 4)
     about = {"textless": "dump", "version": VERSION, "contract": contract.to_dict(), "totals": totals, "license": license}
     write_text(folder / "README.md", _readme(contract, totals, license))
-    write_text(folder / "dump.json", json.dumps(about, indent=1) + "\n")
+    write_text(folder / "dump.json", json.dumps({**about, "shards": shards}, indent=1) + "\n")
     return totals
+
+
+def _shards(folder: Path) -> list[Path]:
+    return sorted(p for p in (folder / "data").glob("*.parquet") if not p.name.startswith("."))  # macOS leaves ._NAME
+
+
+def _footer(shard: Path) -> str:
+    """sha256 of a parquet file's footer: where its pages lie, and the least and greatest values of each column."""
+    with open(shard, "rb") as f:
+        end = f.seek(-8, os.SEEK_END)
+        f.seek(max(0, end - int.from_bytes(f.read(4), "little")))
+        return hashlib.sha256(f.read()).hexdigest()
+
+
+@contextlib.contextmanager
+def _opened(shard: Path) -> Iterator[pq.ParquetFile]:
+    """A shard for the block, in which whatever the library raises is a DumpError that names the shard. Checksums of pages are verified."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(shard, page_checksum_verification=True) as file:
+            yield file
+    except TextlessError:
+        raise
+    except (pa.ArrowException, OSError, MemoryError, ValueError, OverflowError, KeyError, RecursionError) as e:
+        raise DumpError(f"{shard}: cannot be read ({_line(e)}); encode again") from None
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _readme(contract: UnitContract, totals: dict[str, Any], license: str | None) -> str:
@@ -176,28 +303,38 @@ Licence of the audio: {license or "not stated"}.
 
 
 class Dump:
-    """A unit dump on disk: iterate, `len`, `[i]`, `.contract`. Holds one row group at a time."""
+    """A unit dump on disk: iterate, `len`, `[i]`, `.contract`. Holds one row group at a time, and one file open while it reads.
+
+    Raises DumpError, when it is opened, for a dump.json or a shard that cannot be read, lacks columns or has them of other types, and
+    for shards that are missing or not this dump's; and, when rows are read, for damaged pages and for values that are no units.
+    """
 
     def __init__(self, folder: Path) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         about = _read_about(folder / "dump.json")
         self.folder = folder
-        self.contract = UnitContract.from_dict(about["contract"])
-        self.totals: dict[str, Any] = about.get("totals", {})
+        self.contract: UnitContract = about["contract"]
+        self.totals: dict[str, Any] = about["totals"]
         self._starts: list[int] = []
-        self._groups: list[tuple[Any, int]] = []
+        self._groups: list[tuple[Path, int]] = []
         self._total = 0
-        for shard in sorted((folder / "data").glob("*.parquet")):
-            try:
-                file = pq.ParquetFile(shard)
-            except (pa.ArrowException, OSError) as e:
-                raise DumpError(f"{shard}: cannot be read ({str(e).splitlines()[0]}); encode again") from None
-            for group in range(file.metadata.num_row_groups):
-                self._starts.append(self._total)
-                self._groups.append((file, group))
-                self._total += file.metadata.row_group(group).num_rows
+        shards, listed = _shards(folder), about["shards"]
+        names = {shard.name for shard in shards}
+        if not shards or (listed is not None and listed.keys() - names):
+            name = min(listed.keys() - names) if listed else "*.parquet"
+            raise DumpError(f"{folder / 'data' / name}: this shard is missing; copy the dump again, or encode again")
+        for shard in shards:
+            with _opened(shard) as file:
+                if listed is not None and listed.get(shard.name) != _footer(shard):
+                    raise DumpError(f"{shard}: not the shard that dump.json lists; copy the dump again, or encode again")
+                _check_shard(shard, file, self.contract)
+                for group in range(file.metadata.num_row_groups):
+                    self._starts.append(self._total)
+                    self._groups.append((shard, group))
+                    self._total += file.metadata.row_group(group).num_rows
+        if self.totals.get("rows", self._total) != self._total:
+            raise DumpError(
+                f"{folder}: its shards have {self._total} rows, dump.json says {self.totals['rows']}: a shard is missing, or too many"
+            )
         self._held: tuple[int, list[UnitRow]] = (-1, [])
 
     def __len__(self) -> int:
@@ -216,42 +353,117 @@ class Dump:
 
     def _rows(self, g: int) -> list[UnitRow]:
         if self._held[0] != g:
-            file, group = self._groups[g]
-            self._held = g, [_row(r, self.contract) for r in file.read_row_group(group).to_pylist()]
+            shard, group = self._groups[g]
+            with _opened(shard) as file:
+                first = sum(file.metadata.row_group(k).num_rows for k in range(group))
+                self._held = g, list(_rows_of(file.read_row_group(group), self.contract, shard, first))
         return self._held[1]
 
 
+def _check_shard(shard: Path, file: pq.ParquetFile, contract: UnitContract) -> None:
+    """Columns of the right types, no more than a row group may hold, and no other contract in the shard's own metadata."""
+    import pyarrow as pa
+
+    schema = file.schema_arrow
+    if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
+        raise DumpError(f"{shard}: has the column {twice[0]} twice")
+    if missing := [name for name in ("id", "units") if name not in schema.names]:
+        raise DumpError(f"{shard}: has no column {missing[0]}; a unit dump has id, units and more (docs/formats.md)")
+    for name in ("units", "durations"):
+        kind = schema.field(name).type if name in schema.names else pa.list_(pa.uint16())
+        lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+        if not lists or not (pa.types.is_integer(kind.value_type) or pa.types.is_null(kind.value_type)):
+            raise DumpError(f"{shard}: column {name} holds {kind} where lists of integers are due")
+    for g in range(file.metadata.num_row_groups):
+        group = file.metadata.row_group(g)
+        values = max(group.column(k).num_values for k in range(group.num_columns))
+        if values > MOST_VALUES or group.total_byte_size > MOST_BYTES:
+            raise DumpError(f"{shard}: a row group of {values} values, {group.total_byte_size} bytes; write smaller ones")
+    if text := (schema.metadata or {}).get(b"textless"):
+        try:
+            theirs = UnitContract.from_dict(json.loads(text)["contract"])
+        except (ValueError, KeyError, TypeError, ContractError) as e:
+            raise DumpError(f"{shard}: its contract cannot be read ({_line(e)}); copy the dump again, or encode again") from None
+        if name := contract.conflict(theirs):
+            raise DumpError(f"{shard}: is of another dump: its contract has another {name} than dump.json")
+
+
+def _rows_of(table: pa.Table, contract: UnitContract, shard: Path, first: int) -> Iterator[UnitRow]:
+    columns = {name: table[name].to_pylist() for name in table.column_names if name not in ("units", "durations")}
+    columns |= {name: _lists(table[name]) for name in ("units", "durations") if name in table.column_names}
+    for n in range(table.num_rows):
+        try:
+            yield _row({name: values[n] for name, values in columns.items()}, contract)
+        except (DumpError, ContractError) as e:
+            raise DumpError(f"{shard}, row {first + n} ({str(columns['id'][n])[:60]}): {e}") from None
+
+
+def _lists(column: pa.ChunkedArray) -> list[np.ndarray | list[None] | None]:
+    values = [item.values for chunk in column.chunks for item in chunk]
+    return [v if v is None else [None] if v.null_count else v.to_numpy(zero_copy_only=False) for v in values]
+
+
 def _row(record: dict[str, Any], contract: UnitContract) -> UnitRow:
+    """A row of a record, whose units and durations are sequences. Raises DumpError and ContractError that do not say where it stands."""
+    if missing := [name for name in ("id", "units") if name not in record]:
+        raise DumpError(f"{missing[0]!r} is missing")
     known = {k: record.pop(k) for k in ("id", "speaker", "source", "offset", "samples") if k in record}
-    record.pop("frames", None)
-    durations = record.pop("durations", None)
+    frames, durations = record.pop("frames", None), record.pop("durations", None)
     units = Units(_integers(record.pop("units")), None if durations is None else _integers(durations), contract)
-    return UnitRow(units=units, extra=record, **known)
+    row = UnitRow(units=units, extra=record, **known)
+    if frames is not None and durations is not None and frames != units.n_frames:
+        raise DumpError(f"frames is {str(frames)[:60]}, but the durations are {units.n_frames} together")
+    return row
 
 
-def _integers(values: list[int]) -> np.ndarray:
-    return np.array(values) if values else np.empty(0, np.int64)  # an empty list would become float
+def _integers(values: Any) -> Any:
+    return np.empty(0, np.int64) if isinstance(values, list) and not values else values  # an empty list would become float
 
 
 def _read_about(path: Path) -> dict[str, Any]:
+    """What dump.json says, checked: `contract`, `totals`, and `shards`, None in a dump that lists none."""
     try:
-        about = json.loads(path.read_text())
+        about = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise DumpError(f"{path.parent}: not a unit dump (dump.json is missing)") from None
-    except ValueError as e:
+    except OSError as e:
+        raise DumpError(f"{path}: cannot be read ({e.strerror})") from None
+    except (ValueError, RecursionError) as e:
         raise DumpError(f"{path}: not JSON ({e})") from None
-    if about.get("version", 0) > VERSION:
-        raise DumpError(f"{path}: dump version {about['version']}, this textless reads up to {VERSION}; upgrade")
-    return about
+    try:
+        contract = _check_about(about, "dump")
+        totals, shards = about.get("totals"), about.get("shards")
+        totals = {} if totals is None else totals
+        counts = {name: totals[name] for name in ("rows", "units", "frames") if name in totals} if isinstance(totals, dict) else None
+        if counts is None or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in counts.values()):
+            raise DumpError("totals must be an object with whole numbers of rows, units and frames")
+        if shards is not None and not (isinstance(shards, dict) and shards):
+            raise DumpError("shards must be an object with a hash for each shard")
+    except (DumpError, ContractError) as e:
+        raise DumpError(f"{path}: {e}") from None
+    return {**about, "contract": contract, "totals": totals, "shards": shards}
+
+
+def _check_about(about: Any, what: str) -> UnitContract:
+    """The contract in dump.json or in the header of a stream."""
+    if not isinstance(about, dict):
+        raise DumpError("not a JSON object")
+    version = about.get("version", VERSION)
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise DumpError(f"version must be a whole number, not {str(version)[:60]!r}")
+    if version > VERSION:
+        raise DumpError(f"{what} version {version}, this textless reads up to {VERSION}; upgrade")
+    if about.get("textless", what) != what:
+        raise DumpError(f"textless is {str(about['textless'])[:60]!r} where {what!r} is due")
+    if about.get("contract") is None:
+        raise DumpError("the contract is missing")
+    return UnitContract.from_dict(about["contract"])
 
 
 def open_dump(path: Path | str) -> Dump | list[UnitRow]:
     """A dump folder, opened lazily, or a `.jsonl` stream, read whole. Raises DumpError."""
     path = Path(path)
-    if path.is_file():
-        with open(path, encoding="utf-8") as f:
-            return list(read_stream(f, name=str(path)))
-    return Dump(path)
+    return list(read_file(path)) if path.is_file() else Dump(path)
 
 
 # ------------------------------------------------------------------------------------------------------------- stream
@@ -265,10 +477,14 @@ def write_stream(out: IO[str], rows: Iterable[UnitRow], *, contract: UnitContrac
         record: dict[str, Any] = {"id": row.id, "units": row.units.units.tolist()}
         if row.units.durations is not None:
             record["durations"] = row.units.durations.tolist()
-        for name in ("speaker", "source", "offset", "samples"):
-            if value := getattr(row, name):
+        for name, usual in (("speaker", None), ("source", ""), ("offset", 0), ("samples", 0)):
+            if (value := getattr(row, name)) != usual:
                 record[name] = value
-        out.write(json.dumps(record | row.extra) + "\n")
+        try:
+            line = json.dumps(record | row.extra)
+        except (TypeError, ValueError, RecursionError) as e:
+            raise DumpError(f"{row.id}: the extra columns {', '.join(sorted(row.extra))[:200]} cannot be written as JSON ({e})") from None
+        out.write(line + "\n")
         out.flush()
     return n
 
@@ -294,7 +510,7 @@ def join_parts(rows: Iterable[UnitRow]) -> Iterator[UnitRow]:
             break
         parts.append(row)
         if not row.extra.get(MORE):
-            yield row if len(parts) == 1 else replace(row, units=sum((p.units for p in parts[1:]), parts[0].units))
+            yield row if len(parts) == 1 else replace(row, units=Units.joined([p.units for p in parts]))
             parts = []
     if parts:
         raise DumpError(f"{parts[0].id}: its last part did not come; was the command before this one stopped?")
@@ -306,24 +522,40 @@ def read_stream(lines: IO[str] | Sequence[str], *, name: str = "standard input",
     return rows if parts else join_parts(rows)
 
 
+def read_file(path: Path) -> Iterator[UnitRow]:
+    """Rows of a `.jsonl` file, as `read_stream` gives them."""
+    try:
+        with open(path, encoding="utf-8-sig") as f:
+            yield from read_stream(f, name=str(path))
+    except OSError as e:
+        raise DumpError(f"{path}: cannot be read ({e.strerror})") from None
+
+
 def _read_lines(lines: IO[str] | Sequence[str], name: str) -> Iterator[UnitRow]:
-    contract = None
-    for n, line in enumerate(lines, 1):
+    contract, n, source = None, 0, iter(lines)
+    while True:
+        try:
+            line = next(source, None)
+        except (UnicodeDecodeError, OSError) as e:
+            raise DumpError(f"{name}, after line {n}: cannot be read as text ({e})") from None
+        if line is None:
+            break
+        n += 1
         if not line.strip():
             continue
         try:
             record = json.loads(line)
             if not isinstance(record, dict):
-                raise ValueError("not an object")
-            if contract is None:
-                if record.get("textless") != "units":
-                    raise ValueError("the first line must be the header that `textless encode -o -` writes")
-                contract = UnitContract.from_dict(record["contract"])
+                raise DumpError("not an object")
+            if contract is not None:
+                row = _row(record, contract)
+            elif record.get("textless") != "units":
+                raise DumpError("the first line must be the header that `textless encode -o -` writes")
+            else:
+                contract = _check_about(record, "units")
                 continue
-            row = {"source": "", "offset": 0, "samples": 0} | record
-            yield _row(row, contract)
-        except (ValueError, KeyError, TypeError, TextlessError) as e:
-            what = f"{e} is missing" if isinstance(e, KeyError) else str(e)
-            raise DumpError(f"{name}, line {n}: {what}") from None
+        except (ValueError, RecursionError, TextlessError) as e:
+            raise DumpError(f"{name}, line {n}: {e}") from None
+        yield row
     if contract is None:
         raise DumpError(f"{name}: is empty; a unit stream starts with a header line")

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import numbers
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
 from textless.errors import ContractError, ContractWarning, DumpError
+
+MOST_UNITS = 1 << 24  # of a codebook: figures hold a count for each
+LONGEST_ROW = 1 << 24  # frames, 93 h at 50 Hz; a row of 40 bytes must not ask for gigabytes
+FRAMES_PER_UNIT = 64  # on average, that a longer row may have
+NUMBERS = {"layer": (1, 10_000), "window": (0, 1e9), "sample_rate": (1, 1e9), "frame_rate": (1e-3, 1e9), "n_units": (1, MOST_UNITS)}
+WHOLE = ("layer", "sample_rate", "n_units")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +33,8 @@ class UnitContract:
         frame_rate: frames per second.
         n_units: size of the codebook.
         codebook: sha256 of the centroids as float32.
+
+    Raises ContractError for a field of another type, or a number that no units have.
     """
 
     encoder: str | None = None
@@ -37,19 +47,44 @@ class UnitContract:
     n_units: int | None = None
     codebook: str | None = None
 
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            if (value := getattr(self, f.name)) is None:
+                continue
+            if f.name not in NUMBERS:
+                if not isinstance(value, str):
+                    raise ContractError(f"{f.name} must be text or null, not {_brief(value)}")
+                continue
+            low, high = NUMBERS[f.name]
+            kind = numbers.Integral if f.name in WHOLE else numbers.Real
+            whole = isinstance(value, float) and value.is_integer()  # a rate of 16000.0
+            if isinstance(value, bool) or not (isinstance(value, kind) or whole) or not low <= value <= high:
+                what = "a whole number" if f.name in WHOLE else "a number"
+                raise ContractError(f"{f.name} must be {what} from {low:g} to {high:g}, or null, not {_brief(value)}")
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> UnitContract:
-        """Raises ContractError for a field that this version does not know."""
+    def from_dict(cls, data: Any) -> UnitContract:
+        """Raises ContractError for what is no object, and for a field that this version does not know."""
+        if not isinstance(data, dict):
+            raise ContractError(f"a contract must be an object, not {_brief(data)}")
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(data) - known):
-            raise ContractError(f"contract has unknown fields {', '.join(unknown)}; was it written by a newer textless?")
+            raise ContractError(f"contract has unknown fields {', '.join(unknown)[:60]}; was it written by a newer textless?")
         return cls(**data)
 
     def with_(self, **changes: Any) -> UnitContract:
         return replace(self, **changes)
+
+    def conflict(self, other: UnitContract) -> str | None:
+        """The first field that both know and that differs."""
+        for f in fields(self):
+            a, b = getattr(self, f.name), getattr(other, f.name)
+            if a is not None and b is not None and a != b:
+                return f.name
+        return None
 
     def check(self, other: UnitContract, *, mine: str, theirs: str) -> None:
         """Raise ContractError unless `other` may be used where `self` is expected.
@@ -59,16 +94,13 @@ class UnitContract:
 
         Warns ContractWarning where one side is known and the other is not; `n_units` is always compared when both are known.
         """
-        unknown = []
-        for f in fields(self):
-            a, b = getattr(self, f.name), getattr(other, f.name)
-            if a is not None and b is not None and a != b:
-                raise ContractError(
-                    f"{theirs} and {mine} are of different units: {f.name} is {_short(b)} in {theirs} but {_short(a)} in {mine}; "
-                    "use models of one set, or encode again"
-                )
-            if (a is None) != (b is None):
-                unknown.append(f.name)
+        if name := self.conflict(other):
+            a, b = getattr(self, name), getattr(other, name)
+            raise ContractError(
+                f"{theirs} and {mine} are of different units: {name} is {_short(b)} in {theirs} but {_short(a)} in {mine}; "
+                "use models of one set, or encode again"
+            )
+        unknown = [f.name for f in fields(self) if (getattr(self, f.name) is None) != (getattr(other, f.name) is None)]
         if unknown:
             warnings.warn(
                 f"{theirs} and {mine}: cannot compare {', '.join(unknown)}, known on one side only; --contract FILE declares it",
@@ -81,6 +113,12 @@ def _short(value: Any) -> str:
     return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)
 
 
+def _brief(value: Any) -> str:
+    """A value of unknown kind and size, for a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
 @dataclass(frozen=True, eq=False)
 class Units:
     """A sequence of discrete units.
@@ -89,6 +127,9 @@ class Units:
         units: (N,) int64.
         durations: (N,) int64, frames of each unit, or None when each unit is one frame.
         contract: their origin.
+
+    Raises DumpError for what is no integers of one dimension, durations below 1 or of more than `LONGEST_ROW` frames together (a longer
+    row may have `FRAMES_PER_UNIT` frames a unit), ContractError for a unit that is outside the codebook, or beyond `MOST_UNITS`.
     """
 
     units: np.ndarray
@@ -103,12 +144,19 @@ class Units:
             if durations.shape != units.shape:
                 raise DumpError(f"{len(units)} units but {len(durations)} durations")
             if len(durations) and durations.min() < 1:
-                raise DumpError("durations must be at least 1 frame")
+                raise DumpError(f"durations must be at least 1 frame, not {durations.min()}")
+            longest = max(LONGEST_ROW, FRAMES_PER_UNIT * len(units))
+            # The longest first, so that their sum is a number of 64 bits.
+            if len(durations) and max(durations.max(), durations.clip(max=longest + 1).sum()) > longest:
+                raise DumpError(
+                    f"the durations are more than {longest} frames together, the most that a row of {len(units)} units may have"
+                )
             object.__setattr__(self, "durations", durations)
         n = self.contract.n_units
-        if len(units) and (units.min() < 0 or (n is not None and units.max() >= n)):
+        if len(units) and not 0 <= units.min() <= units.max() < (n or MOST_UNITS):
             bad = units.min() if units.min() < 0 else units.max()
-            raise ContractError(f"unit {bad} is outside the codebook of {n if n is not None else 'any'} units")
+            codebook = f"the codebook of {n} units" if n else f"any codebook (n_units is unknown, and at most {MOST_UNITS})"
+            raise ContractError(f"unit {bad} is outside {codebook}")
 
     @classmethod
     def of(cls, sequence: Units | np.ndarray | list[int], contract: UnitContract = UnitContract()) -> Units:
@@ -156,12 +204,17 @@ class Units:
 
     def __add__(self, other: Units) -> Units:
         """One after the other. A run across the seam stays two units, so that the seam can be found again."""
-        self.contract.check(other.contract, mine="the first part", theirs="the second part")
-        if self.durations is None and other.durations is None:
-            durations = None
-        else:
-            durations = np.concatenate([self._durations(), other._durations()])
-        return Units(np.concatenate([self.units, other.units]), durations, self.contract)
+        return Units.joined([self, other])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Units]) -> Units:
+        """One or more parts one after the other, as `+` joins two."""
+        first = parts[0]
+        for other in parts[1:]:
+            if other.contract is not first.contract:
+                first.contract.check(other.contract, mine="the first part", theirs="the second part")
+        durations = None if all(p.durations is None for p in parts) else np.concatenate([p._durations() for p in parts])
+        return cls(np.concatenate([p.units for p in parts]), durations, first.contract)
 
     def _durations(self) -> np.ndarray:
         return np.ones_like(self.units) if self.durations is None else self.durations
@@ -182,9 +235,18 @@ class Units:
 
 
 def _int_vector(values: Any, what: str) -> np.ndarray:
-    array = np.asarray(values)
+    if values is None or (isinstance(values, list | tuple) and any(v is None for v in values)):
+        raise DumpError(f"{what} must be integers, not null")
+    if isinstance(values, list | tuple) and any(isinstance(v, bool) for v in values):  # numpy takes them for 0 and 1
+        raise DumpError(f"{what} must be integers, not true or false")
+    try:
+        array = np.asarray(values)
+    except (ValueError, OverflowError):  # lists of several lengths
+        raise DumpError(f"{what} must be one-dimensional: a list of integers") from None
     if array.ndim != 1:
-        raise DumpError(f"{what} must be one-dimensional, got shape {array.shape}")
+        raise DumpError(f"{what} must be one-dimensional, got shape {array.shape} of {array.dtype}")
     if array.size and not np.issubdtype(array.dtype, np.integer):
-        raise DumpError(f"{what} must be integers, got {array.dtype}")
+        raise DumpError(f"{what} must be integers below 2^63, got {array.dtype}")
+    if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
+        raise DumpError(f"{what} must be integers below 2^63, got {array.max()}")
     return array.astype(np.int64, copy=False)
