@@ -12,23 +12,33 @@ import click
 
 from textless import __version__
 from textless.cli_pipelines import COMMANDS
-from textless.errors import TextlessError
-from textless.progress import Line
+from textless.errors import TextlessError, is_out_of_memory
+from textless.progress import Clean, Line, one_line
 
 MODEL = "tiny-en"
 
 
 def main() -> None:
     """Entry point: exit codes 0 done, 1 some rows failed, 2 nothing done, 130 interrupted."""
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_: print(f"warning: {one_line(str(message))}", file=sys.stderr)
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = Clean(sys.stdout), Clean(sys.stderr)  # whatever prints: names and texts of others reach the terminal there
+    try:
+        code = _run()
+    finally:
+        sys.stdout, sys.stderr = streams
+    sys.exit(code)
+
+
+def _run() -> int:
     try:
         code = cli(prog_name="textless", standalone_mode=False)
+        sys.stdout.flush()
     except click.ClickException as e:
         e.show()
         code = 2
     except TextlessError as e:
-        print(f"error: {e}", file=sys.stderr)
-        code = 2
+        code = _refuse(str(e))
     except (KeyboardInterrupt, click.Abort):
         print("interrupted; the same command goes on from here", file=sys.stderr)
         code = 130
@@ -36,7 +46,22 @@ def main() -> None:
         # The reader has gone; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    sys.exit(code)
+    except OSError as e:  # of a disk, of a file that went meanwhile
+        code = _refuse(f"{e.filename or 'the output'}: {e.strerror or e}")
+        try:
+            sys.stdout.flush()
+        except OSError:  # or Python would complain of it once more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (MemoryError, RuntimeError) as e:
+        if not is_out_of_memory(e):
+            raise
+        code = _refuse("more memory is needed than is free; give less at a time, or close other programs")
+    return code
+
+
+def _refuse(reason: str) -> int:
+    print(f"error: {one_line(reason)}", file=sys.stderr)
+    return 2
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

@@ -66,6 +66,12 @@ class ContractWarning(UserWarning):
     """Something about the units is unknown and cannot be checked."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory could not be had. PyTorch says so in a RuntimeError."""
+    said = ("can't allocate memory", "out of memory", "not enough memory")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in str(error) for s in said))
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of an error about an unknown name."""
     known = list(known)
