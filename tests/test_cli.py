@@ -211,7 +211,10 @@ def test_score(textless_command, speech, tmp_path, model_set):
         assert row["nll"] == pytest.approx(float(lm.nll(theirs.units).sum()), rel=1e-5)
     assert float(figures["nll_per_unit"]) == pytest.approx(sum(r["nll"] for r in rows) / sum(r["units"] + 1 for r in rows), rel=1e-3)
     assert {"bits_per_second"} <= figures.keys()
-    assert textless_command("score", tmp_path / "dump", "-o", tmp_path / "scores.jsonl")[0] == 2  # never overwritten
+    written = (tmp_path / "scores.jsonl").read_bytes()
+    assert textless_command("score", tmp_path / "dump", "-o", tmp_path / "scores.jsonl")[:2] == (0, out)  # the figures, as before
+    assert textless_command("score", tmp_path / "dump", "-o", tmp_path / "scores.jsonl", "--controls")[0] == 2
+    assert (tmp_path / "scores.jsonl").read_bytes() == written
 
     (tmp_path / "gold.tsv").write_text("good\tbad\na\tb\nc\tb\n")
     code, out, _ = textless_command("score", tmp_path / "dump", "--pairs", tmp_path / "gold.tsv", "--controls")

@@ -59,7 +59,7 @@ def test_units_with_alignments(data):
     assert written["contract"]["n_units"] == 8
     assert written["figures"]["abx_within"] == 0
     assert {"pnmi_chance", "phone_purity_chance", "cluster_purity_chance", "abx_across_chance"} <= set(written["figures"])
-    with pytest.raises(TextlessError, match=r"exists; give another name or --overwrite"):
+    with pytest.raises(TextlessError, match=r"q.json: holds the result of another command; give another name or --overwrite"):
         run(data / "units.jsonl", "--json", data / "q.json")
     run(data / "units.jsonl", "--json", data / "q.json", "--overwrite")
     assert "pnmi" not in json.loads((data / "q.json").read_text())["figures"]
@@ -221,12 +221,13 @@ def test_speech_without_text_or_stoi(made, model_set, monkeypatch):
         (["units.jsonl", "--reference", "real"], "units.jsonl: units; --reference compares audio"),
         (["made", "--reference", "real/a.flac"], "1 of 2 files have no original of their name, such as b"),
         (["made/b.wav", "--reference", "real"], "the words of 1 of 1 files are missing, such as b"),
-        (["made/a.wav", "--reference", "real", "--json", "text.tsv"], "text.tsv: exists"),
+        (["made/a.wav", "--reference", "real", "--json", "mine.json"], "mine.json: exists"),
     ],
 )
 def test_a_bad_comparison_is_one_clear_error(made, monkeypatch, args, what):
     monkeypatch.chdir(made)
     (made / "text.tsv").write_text("a\tSome words\n")
+    (made / "mine.json").write_text("{}")
     (made / "units.jsonl").write_text('{"textless": "units", "version": 1, "contract": {}}\n')
     with pytest.raises(TextlessError, match=what):
         run(*args, "--text", "text.tsv")

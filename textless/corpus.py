@@ -39,6 +39,7 @@ from textless.names import encodable, plain
 AHEAD = 20 * 60 * SAMPLE_RATE  # samples decoded before they are asked for
 MANIFESTS = (".tsv", ".csv", ".jsonl", ".parquet")
 PATH_COLUMNS = ("audio", "path", "file", "file_name")
+LONGEST_STEM = 180  # bytes; file systems take names of 255, and suffixes and numbers are added
 COLUMNS = (*PATH_COLUMNS, "id", "offset", "samples", "duration", "speaker", "split")
 UNDECODED = "surrogateescape"  # how Python keeps the bytes of a path that are not UTF-8
 
@@ -64,8 +65,11 @@ class Row:
 
 
 def file_stem(name: str) -> str:
-    """What a file of this id is called: what a path or a shell would trip over becomes `_`."""
-    return re.sub(r"[^\w.+=@-]", "_", name).lstrip(".") or "_"
+    """What a file of this id is called: what a path or a shell would trip over becomes `_`, and the end of a long one a hash."""
+    stem = re.sub(r"[^\w.+=@-]", "_", name).lstrip(".") or "_"
+    if len(stem.encode()) <= LONGEST_STEM:
+        return stem
+    return stem.encode()[: LONGEST_STEM - 17].decode(errors="ignore") + "-" + hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 def row_identity(row: Row, hash_file: Callable[[str], str]) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from textless.corpus import file_stem
-from textless.errors import ContractError, DumpError, ModelError
+from textless.errors import ContractError, DumpError, ModelError, is_out_of_memory
 from textless.names import plain
 from textless.units.dump import MORE, UnitRow, split_row
 from textless.units.types import UnitContract, Units
@@ -252,11 +253,15 @@ def resynth_row(
     `f0`: by id, the fundamental frequency to follow, see `UnitVocoder.resynth`. Raises ModelError when the row's is missing.
     """
     who = _who(vocoder, row, speaker)
-    if f0 is None:
-        return vocoder.resynth(row.units, speaker=who, durations=durations)
-    if row.id not in f0:
+    if f0 is not None and row.id not in f0:
         raise ModelError(f"{row.id}: there is no F0 to follow; track it in the audio that these units were made from")
-    return vocoder.resynth(row.units, speaker=who, durations=durations, f0=f0[row.id][: row.units.n_frames])
+    follow = {} if f0 is None else {"f0": f0[row.id][: row.units.n_frames]}
+    try:
+        return vocoder.resynth(row.units, speaker=who, durations=durations, **follow)
+    except (MemoryError, RuntimeError) as e:
+        if not is_out_of_memory(e):
+            raise
+        raise ModelError(f"{row.id}: its {row.units.n_frames} frames take more memory than is free; cut the row into parts") from None
 
 
 def _who(vocoder: UnitVocoder, row: UnitRow, speaker: str | int | None) -> str | int | None:
@@ -288,17 +293,26 @@ def stream_rows(
 
 
 def named(rows: Iterable[UnitRow]) -> Iterator[tuple[UnitRow, str]]:
-    """Each row with what its file is called; two ids that would be called alike are told apart by a number."""
+    """Each row with what its file is called; ids whose files would be called alike are told apart by a number.
+
+    Names that differ by case or Unicode form alone are alike: some file systems take them for one.
+    """
     taken: set[str] = set()
     numbers: dict[str, int] = {}  # the first that may be free: all below are taken
     for row in rows:
         clean = file_stem(row.id)
-        for k in itertools.count(numbers.get(clean, 1)):
-            if (name := clean if k == 1 else f"{clean}-{k}") not in taken:
+        first = _alike(clean)
+        for k in itertools.count(numbers.get(first, 1)):
+            name = clean if k == 1 else f"{clean}-{k}"
+            if (alike := _alike(name)) not in taken:
                 break
-        numbers[clean] = k + 1
-        taken.add(name)
+        numbers[first] = k + 1
+        taken.add(alike)
         yield row, name
+
+
+def _alike(name: str) -> str:
+    return unicodedata.normalize("NFC", name.casefold())
 
 
 def speak_rows(vocoder: UnitVocoder, rows: Iterable[UnitRow], folder: Path, **options: Any) -> Iterator[Path]:
