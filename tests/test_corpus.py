@@ -8,7 +8,9 @@ import json
 import os
 import pickle
 import shutil
+import threading
 import unicodedata
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +69,29 @@ def test_a_folder_is_listed_in_order_with_every_suffix(tmp_path):
     rows = list(Corpus.load(tmp_path))
     assert [r.id for r in rows] == ["y", "z", "x", "c", "d", "e"]
     assert rows[0] == Row("y", str(tmp_path / "a/y.flac"))
+
+
+def test_every_suffix_of_a_format_that_is_decoded_is_listed(tmp_path):
+    touch(tmp_path, "a.aiff", "b.AIF", "c.aifc", "d.au", "e.snd", "f.caf", "g.w64", "h.rf64", "i.Sph", "j.wave", "k.bwf", "l.nist")
+    assert ids(tmp_path) == list("abcdefghijkl")
+    assert ids(f"{tmp_path}/*.AIF") == ["b"]
+    assert ids(tmp_path / "b.AIF") == ["b"]
+
+
+def test_what_cannot_be_decoded_is_named_in_one_line(tmp_path):
+    touch(
+        tmp_path, "in/good.wav", "in/talk.m4a", "in/b/clip.MP4", "in/b/x.webm", "in/notes.txt", "in/._t.m4a", "other/a.amr", "other/b.amr"
+    )
+    for source in (tmp_path / "in", f"{tmp_path}/in/**/*"):
+        with pytest.warns(UserWarning, match="passed over") as told:
+            assert ids(source) == ["good"]
+        [line] = {str(w.message) for w in told}
+        assert line.startswith(f"{source}: 3 audio or video files are passed over, such as {tmp_path}/in/b/clip.MP4; ")
+        assert line.endswith(".m4a, .mp4, .webm cannot be decoded, convert to wav or flac with ffmpeg")
+    assert "2 audio or video files are passed over, such as" in error(tmp_path / "other")
+    assert ".amr cannot be decoded; convert it to wav or flac with ffmpeg" in error(tmp_path / "other/a.amr")
+    with warnings.catch_warnings(action="error"):
+        assert ids(tmp_path / "in/good.wav") == ids(f"{tmp_path}/in/*.wav") == ["good"]
 
 
 def test_ids_are_paths_where_stems_are_alike(tmp_path):
@@ -549,6 +574,56 @@ def test_rows_are_read_only_a_few_ahead(heard, monkeypatch):
     next(rows)
     rows.close()
     assert 1 <= len(started) <= 5
+
+
+def test_no_more_is_decoded_ahead_than_some_seconds(heard, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(module, "read_row", lambda row: decoded.append(row.id) or np.zeros(1))
+    monkeypatch.setattr(module, "audio_samples", lambda path: 1000 * int(path))
+    monkeypatch.setattr(module.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(module, "AHEAD", 5000)
+    # the second fills what may be ahead; one that is longer than that is decoded when it is its turn
+    rows = [Row(str(n), str(length)) for n, length in enumerate([2, 3, 4, 90, 1, 1, 90, 90])]
+    read = read_rows(rows)
+    for n, most in enumerate([2, 2, 3, 4, 6, 6, 7, 8]):
+        assert next(read)[0] == rows[n]
+        assert decoded == [row.id for row in rows[: len(decoded)]]
+        assert n < len(decoded) <= most
+    assert [row for row, _ in read] == []
+    assert len(decoded) == 8
+
+
+def test_rows_of_a_lossy_file_are_decoded_once(tmp_path, monkeypatch):
+    from textless import audio
+
+    monkeypatch.setattr(audio, "BLOCK", 1000)
+    x, rng = np.random.default_rng(0).normal(0, 0.1, 60_000), np.random.default_rng(1)
+    paths = [str(tmp_path / name) for name in ("a.mp3", "b.ogg", "c.wav")]
+    for path in paths:
+        sf.write(path, x, 16_000)
+    rows = [Row(f"{path}{n}", path, 1000 * n, int(rng.integers(1, 3000))) for path in paths for n in range(50)]
+    rows[20:20] = [Row("long", paths[0], 100, 9000), Row("whole", paths[0]), Row("end", paths[1], 50_000, 10_000)]
+    alone = [read_row(row) for row in rows]
+    count, original = [], sf.SoundFile.read
+    monkeypatch.setattr(sf.SoundFile, "read", lambda self, n, **how: count.append(n) or original(self, n, **how))
+    read = list(read_rows(rows, longest=8000))
+    assert [row for row, _ in read] == rows
+    for (row, waveform), right in zip(read, alone, strict=True):
+        if isinstance(waveform, module.Recording):
+            assert row.id in ("long", "whole", "end")
+            waveform = np.concatenate(list(waveform.blocks()))
+        np.testing.assert_array_equal(waveform, right)
+    # a.mp3 before and behind the rows between, b.ogg, c.wav, and the three that are long
+    assert sum(count) < (22 + 52 + 52) * 1000 + 50 * 4000 + (10 + 60 + 60) * 1000
+
+
+def test_reading_ahead_ends_when_the_reader_goes(tmp_path):
+    sf.write(tmp_path / "a.mp3", np.random.default_rng(0).normal(0, 0.1, 160_000), 16_000)
+    rows = read_rows([Row(str(n), str(tmp_path / "a.mp3"), 1000 * n, 1000) for n in range(150)])
+    next(rows)
+    before = {t.name for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")}
+    rows.close()
+    assert not {t.name for t in threading.enumerate()} & before
 
 
 # ---- packed audio

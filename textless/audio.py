@@ -262,8 +262,8 @@ def _decode(path: str | Path, sample_rate: int, offset: int = 0) -> Iterator[np.
     position, skip = 0, offset
     if sound.exact:
         # start where both rates have a sample, a second early, since the resampler looks around
-        common = math.gcd(sound.rate, sample_rate)
-        periods = max(0, offset - sample_rate) * common // sample_rate
+        common, early = math.gcd(sound.rate, sample_rate), 0 if sound.rate == sample_rate else sample_rate
+        periods = max(0, offset - early) * common // sample_rate
         position, skip = min(periods * sound.rate // common, sum(sound.frames)), offset - periods * sample_rate // common
     resampler = None if sound.rate == sample_rate else soxr.ResampleStream(sound.rate, sample_rate, 1, quality="HQ")
     for block, last in _blocks(sound, position):

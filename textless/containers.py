@@ -93,24 +93,24 @@ def find_streams(f: BinaryIO, size: int, suffix: str) -> tuple[Stream, ...]:
     Raises AudioError, without the file's name, when a stream is shorter than its header states, or more follows than any header counts.
     """
     streams: list[Stream] = []
-    start, reader = 0, None
+    start, reader, magic = 0, None, b""
     while start < size and (following := _reader(f, body := _skip_tags(f, start, size), size)):
-        reader = following
+        reader, magic = following, _at(f, body, 4)
         stream, start = reader(f, body, size)
         streams.append(stream)
         if len(streams) == 1 and stream.stop == size:  # libsndfile knows tags in front of flac and, by its suffix, mp3
             skips = reader is _flac or (reader is _mp3 and suffix == ".mp3")
             streams = [replace(stream, plain=(skips and stream.header in (b"", ID3)) or not (body or stream.header))]
-    if streams and start < size:
-        # of joined files the first is cut where the next begins before its samples end
-        first = streams[-1].start + 16
-        if reader in UNCOMPRESSED and (other := next(_search(f, HEADERS, 12, first, size), None)):
+    if streams and (stray := size - _skip_tags(f, start, size)) > STRAY:
+        raise AudioError(
+            f"{stray} bytes follow the sound that the header counts, and they are neither chunks nor another file: its length is wrong "
+            "(write it again with ffmpeg or sox --ignore-length), or of joined files one is cut (join them again)"
+        )
+    if streams and reader in UNCOMPRESSED and start < size:
+        # of joined files that are short the first is cut where the next begins before its samples end
+        again = (p for p in _search(f, re.compile(re.escape(magic)), 4, streams[-1].start + 4, size) if _reader(f, p, size))
+        if (other := next(again, None)) is not None:
             raise _cut(f"another file begins at byte {other}, within its samples")
-        if (stray := size - _skip_tags(f, start, size)) > STRAY:
-            raise AudioError(
-                f"{stray} bytes follow the sound that the header counts, and they are neither chunks nor another file; "
-                "its length is wrong, write it again with ffmpeg or sox --ignore-length"
-            )
     return tuple(streams) or (Stream(0, size, plain=True),)
 
 
@@ -334,7 +334,6 @@ def _nist(f: BinaryIO, start: int, size: int) -> tuple[Stream, int]:
 
 
 UNCOMPRESSED = (_wav, _aiff, _w64, _au, _caf, _nist)
-HEADERS = re.compile(rb"(RIFF|RIFX|RF64)....WAVE|FORM....AIF[FC]|riff\x2e\x91\xcf\x11|[.]snd\0\0\0|caff\0\1\0\0|NIST_1A\n", re.DOTALL)
 
 
 # ---- Ogg: pages
@@ -427,7 +426,7 @@ def _flac_samples(tail: bytes, block: int) -> int | None:
 
     `block`: samples of a frame, where that is the same for all but the last, else 0.
     """
-    for match in reversed(list(re.finditer(rb"(?=\xff[\xf8\xf9])", tail))):
+    for match in reversed(list(re.finditer(rb"\xff[\xf8\xf9]", tail))):
         frame = tail[match.start() :]
         if samples := _flac_frame(frame[:32], block):
             crc = 0
@@ -503,6 +502,8 @@ def _mp3(f: BinaryIO, body: int, size: int) -> tuple[Stream, int]:
         head = piece[position - base : position - base + 64]
         length = _mp3_frame(head)
         if length is None:
+            if _reader(f, position, size):  # another format
+                break
             position = _mp3_next(f, position, size)
             continue
         if position > body and (_mp3_kind(head) != _mp3_kind(first) or _mp3_count(head) is not None):
@@ -533,7 +534,7 @@ def _mp3_next(f: BinaryIO, position: int, size: int) -> int:
     """Behind a tag, else the next frame that another follows; `size` where there is none."""
     if (behind := _skip_tags(f, position, size)) > position:
         return behind
-    for at in _search(f, re.compile(rb"(?=\xff[\xe2\xe3\xf2\xf3\xfa\xfb])"), 2, position + 1, size):
+    for at in _search(f, re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]"), 2, position + 1, size):
         length = _mp3_frame(_at(f, at, 4))
         if length and _mp3_frame(_at(f, at + length, 4)):
             return at
