@@ -6,6 +6,7 @@ them. That of a large one is the weights' way through memory, which with int8 we
 
 from __future__ import annotations
 
+import functools
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -49,8 +50,8 @@ class Int8Linear:
         self.scale = (weight.abs().amax(1) / 127).clamp(min=1e-12)
         integers = (weight / self.scale[:, None]).round().to(torch.int8)
         self.packed = packed(integers, self.scale)
-        if self.packed is None:
-            self.weight = integers.T  # (in, out), in the order that the kernel reads fastest
+        if self.packed is None:  # (in, out), in the order that the kernel reads fastest
+            self.weight = (integers if weight.is_cuda or sums_are_exact() else integers.float()).T
 
     def __call__(self, x: Tensor) -> Tensor:
         """(N, in) → (N, out) float32."""
@@ -63,10 +64,23 @@ class Int8Linear:
         return y.mul_(scale) if self.bias is None else torch.addcmul(self.bias, y, scale)
 
     def _product(self, x: Tensor) -> Tensor:
+        if self.weight.dtype == torch.float32:
+            return (x.round() @ self.weight) * self.scale
         integers = x.round().to(torch.int8)
         if x.is_cuda and len(x) <= 16:  # the kernel there wants more than 16 rows
             integers = F.pad(integers, (0, 0, 0, 17 - len(x)))
         return torch._int_mm(integers, self.weight)[: len(x)] * self.scale
+
+
+@functools.cache
+def sums_are_exact() -> bool:
+    """Whether torch's product of integers on the CPU is exact.
+
+    Without VNNI instructions oneDNN adds pairs of products in 16 bits, and clips them. Then the integers are held as floats: a product of
+    two is below 2^14, and a sum exact below 2^24.
+    """
+    most = torch.full((64, 64), 127, dtype=torch.int8)
+    return all(bool((torch._int_mm(most[:rows], most.T) == 64 * 127**2).all()) for rows in (1, 64))
 
 
 # FBGEMM's product: it makes integers of x on its way in, and is twice as fast for a single row. Its weights are a kind of tensor that
