@@ -182,7 +182,8 @@ def test_item_files(tmp_path):
         ("f 0 1 a b c", "line 3: 6 fields"),
         ("f zero 1 a b c s", "line 3: onset 'zero'"),
         ("f 1 0.5 a b c s", "line 3: .* no stretch of time"),
-        ("f 0 nan a b c s", "line 3: .* no stretch of time"),
+        ("f 0 nan a b c s", "line 3: onset '0' and offset 'nan' must be numbers"),
+        ("f 0 1e308 a b c s", "line 3: onset '0' and offset '1e308' must be numbers"),
     ):
         path.write_text(f"#file\nf 0 1 a b c s\n{line}\n")
         with pytest.raises(CorpusError, match=what):

@@ -504,6 +504,15 @@ def test_no_such_model(textless_command, speech):
     assert "huge-xx: neither a folder" in one_line(err)[0]
 
 
+@pytest.mark.parametrize("content", ["[]", '"mfcc"', "3", '{"contract": 5}', '{"contract": null}', "[" * 100_000, "{"])
+def test_a_file_that_is_no_contract(content, textless_command, tmp_path):
+    (tmp_path / "c.json").write_text(content)
+    text = '{"textless": "units", "version": 1, "contract": {}}\n{"id": "x", "units": [1, 2]}\n'
+    code, _, err = textless_command("continue", "-", "-o", "-", "--seconds", "0.5", "--contract", tmp_path / "c.json", stdin=text)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith(f"error: {tmp_path / 'c.json'}: not a contract (")
+
+
 def test_units_of_another_contract(textless_command, tmp_path):
     header = {"textless": "units", "version": 1, "contract": {"encoder": "mfcc", "n_units": 20, "frame_rate": 100.0}}
     text = json.dumps(header) + "\n" + json.dumps({"id": "x", "units": [1, 2], "durations": [30, 2]})

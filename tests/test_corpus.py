@@ -270,6 +270,7 @@ def test_offsets_and_lengths_that_are_none(tmp_path, fields):
 def test_malformed_manifests(tmp_path):
     path = tmp_path / "m.jsonl"
     assert f"{path}:2: not JSON" in error(write(path, '{"path": "a.wav"}\n{"path": \n'))
+    assert f"{path}:2: not JSON" in error(write(path, '{"path": "a.wav"}\n' + "[" * 100_000 + "\n"))
     assert f"{path}:1: expected an object" in error(write(path, '["a.wav"]\n'))
     assert f"{path}:1: no path" in error(write(path, '{"id": "a"}\n'))
     assert f"{path}:1: no path" in error(write(path, '{"audio": {"bytes": null}}\n'))

@@ -53,6 +53,10 @@ def test_read_alignments(tmp_path):
     path.write_text("id\tstart\tend\tphone\nx\t0\t1\ta\nx\tone\t2\tb\n")
     with pytest.raises(CorpusError, match="line 3: start and end must be numbers"):
         read_alignments(path)
+    for time in ("nan", "inf", "-inf", "1e308", "-1e308"):
+        path.write_text(f"id\tstart\tend\tphone\nx\t0\t1\ta\nx\t1\t{time}\tb\n")
+        with pytest.raises(CorpusError, match="line 3: start and end must be numbers"):
+            read_alignments(path)
     with pytest.raises(CorpusError, match="cannot be read as an alignment"):
         read_alignments(tmp_path / "none.tsv")
 

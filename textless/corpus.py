@@ -551,7 +551,7 @@ def _jsonl(source: str) -> Records:
         try:
             if line.strip():
                 rows.append((n, json.loads(line)))
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise CorpusError(f"{source}:{n}: not JSON ({e}); correct the line") from None
     return "", rows
 

@@ -91,9 +91,12 @@ def _declared(path: str | None) -> dict[str, Any]:
         return {}
     try:
         data = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise ContractError(f"{path}: not a contract ({e})") from None
-    return UnitContract.from_dict(data.get("contract", data)).to_dict()
+    data = data.get("contract", data) if isinstance(data, dict) else data
+    if not isinstance(data, dict):
+        raise ContractError(f"{path}: not a contract (no JSON object)")
+    return UnitContract.from_dict(data).to_dict()
 
 
 def _declare(row: UnitRow, declared: dict[str, Any]) -> UnitRow:

@@ -12,6 +12,7 @@ from textless.names import plain
 
 Alignment = list[tuple[float, float, str]]
 SILENCE = frozenset({"SIL", "sil", "sp", "spn"})
+LATEST = 1e9  # seconds; no recording is so long
 
 
 class Item(NamedTuple):
@@ -58,12 +59,20 @@ def read_items(path: Path | str) -> list[Item]:
     return items
 
 
+def seconds(text: str) -> float:
+    """A time in a file. Raises ValueError for what is no number, NaN, or later than any recording."""
+    value = float(text)
+    if not abs(value) < LATEST:
+        raise ValueError(f"{text} is no time")
+    return value
+
+
 def _times(onset: str, offset: str, where: str) -> tuple[float, float]:
     try:
-        start, end = float(onset), float(offset)
+        start, end = seconds(onset), seconds(offset)
     except ValueError:
         raise CorpusError(f"{where}: onset {onset!r} and offset {offset!r} must be numbers of seconds") from None
-    if not 0 <= start < end < math.inf:
+    if not 0 <= start < end:
         raise CorpusError(f"{where}: onset {onset} and offset {offset} are no stretch of time")
     return start, end
 

@@ -20,7 +20,7 @@ from textless.errors import CorpusError
 from textless.names import by_plain_name, plain, repeated
 from textless.units.abx import abx
 from textless.units.dump import UnitRow
-from textless.units.items import Alignment, Item, frame_span, items_of
+from textless.units.items import Alignment, Item, frame_span, items_of, seconds
 from textless.units.types import Units
 
 RESAMPLES = 200  # each goes over all frames
@@ -36,7 +36,7 @@ def read_alignments(path: Path | str) -> dict[str, Alignment]:
                 raise CorpusError(f"{path}: column {', '.join(sorted(missing))} is missing; an alignment has id, start, end, phone")
             for row in rows:
                 try:
-                    out[plain(row["id"])].append((float(row["start"]), float(row["end"]), row["phone"]))
+                    out[plain(row["id"])].append((seconds(row["start"]), seconds(row["end"]), row["phone"]))
                 except (AttributeError, TypeError, ValueError):  # the first of a line without an id
                     raise CorpusError(f"{path}, line {rows.line_num}: start and end must be numbers of seconds; correct the line") from None
     except (OSError, UnicodeDecodeError, csv.Error) as e:
