@@ -337,6 +337,9 @@ def test_parts_are_joined_in_one_go(monkeypatch):
         ([[1], "x"], None),
         (["\ud800", "x"], None),
         ([{1, 2}, None], None),
+        ([json.loads("[" * 30 + "]" * 30), None], [json.loads("[" * 30 + "]" * 30), None]),
+        ([json.loads("[" * 31 + "]" * 31), None], None),
+        ([json.loads("[" * 900 + "]" * 900), None], None),
     ],
 )
 def test_an_extra_column_comes_out_as_it_went_in_or_is_named(tmp_path, values, kept):

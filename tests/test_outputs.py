@@ -321,6 +321,7 @@ def test_what_killed_commands_left_is_swept_and_nothing_of_living_ones(tmp_path)
     lock = leftover(tmp_path, "alive.wav")
     leftover(tmp_path, "dead.jsonl")
     leftover(tmp_path, "new.json")
+    (tmp_path / ".moved.wav.textless.json").write_text("{}")
     (tmp_path / ".mine.partial").mkdir()
     with open(lock) as f:
         fcntl.flock(f, fcntl.LOCK_EX)
@@ -331,6 +332,25 @@ def test_what_killed_commands_left_is_swept_and_nothing_of_living_ones(tmp_path)
     with sole(tmp_path / "new.json"):
         pass
     assert os.listdir(tmp_path) == [".mine.partial"]
+
+
+def test_standard_input_is_kept_no_longer_than_the_command(textless_command, given, tmp_path, monkeypatch):
+    import tempfile
+
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    leftover(tmp_path / "tmp", "stdin.killed")
+    code, out, _ = textless_command("encode", "-", "-o", "-", stdin=(tmp_path / "a.wav").read_bytes())
+    assert (code, json.loads(out.splitlines()[1])["id"]) == (0, "stdin")
+    assert os.listdir(tmp_path / "tmp") == []
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{", '{"n_units": "20"}', '{"contract": {"colour": 1}}', "[" * 100_000])
+def test_a_declared_contract_that_is_none(textless_command, given, tmp_path, text):
+    (tmp_path / "c.json").write_text(text)
+    code, _, err = textless_command("continue", "a.jsonl", "-o", "-", "--contract", "c.json")
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("error: c.json: not a contract (")
 
 
 def test_a_file_system_without_locks(tmp_path, monkeypatch):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from textless.corpus import Corpus, Row, load_sources
 from textless.engine.job import Progress
 from textless.errors import ContractError, TextlessError
 from textless.model import Model
+from textless.outputs import sole
 from textless.units.dump import Dump, UnitRow, read_file, read_stream
 from textless.units.types import UnitContract, Units
 
@@ -26,15 +29,19 @@ class StandardInput:
         self.inputs = inputs
 
     def __enter__(self) -> list[str]:
-        self.folder = tempfile.mkdtemp() if "-" in self.inputs else None
-        if self.folder:
-            with open(Path(self.folder) / "stdin.wav", "wb") as f:
+        self.stack = contextlib.ExitStack()
+        if "-" not in self.inputs:
+            return self.inputs
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(sole(Path(tempfile.gettempdir()) / f"stdin.{uuid.uuid4().hex}"))
+            folder.mkdir(mode=0o700)
+            with open(folder / "stdin.wav", "wb") as f:
                 shutil.copyfileobj(sys.stdin.buffer, f)
-        return [str(Path(self.folder) / "stdin.wav") if i == "-" and self.folder else i for i in self.inputs]
+            self.stack = stack.pop_all()
+        return [str(folder / "stdin.wav") if i == "-" else i for i in self.inputs]
 
     def __exit__(self, *_: object) -> None:
-        if self.folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        self.stack.close()
 
 
 def tokenize_files(
@@ -90,13 +97,10 @@ def _declared(path: str | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        data = json.loads(Path(path).read_text())
-    except (OSError, ValueError, RecursionError) as e:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        return UnitContract.from_dict(data.get("contract", data) if isinstance(data, dict) else data).to_dict()
+    except (OSError, ValueError, RecursionError, ContractError) as e:
         raise ContractError(f"{path}: not a contract ({e})") from None
-    data = data.get("contract", data) if isinstance(data, dict) else data
-    if not isinstance(data, dict):
-        raise ContractError(f"{path}: not a contract (no JSON object)")
-    return UnitContract.from_dict(data).to_dict()
 
 
 def _declare(row: UnitRow, declared: dict[str, Any]) -> UnitRow:

@@ -134,9 +134,8 @@ def sole(out: Path) -> Iterator[Path]:
     with _explained(out):
         lock = _lock(place, wait=True)
         try:
-            for other in out.parent.glob(LOCK.format("*")):
-                if other != place:
-                    _sweep(other)
+            if lock is not None:
+                _sweep_folder(out.parent, place)
             _discard(partial)
             yield partial
         finally:
@@ -145,6 +144,17 @@ def sole(out: Path) -> Iterator[Path]:
                 with contextlib.suppress(OSError):
                     place.unlink()
                 os.close(lock)
+
+
+def _sweep_folder(folder: Path, mine: Path) -> None:
+    """Remove what killed commands left in a folder, and receipts of files that are gone."""
+    for place in folder.glob(LOCK.format("*")):
+        if place != mine:
+            _sweep(place)
+    for receipt in folder.glob(f".*{RECEIPT}"):
+        name = receipt.name[1:].removesuffix(RECEIPT)
+        if not (folder / name).exists() and not (folder / LOCK.format(name)).exists():
+            receipt.unlink(missing_ok=True)
 
 
 def _sweep(place: Path) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 VERSION = 1
 ROW_GROUP = 256
 MOST_VALUES = 1 << 28  # units of a row group; a few bytes of parquet may promise any number
+DEEPEST = 30  # lists or structures within one another that parquet is read with
 MOST_BYTES = 1 << 31  # of a row group
 OURS = ("id", "units", "durations", "frames", "speaker", "source", "offset", "samples")
 MORE = "more"  # the column of a row in a stream whose next part follows
@@ -112,9 +113,9 @@ def _extra(rows: Sequence[UnitRow], name: str, kind: pa.DataType | None = None) 
     import pyarrow as pa
 
     values = [row.extra.get(name) for row in rows]
-    with contextlib.suppress(pa.ArrowException, TypeError, ValueError, OverflowError):
+    with contextlib.suppress(pa.ArrowException, TypeError, ValueError, OverflowError, RecursionError):
         array = pa.array(values, kind)
-        if all(map(_same, values, array.to_pylist())):
+        if str(array.type).count("<") <= DEEPEST and all(map(_same, values, array.to_pylist())):
             return array
     first = next(v for v in values if v is not None)
     which = kind or f"the type of {str(first)[:40]!r} ({type(first).__name__})"
