@@ -195,7 +195,9 @@ ODD_ROWS = [
     ({"durations": [1, None]}, "durations must be integers, not null"),
     ({"durations": [2**63 - 1, 2**63 - 1]}, "the durations are more than 16777216 frames"),
     ({"durations": [LONGEST_ROW, 1]}, "the durations are more than 16777216 frames"),
-    ({"frames": 4}, "frames is 4, but the durations are 3 together"),
+    ({"frames": 4}, "frames is 4, but the units have 3 together"),
+    ({"frames": "long"}, "frames is long, but the units have 3 together"),
+    ({"frames": 3, "durations": None}, "frames is 3, but the units have 2 together"),
 ]
 
 

@@ -412,8 +412,9 @@ def _row(record: dict[str, Any], contract: UnitContract) -> UnitRow:
     frames, durations = record.pop("frames", None), record.pop("durations", None)
     units = Units(_integers(record.pop("units")), None if durations is None else _integers(durations), contract)
     row = UnitRow(units=units, extra=record, **known)
-    if frames is not None and durations is not None and frames != units.n_frames:
-        raise DumpError(f"frames is {str(frames)[:60]}, but the durations are {units.n_frames} together")
+    # Other programs write 0 where there are no durations.
+    if frames is not None and (frames or durations is not None) and frames != units.n_frames:
+        raise DumpError(f"frames is {str(frames)[:60]}, but the units have {units.n_frames} together")
     return row
 
 
