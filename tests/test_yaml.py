@@ -1,6 +1,9 @@
 import itertools
 import re
 import shlex
+import subprocess
+import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -539,3 +542,156 @@ def test_the_examples_of_the_documentation_load(tmp_path):
     assert set(re.findall(r"`(\w+@[^`]*n_units[^`]*)`", text)) <= exp.keys()
     for name, count in {"corpus": 1, "hidden": 1, "km2": 2, "units": 2, "lm": 6, "score": 6}.items():
         assert sum(full.partition("@")[0] == name for full in exp) == count
+
+
+# ------------------------------------------------------------------------------------------------------ hostile files
+
+
+def lines(head, line, numbers, tail=""):
+    return head + "".join(line(n) for n in numbers) + tail
+
+
+IN = "steps:\n  in: {step: files, place: x}\n"
+THOUSAND = ", ".join(map(str, range(1000)))
+AGAIN = ", ".join(["{}"] * 10)
+BOMBS = {
+    "aliases": (
+        lines("vars:\n  l0: &l0 [x]\n", lambda n: f"  l{n}: &l{n} [{AGAIN.replace('{}', f'*l{n - 1}')}]\n", range(1, 10), IN),
+        "aliases",
+    ),
+    "aliases in mappings": (
+        lines("vars:\n  l0: &l0 {a: x}\n", lambda n: f"  l{n}: &l{n} {{a: *l{n - 1}, b: *l{n - 1}}}\n", range(1, 40), IN),
+        "aliases",
+    ),
+    "a long text, often": (f"vars:\n  t: &t {'x' * 100_000}\n  u: [{', '.join(['*t'] * 200)}]\n{IN}", "aliases"),
+    "an alias within itself": (f"vars:\n  a: &a [*a]\n{IN}", "an alias is within itself"),
+    "a mapping within itself": (f"vars:\n  a: &a {{b: *a}}\n{IN}", "an alias is within itself"),
+    "the file within itself": (f"&a\nvars: *a\n{IN}", "an alias is within itself"),
+    "a name of a sweep": ("sweep: {n: [[&a [*a]]]}\nvars: {n: 1}\n" + IN, "an alias is within itself"),
+    "variables": (
+        lines("vars:\n  v0: xxxxxxxxxx\n", lambda n: f'  v{n}: "{f"${{v{n - 1}}}" * 10}"\n', range(1, 10), IN.replace("x}", '"${v9}"}')),
+        "text without end",
+    ),
+    "variables in lists": (
+        lines("vars:\n  v0: [x]\n", lambda n: f'  v{n}: ["${{v{n - 1}}}", "${{v{n - 1}}}"]\n', range(1, 40), IN.replace("x}", '"${v39}"}')),
+        "text without end",
+    ),
+    "a chain of variables": (
+        lines("vars:\n  v0: x\n", lambda n: f'  v{n}: "${{v{n - 1}}}"\n', range(1, 2000), IN.replace("x}", '"${v1999}"}')),
+        "a chain of more than 150",
+    ),
+    "a chain of steps": (
+        lines(IN + "  f0: {step: pair, left: $in}\n", lambda n: f"  f{n}: {{step: pair, left: $f{n - 1}}}\n", range(1, 400)),
+        "a chain of more than 150",
+    ),
+    "a chain of steps, turned round": (
+        lines("steps:\n", lambda n: f"  f{n}: {{step: pair, left: $f{n + 1}}}\n", range(3000), "  f3000: {step: files, place: x}\n"),
+        "a chain of more than 150",
+    ),
+    "digits": (IN + f"  fit: {{data: $in, units: {'1' * 5000}}}\n", "too large for a number"),
+    "digits that fit no array": (IN + f"  fit: {{data: $in, units: {2**63}}}\n", "too large for a number"),
+    "an exponent": (IN + "  fit: {data: $in, units: 1, rate: 1e999}\n", "too large for a number"),
+    "infinity": (IN + "  fit: {data: $in, units: 1, rate: .inf}\n", "fit.rate must be float, not '.inf'"),
+    "no number": (IN + "  fit: {data: $in, units: 1, rate: .nan}\n", "fit.rate must be float, not '.nan'"),
+    "deep lists": (f"vars: {{d: {'[' * 900}{']' * 900}}}\n{IN}", "more than 50 deep"),
+    "lists without end": (f"vars: {{d: {'[' * 100_000}", "more than 50 deep"),
+    "deep blocks": (f"vars:\n  d:\n    {'- ' * 100_000}x\n{IN}", "more than 50 deep"),
+    "deep mappings": (f"vars: {{d: {'{a: ' * 100_000}", "more than 50 deep"),
+    "many values": (f"vars: {{d: [{'x,' * 200_000}]}}\n{IN}", "more than 100000 values"),
+    "a large file": (f"{IN}# {'x' * 2_000_000}", "more than 1 MB"),
+    "a large sweep": (
+        f"vars: {{a: 1, b: 1, c: 1}}\nsweep: {{{', '.join(f'{v}: [{THOUSAND}]' for v in 'abc')}}}\n{IN}",
+        "1000000000 combinations, more than 1000",
+    ),
+    "a long sweep": (f"vars: {{a: 1}}\nsweep: {{a: [{', '.join(map(str, range(90_000)))}]}}\n{IN}", "90000 values of a, more than 1000"),
+    "many steps in a sweep": (
+        f"vars: {{a: 1}}\nsweep: {{a: [{THOUSAND}]}}\n" + lines(IN, lambda n: f"  i{n}: {{step: files, place: x}}\n", range(500)),
+        "501 steps in 1000 combinations are more than 100000",
+    ),
+    "a tag": ("steps:\n  in: {step: files, place: !!python/object/apply:os.system [ls]}\n", "tag tag:yaml.org,2002:python/object"),
+    "a tag of a type": (IN + "  fit: {data: $in, units: !!str 5}\n", "tag tag:yaml.org,2002:str is not taken"),
+    "a merge": ("vars: {b: &b {place: x}}\nsteps:\n  in: {step: files, <<: *b}\n", "no field '<<'"),
+    "several documents": (f"{IN}---\n{IN}", "another document"),
+    "a list": ("- x\n", "the pipeline must be a mapping"),
+    "a number": ("5\n", "the pipeline must be a mapping"),
+    "nothing": ("", "no `steps:`"),
+    "a list for a name": ("steps:\n  [a]: {}\n", "must be a word"),
+    "a name that stands twice": (f"{IN}  in: {{step: files, place: y}}\n", "'in' stands twice"),
+    "a long name that is unknown": (f"{IN}  ? {'k' * 500_000}\n  : {{step: nope}}\n", "unknown step 'nope'"),
+    "a long step that is unknown": (f"{IN}  a: {{step: {'k' * 500_000}}}\n", "unknown step 'kkk"),
+    "a long value of a wrong type": (f"{IN}  fit: {{data: $in, units: {'k' * 500_000}}}\n", "fit.units must be int, not 'kkk"),
+    "a tab": ("steps:\n\tin: {step: files, place: x}\n", "not YAML"),
+    "a NUL": ("steps:\n  in: {step: files, place: a\0b}\n", "not YAML (unacceptable character #x0000"),
+    "a NUL that is written": ('steps:\n  in: {step: files, place: "a\\0b"}\n', "control characters"),
+    "an escape in a name": ('steps:\n  "in\\e[2J": {step: files, place: x}\n', "control characters"),
+    "half a character": ('steps:\n  in: {step: files, place: "\\ud800"}\n', "not YAML"),
+    "UTF-16": (IN.encode("utf-16"), "not a text file in UTF-8"),
+    "Latin-1": (b"steps:\n  in: {step: files, place: \xe9}\n", "not a text file in UTF-8"),
+    "bytes": (bytes(range(256)) * 4, "not a text file in UTF-8"),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_hostile_file_is_refused_in_one_line_that_names_it(write, bomb):
+    data, error = BOMBS[bomb]
+    file = write(sub_p="")
+    file.write_bytes(data if isinstance(data, bytes) else data.encode())
+    with pytest.raises(PipelineError) as e:
+        load_pipeline(file, TABLE)
+    assert error in str(e.value)
+    assert str(e.value).startswith(str(file))
+    assert "\n" not in str(e.value)
+    assert len(str(e.value)) < 600 + len(str(file))
+
+
+@pytest.mark.slow
+def test_memory_and_time_of_hostile_files_are_bounded(tmp_path):
+    """All of them in one process of a gigabyte. What grows without bound would never end."""
+    code = """
+        import json, resource, sys
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+        resource.setrlimit(resource.RLIMIT_CPU, (120, 120))
+        from textless.engine.yaml import load_pipeline
+        from textless.errors import PipelineError
+        from textless.steps import STEPS
+        refused = 0
+        for file in sys.argv[1:]:
+            try:
+                load_pipeline(file, STEPS)
+            except PipelineError:
+                refused += 1
+        print(refused)
+    """
+    files = []
+    for n, (data, _) in enumerate(BOMBS.values()):
+        files.append(tmp_path / f"{n}.yaml")
+        files[-1].write_bytes(data if isinstance(data, bytes) else data.encode())
+    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, files)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"{len(BOMBS)}\n"
+
+
+def test_what_is_large_and_good_is_taken(load, tmp_path):
+    many = ", ".join(f'"${{r}}/{n}"' for n in range(5000))
+    files = load(f"vars: {{r: /d}}\nsteps: {{in: {{step: files, place: [{many}]}}}}")["in"].place
+    assert files == [f"/d/{n}" for n in range(5000)]
+    assert load(f"\ufeff{IN}")["in"].place == str(tmp_path / "sub" / "x")
+    chain = load(lines(IN + "  f0: {step: pair, left: $in}\n", lambda n: f"  f{n}: {{step: pair, left: $f{n - 1}}}\n", range(1, 140)))
+    assert len(chain) == 141
+    shared = load('vars: {s: &s [a, b], t: *s}\nsteps: {in: {step: files, place: x, kind: "${t}"}}')
+    assert shared["in"].kind == ["a", "b"]
+    empty = lines("vars:\n  v0: ''\n", lambda n: f'  v{n}: "{f"${{v{n - 1}}}" * 10}"\n', range(1, 12), IN.replace("x}", '"y${v11}"}'))
+    assert load(empty)["in"].place == str(tmp_path / "sub" / "y")  # looked up 11 times, not 10 to the 11th
+    assert load(IN + f"  fit: {{data: $in, units: {2**63 - 1}}}")["fit"].units == 2**63 - 1
+
+
+@pytest.mark.parametrize("setting", [f"fit.units={'1' * 5000}", "fit.units=1e999"])
+def test_a_setting_that_is_no_number_is_refused(load, setting):
+    with pytest.raises(PipelineError, match=r"^-s fit\.units: .* is too large for a number"):
+        load(IN + "  fit: {data: $in, units: 1}", setting)
+
+
+def test_a_chain_of_files_is_bounded(write):
+    write(**{f"f{n}": f"extends: f{n + 1}.yaml\n" for n in range(30)}, f30=IN)
+    with pytest.raises(PipelineError, match=r"more than 20 files extend one another"):
+        load_pipeline(write(top="extends: f0.yaml"), TABLE)
+    assert list(load_pipeline(write(top="extends: f15.yaml"), TABLE).steps) == ["in"]

@@ -1,7 +1,10 @@
 """Errors that a user can act on. The command line prints them in one line and exits with 2."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+
+MOST = 100  # characters that an error shows of a value
 
 
 class TextlessError(Exception):
@@ -75,6 +78,17 @@ def is_out_of_memory(error: BaseException) -> bool:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of an error about an unknown name."""
     known = list(known)
-    if close := difflib.get_close_matches(name, known, 1):
+    if len(name) < MOST and (close := difflib.get_close_matches(name, known[:1000], 1)):
         return f"; did you mean {close[0]!r}?"
-    return f"; known: {', '.join(known[:12])}{' …' if len(known) > 12 else ''}" if known else ""
+    listed = ", ".join(cut(k) for k in known[:12])
+    return f"; known: {listed}{' …' if len(known) > 12 else ''}" if known else ""
+
+
+def quoted(value: object) -> str:
+    """What a user gave, as an error shows it: `repr`, cut short where it is long."""
+    return repr(value) if isinstance(value, str) and len(value) <= MOST else reprlib.repr(value)
+
+
+def cut(text: str) -> str:
+    """A name as an error shows it, cut short where it is long."""
+    return text if len(text) <= MOST else f"{text[:MOST]}…"

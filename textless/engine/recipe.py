@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +11,19 @@ from pathlib import Path
 import yaml
 
 from textless.engine.scalars import Value, plain, scalar
-from textless.engine.sweep import Axis, Choice
-from textless.errors import PipelineError, did_you_mean
+from textless.engine.sweep import LIMIT, Axis, Choice
+from textless.errors import PipelineError, cut, did_you_mean, quoted
 
 Find = Callable[[str], Path]
 
+BYTES = 1 << 20  # of a file
+VALUES = 100_000  # in a file, and again when its aliases are followed
+REPEATED = 1 << 16  # characters that PyYAML's own slow parser looks at again
+DEPTH = 50  # of lists and mappings within each other
+EXTENDED = 20  # files, one by the other
+FOLLOWED = 10 << 20  # characters that a file says when its aliases are followed
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # all but tab and newline; halves of characters
 _SECTIONS = ("extends", "vars", "steps", "sweep")
 # libyaml, where PyYAML was built with it, takes a tenth of the time.
 _FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -49,7 +57,7 @@ def read_recipe(path: Path, find: Find | None = None, above: tuple[Path, ...] = 
     top = reader.mapping(_compose(path), "the pipeline")
     for name, (key, _) in top.items():
         if name not in _SECTIONS:
-            raise PipelineError(f"{reader.place(key)}: unknown section {name!r}{did_you_mean(name, _SECTIONS)}")
+            raise PipelineError(f"{reader.place(key)}: unknown section {quoted(name)}{did_you_mean(name, _SECTIONS)}")
     if "steps" not in top and "extends" not in top:
         raise PipelineError(f"{path}: no `steps:`; a pipeline maps names to steps")
     recipe = Recipe()
@@ -66,6 +74,8 @@ def read_recipe(path: Path, find: Find | None = None, above: tuple[Path, ...] = 
     if "extends" not in top:
         return recipe
     node = top["extends"][1]
+    if len(above) >= EXTENDED:
+        raise PipelineError(f"{reader.place(node)}: more than {EXTENDED} files extend one another; put them together")
     below, above = reader.extended(node, find), (*above, path)
     if below.resolve() in [p.resolve() for p in above]:
         raise PipelineError(f"{reader.place(node)}: {' → '.join(map(str, (*above, below)))} is a circle; a file cannot extend itself")
@@ -90,19 +100,43 @@ def _merge(base: Recipe, ours: Recipe) -> Recipe:
 
 def _compose(path: Path) -> yaml.Node | None:
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, "rb") as f:
+            data = f.read(BYTES + 1)
     except OSError as e:
         raise PipelineError(f"{path}: {e.strerror}") from None
-    except UnicodeDecodeError:
-        raise PipelineError(f"{path}: not a text file") from None
-    with contextlib.suppress(yaml.YAMLError):
-        return yaml.compose(text, Loader=_FAST)
+    if len(data) > BYTES:
+        raise PipelineError(f"{path}: more than {BYTES >> 20} MB is no pipeline; name files by a glob, or in a manifest")
     try:
-        # Once more, for the better message and line.
-        return yaml.compose(text, Loader=yaml.SafeLoader)
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise PipelineError(f"{path}: not a text file in UTF-8") from None
+    try:
+        _check_events(path, text)
+        return yaml.compose(text, Loader=_FAST)
     except yaml.YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
-        raise PipelineError(f"{path}{f':{mark.line + 1}' if mark else ''}: not YAML ({getattr(e, 'problem', e)})") from None
+        error = e
+        if len(text) <= REPEATED:
+            try:
+                for _ in yaml.parse(text, Loader=yaml.SafeLoader):  # for its better message and line
+                    pass
+            except yaml.YAMLError as better:
+                error = better
+        mark, said = getattr(error, "problem_mark", None), " ".join(str(getattr(error, "problem", None) or error).split())
+        raise PipelineError(f"{path}{f':{mark.line + 1}' if mark else ''}: not YAML ({said[:200]})") from None
+
+
+def _check_events(path: Path, text: str) -> None:
+    """Refuse what no pipeline says, before nodes are made of it, which costs memory for each and a call for each level."""
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, Loader=_FAST)):
+        place = f"{path}:{event.start_mark.line + 1}"
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEPTH:
+            raise PipelineError(f"{place}: lists and mappings are more than {DEPTH} deep; no step takes that")
+        if count > VALUES:
+            raise PipelineError(f"{place}: more than {VALUES} values; name files by a glob, or in a manifest")
+        if getattr(event, "tag", None) is not None:
+            raise PipelineError(f"{place}: tag {cut(event.tag)} is not taken; write a text in quotes, and other values plainly")
 
 
 class _Reader:
@@ -110,6 +144,7 @@ class _Reader:
 
     def __init__(self, path: Path) -> None:
         self.path, self.base = path, path.resolve().parent
+        self.values = self.characters = 0
 
     def place(self, node: yaml.Node) -> str:
         return f"{self.path}:{node.start_mark.line + 1}"
@@ -125,24 +160,44 @@ class _Reader:
             if not isinstance(key, yaml.ScalarNode):
                 raise PipelineError(f'{self.place(key)}: a name in {what} must be a word; a variable is written "${{name}}"')
             if key.value in out:
-                raise PipelineError(f"{self.place(key)}: {key.value!r} stands twice")
+                raise PipelineError(f"{self.place(key)}: {quoted(key.value)} stands twice")
+            self._check(key)
             out[key.value] = key, value
         return out
 
-    def value(self, node: yaml.Node) -> Value:
+    def value(self, node: yaml.Node, depth: int = 0) -> Value:
+        """The value of a node. Aliases are followed: what they say counts each time, and one within itself is endless."""
+        self._check(node)
+        if depth > DEPTH:
+            raise PipelineError(f"{self.place(node)}: an alias is within itself, or lists are more than {DEPTH} deep")
         found = node.value
         if isinstance(node, yaml.SequenceNode):
-            found = [self.value(n) for n in node.value]
+            found = [self.value(n, depth + 1) for n in node.value]
         elif isinstance(node, yaml.MappingNode):
-            found = {k: plain(self.value(v)) for k, (_, v) in self.mapping(node, "a value").items()}
+            found = {k: plain(self.value(v, depth + 1)) for k, (_, v) in self.mapping(node, "a value").items()}
         elif not node.style:
-            found = scalar(node.value)
+            try:
+                found = scalar(node.value)
+            except ValueError as e:
+                raise PipelineError(f"{self.place(node)}: {e}") from None
         return Value(found, self.place(node), self.base)
+
+    def _check(self, node: yaml.Node) -> None:
+        """Count a value and its characters, and refuse characters that no name has."""
+        self.values += 1
+        if isinstance(node, yaml.ScalarNode):
+            self.characters += len(node.value)
+            if _CONTROL.search(node.value):
+                raise PipelineError(f"{self.place(node)}: {quoted(node.value)} has control characters; leave them out")
+        if self.values > 2 * VALUES or self.characters > FOLLOWED:
+            raise PipelineError(f"{self.place(node)}: aliases of aliases say more than {VALUES} values; write what is meant")
 
     def axis(self, name: str, key: yaml.Node, node: yaml.Node) -> Axis:
         """The values of a setting that is swept."""
         if not isinstance(node, yaml.SequenceNode) or not node.value:
             raise PipelineError(f"{self.place(node)}: sweep of {name} must be a list of values")
+        if len(node.value) > LIMIT:
+            raise PipelineError(f"{self.place(node)}: {len(node.value)} values of {cut(name)}, more than {LIMIT}; shorten the list")
         choices: list[Choice] = []
         for n in node.value:
             choice = Choice(self.value(n), _text(n))

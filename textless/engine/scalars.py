@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import types
@@ -10,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from textless.engine.step import Step
-from textless.errors import PipelineError
+from textless.errors import PipelineError, cut, quoted
+
+LARGEST = 2**63 - 1  # what arrays and files hold
+DIGITS = 4000  # leading zeros included; Python reads no longer ones
 
 _INT = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -25,14 +29,20 @@ class Value(typing.NamedTuple):
 
 
 def scalar(text: str) -> Any:
-    """A plain scalar by the core schema of YAML 1.2."""
+    """A plain scalar by the core schema of YAML 1.2. Raises ValueError for a number that no field can hold."""
     if text in ("", "~", "null", "Null", "NULL"):
         return None
     if text in ("true", "True", "TRUE", "false", "False", "FALSE"):
         return text.lower() == "true"
     if _INT.fullmatch(text):
+        if len(text) > DIGITS or abs(int(text)) > LARGEST:
+            raise ValueError(f"{cut(text)} is too large for a number; write it in quotes if it is a text")
         return int(text)
-    return float(text) if _FLOAT.fullmatch(text) else text
+    if not _FLOAT.fullmatch(text):
+        return text
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{cut(text)} is too large for a number; write it in quotes if it is a text")
+    return number
 
 
 def plain(value: Value, *, path: bool = False) -> Any:
@@ -58,4 +68,4 @@ def coerce(value: Any, hint: Any, what: str) -> Any:
             return value
     wanted = " or ".join("nothing" if o is type(None) else getattr(o, "__name__", str(o)).lower() for o in options)
     # A step's repr holds all that is above it.
-    raise PipelineError(f"{what} must be {wanted}, not {f'a step {value.type}' if isinstance(value, Step) else repr(value)}")
+    raise PipelineError(f"{what} must be {wanted}, not {f'a step {value.type}' if isinstance(value, Step) else quoted(value)}")

@@ -10,7 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textless.errors import StepTypeError
+from textless.errors import StepTypeError, quoted
 
 if TYPE_CHECKING:
     from textless.engine.job import Job
@@ -195,4 +195,4 @@ def _json_value(value: Any, where: str) -> Any:
         return [_json_value(v, where) for v in value]
     if isinstance(value, dict) and all(isinstance(k, str) for k in value):
         return {k: _json_value(v, where) for k, v in value.items()}
-    raise StepTypeError(f"{where}: {value!r} ({type(value).__name__}) cannot enter a key; only JSON values and steps can")
+    raise StepTypeError(f"{where}: {quoted(value)} ({type(value).__name__}) cannot enter a key; only JSON values and steps can")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from textless.engine.scalars import Value, plain
 from textless.engine.step import Step
-from textless.errors import PipelineError
+from textless.errors import PipelineError, quoted
 
 LIMIT = 1000
 
@@ -32,7 +32,8 @@ def combinations(axes: dict[str, Axis]) -> list[tuple[Choice, ...]]:
     count = math.prod(len(axis.choices) for axis in axes.values())
     if count > LIMIT:
         place = next(iter(axes.values())).place
-        raise PipelineError(f"{place}: the sweep has {count} combinations, more than {LIMIT}; fix a setting with -s, or shorten its list")
+        said = str(count) if count < 10**12 else f"10^{math.log10(count):.0f}"
+        raise PipelineError(f"{place}: the sweep has {said} combinations, more than {LIMIT}; fix a setting with -s, or shorten its list")
     return list(itertools.product(*(axis.choices for axis in axes.values())))
 
 
@@ -50,7 +51,9 @@ def instances(name: str, built: list[Step], axes: dict[str, Axis]) -> dict[str, 
         full = f"{name}@{suffix}" if suffix else name
         known, _ = out.setdefault(full, (step, {axis: plain(choice.value) for axis, choice in settings.items()}))
         if known is not step:  # values with commas may be read in two ways
-            raise PipelineError(f"{axes[next(iter(settings))].place}: two steps would be called {full!r}; write a value without commas")
+            raise PipelineError(
+                f"{axes[next(iter(settings))].place}: two steps would be called {quoted(full)}; write a value without commas"
+            )
     return out
 
 

@@ -20,13 +20,18 @@ from textless.engine.recipe import Find, Recipe, read_recipe
 from textless.engine.scalars import Value, coerce, plain, scalar
 from textless.engine.step import Step
 from textless.engine.sweep import combinations, instances
-from textless.errors import PipelineError, StepTypeError, did_you_mean
+from textless.errors import PipelineError, StepTypeError, cut, did_you_mean, quoted
 
 Table = Mapping[str, type[Step]]
 
 _VAR = re.compile(r"\$\{([^}]*)\}")
 _STEP = re.compile(r"\$([A-Za-z_][\w-]*)")
 _KEEP = ("temp", "always")
+LONGEST = 1 << 20  # characters of a value
+EXPANDED = 50_000_000  # characters that variables stand for, in all combinations of a sweep
+EACH = 50  # what a variable costs of these, however short it is
+DEEPEST = 150  # steps, each taking the one before
+INSTANCES = 100_000  # steps, in all combinations of a sweep
 
 
 def load_pipeline(path: Path | str, table: Table, settings: Iterable[str] = (), *, find: Find | None = None) -> Pipeline:
@@ -39,7 +44,10 @@ def load_pipeline(path: Path | str, table: Table, settings: Iterable[str] = (), 
 
     Raises PipelineError naming file and line for anything unknown, missing, of a wrong type, or circular.
     """
-    return _Builder(read_recipe(Path(path), find), table, settings).pipeline()
+    try:
+        return _Builder(read_recipe(Path(path), find), table, settings).pipeline()
+    except RecursionError:
+        raise PipelineError(f"{path}: a chain of more than {DEEPEST} steps, or of as many variables; shorten it") from None
 
 
 class _Builder:
@@ -50,11 +58,18 @@ class _Builder:
         self.steps: dict[str, Step] = {}
         self.temporary: set[str] = set()
         self._known: dict[tuple[Any, ...], Step] = {}
+        self._depths: dict[int, int] = {}
+        self._resolved: dict[str, Value] = {}  # variables
+        self._sizes: dict[int, tuple[list[Any], int]] = {}  # by list, which is kept so that its address is not given to another
+        self._expanded = 0
         for setting in settings:
             name, equals, text = setting.partition("=")
             if not equals:
                 raise PipelineError(f"-s {setting}: expected name=value or step.field=value")
-            self._set(name, Value(scalar(text), f"-s {setting}", Path.cwd()), f"-s {setting}")
+            try:
+                self._set(name, Value(scalar(text), f"-s {setting}", Path.cwd()), f"-s {setting}")
+            except ValueError as e:
+                raise PipelineError(f"-s {name}: {e}") from None
             self.axes.pop(name, None)
 
     def pipeline(self) -> Pipeline:
@@ -62,10 +77,14 @@ class _Builder:
         for name, axis in self.axes.items():
             if name.endswith(".keep"):
                 raise PipelineError(f"{axis.place}: {name} changes nothing that is made, and cannot be swept")
-        for combination in combinations(self.axes):
+        ways = combinations(self.axes)
+        if len(ways) * len(self.specs) > INSTANCES:
+            place = next(iter(self.axes.values())).place if self.axes else next(iter(self.places.values()))
+            raise PipelineError(f"{place}: {len(self.specs)} steps in {len(ways)} combinations are more than {INSTANCES}; split the file")
+        for combination in ways:
             for (name, axis), choice in zip(self.axes.items(), combination, strict=True):
                 self._set(name, choice.value, axis.place)
-            self.steps = {}
+            self.steps, self._resolved, self._sizes = {}, {}, {}
             for name in self.specs:
                 built[name].append(self._step(name, ()))
         steps: dict[str, Step] = {}
@@ -85,10 +104,10 @@ class _Builder:
         step, dot, field = name.partition(".")
         if not dot:
             if name not in self.vars:
-                raise PipelineError(f"{place}: no variable {name!r}{did_you_mean(name, self.vars)}")
+                raise PipelineError(f"{place}: no variable {quoted(name)}{did_you_mean(name, self.vars)}")
             self.vars[name] = value
         elif step not in self.specs:
-            raise PipelineError(f"{place}: no step {step!r}{did_you_mean(step, self.specs)}")
+            raise PipelineError(f"{place}: no step {quoted(step)}{did_you_mean(step, self.specs)}")
         else:
             self.specs[step][field] = value
 
@@ -105,10 +124,12 @@ class _Builder:
         spec = dict(self.specs[name])
         kind, place, _ = spec.pop("step", Value(name, self.places[name], Path()))
         if not isinstance(kind, str) or kind not in self.table:
-            raise PipelineError(f"{place}: unknown step {kind!r}{did_you_mean(str(kind), [*self.table, *sorted(self.inherited - {name})])}")
+            raise PipelineError(
+                f"{place}: unknown step {quoted(kind)}{did_you_mean(str(kind), [*self.table, *sorted(self.inherited - {name})])}"
+            )
         if keep := spec.pop("keep", None):
             if keep.value not in _KEEP:
-                raise PipelineError(f"{keep.place}: keep is {keep.value!r}; known: {', '.join(_KEEP)}")
+                raise PipelineError(f"{keep.place}: keep is {quoted(keep.value)}; known: {', '.join(_KEEP)}")
             if keep.value == "temp":
                 self.temporary.add(name)
         cls = self.table[kind]
@@ -116,7 +137,7 @@ class _Builder:
         arguments = {}
         for key, value in spec.items():
             if key not in known:
-                raise PipelineError(f"{value.place}: step {kind} has no field {key!r}{did_you_mean(key, known)}")
+                raise PipelineError(f"{value.place}: step {kind} has no field {quoted(key)}{did_you_mean(key, known)}")
             resolved = self._resolve(value, (*above, name))
             found = plain(resolved, path=known[key].metadata.get("path", False))
             arguments[key] = coerce(found, hints[key], f"{resolved.place}: {name}.{key}")
@@ -133,6 +154,9 @@ class _Builder:
         if key not in self._known:
             step.settings()
             self._known[key] = step
+            self._depths[id(step)] = 1 + max((self._depths[id(s)] for s in step.inputs().values()), default=0)
+            if self._depths[id(step)] > DEEPEST:
+                raise RecursionError
         return self._known[key]
 
     def _resolve(self, value: Value, above: tuple[str, ...], seen: tuple[str, ...] = ()) -> Value:
@@ -144,22 +168,38 @@ class _Builder:
             return value
         if match := _STEP.fullmatch(text):
             if (name := match[1]) not in self.specs:
-                raise PipelineError(f"{value.place}: no step ${name}{did_you_mean(name, self.specs)}")
+                raise PipelineError(f"{value.place}: no step ${cut(name)}{did_you_mean(name, self.specs)}")
             return value._replace(value=self._step(name, above))
 
         def of(match: re.Match[str]) -> Value:
-            return self._resolve(self._var(match[1], value, seen), above, (*seen, match[1]))
+            name = match[1]
+            if name not in self._resolved:
+                self._resolved[name] = self._resolve(self._var(name, value, seen), above, (*seen, name))
+            size = self._size(self._resolved[name])
+            self._expanded += EACH + size
+            if size > LONGEST or self._expanded > EXPANDED:
+                raise PipelineError(f"{value.place}: variables of variables say a text without end; write what is meant")
+            return self._resolved[name]
 
         if match := _VAR.fullmatch(text):
             return of(match)
         base = of(first).base if (first := _VAR.match(text)) else value.base
         return value._replace(value=_VAR.sub(lambda match: str(plain(of(match))), text), base=base)
 
+    def _size(self, value: Value) -> int:
+        """Characters of a text; of a list, those of all that it holds, however often it holds the same."""
+        if not isinstance(value.value, list):
+            return len(value.value) if isinstance(value.value, str) else 1
+        key = id(value.value)
+        if key not in self._sizes:
+            self._sizes[key] = value.value, 1 + sum(map(self._size, value.value))
+        return self._sizes[key][1]
+
     def _var(self, name: str, value: Value, seen: tuple[str, ...]) -> Value:
         if name in seen:
-            raise PipelineError(f"{value.place}: ${{{name}}} refers to itself")
+            raise PipelineError(f"{value.place}: ${{{cut(name)}}} refers to itself")
         if name not in self.vars:
-            raise PipelineError(f"{value.place}: no variable ${{{name}}}{did_you_mean(name, self.vars)}")
+            raise PipelineError(f"{value.place}: no variable ${{{cut(name)}}}{did_you_mean(name, self.vars)}")
         return self.vars[name]
 
 
