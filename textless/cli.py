@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
@@ -14,12 +15,13 @@ from textless import __version__
 from textless.cli_pipelines import COMMANDS
 from textless.errors import TextlessError, is_out_of_memory
 from textless.progress import Clean, Line, one_line
+from textless.signals import Terminated, orderly_end
 
 MODEL = "tiny-en"
 
 
 def main() -> None:
-    """Entry point: exit codes 0 done, 1 some rows failed, 2 nothing done, 130 interrupted."""
+    """Entry point: exit codes 0 done, 1 some rows failed, 2 nothing done, 130 interrupted, 143 terminated (SIGTERM), 129 hung up."""
     warnings.showwarning = lambda message, *_: print(f"warning: {one_line(str(message))}", file=sys.stderr)
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = Clean(sys.stdout), Clean(sys.stderr)  # whatever prints: names and texts of others reach the terminal there
@@ -32,14 +34,21 @@ def main() -> None:
 
 def _run() -> int:
     try:
-        code = cli(prog_name="textless", standalone_mode=False)
-        sys.stdout.flush()
+        with orderly_end():
+            code = cli(prog_name="textless", standalone_mode=False)
+            sys.stdout.flush()
+    except Terminated as e:
+        with contextlib.suppress(OSError):  # of a terminal that has gone
+            print("terminated; the same command goes on from here", file=sys.stderr, flush=True)
+        code = e.code
     except click.ClickException as e:
         e.show()
         code = 2
     except TextlessError as e:
         code = _refuse(str(e))
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as e:
+        if isinstance(e.__cause__, EOFError):  # click takes the end of a file for a user who has gone
+            return _refuse(f"a file ends before it should ({e.__cause__}); look at what was given, and at the store with `textless verify`")
         print("interrupted; the same command goes on from here", file=sys.stderr)
         code = 130
     except BrokenPipeError:
