@@ -70,7 +70,11 @@ def make(root, files=FILES, *, step="kmeans", key=None):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
     about = {path: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for path, data in files.items()}
-    (folder / "manifest.json").write_text(json.dumps({"step": step, "key": key, "files": about, "lineage": {key: {"inputs": {}}}}))
+    payload = {"step": step, "version": 1, "fields": {}, "inputs": {}}
+    told = {"step": step, "key": key, "payload": payload, "fields": {}, "lineage": {key: payload}, "files": about}
+    told |= {"metrics": {}, "contract": None, "failures": 0, "seconds": 1.0, "attempts": 1, "amount": None, "shards": []}
+    told |= {"versions": {}, "source": "", "finished": 0.0, "host": ""}
+    (folder / "manifest.json").write_text(json.dumps(told))
     return folder.name
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from textless.errors import PipelineError, TextlessError, did_you_mean
+from textless.errors import OutputExistsError, PipelineError, StoreError, TextlessError, did_you_mean
 from textless.progress import Line
 
 settings_option = click.option(
@@ -130,7 +130,8 @@ def show(pipeline: str, step: str, settings: tuple[str, ...], store: str | None,
     for name in graph.pick([step]):
         manifest = place.manifest(graph.steps[name])
         if manifest is None:
-            raise PipelineError(f"{name} has not been made; `textless run {pipeline} {name}` makes it")
+            state = "is damaged" if graph.state(place, name) == "damaged" else "has not been made"
+            raise PipelineError(f"{name} {state}; `textless run {pipeline} {name}` makes it")
         click.echo(str(place.folder(graph.steps[name])))
         if provenance:
             click.echo("\n".join(tell(place, name, graph.steps[name])))
@@ -170,9 +171,17 @@ def report(pipeline: str, out: str, examples: int, settings: tuple[str, ...], st
 
 
 def _report(graph: Any, place: Any, out: str, examples: int = 8) -> None:
+    from textless.engine.step import Source
+    from textless.engine.store import check_bytes
     from textless.report import make_report
 
-    make_report(graph, place, Path(out), examples=examples, title=Path(graph.file).stem)
+    try:
+        make_report(graph, place, Path(out), examples=examples, title=Path(graph.file).stem)
+    except (OutputExistsError, PipelineError, StoreError):
+        raise
+    except Exception:
+        check_bytes(place.folder(s) for s in graph.above(graph.steps) if not isinstance(s, Source) and place.has(s))
+        raise
     click.echo(f"{'report':12} {Path(out).resolve()}")
 
 
@@ -183,24 +192,31 @@ def _report(graph: Any, place: Any, out: str, examples: int = 8) -> None:
 def verify(pipeline: str | None, settings: tuple[str, ...], store: str | None) -> int:
     """Read every byte of what is in the store, or of what a pipeline has there, and compare it with what was written."""
     from textless.engine.keep import damage
+    from textless.engine.manifest import Digests
+    from textless.engine.shards import shard_damage
     from textless.engine.step import Source
     from textless.engine.store import Store
 
     if pipeline:
         graph, place = _open(pipeline, settings, store)
-        folders = sorted({place.folder(s) for s in graph.steps.values() if not isinstance(s, Source) and place.folder(s).exists()})
+        steps = [s for s in graph.above(graph.steps) if not isinstance(s, Source)]
+        folders = sorted({place.folder(s) for s in steps if place.folder(s).exists()})
+        keys = {key for s in steps for key in (place.manifest(s) or {}).get("shards", ())}
+        shards = sorted(p for key in keys if (p := place.root / "shards" / key).is_dir())
     else:
-        folders = sorted(p for p in (Store(store).root / "artefacts").glob("*") if p.is_dir())
-    line, bad = Line(), 0
-    for n, folder in enumerate(folders, 1):
-        found = damage(folder)
+        root = Store(store).root
+        folders, shards = (sorted(p for p in (root / kind).glob("[!.]*") if p.is_dir()) for kind in ("artefacts", "shards"))
+    line, digests, bad = Line(), Digests(), [0, 0]
+    for n, folder in enumerate([*folders, *shards], 1):
+        found = damage(folder, digests) if n <= len(folders) else shard_damage(folder, digests)
         for text in found:
             click.echo(text)
-        bad += bool(found)
-        line(n, len(folders), "artefacts")
+        bad[n > len(folders)] += bool(found)
+        line(n, len(folders) + len(shards), "artefacts and shards")
     line.end()
-    click.echo(f"{bad} of {len(folders)} artefacts are damaged{'; remove their folders and run again' if bad else ''}", err=True)
-    return 1 if bad else 0
+    said = f"{bad[0]} of {len(folders)} artefacts" + (f" and {bad[1]} of {len(shards)} shards" if shards else "")
+    click.echo(f"{said} are damaged{'; remove their folders and run again' if any(bad) else ''}", err=True)
+    return 1 if any(bad) else 0
 
 
 @click.command()

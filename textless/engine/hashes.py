@@ -7,12 +7,14 @@ import functools
 import hashlib
 import json
 import os
+import re
 import uuid
 from pathlib import Path
 from typing import Any
 
 from textless.errors import StoreError
 
+HASH = re.compile("[0-9a-f]{64}")
 PROBE = 1 << 20  # bytes that must fit onto a disk which is not full
 
 
@@ -31,10 +33,10 @@ class FileHashes:
     def _known(self) -> dict[str, list[Any]]:
         try:
             known = json.loads(self.memory.read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         items = known.items() if isinstance(known, dict) else ()
-        return {path: entry for path, entry in items if isinstance(entry, list) and len(entry) == 5}
+        return {path: entry for path, entry in items if isinstance(entry, list) and len(entry) == 5 and is_hash(entry[-1:])}
 
     def __call__(self, path: str) -> str:
         try:
@@ -63,6 +65,11 @@ def _identity(path: str) -> list[int]:
     """Size, times and inode: `cp -p` and `rsync -t` keep the time of what they write, but not the time of the change or the inode."""
     status = os.stat(path)
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def is_hash(values: list[Any]) -> bool:
+    """Whether all of these, one at least, are a sha256 in hex."""
+    return bool(values) and all(isinstance(value, str) and HASH.fullmatch(value) for value in values)
 
 
 def write_text(path: Path, text: str) -> None:

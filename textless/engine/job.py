@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from textless.engine.hashes import FileHashes, write_text
+from textless.engine.manifest import Digests
 from textless.engine.shards import Pool
 from textless.engine.step import Keys
 from textless.names import encodable
@@ -26,6 +27,7 @@ class Job:
         scratch: a folder that lasts until the step is finished, for checkpoints and the like. Several processes may share it, so files
             appear in it whole, by rename.
         pool: where finished shards are kept.
+        digests: hashes of files that were read for them; the manifest takes them.
         on: where shards are done, `loky:N` or `dask:ADDRESS`; None: here.
         tensorboard: folder for TensorBoard's event files, None when they are not wanted.
         metrics, contract: for the manifest, to be filled in.
@@ -40,7 +42,8 @@ class Job:
         self.path, self.inputs, self._progress, self._root = path, inputs, progress, root
         self.scratch = scratch or path / ".scratch"
         self.scratch.mkdir(parents=True, exist_ok=True)
-        self.pool = Pool(self.scratch / "shards", root and root / "shards")
+        self.digests = Digests()
+        self.pool = Pool(self.scratch / "shards", root and root / "shards", self.digests)
         self.keys = Keys(FileHashes((root or self.scratch) / "hashes.json"))
         self.on: str | None = None
         self.tensorboard: Path | None = None

@@ -8,7 +8,6 @@ The lease of a process that is known to be dead, on the same host, is taken at o
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import json
 import os
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from textless.engine.hashes import write_text
+from textless.errors import StoreError
 
 BEAT = 3.0  # seconds between two raises of the counter
 PATIENCE = 30.0  # seconds without one after which the owner counts as dead
@@ -46,7 +46,7 @@ class Lease:
 
     def mine(self) -> bool:
         """Whether it has not been taken over."""
-        return (_owner(_read(self.file)) or {}).get("token") == self.token
+        return (parse_owner(_read(self.file)) or {}).get("token") == self.token
 
     def busy(self) -> bool:
         """Whether somebody holds it who is not known to be dead."""
@@ -78,12 +78,11 @@ class Lease:
 
     def _write(self) -> None:
         self._beat += 1
-        owner = {"token": self.token, "host": host(), "pid": os.getpid(), "beat": self._beat}
-        write_text(self.file, json.dumps(owner))
+        write_text(self.file, json.dumps({"token": self.token, **process(), "beat": self._beat}))
 
     def _dead(self, text: str) -> bool:
-        self.owner = _owner(text)
-        return bool(self.owner) and self.owner.get("host") == host() and not _alive(self.owner.get("pid"))
+        self.owner = parse_owner(text)
+        return is_dead(self.owner or {})
 
     def _stale(self, text: str) -> bool:
         if self._dead(text):
@@ -100,6 +99,10 @@ def guard(folder: Path) -> Iterator[None]:
 
     Where the file system knows no locks, or who has this one was stopped in that blink, work may be done twice.
     """
+    try:
+        import fcntl
+    except ImportError:
+        raise StoreError("this system has no locks of files (fcntl); use Linux, macOS, or WSL on Windows") from None
     with open(folder / ".guard", "a") as f:
         deadline = time.monotonic() + PATIENCE
         with contextlib.suppress(OSError):
@@ -114,10 +117,38 @@ def guard(folder: Path) -> Iterator[None]:
 
 @functools.cache
 def host() -> str:
-    """This host, since it was started."""
+    """This host, since it was started; of several containers on one, each with its own numbers of processes, this one."""
     with contextlib.suppress(OSError):
-        return f"{socket.gethostname()} {Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
     return socket.gethostname()
+
+
+def process() -> dict[str, Any]:
+    """What tells this process from all others, for `is_dead` and `is_here`."""
+    return {"host": host(), "pid": os.getpid(), "started": _started(os.getpid())}
+
+
+def is_dead(owner: dict[str, Any]) -> bool:
+    """Whether a process of this host is known to be dead; the owner may be anything that JSON can say."""
+    if owner.get("host") != host():
+        return False
+    pid, started = owner.get("pid"), owner.get("started")
+    return not _alive(pid) or (isinstance(started, str) and started != _started(pid))
+
+
+def is_here(owner: dict[str, Any]) -> bool:
+    """Whether a process is known to be alive, on this host: its number alone might be another's by now."""
+    return owner.get("host") == host() and isinstance(owner.get("started"), str) and not is_dead(owner)
+
+
+def parse_owner(text: str | None) -> dict[str, Any] | None:
+    """None where there is no lease, or one that cannot be read: its owner is unknown."""
+    try:
+        owner = json.loads(text or "")
+        return owner if isinstance(owner, dict) else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def _read(file: Path) -> str | None:
@@ -125,18 +156,13 @@ def _read(file: Path) -> str | None:
         return file.read_text(errors="replace")
     except FileNotFoundError:
         return None
-
-
-def _owner(text: str | None) -> dict[str, Any] | None:
-    """None where there is no lease, or one that cannot be read: its owner is unknown."""
-    try:
-        owner = json.loads(text or "")
-        return owner if isinstance(owner, dict) else None
-    except ValueError:
-        return None
+    except IsADirectoryError:
+        raise StoreError(f"{file}: a folder where a lease belongs; remove it") from None
 
 
 def _alive(pid: Any) -> bool:
+    if os.name == "nt":  # there, signal 0 ends a process
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -144,3 +170,11 @@ def _alive(pid: Any) -> bool:
     except (OSError, TypeError, OverflowError):
         pass
     return True
+
+
+def _started(pid: Any) -> str | None:
+    """When a process was started, in the kernel's own count; None where that is not known."""
+    try:
+        return Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, ValueError, TypeError, IndexError, OverflowError):
+        return None

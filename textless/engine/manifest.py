@@ -11,10 +11,12 @@ import os
 import platform
 import socket
 import time
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from textless.engine.hashes import write_text
+from textless.engine.hashes import is_hash, write_text
+from textless.errors import StoreError
 
 MANIFEST = "manifest.json"
 LIBRARIES = ("torch", "numpy", "faiss-cpu", "faiss-gpu-cu12", "scikit-learn", "soundfile", "soxr", "pystoi", "pocketsphinx")
@@ -23,19 +25,160 @@ LIBRARIES = ("torch", "numpy", "faiss-cpu", "faiss-gpu-cu12", "scikit-learn", "s
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """None where there is none, or one that is damaged: then the artefact counts as not there."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        return manifest if isinstance(manifest, dict) and "key" in manifest else None
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return parse_manifest((folder / MANIFEST).read_bytes(), folder.name)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
         return None
+    except OSError as e:
+        raise StoreError(f"{folder / MANIFEST}: cannot be read ({e.strerror}); put that right and run again") from None
 
 
-def write_manifest(folder: Path, about: dict[str, Any]) -> None:
-    """The last file of an artefact, when all others are on the disk, power cut or not."""
-    files = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+def whole_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of an artefact whose files are there, as long as they were and no others; None where it is not so."""
+    manifest = read_manifest(folder)
+    return manifest if manifest and next(faults(folder, manifest["files"]), None) is None else None
+
+
+def parse_manifest(data: bytes, name: str) -> dict[str, Any]:
+    """The manifest of the artefact called `name`, each field of its type. It may come from anywhere: nothing in it is taken on trust.
+
+    Raises ValueError, which says what is wrong with it.
+    """
+    try:
+        value = json.loads(data)
+        _check(value, name)
+    except (TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+        raise ValueError("no manifest that this version knows") from None
+    except json.JSONDecodeError as e:
+        raise ValueError(f"not JSON: {e}") from None
+    return value
+
+
+def _check(value: dict[str, Any], name: str) -> None:
+    for field, right in _FIELDS.items():
+        if field not in value and field not in _OPTIONAL:
+            raise ValueError(f"no {field}")
+        if field in value and not right(value[field]):
+            raise ValueError(f"no {field} that this version knows")
+    if name != f"{value['step']}-{value['key'][:12]}":
+        raise ValueError(f"its key is not that of {name}")
+    if value["lineage"].get(value["key"]) != value["payload"]:
+        raise ValueError("its lineage is of another key")
+    folders = {str(parent) for path in value["files"] for parent in PurePosixPath(path).parents}
+    for path, about in value["files"].items():
+        pure = PurePosixPath(path)
+        inside = not pure.is_absolute() and ".." not in pure.parts and "\0" not in path
+        if not inside or str(pure) != path or path in {*folders, "."} or pure.parts[0] == MANIFEST:
+            raise ValueError(f"no path of a file: {path[:200]!r}")
+        size = about if type(about) is int else about["size"]  # older manifests have sizes alone
+        if not _count(size) or not (size is about or is_hash([about["sha256"]])):
+            raise ValueError(f"no size or sha256 of {path[:200]!r}")
+
+
+def _count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _mapping(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _payload(value: object) -> bool:
+    """What a key is the hash of."""
+    return (
+        isinstance(value, dict)
+        and isinstance(value["step"], str)
+        and type(value["version"]) is int
+        and isinstance(value["fields"], dict)
+        and isinstance(value["inputs"], dict)
+        and (not value["inputs"] or is_hash([*value["inputs"].values()]))
+    )
+
+
+def _lineage(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        _payload(payload) and all(key in value for key in payload["inputs"].values()) for payload in value.values()
+    )
+
+
+def _number(low: float, high: float) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+_FIELDS: Mapping[str, Callable[[object], bool]] = {
+    "step": _text,
+    "key": lambda value: is_hash([value]),
+    "payload": _payload,
+    "fields": _mapping,
+    "lineage": _lineage,
+    "metrics": lambda value: value is None or isinstance(value, dict),
+    "contract": lambda value: value is None or isinstance(value, dict),
+    "failures": _count,
+    "seconds": _number(0, 1e12),
+    "attempts": _count,
+    "amount": lambda value: value is None or _count(value),
+    "shards": lambda value: value == [] or (isinstance(value, list) and is_hash(value)),
+    "files": _mapping,
+    "versions": lambda value: isinstance(value, dict) and all(map(_text, value.values())),
+    "source": _text,
+    "finished": _number(0, 250_000_000_000),  # seconds since 1970, to where calendars end
+    "host": _text,
+}
+_OPTIONAL = ("amount", "shards")  # not in manifests of older versions
+
+
+class Digests:
+    """sha256 of files, each inode read once: shards are hard links of the files of artefacts.
+
+    An inode that has changed since, as far as its size and times show, is read again.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, ...], str] = {}
+
+    def __call__(self, path: Path) -> str:
         with open(path, "rb") as f:
-            os.fsync(f.fileno())
-            files[str(path.relative_to(folder))] = {"size": path.stat().st_size, "sha256": hashlib.file_digest(f, "sha256").hexdigest()}
+            stat = os.fstat(f.fileno())
+            identity = stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+            if identity not in self._known:
+                self._known[identity] = hashlib.file_digest(f, "sha256").hexdigest()
+            return self._known[identity]
+
+
+def faults(folder: Path, files: Mapping[str, Any], digests: Digests | None = None) -> Iterator[str]:
+    """What of a folder is not as `files` lists it, a line each; with `digests` every byte is read, without it files are looked at alone.
+
+    What lies there too counts: steps take all that they find. But for names that begin with a dot, as file managers and NFS leave them,
+    which no step takes and which are told only when all is read.
+    """
+    for name, about in files.items():
+        path = folder / name
+        size, sha256 = (about, None) if isinstance(about, int) else (about["size"], about["sha256"])  # older manifests have sizes alone
+        try:
+            there = path.stat().st_size if path.is_file() else None
+            if there is None:
+                yield f"{path}: missing"
+            elif there != size:
+                yield f"{path}: {there} bytes, not {size}"
+            elif digests and sha256 and digests(path) != sha256:
+                yield f"{path}: its bytes changed"
+        except OSError as e:
+            yield f"{path}: cannot be read ({e.strerror})"
+    there = {os.path.relpath(os.path.join(here, name), folder) for here, _, names in os.walk(folder) for name in names}
+    for name in sorted(there - files.keys() - {MANIFEST}):
+        if digests or not os.path.basename(name).startswith("."):
+            yield f"{folder / name}: was not there when it was made"
+
+
+def write_manifest(folder: Path, about: dict[str, Any], digests: Digests | None = None) -> None:
+    """The last file of an artefact, when all others are on the disk, power cut or not."""
+    files, digests = {}, digests or Digests()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        sync(path)
+        files[str(path.relative_to(folder))] = {"size": path.stat().st_size, "sha256": digests(path)}
     about |= {
         "files": files,
         "versions": versions(),
@@ -51,14 +194,15 @@ def publish(root: Path, work: Path, name: str) -> bool:
     """Move a whole folder to where artefacts are looked for, by one rename; False if somebody else was first."""
     target = root / "artefacts" / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists() and read_manifest(target) is None:
+    if target.exists() and whole_manifest(target) is None:
         # Damaged, by a failing disk or a hand. It is kept: to look at it is its owner's decision, and so is to remove it.
         (root / "damaged").mkdir(exist_ok=True)
-        target.rename(root / "damaged" / f"{name}.{work.name.lstrip('.')}")
+        with contextlib.suppress(FileNotFoundError):  # dropped meanwhile
+            target.rename(root / "damaged" / f"{name}.{work.name.lstrip('.')}")
     try:
         work.rename(target)
     except OSError:
-        if read_manifest(target) is None:
+        if whole_manifest(target) is None:
             raise
         return False
     sync(target.parent)

@@ -12,8 +12,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
-import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -21,13 +19,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from textless.engine.manifest import MANIFEST, publish, read_manifest, sync
+from textless.engine.manifest import MANIFEST, parse_manifest, publish, sync, whole_manifest
 from textless.errors import StoreError, TextlessError, did_you_mean
 
 OBJECT_STORES = {"s3", "gs", "abfs", "memory"}  # what is written there appears whole, and can be asked not to replace anything
 THREADS = 8
 LARGE = 32 << 20  # bytes; larger files go one at a time, since fsspec holds several parts of each in memory
-HASH = re.compile("[0-9a-f]{64}")
 Progress = Callable[[int, int, str], None]
 
 
@@ -82,7 +79,7 @@ def push(root: Path, url: str, names: Iterable[str], progress: Progress = lambda
 def pull(url: str, root: Path, names: Iterable[str], progress: Progress = lambda done, total, what: None) -> list[str]:
     """Download artefacts that the remote has and the store lacks; returns their names. Each is checked, and appears whole."""
     with _explain(url):
-        wanted = [name for name in dict.fromkeys(names) if read_manifest(root / "artefacts" / name) is None]
+        wanted = [name for name in dict.fromkeys(names) if whole_manifest(root / "artefacts" / name) is None]
         if not wanted:
             return []
         fs, base = _open(url)
@@ -157,22 +154,12 @@ def _complete(fs: Any, base: str) -> set[str]:
 def _files(manifest: bytes, name: str, where: object, cure: str) -> list[File]:
     """The files that a manifest lists. It may come from anywhere: nothing in it is taken on trust."""
     try:
-        value = json.loads(manifest)
-        if not HASH.fullmatch(value["key"]) or name != f"{value['step']}-{value['key'][:12]}":
-            raise ValueError(f"its key is not that of {name}")
-        files = [File(path, entry["size"], entry["sha256"]) for path, entry in value["files"].items()]
-        folders = {str(parent) for file in files for parent in PurePosixPath(file.path).parents}
-        for file in files:
-            path = PurePosixPath(file.path)
-            inside = not path.is_absolute() and ".." not in path.parts and "\0" not in file.path
-            if not inside or str(path) != file.path or file.path in {*folders, "."} or path.parts[0] == MANIFEST:
-                raise ValueError(f"no path of a file: {file.path!r}")
-            if type(file.size) is not int or file.size < 0 or not HASH.fullmatch(file.sha256):
-                raise ValueError(f"no size or sha256 of {file.path!r}")
-        return files
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
-        said = str(e) if isinstance(e, ValueError) else "no manifest that this version knows"
-        raise StoreError(f"{where}: damaged ({said}); {cure}") from None
+        files = parse_manifest(manifest, name)["files"]
+        return [File(path, entry["size"], entry["sha256"]) for path, entry in files.items()]
+    except TypeError:
+        raise StoreError(f"{where}: damaged (no sha256 of its files, as an older version left it); {cure}") from None
+    except ValueError as e:
+        raise StoreError(f"{where}: damaged ({e}); {cure}") from None
 
 
 def _each(fs: Any, call: Callable[[Any], None], jobs: list[tuple[Path, File]]) -> Iterator[None]:

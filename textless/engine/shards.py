@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textless.engine.hashes import write_error
+from textless.engine.manifest import Digests, faults
 from textless.engine.step import Keys, MapStep
 from textless.errors import RowsFailedError, StoreError
+from textless.signals import end_with
 
 if TYPE_CHECKING:
     from textless.engine.job import Job
@@ -43,14 +45,14 @@ class Pool:
     A shard in which a row failed stays with the job (`own`); others are shared, and hard-linked to where they are wanted.
     """
 
-    def __init__(self, own: Path, shared: Path | None = None) -> None:
-        self.own, self.shared = own, shared
+    def __init__(self, own: Path, shared: Path | None = None, digests: Digests | None = None) -> None:
+        self.own, self.shared, self.digests = own, shared, digests or Digests()
 
     def find(self, key: str) -> Path | None:
-        """A shard whose files are as long as they were; one that is damaged counts as not there."""
+        """A shard whose files are as long as they were; one that is damaged counts as not there. Its bytes are read by `place`."""
         for folder in (self.shared, self.own):
             about = _read_about(folder / key) if folder else None
-            if folder and about and about["sizes"] == _sizes(folder / key / "result"):
+            if folder and about and next(faults(folder / key / "result", about["sizes"]), None) is None:
                 return folder / key
         return None
 
@@ -64,9 +66,12 @@ class Pool:
             failures = _room_or_error(do, temporary / "result")
             check()
             _sync(temporary / "result")
+            files = _files(temporary / "result")
+            about = {"failures": failures, "sizes": {name: path.stat().st_size for name, path in files.items()}}
+            about["sha256"] = {name: self.digests(path) for name, path in files.items()}
             # Who was thought dead finds that its folder was swept away. What it has written since then is not whole, and ABOUT is gone.
             with open(temporary / ABOUT, "r+") as f:
-                json.dump({"failures": failures, "sizes": _sizes(temporary / "result")}, f, sort_keys=True)
+                json.dump(about, f, sort_keys=True)
             _sync(temporary / ABOUT)
             folder = self.own if failures or self.shared is None else self.shared
             folder.mkdir(parents=True, exist_ok=True)
@@ -75,45 +80,70 @@ class Pool:
             except OSError:
                 if self.find(key):  # another process was faster
                     return
-                with contextlib.suppress(FileNotFoundError):  # a damaged one; swept away with other leftovers
-                    (folder / key).rename(self.own / f".damaged.{uuid.uuid4().hex}")
+                self._set_aside(folder / key)
                 temporary.rename(folder / key)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
     def place(self, key: str, target: Path) -> list[dict[str, Any]]:
-        """Link a shard to `target`; returns its failures. Raises FileNotFoundError when it is not there (any more)."""
+        """Link a shard to `target`; returns its failures.
+
+        Raises FileNotFoundError when it is not there (any more), or its bytes are not those that were written: then it is put aside.
+        """
         found = self.find(key)
-        if found is None:
+        about = _read_about(found) if found else None
+        if found is None or about is None:
             raise FileNotFoundError(key)
         link(found / "result", target)
-        return (_read_about(found) or {})["failures"]
+        # Shards of older versions have no hashes. The artefact's manifest takes those that are found here: they cost no second reading.
+        for name, sha256 in about.get("sha256", {}).items():
+            if self.digests(target / name) != sha256:
+                shutil.rmtree(target) if target.is_dir() else target.unlink()
+                self._set_aside(found)
+                raise FileNotFoundError(key)
+        return about["failures"]
+
+    def _set_aside(self, shard: Path) -> None:
+        """A damaged shard: swept away with other leftovers."""
+        self.own.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            shard.rename(self.own / f".damaged.{uuid.uuid4().hex}")
 
     def drop(self, key: str, discard: Callable[[Path], None]) -> None:
         """Let a shared shard go, unless an artefact holds it."""
-        if self.shared and all(p.stat().st_nlink == 1 for p in _files(self.shared / key / "result")):
+        if self.shared and all(p.stat().st_nlink == 1 for p in _files(self.shared / key / "result").values()):
             discard(self.shared / key)
+
+
+def shard_damage(shard: Path, digests: Digests) -> list[str]:
+    """What of a shard is not as it was written, a line each: every byte is read."""
+    about = _read_about(shard)
+    if about is None:
+        return [f"{shard / ABOUT}: missing or damaged"]
+    hashes = about.get("sha256", {})  # older versions wrote none
+    return list(faults(shard / "result", {n: {"size": size, "sha256": hashes.get(n)} for n, size in about["sizes"].items()}, digests))
 
 
 def _read_about(shard: Path) -> dict[str, Any] | None:
     try:
-        about = json.loads((shard / ABOUT).read_text())
-        return about if isinstance(about, dict) and about.keys() >= {"failures", "sizes"} else None
-    except (OSError, ValueError):
+        about = json.loads((shard / ABOUT).read_bytes())
+        failures, sizes, hashes = about["failures"], about["sizes"], about.get("sha256", {})
+        right = all(isinstance(f, dict) and {"id", "error"} <= f.keys() for f in failures)
+        right = right and all(type(size) is int for size in sizes.values()) and ("sha256" not in about or hashes.keys() == sizes.keys())
+        return about if right else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 
-def _files(result: Path) -> list[Path]:
-    return [result] if result.is_file() else sorted(p for p in result.rglob("*") if p.is_file())
-
-
-def _sizes(result: Path) -> dict[str, int]:
-    return {p.relative_to(result).as_posix(): p.stat().st_size for p in _files(result)}
+def _files(result: Path) -> dict[str, Path]:
+    """By path within the result; a file is `.`."""
+    files = [result] if result.is_file() else sorted(p for p in result.rglob("*") if p.is_file())
+    return {p.relative_to(result).as_posix(): p for p in files}
 
 
 def _sync(result: Path) -> None:
     """A shard is believed whenever it is met again, so its bytes are on the disk before its name is, power cut or not."""
-    for path in _files(result):
+    for path in _files(result).values():
         with open(path, "rb") as f:
             os.fsync(f.fileno())
 
@@ -160,9 +190,14 @@ def run_shards(
     """
     shards = split_rows(rows)
     for n, members in enumerate(shards):
-        if not job.pool.find(str(n)):
-            job.pool.add(str(n), lambda out, members=members: shard(members, out))
-        job.failures += job.pool.place(str(n), job.path / shard_path(n))
+        for _ in range(PATIENCE):
+            if not job.pool.find(str(n)):
+                job.pool.add(str(n), lambda out, members=members: shard(members, out))
+            with contextlib.suppress(FileNotFoundError):
+                job.failures += job.pool.place(str(n), job.path / shard_path(n))
+                break
+        else:
+            raise _vanishing(job)
         job.progress(n + 1, len(shards), "shards")
     _check_some_good(job, len(rows))
 
@@ -173,24 +208,34 @@ def run_map(step: MapStep, job: Job) -> None:
     Raises RowsFailedError when all rows failed, and StoreError when a row's file changes meanwhile or workers keep dying.
     """
     task = _Task(step, job)
-    missing = [n for n, key in enumerate(task.keys) if not job.pool.find(key)]
-    done = len(task.keys) - len(missing)
-    amount = len(missing)
-    if done:
-        job.progress(done, len(task.keys), "shards")
-    for _ in _here(task, missing) if job.on is None else _by_workers(task, missing):
-        done += 1
-        job.progress(done, len(task.keys), "shards")
-    for n, key in enumerate(task.keys):
-        target = job.path / step.shard_path(n)
-        try:
-            job.failures += job.pool.place(key, target)
-        except FileNotFoundError:  # dropped with another artefact since it was found
-            task.do(n, key)
-            job.failures += job.pool.place(key, target)
+    placed: dict[int, list[dict[str, Any]]] = {}  # failures by shard
+    amount = None
+    for _ in range(PATIENCE):
+        missing = [n for n, key in enumerate(task.keys) if n not in placed and not job.pool.find(key)]
+        amount = len(missing) if amount is None else amount
+        done = len(task.keys) - len(missing)
+        if done:
+            job.progress(done, len(task.keys), "shards")
+        for _ in _here(task, missing) if job.on is None else _by_workers(task, missing):
+            done += 1
+            job.progress(done, len(task.keys), "shards")
+        for n, key in enumerate(task.keys):
+            if n not in placed:
+                with contextlib.suppress(FileNotFoundError):  # dropped with another artefact since it was found, or its bytes changed
+                    placed[n] = job.pool.place(key, job.path / step.shard_path(n))
+        if len(placed) == len(task.keys):
+            break
+    else:
+        raise _vanishing(job)
+    job.failures += [failure for n in range(len(task.keys)) for failure in placed[n]]
     job.amount, job.shards = amount, task.keys
     _check_some_good(job, sum(map(len, task.shards)))
     step.finish(job, task.tools)
+
+
+def _vanishing(job: Job) -> StoreError:
+    where = job.pool.shared or job.pool.own
+    return StoreError(f"{where}: shards are gone or damaged as soon as they are made; check the disk, and what else cleans it up")
 
 
 class _Task:
@@ -249,7 +294,7 @@ def _by_loky(task: _Task, missing: list[int], size: int) -> Iterator[None]:
     while missing:
         told = 0
         try:
-            calls = (joblib.delayed(_do_remotely)(task.job, task.step, n, task.keys[n]) for n in missing)
+            calls = (joblib.delayed(_do_remotely)(task.job, task.step, n, task.keys[n], os.getpid()) for n in missing)
             for _ in joblib.Parallel(n_jobs=size, backend="loky", return_as="generator_unordered", batch_size=1)(calls):
                 told += 1
                 yield
@@ -296,9 +341,11 @@ _known: tuple[Path, _Task] | None = None
 _one_at_a_time = threading.Lock()  # dask's workers have threads, and a shard may seed generators that all of them share
 
 
-def _do_remotely(job: Job, step: MapStep, n: int, key: str) -> None:
-    """In a worker: one shard into the pool. Rows and tools stay for the next shard of the same attempt."""
+def _do_remotely(job: Job, step: MapStep, n: int, key: str, parent: int | None = None) -> None:
+    """In a worker: one shard into the pool. Rows and tools stay for the next shard of the same attempt. It does not outlive `parent`."""
     global _known
+    if parent is not None:
+        end_with(parent)
     with _one_at_a_time:
         if _known is None or _known[0] != job.path:
             _known = job.path, _Task(step, job, job.keys)

@@ -8,15 +8,17 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from textless.engine import ranks
 from textless.engine.hashes import FileHashes, write_error, write_text
 from textless.engine.job import Job, Progress, remote_job, temporaries, write_failures
+from textless.engine.keep import damage
 from textless.engine.lease import Lease, guard
-from textless.engine.manifest import MANIFEST, publish, read_manifest, write_manifest
+from textless.engine.manifest import MANIFEST, faults, publish, read_manifest, write_manifest
 from textless.engine.shards import Pool
 from textless.engine.step import Keys, Source, Step
 from textless.errors import RowsFailedError, StoreError
@@ -45,6 +47,7 @@ class Store:
         self.on, self.tensorboard = on, tensorboard
         self._hashes = FileHashes(self.root / "hashes.json")
         self.keys = Keys(self._hashes)
+        self._warned: set[Path] = set()
 
     def folder(self, step: Step) -> Path:
         return self.root / "artefacts" / self.name(step)
@@ -74,7 +77,16 @@ class Store:
         return True
 
     def manifest(self, step: Step) -> dict[str, Any] | None:
-        return read_manifest(self.folder(step))
+        """None where the artefact is not there, or damaged as far as is seen without reading its files: then a warning says so, once."""
+        folder = self.folder(step)
+        manifest = read_manifest(folder)
+        fault = next(faults(folder, manifest["files"]), None) if manifest else f"{folder / MANIFEST}: missing or damaged"
+        if fault is None:
+            return manifest
+        if folder.exists() and folder not in self._warned:  # else it was dropped
+            self._warned.add(folder)
+            warnings.warn(f"{fault}; {folder.name} counts as not there: `textless run` makes it again", stacklevel=2)
+        return None
 
     def manifests(self) -> Iterator[dict[str, Any]]:
         """Of everything in the store, newest first."""
@@ -125,6 +137,7 @@ class Store:
                 job.tensorboard = self.root / "tensorboard" / self.name(step) if self.tensorboard else None
                 attempts = _count_attempt(scratch / "attempts")
                 start = time.monotonic()
+                self._check_inputs(step)
                 if step.collective:
                     ranks.call(scratch)
                 step.run(job)
@@ -136,11 +149,19 @@ class Store:
             if lease.mine() and not self.has(step):
                 if isinstance(e, RowsFailedError):
                     self._discard(work)  # an error is not kept: the next run tries every row again
+                if not isinstance(e, StoreError):
+                    check_bytes(self.inputs(step).values())
                 raise
         finally:
             self._discard(path)
         if self.has(step):
             self._discard(work)
+
+    def _check_inputs(self, step: Step) -> None:
+        """Raise StoreError when an input is not there, or not all of it: nothing is made of a part."""
+        for name, parent in step.inputs().items():
+            if not isinstance(parent, Source) and not self.has(parent):
+                raise StoreError(f"{step.type}.{name}: {self.folder(parent)} is not there any more, or damaged; run again")
 
     def _sweep(self, work: Path, lease: Lease) -> bool:
         """Put away what earlier attempts left, all but checkpoints and finished shards. False if the lease was lost."""
@@ -207,7 +228,8 @@ class Store:
             write_failures(job.path / "failures.jsonl", job.failures)
         about |= {"step": step.type, "key": self.keys.of(step), "payload": self.keys.payload(step), "fields": step.settings()}
         about |= {"lineage": self.keys.lineage(step), "metrics": job.metrics, "contract": job.contract}
-        write_manifest(job.path, {**about, "failures": len(job.failures), "amount": job.amount, "shards": job.shards})
+        about |= {"failures": len(job.failures), "amount": job.amount, "shards": job.shards}
+        write_manifest(job.path, about, job.digests)
         publish(self.root, job.path, self.name(step))
 
     def busy(self, step: Step) -> bool:
@@ -257,8 +279,15 @@ class Store:
         return os.strerror(problem.errno or 0) if problem else None
 
 
+def check_bytes(folders: Iterable[Path]) -> None:
+    """When something went wrong with artefacts: raise StoreError if it is their bytes, which are all read, that are not as they were."""
+    for folder in folders:
+        if folder.exists() and (found := damage(folder)):
+            raise StoreError(f"{found[0]}; remove {folder} and run again") from None
+
+
 def _count_attempt(path: Path) -> int:
-    text = path.read_text() if path.exists() else ""
-    attempts = int(text) + 1 if text.isdecimal() else 1
+    text = path.read_bytes()[:9] if path.exists() else b""
+    attempts = int(text) + 1 if text.isdigit() else 1
     write_text(path, str(attempts))
     return attempts

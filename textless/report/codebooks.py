@@ -11,7 +11,7 @@ import numpy as np
 
 from textless.engine.pipeline import Pipeline
 from textless.engine.step import Source
-from textless.engine.store import Store
+from textless.engine.store import Store, check_bytes
 from textless.errors import DumpError
 from textless.report.curves import Series, chart
 from textless.report.figures import Html, duration, joined, markup, number, picture
@@ -78,7 +78,7 @@ def find_uses(pipeline: Pipeline, store: Store, phones: dict[str, list[tuple[flo
             if dump.contract.frame_rate and len(dump):
                 out[store.name(step)] = count(name, dump, phones, n_units=dump.contract.n_units, frame_rate=dump.contract.frame_rate)
         except DumpError:
-            continue
+            check_bytes([store.folder(step)])
     return list(out.values())
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from textless.audio import SAMPLE_RATE, audio_samples, read_audio
 from textless.engine.pipeline import Pipeline
 from textless.engine.step import Source, Step
-from textless.engine.store import Store
+from textless.engine.store import Store, check_bytes
 from textless.errors import AudioError, CorpusError, DumpError
 from textless.steps import Align, Alignments, Continue, CopySynthesis, Resynth
 from textless.steps import Corpus as CorpusStep
@@ -248,7 +248,7 @@ def _rows_of(folder: Path) -> Iterator[UnitRow]:
     try:
         yield from Dump(folder)
     except DumpError:
-        return
+        check_bytes([folder])
 
 
 def _units(name: str, row: UnitRow) -> Units:
