@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from textless.engine import ranks
+from textless.engine import live, ranks
 from textless.engine.job import Progress
 from textless.engine.keep import needed, record_run
+from textless.engine.lease import guard
 from textless.engine.step import Source, Step
 from textless.engine.store import Store
-from textless.errors import PipelineError, did_you_mean
+from textless.errors import PipelineError, StoreError, did_you_mean, quoted
 
 REPLANS = 3  # times that inputs may vanish under a run: another one on the same store had done with them
 
@@ -47,7 +49,7 @@ class Pipeline:
         picked: dict[str, None] = {}
         for name in targets:
             if name not in self.steps and name not in swept:
-                raise PipelineError(f"no step {name!r} in the pipeline{did_you_mean(name, [*self.steps, *swept])}")
+                raise PipelineError(f"no step {quoted(name)} in the pipeline{did_you_mean(name, [*self.steps, *swept])}")
             picked |= dict.fromkeys([name] if name in self.steps else swept[name])
         return list(picked)
 
@@ -119,7 +121,20 @@ class Pipeline:
             for name in folders:
                 store.wait(self.steps[name])
             return folders
-        record_run(store.root, self.file, {n: store.name(self.steps[n]) for n in folders}, self._needed(store, wanted))
+        record = store.root, self.file, {n: store.name(self.steps[n]) for n in folders}, self._needed(store, wanted)
+        with live.alive(store.root, [store.name(step) for step in self.above(wanted) if not isinstance(step, Source)]):
+            record_run(*record)
+            try:
+                made = self._make(store, wanted, started, progress)
+            finally:
+                record_run(*record)  # what it needs is kept from its end on
+        if made:
+            for name in self.temporary - set(wanted):
+                self._drop(store, name)
+        return folders
+
+    def _make(self, store: Store, wanted: list[str], started: Callable[[str, int, int], None], progress: Progress) -> int:
+        """Make what is missing, and return how many steps were."""
         for step in self.above(wanted):
             if not isinstance(step, Source) and store.work(step).exists() and store.has(step):
                 store.run(step)  # killed when it had just been published: what is left is swept up
@@ -130,16 +145,13 @@ class Pipeline:
                 started(self.name_of(step), made := made + 1, made + len(missing) - missing.index(step) - 1)
                 try:
                     store.run(step, progress)
-                except OSError:
+                except Exception:
                     if left and any(not isinstance(s, Source) and not store.has(s) for s in step.inputs().values()):
                         break
                     raise
             else:
                 break
-        if made:
-            for name in self.temporary - set(wanted):
-                self._drop(store, name)
-        return folders
+        return made
 
     def failed(self, store: Store, targets: Iterable[str] = ()) -> dict[str, tuple[int, Path]]:
         """Rows that could not be done on the way to the targets: number and list, by the step's name."""
@@ -151,12 +163,14 @@ class Pipeline:
         return out
 
     def state(self, store: Store, name: str) -> str:
-        """`source`, `done`, `started` (a work folder is there) or `missing`."""
+        """`source`, `done`, `damaged`, `started` (a work folder is there) or `missing`."""
         step = self.steps[name]
         if isinstance(step, Source):
             return "source"
         if store.has(step):
             return "done"
+        if store.folder(step).exists():
+            return "damaged"
         return "started" if store.work(step).exists() else "missing"
 
     def _needed(self, store: Store, targets: list[str]) -> list[str]:
@@ -165,8 +179,10 @@ class Pipeline:
         return [store.name(s) for s in self.above(targets) if not isinstance(s, Source) and id(s) not in passing]
 
     def _drop(self, store: Store, name: str) -> None:
-        """Drop a temporary artefact, unless somebody is at a step that takes it, or another run keeps it."""
+        """Drop a temporary artefact, unless somebody is at a step that takes it, or another run wants or keeps it."""
         step = self.steps[name]
         takers = [s for s in self.steps.values() if any(parent is step for parent in s.inputs().values())]
-        if not any(map(store.busy, takers)) and store.name(step) not in needed(store.root):
-            store.drop(step)
+        with contextlib.suppress(StoreError), guard(store.root / "work"):  # a record that is damaged may want it
+            wanted = store.name(step) in needed(store.root) or any(run.may_want(store.name(step)) for run in live.runs(store.root))
+            if not wanted and not any(map(store.busy, takers)):
+                store.drop(step)
