@@ -1,4 +1,4 @@
-"""Signals that end a command: it ends in order, keeps what is done, and its workers end with it."""
+"""Signals that end a command: it ends in order, and keeps what is done."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from types import FrameType
 
 GRACE = 5.0  # seconds between a signal and the end, however long a library's own loop takes
-POLL = 1.0  # seconds
 
 
 class Terminated(SystemExit):
@@ -60,19 +59,3 @@ def _insist(reader: int, numbers: list[signal.Signals]) -> None:
             if byte[0] in numbers:
                 time.sleep(GRACE)
                 os._exit(128 + byte[0])
-
-
-_watched: set[int] = set()
-
-
-def end_with(parent: int) -> None:
-    """In a worker: end when the process `parent` that started it has ended, in whatever way. Nobody tells a worker of a SIGKILL."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(POLL)
-        os._exit(1)
-
-    if parent not in _watched:
-        _watched.add(parent)
-        threading.Thread(target=watch, daemon=True).start()

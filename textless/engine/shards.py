@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,6 @@ from textless.engine.hashes import write_error
 from textless.engine.manifest import Digests, faults
 from textless.engine.step import Keys, MapStep
 from textless.errors import RowsFailedError, StoreError
-from textless.signals import end_with
 
 if TYPE_CHECKING:
     from textless.engine.job import Job
@@ -27,7 +27,8 @@ Do = Callable[[Path], list[dict[str, Any]]]
 ABOUT = "shard.json"  # a shard's failures, and how long its files are
 ROWS_PER_SHARD = 64
 ANSWER = 10  # seconds in which a scheduler must answer
-PATIENCE = 3  # times that workers may die without having finished a shard
+POLL = 1.0  # seconds between two looks of a worker at its parent
+PATIENCE = 3  # times that workers may die without having finished a shard, or that shards may vanish
 
 
 def split_rows(rows: list[Any]) -> list[list[Any]]:
@@ -345,12 +346,28 @@ def _do_remotely(job: Job, step: MapStep, n: int, key: str, parent: int | None =
     """In a worker: one shard into the pool. Rows and tools stay for the next shard of the same attempt. It does not outlive `parent`."""
     global _known
     if parent is not None:
-        end_with(parent)
+        _end_with(parent)
     with _one_at_a_time:
         if _known is None or _known[0] != job.path:
             _known = job.path, _Task(step, job, job.keys)
         if not job.pool.find(key):
             _known[1].do(n, key)
+
+
+_watched: set[int] = set()
+
+
+def _end_with(parent: int) -> None:
+    """In a worker: end when the process that started it has ended, in whatever way. Nobody tells a worker of a SIGKILL."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL)
+        os._exit(1)
+
+    if parent not in _watched:
+        _watched.add(parent)
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def _check_some_good(job: Job, rows: int) -> None:
