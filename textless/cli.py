@@ -219,8 +219,6 @@ def resynth(inputs: tuple[str, ...], out: str, overwrite: bool, contract: str | 
     from textless import commands
 
     parts = {k: given.pop(k) for k in ("model", "encoder", "layer", "codebook", "vocoder", "device", "precision")}
-    if given["speaker"] and given["speaker"].isdigit():
-        given["speaker"] = int(given["speaker"])
     return commands.resynth(
         list(inputs),
         out,

@@ -50,6 +50,10 @@ class Model:
         layer: of the encoder; None is the one that the codebook was made on.
         precision: of encoder and vocoder, see `load_encoder` and `load_vocoder`; lm_precision: of the language model, see `load_lm`.
 
+        device: `cpu`, `cuda` or `cuda:N`.
+
+    Raises DeviceError for a device that is not there.
+
     Attributes:
         tokenizer, lm, vocoder: the parts. Raise ModelError when the set lacks them, ContractError when they do not fit.
     """
@@ -67,6 +71,10 @@ class Model:
         precision: str = "fp32",
         lm_precision: str = "fp32",
     ) -> None:
+        if device != "cpu":  # for which torch need not be imported
+            from textless.devices import resolve
+
+            resolve(device)
         self.name, self.layer, self.device, self.precision, self.lm_precision = name, layer, device, precision, lm_precision
         self.parts = {"encoder": encoder, "codebook": codebook, "lm": lm, "vocoder": vocoder}
 

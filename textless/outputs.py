@@ -20,7 +20,7 @@ from textless.errors import AudioError, OutputExistsError, RowsFailedError, Text
 from textless.progress import one_line
 from textless.units.dump import UnitRow, finish_dump, write_stream
 from textless.units.types import UnitContract
-from textless.weights import write_text
+from textless.weights import model_files, write_text
 
 RECEIPT = ".textless.json"  # in an output folder, and of a file beside it: the key of the command that made it
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
@@ -408,5 +408,5 @@ def hash_rows(rows: list[UnitRow]) -> str:
 
 def hash_model(place: str | Path) -> str:
     place = Path(place)
-    files = [place] if place.is_file() else [f for f in sorted(place.rglob("*")) if f.is_file()]
+    files = [*model_files(place).values()] if place.is_file() else [f for f in sorted(place.rglob("*")) if f.is_file()]
     return digest([[f.name, sha256_file(f)] for f in files])

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from textless.checks import Count, check
 from textless.errors import ContractError, ModelError
 from textless.lm.cache import KVCache
 from textless.lm.decoder import UnitDecoder
 from textless.lm.packing import document_mask
 from textless.lm.pretrained import first_line, load_pretrained
 from textless.units.types import UnitContract
-from textless.weights import from_torch, read_json, write_text
+from textless.weights import check_finite, from_torch, read_json, write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -242,14 +243,16 @@ def load_causal(folder: Path | str) -> CausalUnitLM:
     ours = read_json(folder / OURS)
     if ours.get("kind") != "causal_lm":
         raise ModelError(f"{folder}: holds a model of kind {ours.get('kind')!r} where a causal_lm is wanted")
-    model = load_pretrained(folder)
     try:
+        contract = UnitContract.from_dict(check(ours["contract"], dict, f"{OURS}: contract"))
+        context = check(ours["context"], Count, f"{OURS}: context")
+        model = load_pretrained(folder)
         weight = load_file(folder / DURATION)["duration.weight"].float()
-        contract = UnitContract.from_dict(ours["contract"])
-        lm = CausalUnitLM(model, contract, context=ours["context"], max_duration=len(weight))
+        check_finite(DURATION, "duration.weight", weight)
+        lm = CausalUnitLM(model, contract, context=context, max_duration=len(weight))
         lm.duration.load_state_dict({"weight": weight})
-    except ModelError as e:
-        raise ModelError(f"{folder}: {e}") from None
+    except (ModelError, ContractError) as e:
+        raise ModelError(str(e) if str(e).startswith(str(folder)) else f"{folder}: {e}") from None
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as e:
         raise ModelError(f"{folder}: not a language model of this version ({first_line(e)})") from None
     return lm.eval()

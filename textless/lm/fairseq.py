@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from textless.checks import Between, check
 from textless.errors import ModelError
 from textless.pickles.files import reading
+from textless.weights import check_finite
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")  # the first entries of every dictionary; its file begins after them
 END, UNKNOWN = 2, 3
+LONGEST = 2**18  # tokens of context, for which no weight answers
 MOST_UNITS = 1 << 20  # a larger integer in a dictionary is no unit, and would ask for memory
 KNOWN_ACTIVATIONS = ("relu", "gelu")
 
@@ -63,9 +66,7 @@ def context_of(place: str, model: dict[str, Any], task: dict[str, Any]) -> int:
     for key in ("max_target_positions", "tokens_per_sample"):
         for value in (model.get(key), task.get(key)):
             if type(value) is int:
-                if value < 2:
-                    raise ModelError(f"{place}: {key} is {value}; the file is damaged")
-                return value
+                return check(value, Annotated[int, Between(2, LONGEST)], f"{place}: {key}")
     return 1024
 
 
@@ -78,6 +79,7 @@ def rename(place: str, source: dict[str, Tensor], *, shared: bool) -> tuple[dict
     def take(name: str, axes: int) -> Tensor:
         if name not in left or left[name].ndim != axes or not left[name].is_floating_point():
             raise ModelError(f"{place}: has no decoder.{name} of {axes} axes; the file is damaged or of another architecture")
+        check_finite(place, f"decoder.{name}", left[name])
         return left.pop(name).float().clone()  # apart from the file
 
     state = {"embed.weight": take("embed_tokens.weight", 2)}

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from textless.errors import ModelError
+import torch
+
+from textless.checks import check, read_fields
+from textless.errors import ContractError, ModelError
 from textless.lm.decoder import UnitDecoder
 from textless.lm.model import LMConfig, UnitLM
+from textless.lm.reader import check_precision
 from textless.units.types import UnitContract
-from textless.weights import load_model, to_torch
+from textless.weights import CONFIG, check_blocks, check_shapes, load_model, to_torch
 
 
 def load_lm(
@@ -39,11 +43,18 @@ def load_lm(
         from textless.lm.causal import load_causal
 
         return load_causal(path)
-    config, tensors = load_model(path, kind="lm")
+    check_precision(precision)
+    entries, tensors = load_model(path, kind="lm")
     try:
-        kept = UnitContract.from_dict(config.pop("contract"))
-        model = UnitLM(LMConfig(**config), kept, precision=precision)
-        model.load_state_dict(to_torch(tensors))
-    except (KeyError, TypeError, RuntimeError) as e:
-        raise ModelError(f"{path}: not a language model of this version ({e})") from None
+        if "contract" not in entries:
+            raise ModelError(f"{path / CONFIG}: has no contract, which says what its units are; copy the model again")
+        kept = UnitContract.from_dict(check(entries.pop("contract"), dict, f"{path / CONFIG}: contract"))
+        config = read_fields(LMConfig, entries, str(path / CONFIG))
+        check_blocks(path, "layers", config.layers, tensors, "blocks.")
+        with torch.device("meta"):  # of any size at once
+            check_shapes(path, UnitLM(config, kept).state_dict(), {name: t.shape for name, t in tensors.items()})
+        model = UnitLM(config, kept, precision=precision)
+    except ContractError as e:
+        raise ModelError(f"{path / CONFIG}: {e}") from None
+    model.load_state_dict(to_torch(tensors))
     return model.eval()

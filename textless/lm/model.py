@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textless.checks import Between, Count, Positive, Size, check_fields
 from textless.errors import ContractError, ModelError
 from textless.lm.decoder import UnitDecoder
+from textless.lm.fairseq import LONGEST
 from textless.lm.reader import RMS, Layer, Reader, check_precision, swiglu
 from textless.training import Dropout
 from textless.units.types import UnitContract
@@ -31,19 +34,22 @@ class LMConfig:
         ffn_dim: inner width of the SwiGLU.
         context: tokens that are seen at once, `</s>` included.
         max_duration: longest duration that the duration head knows, in frames; longer ones count as this.
+
+    Raises ModelError that names a field whose value has another type or makes no sense.
     """
 
-    n_units: int
-    dim: int
-    layers: int
-    heads: int
-    ffn_dim: int
-    context: int
-    max_duration: int = 32
-    rope_theta: float = 10000.0
-    norm_eps: float = 1e-5
+    n_units: Size
+    dim: Size
+    layers: Count
+    heads: Count
+    ffn_dim: Size
+    context: Annotated[int, Between(1, LONGEST)]
+    max_duration: Size = 32
+    rope_theta: Positive = 10000.0
+    norm_eps: Positive = 1e-5
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.dim % (2 * self.heads):
             raise ModelError(f"dim {self.dim} must be a multiple of 2 × heads ({self.heads})")
         if self.n_units < 2 or self.context < 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,10 @@ class Model(Source):
     name: str | None = None
     file: str | None = path(None)
 
+    def check(self) -> None:
+        if (self.name is None) == (self.file is None):
+            raise ModelError("a model is given by its name or by its file, one of the two")
+
     def content(self, hash_file: HashFile) -> dict[str, Any]:
         if entry := self._published():
             from textless.units.published import fetch_codebook, fetch_encoder
@@ -109,6 +114,16 @@ class Model(Source):
         place = self._place()
         return place / field if (place / field).is_dir() else place
 
+    def layers(self) -> int | None:
+        """Of the encoder, where a configuration on disk says so."""
+        from textless.weights import CONFIG, read_json
+
+        with contextlib.suppress(ModelError):
+            config = read_json(Path(self.part("encoder")) / CONFIG)
+            layers = config.get("layers", config.get("num_hidden_layers"))
+            return layers if isinstance(layers, int) else None
+        return None
+
     def _published(self) -> Any:
         from textless.units.published import PUBLISHED
 
@@ -117,15 +132,11 @@ class Model(Source):
     def _place(self) -> Path:
         from textless.model import find_model
 
-        if (self.name is None) == (self.file is None):
-            raise ModelError("a model is given by its name or by its file, one of the two")
         return Path(self.file) if self.file is not None and Path(self.file).is_file() else find_model(self.file or self.name or "")
 
 
 def _weights(place: Path, hash_file: HashFile) -> dict[str, str]:
-    """Hashes of a file and what is published beside it, or of what a folder's models are read from."""
-    if place.is_file():
-        beside = [f for f in (place.with_name("config.json"), place.with_suffix(".json"), place.with_name("dict.txt")) if f.is_file()]
-        return {"": hash_file(str(place)), **{f.name: hash_file(str(f)) for f in beside}}
-    kinds = (".safetensors", ".bin", "config.json", ".index.json")
-    return {str(f.relative_to(place)): hash_file(str(f)) for f in sorted(place.rglob("*")) if f.is_file() and f.name.endswith(kinds)}
+    """Hashes of everything that a model is read from."""
+    from textless.weights import model_files
+
+    return {name: hash_file(str(file)) for name, file in model_files(place).items()}

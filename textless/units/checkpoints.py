@@ -9,18 +9,22 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from textless.checks import Count, OneOf, Size, check, read_fields
 from textless.errors import ModelError
 from textless.units.hubert import CONV_KERNELS, CONV_STRIDES, Hubert, HubertConfig
-from textless.weights import CONFIG, open_tensors, read_json
+from textless.units.mfcc import SAMPLE_RATE
+from textless.weights import CONFIG, check_blocks, finite, open_tensors, read_json, tensors_of
 
 SAME_TRUNK = ("hubert", "wav2vec2", "unispeech", "unispeech-sat")  # of transformers: one architecture, trained in different ways
+CONV_NORM = Annotated[str, OneOf("group", "layer")]
+EXTRACTOR_MODE = Annotated[str, OneOf("default", "layer_norm")]  # the same in fairseq's words
 PREFIXES = ("hubert.", "wav2vec2.", "unispeech.", "unispeech_sat.")  # that transformers' models with a head put before the names
 
 
@@ -43,9 +47,10 @@ class Checkpoint:
     def load(self, layer: int | None = None, *, normalisation: str | None = None) -> Hubert:
         """The model with its first `layer` blocks (None: all), weight norm folded, in float32; what lies above is not read.
 
-        Raises ModelError when there is no such layer, or the parameters are not those of the architecture.
+        Raises ModelError when there is no such layer, or the parameters are not those of the architecture, or not finite.
         """
         config = self.config if normalisation is None else replace(self.config, normalisation=normalisation)
+        check_blocks(self.place, "the number of layers", config.layers, self.names, "encoder.layers.")
         layer = config.layers if layer is None else layer
         if not 1 <= layer <= config.layers:
             raise ModelError(f"{self.place}: layer {layer} does not exist: the encoder has layers 1 to {config.layers}")
@@ -91,7 +96,7 @@ def open_checkpoint(source: Path | str) -> Checkpoint:
         content = content["state_dict"]
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
         return _fairseq(source, content)
-    if isinstance(content, dict) and content and all(isinstance(v, Tensor) for v in content.values()):
+    if isinstance(content, dict) and content and len(tensors_of(content)) == len(content):
         return _torchaudio(source, content)
     raise ModelError(f"{source}: neither a checkpoint of fairseq's nor a state dict of torchaudio's; give one of these or a model folder")
 
@@ -106,11 +111,9 @@ def _any_layer(name: str) -> str:
 def _ours(folder: Path, config: dict[str, Any]) -> Checkpoint:
     if config["kind"] != "hubert":
         raise ModelError(f"{folder}: holds a model of kind {config['kind']!r} where a hubert is wanted")
-    known = {f.name for f in fields(HubertConfig)}
-    if unknown := sorted(set(config) - known - {"kind"}):
-        raise ModelError(f"{folder}: {CONFIG} has unknown fields {', '.join(unknown)}; was it written by a newer textless?")
+    hubert = read_fields(HubertConfig, {k: v for k, v in config.items() if k != "kind"}, str(folder / CONFIG))
     names, get = open_tensors(folder)
-    return Checkpoint(str(folder), HubertConfig(**{k: v for k, v in config.items() if k in known}), {n: n for n in names}, get)
+    return Checkpoint(str(folder), hubert, {n: n for n in names}, get)
 
 
 # -------------------------------------------------------------------------------------------------------- transformers
@@ -120,10 +123,12 @@ def fits(config: dict[str, Any]) -> bool:
     """Whether transformers' configuration describes an encoder that `Hubert` can be."""
     return (
         config.get("model_type") in SAME_TRUNK
-        and tuple(config.get("conv_kernel", CONV_KERNELS)) == CONV_KERNELS
-        and tuple(config.get("conv_stride", CONV_STRIDES)) == CONV_STRIDES
-        and len(set(config.get("conv_dim", (512,) * 7))) == 1
-        and {config.get(k, "gelu") for k in ("hidden_act", "feat_extract_activation")} == {"gelu"}
+        and config.get("conv_kernel", [*CONV_KERNELS]) == [*CONV_KERNELS]
+        and config.get("conv_stride", [*CONV_STRIDES]) == [*CONV_STRIDES]
+        and isinstance(dims := config.get("conv_dim", [512] * 7), list)
+        and len(dims) == len(CONV_KERNELS)
+        and dims == dims[:1] * len(dims)
+        and all(config.get(k, "gelu") == "gelu" for k in ("hidden_act", "feat_extract_activation"))
         and config.get("feat_proj_layer_norm", True)
         and not config.get("conv_pos_batch_norm", False)
         and not config.get("add_adapter", False)
@@ -136,21 +141,38 @@ def _transformers(folder: Path, config: dict[str, Any]) -> Checkpoint:
     if not fits(config):
         raise ModelError(f"{folder}: a {config.get('model_type')} of this shape is not a HuBERT that textless can run")
     # What a configuration leaves out has the default of transformers' HubertConfig, which is base.
-    hubert = HubertConfig(
-        conv_dim=config.get("conv_dim", (512,))[0],
-        conv_bias=config.get("conv_bias", False),
-        conv_norm=config.get("feat_extract_norm", "group"),
-        dim=config.get("hidden_size", 768),
-        layers=config.get("num_hidden_layers", 12),
-        heads=config.get("num_attention_heads", 12),
-        ffn_dim=config.get("intermediate_size", 3072),
-        pre_ln=config.get("do_stable_layer_norm", False),
-        pos_conv_kernel=config.get("num_conv_pos_embeddings", 128),
-        pos_conv_groups=config.get("num_conv_pos_embedding_groups", 16),
-        normalisation=waveform_normalisation(folder, config.get("feat_extract_norm", "group")),
+    entry = _entries(folder / CONFIG, config)
+    norm = entry("feat_extract_norm", "group", CONV_NORM)
+    check_rate(folder, preprocessor_settings(folder))
+    hubert = _hubert(
+        folder / CONFIG,
+        conv_dim=check(config.get("conv_dim", [512])[0], Size, f"{folder / CONFIG}: conv_dim"),
+        conv_bias=entry("conv_bias", False, bool),
+        conv_norm=norm,
+        dim=entry("hidden_size", 768, Size),
+        layers=entry("num_hidden_layers", 12, Count),
+        heads=entry("num_attention_heads", 12, Count),
+        ffn_dim=entry("intermediate_size", 3072, Size),
+        pre_ln=entry("do_stable_layer_norm", False, bool),
+        pos_conv_kernel=entry("num_conv_pos_embeddings", 128, Size),
+        pos_conv_groups=entry("num_conv_pos_embedding_groups", 16, Count),
+        normalisation=waveform_normalisation(folder, norm),
     )
     names, get = open_tensors(folder)
     return Checkpoint(str(folder), hubert, _renamed(names, lambda n: _weight_norm(_unprefixed(n))), get)
+
+
+def _entries(place: Path, config: dict[str, Any]) -> Callable[[str, Any, Any], Any]:
+    """Entries of a stranger's configuration by (name, default, type). Raises ModelError for another type, or a number out of range."""
+    return lambda key, default, hint: check(config.get(key, default), hint, f"{place}: {key}")
+
+
+def _hubert(place: Path, **fields: Any) -> HubertConfig:
+    """The configuration. Raises ModelError with the file's name."""
+    try:
+        return HubertConfig(**fields)
+    except ModelError as e:
+        raise ModelError(f"{place}: {e}") from None
 
 
 def preprocessor_settings(folder: Path) -> dict[str, Any]:
@@ -158,13 +180,20 @@ def preprocessor_settings(folder: Path) -> dict[str, Any]:
     if (path := folder / "preprocessor_config.json").is_file():
         return read_json(path)
     if (path := folder / "processor_config.json").is_file():
-        return read_json(path).get("feature_extractor", {})
+        return check(read_json(path).get("feature_extractor", {}), dict, f"{path}: feature_extractor")
     return {}
+
+
+def check_rate(place: Path, settings: dict[str, Any], key: str = "sampling_rate") -> None:
+    """Raise ModelError when a model takes audio at another rate than textless reads; one that does not say takes this."""
+    if (rate := settings.get(key)) is not None and (isinstance(rate, bool) or rate != SAMPLE_RATE):
+        raise ModelError(f"{place}: {key}: takes audio at {rate!r} Hz; textless reads {SAMPLE_RATE} Hz")
 
 
 def waveform_normalisation(folder: Path, conv_norm: str) -> str:
     """What transformers' feature extractor does; where that is not said, what models with such a first convolution were trained with."""
-    return "zscore_1e-7" if preprocessor_settings(folder).get("do_normalize", conv_norm == "layer") else "none"
+    normalise = preprocessor_settings(folder).get("do_normalize", conv_norm == "layer")
+    return "zscore_1e-7" if check(normalise, bool, f"{folder}: do_normalize of the preprocessor") else "none"
 
 
 def _unprefixed(name: str) -> str:
@@ -192,9 +221,10 @@ def _fairseq(path: Path, content: dict[str, Any]) -> Checkpoint:
     if not isinstance(cfg, dict):
         raise ModelError(f"{path}: a checkpoint of fairseq's without its configuration (cfg or args); give the file as it was published")
     model, task = (cfg[k] if isinstance(cfg.get(k), dict) else cfg for k in ("model", "task"))  # args, before 2021, is flat
-    if model.get("w2v_args"):
-        inner = plain(model["w2v_args"])
-        model = inner.get("model", inner) if isinstance(inner, dict) else model
+    check_rate(path, task, "sample_rate")
+    if isinstance(inner := plain(model.get("w2v_args")), dict):
+        check_rate(path, task if not isinstance(inner.get("task"), dict) else inner["task"], "sample_rate")
+        model = inner["model"] if isinstance(inner.get("model"), dict) else inner
     name = model.get("_name") or model.get("arch")
     if "encoder_layers" not in model or not (name is None or str(name).startswith(("hubert", "wav2vec2"))):
         raise ModelError(f"{path}: holds {name or 'another model'} of fairseq's where a hubert or wav2vec2 is wanted")
@@ -204,21 +234,23 @@ def _fairseq(path: Path, content: dict[str, Any]) -> Checkpoint:
         raise ModelError(f"{path}: has other convolutions than HuBERT ({model['conv_feature_layers']})")
     if model.get("activation_fn", "gelu") != "gelu" or model.get("layer_type", "transformer") != "transformer":
         raise ModelError(f"{path}: has blocks of another kind ({model.get('layer_type')}, {model.get('activation_fn')}) than HuBERT")
-    config = HubertConfig(
+    entry = _entries(path, model)
+    config = _hubert(
+        path,
         conv_dim=dims[0],
-        conv_bias=model.get("conv_bias", False),
-        conv_norm={"default": "group", "layer_norm": "layer"}.get(model.get("extractor_mode", "default"), model.get("extractor_mode")),
-        dim=model.get("encoder_embed_dim", 768),
-        layers=model.get("encoder_layers", 12),
-        heads=model.get("encoder_attention_heads", 12),
-        ffn_dim=model.get("encoder_ffn_embed_dim", 3072),
-        pre_ln=model.get("layer_norm_first", False),
-        pos_conv_kernel=model.get("conv_pos", 128),
-        pos_conv_groups=model.get("conv_pos_groups", 16),
-        normalisation="layer_norm_1e-5" if task.get("normalize", False) else "none",
+        conv_bias=entry("conv_bias", False, bool),
+        conv_norm={"default": "group", "layer_norm": "layer"}[entry("extractor_mode", "default", EXTRACTOR_MODE)],
+        dim=entry("encoder_embed_dim", 768, Size),
+        layers=entry("encoder_layers", 12, Count),
+        heads=entry("encoder_attention_heads", 12, Count),
+        ffn_dim=entry("encoder_ffn_embed_dim", 3072, Size),
+        pre_ln=entry("layer_norm_first", False, bool),
+        pos_conv_kernel=entry("conv_pos", 128, Size),
+        pos_conv_groups=entry("conv_pos_groups", 16, Count),
+        normalisation="layer_norm_1e-5" if _entries(path, task)("normalize", False, bool) else "none",
     )
-    state = content["model"]
-    return Checkpoint(str(path), config, _renamed(state, lambda n: _from_fairseq(n, config.conv_norm)), state.__getitem__)
+    state = tensors_of(content["model"])
+    return Checkpoint(str(path), config, _renamed(state, lambda n: _from_fairseq(n, config.conv_norm)), finite(path, state.__getitem__))
 
 
 def _from_fairseq(name: str, conv_norm: str) -> str:
@@ -272,7 +304,7 @@ def _conv_layers(path: Path, text: Any) -> list[tuple[int, int, int]]:
 
 # ---------------------------------------------------------------------------------------------------------- torchaudio
 
-HEADS = {768: 12, 1024: 16, 1280: 16}  # a state dict does not say them; those of base, large and xlarge
+HEADS = {768: 12, 1024: 16, 1280: 16, 1920: 16}  # a state dict does not say them; those of base, large, xlarge and XLS-R 2B
 
 
 def _torchaudio(path: Path, state: dict[str, Tensor]) -> Checkpoint:
@@ -282,24 +314,32 @@ def _torchaudio(path: Path, state: dict[str, Tensor]) -> Checkpoint:
         dim, conv_dim = shape["feature_projection.projection.weight"]
         gain, (_, per_group, kernel) = (shape[f"encoder.pos_conv_embed.conv.parametrizations.weight.original{i}"] for i in (0, 1))
         ffn_dim = shape["encoder.layers.0.feed_forward.intermediate_dense.weight"][0]
-        assert gain == (1, 1, kernel)
-    except (KeyError, ValueError, AssertionError):
+        if gain != (1, 1, kernel) or not per_group:
+            raise ValueError
+    except (KeyError, ValueError):
         raise ModelError(f"{path}: these tensors are not those of a HuBERT of torchaudio's; give a file with its configuration") from None
+    if dim not in HEADS:
+        widths = ", ".join(map(str, HEADS))
+        raise ModelError(
+            f"{path}: a state dict of torchaudio's does not say its attention heads, which are known for the widths {widths} but not for "
+            f"{dim}; give the model with its configuration, as a folder of transformers or a checkpoint of fairseq's"
+        )
     large = "feature_extractor.conv_layers.1.layer_norm.weight" in shape
-    config = HubertConfig(
+    config = _hubert(
+        path,
         conv_dim=conv_dim,
         conv_bias="feature_extractor.conv_layers.0.conv.bias" in shape,
         conv_norm="layer" if large else "group",
         dim=dim,
-        layers=1 + max(int(m[1]) for n in shape if (m := re.match(r"encoder\.layers\.(\d+)\.", n))),
-        heads=HEADS.get(dim, max(1, dim // 64)),
+        layers=len({m[1] for n in shape if (m := re.match(r"encoder\.layers\.(\d+)\.", n))}),
+        heads=HEADS[dim],
         ffn_dim=ffn_dim,
         pre_ln=large,
         pos_conv_kernel=kernel,
         pos_conv_groups=dim // per_group,
         normalisation="layer_norm_1e-5" if large else "none",
     )
-    return Checkpoint(str(path), config, names, state.__getitem__)
+    return Checkpoint(str(path), config, names, finite(path, state.__getitem__))
 
 
 def _from_torchaudio(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -103,8 +104,15 @@ class HubertEncoder(Encoder):
 
 
 def encoder_hash(model: Hubert) -> str:
-    """sha256 over names and float32 bytes of every parameter that the output depends on, weight norm folded."""
+    """sha256 over names and float32 bytes of every parameter that the output depends on, weight norm folded.
+
+    And over what weights do not show, such as the number of heads, where it is not what models of this width have (`hubert.unshown`).
+    """
+    from textless.units.hubert import unshown
+
     digest = hashlib.sha256()
+    if facts := unshown(model.config):
+        digest.update(json.dumps(facts, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         if name != "masked_spec_embed":
             digest.update(name.encode())
@@ -141,8 +149,13 @@ def load_encoder(
         normalisation: of the waveform, `none`, `layer_norm_1e-5` or `zscore_1e-7`, instead of what the source says.
 
     Raises:
-        ModelError: not an encoder, no such layer, damaged, or it cannot be fetched.
+        ModelError: not an encoder, no such layer, damaged, or it cannot be fetched; weights that are not finite; a configuration that its
+            weights do not fit; made for audio of another rate than 16 kHz.
+        DeviceError: no such device.
     """
+    from textless.devices import resolve
+
+    device = str(resolve(device))
     if str(source) in SIGNAL:
         return SignalEncoder(str(source))
     precision = resolve_precision(precision, device)

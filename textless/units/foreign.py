@@ -7,21 +7,23 @@ w2v-BERT 2.0. Only the blocks up to the wanted layer are built, read and run; a 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
+from textless.checks import Between, Positive, Size, check
 from textless.errors import AudioError, ModelError
-from textless.units.checkpoints import preprocessor_settings
+from textless.units.checkpoints import HEADS, check_rate, preprocessor_settings
 from textless.units.encoder import Encoder
 from textless.units.hubert import EPSILON, fold
 from textless.units.mfcc import SAMPLE_RATE
 from textless.units.types import UnitContract
 from textless.waveforms import as_waveform
-from textless.weights import CONFIG, open_tensors, read_json
+from textless.weights import CONFIG, check_blocks, open_tensors, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,23 +65,27 @@ def load_foreign(
     import torch
     import transformers
 
+    names, get = open_tensors(folder)
+    preprocessor = preprocessor_settings(folder)
+    check_rate(folder, preprocessor)
     cls = getattr(transformers, MODELS[kind])
     try:
         config = cls.config_class.from_dict(settings)
+        check_config(folder, config, names)
         blocks, layer = config.num_hidden_layers, config.num_hidden_layers if layer is None else layer
         if not 1 <= layer <= blocks:
             raise ModelError(f"layer {layer} does not exist: the encoder has layers 1 to {blocks}")
-        front = (MelFrontEnd if kind == "wav2vec2-bert" else WaveFrontEnd)(config, preprocessor_settings(folder), normalisation)
+        front = (MelFrontEnd if kind == "wav2vec2-bert" else WaveFrontEnd)(config, preprocessor, normalisation)
         model = _build(cls, config, layer)
     except ModelError:
         raise
     except Exception as e:  # transformers checks the values with exceptions of many kinds
         reason = " ".join(str(e).split())
         raise ModelError(f"{folder}: its configuration describes no {kind} that can be built ({type(e).__name__}: {reason})") from e
-    if front.sample_rate != SAMPLE_RATE:
-        raise ModelError(f"{folder}: takes audio at {front.sample_rate} Hz; textless reads {SAMPLE_RATE} Hz")
-    state = _select(folder, *open_tensors(folder), model, layer)
+    state = _select(folder, names, get, model, layer)
     digest = hashlib.sha256(kind.encode())
+    if facts := unshown(config):
+        digest.update(json.dumps(facts, sort_keys=True).encode())
     for name, tensor in sorted(state.items()):
         if not name.endswith("num_batches_tracked"):  # a counter of training
             digest.update(name.encode())
@@ -87,6 +93,51 @@ def load_foreign(
     model.load_state_dict(state, assign=True)
     model.requires_grad_(False).to(device, getattr(torch, PRECISIONS[precision]))
     return ForeignEncoder(model, front, layer, digest.hexdigest(), precision)
+
+
+# What may stand in a configuration and changes the output without a trace in the weights' names and shapes; models as they are published
+# have the values that transformers takes where none is given. The first kernel of a stack steps by 5, all others by 2.
+UNSHOWN = (
+    "hidden_act",
+    "feat_extract_activation",
+    "layer_norm_eps",
+    "num_conv_pos_embedding_groups",
+    "max_bucket_distance",
+    "position_embeddings_type",
+    "rotary_embedding_base",
+    "left_max_position_embeddings",
+)
+
+
+def unshown(config: Any) -> dict[str, Any]:
+    """Of what changes the output and leaves no trace in the weights, that in which a configuration departs from convention."""
+    usual = type(config)()
+    facts = {name: getattr(config, name) for name in UNSHOWN if getattr(config, name, None) != getattr(usual, name, None)}
+    if config.num_attention_heads != HEADS.get(config.hidden_size, max(1, config.hidden_size // 64)):
+        facts["num_attention_heads"] = config.num_attention_heads
+    strides = list(getattr(config, "conv_stride", ()))
+    if strides != [5, *[2] * (len(strides) - 1)][: len(strides)]:
+        facts["conv_stride"] = strides
+    return facts
+
+
+def check_config(folder: Path, config: Any, names: Sequence[str]) -> None:
+    """Raise ModelError for a configuration that would take long or much to build, or divides by nothing, before anything is built."""
+    place = folder / CONFIG
+    inner = [name[name.index("encoder.layers.") :] for name in names if "encoder.layers." in name]
+    for field in ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size"):
+        check(getattr(config, field, 1), Size, f"{place}: {field}")
+    check(config.layer_norm_eps, Positive, f"{place}: layer_norm_eps")
+    check(getattr(config, "max_source_positions", 1), Annotated[int, Between(1, 2**15)], f"{place}: max_source_positions")
+    if config.hidden_size % config.num_attention_heads:
+        raise ModelError(f"{place}: num_attention_heads is {config.num_attention_heads}, which does not divide {config.hidden_size}")
+    check_blocks(folder, "num_hidden_layers", config.num_hidden_layers, inner, "encoder.layers.")
+    if hasattr(config, "conv_kernel"):
+        front = [name[name.index("conv_layers.") :] for name in names if "feature_extractor.conv_layers." in name]
+        check_blocks(folder, "the number of convolutions", len(config.conv_dim), front, "conv_layers.")
+        for field in ("conv_kernel", "conv_stride", "conv_dim"):
+            for value in getattr(config, field):
+                check(value, Size, f"{place}: {field}")
 
 
 class ForeignEncoder(Encoder):
@@ -149,7 +200,7 @@ class WaveFrontEnd:
     """
 
     def __init__(self, config, preprocessor: dict[str, Any], normalisation: str | None) -> None:
-        self.sample_rate = int(preprocessor.get("sampling_rate", 16000))
+        self.sample_rate = SAMPLE_RATE
         self.window, self.hop = 1, 1
         for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
             self.window += (kernel - 1) * self.hop
@@ -157,7 +208,8 @@ class WaveFrontEnd:
         if normalisation is None:
             # Every convolution of data2vec has a layer norm, which its configuration does not say.
             by_norm = getattr(config, "feat_extract_norm", "layer") == "layer"
-            normalisation = "zscore_1e-7" if preprocessor.get("do_normalize", by_norm) else "none"
+            normalise = check(preprocessor.get("do_normalize", by_norm), bool, "do_normalize of the preprocessor")
+            normalisation = "zscore_1e-7" if normalise else "none"
         if normalisation not in ("none", *EPSILON):
             raise ModelError(f"normalisation is {normalisation!r}; known: none, {', '.join(EPSILON)}")
         self.normalisation = normalisation
@@ -187,7 +239,7 @@ class MelFrontEnd:
         width = self.extractor.num_mel_bins * self.extractor.stride
         if width != config.feature_projection_input_dim:
             raise ModelError(f"the preprocessor gives {width} features a frame, the encoder takes {config.feature_projection_input_dim}")
-        self.sample_rate = int(self.extractor.sampling_rate)
+        self.sample_rate = SAMPLE_RATE
         self.hop = 160 * self.extractor.stride  # 400 and 160 samples stand in the extractor's code, whatever the rate
         self.window = 400 + self.hop - 160
 
@@ -196,7 +248,7 @@ class MelFrontEnd:
         return features["input_features"][0].astype(np.float32)
 
 
-def _select(folder: Path, names: Iterable[str], get: Callable[[str], Tensor], model, layer: int) -> dict[str, Tensor]:
+def _select(folder: Path, names: Sequence[str], get: Callable[[str], Tensor], model, layer: int) -> dict[str, Tensor]:
     """Exactly the weights of the truncated model, float32, weight norm folded. Raises ModelError when they do not fit it."""
     import torch
 

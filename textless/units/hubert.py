@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
+from textless.checks import Between, Count, OneOf, Size, check_fields
 from textless.errors import ModelError
 from textless.training import Dropout
 from textless.units import voice
@@ -49,30 +50,32 @@ class HubertConfig:
         pos_conv_kernel, pos_conv_groups: the convolution that gives positions.
         normalisation: of the waveform over its file: `none`, `layer_norm_1e-5` or `zscore_1e-7`.
         sample_rate: Hz.
+
+    Raises ModelError that names a field whose value has another type or makes no sense.
     """
 
-    front_end: str = "conv"
-    conv_dim: int = 512
+    front_end: Annotated[str, OneOf("conv", "logmel")] = "conv"
+    conv_dim: Size = 512
     conv_bias: bool = False
-    conv_norm: str = "group"
-    n_mels: int = 80
-    voice_clusters: int = 0
-    voice_dim: int = 40
-    dim: int = 768
-    layers: int = 12
-    heads: int = 12
-    ffn_dim: int = 3072
+    conv_norm: Annotated[str, OneOf("group", "layer")] = "group"
+    n_mels: Size = 80
+    voice_clusters: Annotated[int, Between(0, 2**24)] = 0
+    voice_dim: Size = 40
+    dim: Size = 768
+    layers: Count = 12
+    heads: Count = 12
+    ffn_dim: Size = 3072
     pre_ln: bool = False
-    pos_conv_kernel: int = 128
-    pos_conv_groups: int = 16
-    normalisation: str = "none"
-    sample_rate: int = SAMPLE_RATE
+    pos_conv_kernel: Size = 128
+    pos_conv_groups: Count = 16
+    normalisation: Annotated[str, OneOf("none", *EPSILON)] = "none"
+    sample_rate: Annotated[int, OneOf(SAMPLE_RATE)] = SAMPLE_RATE
 
     def __post_init__(self) -> None:
-        choices = {"front_end": ("conv", "logmel"), "conv_norm": ("group", "layer"), "normalisation": ("none", *EPSILON)}
-        for field, allowed in choices.items():
-            if getattr(self, field) not in allowed:
-                raise ModelError(f"{field} is {getattr(self, field)!r}; known: {', '.join(allowed)}")
+        check_fields(self)
+        for field in ("heads", "pos_conv_groups"):
+            if self.dim % getattr(self, field):
+                raise ModelError(f"{field} is {getattr(self, field)}, which does not divide dim ({self.dim})")
         if self.voice_clusters and (self.front_end, self.n_mels) != ("logmel", voice.N_MELS):
             raise ModelError(f"a voice warps spectrograms of {voice.N_MELS} mels, not what the front end {self.front_end} takes")
 
@@ -122,6 +125,20 @@ PRESETS = {
         conv_bias=True, conv_norm="layer", dim=1280, layers=48, heads=16, ffn_dim=5120, pre_ln=True, normalisation="layer_norm_1e-5"
     ),
 }
+
+
+# What weights do not show, (heads, pos_conv_groups) by dim, as published models have it: ours, base, large, xlarge, and XLS-R 2B.
+CONVENTION = {config.dim: (config.heads, config.pos_conv_groups) for config in PRESETS.values()} | {1920: (16, 16)}
+
+
+def unshown(config: HubertConfig) -> dict[str, int]:
+    """Of what changes the output and leaves no trace in the weights, that in which a configuration departs from convention.
+
+    Activation and epsilons are the architecture's own. All else shows in names and shapes.
+    """
+    usual = CONVENTION.get(config.dim, (max(1, config.dim // 64), 16))
+    fields = {"heads": config.heads, "pos_conv_groups": config.pos_conv_groups}
+    return {name: value for (name, value), want in zip(fields.items(), usual, strict=True) if value != want}
 
 
 class Hubert(nn.Module):

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from textless.errors import ModelError, TrainingError, did_you_mean
+from textless.checks import NotNegative, check
+from textless.errors import ContractError, ModelError, TrainingError, did_you_mean
 from textless.units.lloyd import Assignment, Points, cluster, gpus
 from textless.units.mfcc import SAMPLE_RATE
 from textless.units.types import UnitContract
-from textless.weights import load_model, save_model
+from textless.weights import CONFIG, load_model, save_model, take
 
 if TYPE_CHECKING:
     from textless.units.published import Published
@@ -54,7 +55,7 @@ class Codebook:
 
     def __init__(self, centroids: np.ndarray, contract: UnitContract = UnitContract(), distances: dict[str, float] | None = None) -> None:
         centroids = np.ascontiguousarray(centroids, np.float32)
-        if centroids.ndim != 2 or not len(centroids):
+        if centroids.ndim != 2 or not centroids.size:
             raise ModelError(f"centroids must be (K, D), got shape {centroids.shape}")
         if not np.isfinite(centroids).all():
             raise ModelError("centroids hold NaN or infinite values")
@@ -155,10 +156,17 @@ def load_codebook(source: Path | str) -> Codebook:
         raise ModelError(f"{path}: no such file or folder, and no published codebook has this name{did_you_mean(str(source), PUBLISHED)}")
     if path.is_dir():
         config, tensors = load_model(path, kind="codebook")
-        distances = config.get("distances")
-        if distances is not None and not {"mean", *QUANTILES} <= dict(distances).keys():
-            distances = None  # other quantiles than those that are asked for
-        return Codebook(tensors["centroids"], UnitContract.from_dict(config["contract"]), distances)
+        distances = check(config.get("distances") or {}, dict, f"{path / CONFIG}: distances")
+        for name, value in distances.items():
+            check(value, NotNegative, f"{path / CONFIG}: distances.{name}")
+        try:
+            contract = UnitContract.from_dict(check(config.get("contract"), dict, f"{path / CONFIG}: contract"))
+        except ContractError as e:
+            raise ModelError(f"{path / CONFIG}: {e}") from None
+        codebook = Codebook(take(path, tensors, "centroids"), contract, distances if {"mean", *QUANTILES} <= distances.keys() else None)
+        if contract.n_units not in (None, codebook.n_units):
+            raise ModelError(f"{path}: has {codebook.n_units} centroids where its contract says {contract.n_units}; copy the model again")
+        return codebook
     codebook = _foreign(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     entry = next((e for e in PUBLISHED.values() if e.codebook_sha256 == digest), None)
@@ -171,14 +179,21 @@ def _foreign(path: Path) -> Codebook:
 
     if path.suffix == ".npy":
         try:
-            return Codebook(np.load(path, allow_pickle=False))
-        except (OSError, ValueError, EOFError) as e:
+            centroids = np.load(path, mmap_mode="r", allow_pickle=False)  # whose header may say any size
+        except (OSError, ValueError, EOFError, OverflowError) as e:
             raise ModelError(f"{path}: not a .npy of centroids ({e})") from None
-    content = plain(load_joblib(path))
-    centroids = content.get("cluster_centers_") if isinstance(content, dict) else content
+    else:
+        content = plain(load_joblib(path))
+        centroids = content.get("cluster_centers_") if isinstance(content, dict) else content
     if not isinstance(centroids, np.ndarray):
         raise ModelError(f"{path}: holds no k-means (no cluster_centers_); give a codebook folder, a .npy or scikit-learn's file")
-    return Codebook(centroids)
+    if centroids.dtype.kind not in "fiu":
+        raise ModelError(f"{path}: holds centroids of type {centroids.dtype}, which are not numbers")
+    try:
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+            return Codebook(centroids)
+    except ModelError as e:
+        raise ModelError(f"{path}: {e}") from None
 
 
 class KMeans:

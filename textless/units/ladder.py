@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from textless.errors import TrainingError
+from textless.errors import ModelError, TrainingError
 from textless.units import hubert_frames
 from textless.units.encoder import Encoder
 from textless.units.kmeans import fit_codebook
@@ -23,9 +23,9 @@ from textless.units.lda import fit_projection
 from textless.units.logmel import log_mel
 from textless.units.mfcc import SAMPLE_RATE
 from textless.units.types import UnitContract
-from textless.units.voice import N_MELS, Voice, modulation_cepstra
+from textless.units.voice import DIM, N_MELS, Voice, modulation_cepstra
 from textless.waveforms import as_waveform, as_waveforms
-from textless.weights import load_model, save_model, to_torch
+from textless.weights import load_model, save_model, take, to_torch
 
 FITTED = 150_000  # frames that an analysis is fitted on; more change nothing
 
@@ -64,8 +64,12 @@ class LadderEncoder(Encoder):
 
     @classmethod
     def load(cls, folder: Path | str) -> LadderEncoder:
-        tensors = to_torch(load_model(folder, kind="ladder")[1])
-        return cls(Voice(tensors["projection"], tensors["centroids"]))
+        tensors = load_model(folder, kind="ladder")[1]
+        state = to_torch({name: take(folder, tensors, name) for name in ("projection", "centroids")})
+        shapes = [tuple(state[name].shape) for name in ("projection", "centroids")]
+        if shapes[0][0] != DIM or shapes[0][1] != shapes[1][1]:
+            raise ModelError(f"{folder}: projection {shapes[0]} and centroids {shapes[1]} do not fit {DIM} cepstra; copy the model again")
+        return cls(Voice(state["projection"], state["centroids"]))
 
 
 @torch.inference_mode()

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from textless.errors import TrainingError
+from textless.errors import ModelError, TrainingError
 from textless.units import hubert_frames
 from textless.units.encoder import Encoder
 from textless.units.mfcc import CEPSTRA, SAMPLE_RATE, mfcc, to_rate
 from textless.units.types import UnitContract
 from textless.waveforms import as_waveform
-from textless.weights import load_model, save_model
+from textless.weights import load_model, save_model, take
 
 CONTEXT = 3
 DIM = CEPSTRA * (2 * CONTEXT + 1)
@@ -78,7 +78,10 @@ class LdaEncoder(Encoder):
 
     @classmethod
     def load(cls, folder: Path | str) -> LdaEncoder:
-        return cls(load_model(folder, kind="lda")[1]["projection"])
+        projection = take(folder, load_model(folder, kind="lda")[1], "projection")
+        if len(projection) != DIM:
+            raise ModelError(f"{folder}: projects {len(projection)} dimensions where frames have {DIM}; copy the model again")
+        return cls(projection)
 
 
 def fit_lda(frames: np.ndarray, labels: np.ndarray, *, dim: int = 40) -> LdaEncoder:

@@ -6,14 +6,15 @@ import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from textless.checks import Between, Count, check
 from textless.errors import ModelError
 from textless.units.encoder import Blocks, Encoder
 from textless.units.lda import neighbours
-from textless.weights import load_model, save_model
+from textless.weights import CONFIG, load_model, save_model, take
 
 BASE = "base"  # folder of the encoder below, within the model's
 
@@ -95,6 +96,13 @@ def load_projected(folder: Path, layer: int | None = None, **options: Any) -> Pr
     from textless.units.encode import SIGNAL, load_encoder
 
     config, tensors = load_model(folder, kind="projected")
+    for name, hint in (
+        ("base", str),
+        ("layer", Count | None),
+        ("normalisation", str | None),
+        ("context", Annotated[int, Between(0, 1000)]),
+    ):
+        check(config.get(name), hint, f"{Path(folder) / CONFIG}: {name}")
     if layer not in (None, config["layer"]):
         raise ModelError(f"{folder}: was fitted on layer {config['layer']}, not {layer}; leave the layer out")
     base = config["base"]
@@ -102,4 +110,7 @@ def load_projected(folder: Path, layer: int | None = None, **options: Any) -> Pr
         raise ModelError(f"{folder}: the encoder below, {base!r}, does not lie in it; copy the model again")
     options["normalisation"] = options.get("normalisation") or config["normalisation"]
     below = load_encoder(base if base in SIGNAL else folder / base, config["layer"], **options)
-    return ProjectedEncoder(below, tensors["projection"], context=config["context"])
+    try:
+        return ProjectedEncoder(below, take(folder, tensors, "projection"), context=config["context"])
+    except ModelError as e:
+        raise ModelError(str(e) if str(e).startswith(str(folder)) else f"{folder}: {e}") from None

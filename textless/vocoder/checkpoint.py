@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
+from textless.checks import Between, check
 from textless.errors import ModelError
+from textless.weights import check_finite
 
 WEIGHT_NORM = {"weight_g": "weight_v", "parametrizations.weight.original0": "parametrizations.weight.original1"}
 
@@ -32,19 +34,28 @@ class Settings:
     def whole(self, key: str, default: int | None = None) -> int:
         value = self[key] if default is None else self.get(key, default)
         if type(value) is not int or not 1 <= value <= 1_000_000:
-            raise self.error(f"{key} is {str(value)[:40]!r} where a whole number from 1 on is wanted")
+            raise self.error(f"{key} is {_brief(value)} where a whole number from 1 to 1000000 is wanted")
         return value
 
     def wholes(self, key: str, value: Any = None) -> list[int]:
         value = self[key] if value is None else value
-        if not isinstance(value, list) or not value or any(type(v) is not int or not 1 <= v <= 1000 for v in value):
-            raise self.error(f"{key} is {str(value)[:40]!r} where a list of whole numbers from 1 to 1000 is wanted")
+        few = isinstance(value, list) and 1 <= len(value) <= 64
+        if not few or any(type(v) is not int or not 1 <= v <= 1000 for v in value):
+            raise self.error(f"{key} is {_brief(value)} where a list of whole numbers from 1 to 1000, 64 at most, is wanted")
         return value
+
+    def rate(self, key: str, default: int) -> int:
+        """Hz."""
+        return check(self.get(key, default), Annotated[int, Between(1000, 768_000)], f"{self.place}: {key}")
 
     def inner(self, key: str) -> Settings:
         if not isinstance(self[key], dict):
-            raise self.error(f"{key} is {str(self[key])[:40]!r} where an object is wanted")
+            raise self.error(f"{key} is {_brief(self[key])} where an object is wanted")
         return Settings(self.place, self[key])
+
+
+def _brief(value: Any) -> str:
+    return repr(str(value)[:40])
 
 
 class Weights:
@@ -57,7 +68,10 @@ class Weights:
                 raise ModelError(f"{place}: {name} is not a tensor of floating point; the file is damaged, or not of a unit HiFi-GAN")
         for gain, direction in WEIGHT_NORM.items():
             for module in [name.removesuffix(f".{gain}") for name in self.left if name.endswith(f".{gain}")]:
-                g, v = self.left.pop(f"{module}.{gain}").float(), self.left.pop(f"{module}.{direction}", torch.empty(0)).float()
+                g, v = self.left.pop(f"{module}.{gain}"), self.left.pop(f"{module}.{direction}", torch.empty(0))
+                for part, tensor in ((gain, g), (direction, v)):
+                    check_finite(place, f"{module}.{part}", tensor)
+                g, v = g.float(), v.float()
                 if v.ndim != 3 or g.shape != (len(v), 1, 1):
                     raise ModelError(f"{place}: {module}.{direction} is missing or does not fit {gain}; the file is damaged")
                 self.left[f"{module}.weight"] = v * (g / v.norm(dim=(1, 2), keepdim=True))
@@ -70,8 +84,7 @@ class Weights:
         if tensor.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, tensor.shape, strict=True)):
             wanted = str(shape).replace("None", "any")
             raise ModelError(f"{self.place}: {name} is {tuple(tensor.shape)} where {self.config} asks for {wanted}; are they of one model?")
-        if not tensor.isfinite().all():
-            raise ModelError(f"{self.place}: {name} holds values that are not numbers; the file is damaged")
+        check_finite(self.place, name, tensor)
         return tensor.float().clone()
 
     def pair(self, name: str, *shape: int, axis: int = 0) -> tuple[Tensor, Tensor]:
@@ -80,7 +93,8 @@ class Weights:
 
     def fill(self, name: str, module: Callable[..., nn.Module], *args: Any, **options: Any) -> nn.Module:
         """module(…) with the parameters that stand under `name`."""
-        made = nn.utils.skip_init(module, *args, **options)  # nothing is drawn that is replaced
+        with torch.device("meta"):  # nothing is made or drawn that is replaced
+            made = module(*args, **options)
         made.load_state_dict({key: self.take(f"{name}.{key}", *empty.shape) for key, empty in made.state_dict().items()}, assign=True)
         return made
 

@@ -31,7 +31,7 @@ class Excitation(nn.Module):
         self.sides = ((n_fft // hop) // 2,) * 2  # frames whose samples a spectrum sees
         window = torch.hann_window(n_fft)
         self.register_buffer("window", window, persistent=False)
-        samples = torch.from_numpy(np.random.default_rng(0).standard_normal(PERIOD * hop).astype(np.float32))
+        samples = torch.tensor(np.random.default_rng(0).standard_normal(PERIOD * hop).astype(np.float32))
         side = (n_fft - hop) // 2
         circle = torch.cat([samples[-side:], samples, samples[: n_fft - hop - side]])
         spectra = torch.fft.rfft(circle.unfold(0, n_fft, hop) * window)

@@ -21,7 +21,7 @@ from textless.pickles import load_torch, plain
 from textless.units.types import UnitContract, Units
 from textless.vocoder.checkpoint import Settings, Weights
 from textless.vocoder.generator import Generator
-from textless.vocoder.rows import check_units, is_one
+from textless.vocoder.rows import check_units, index_of, is_one
 from textless.weights import read_json
 
 F0_RATE = 200  # values a second that the published F0 quantisers were trained on (YAAPT every 5 ms)
@@ -199,7 +199,7 @@ class UnitHifiGan(nn.Module):
                 raise settings.error(f"has {key} ({why}), which is not supported")
         self.n_units, dim = settings.whole("num_embeddings"), settings.whole("embedding_dim")
         rate = math.prod(settings.wholes("upsample_rates"))
-        self.sample_rate, self.hop = settings.whole("sampling_rate", 16000), settings.whole("code_hop_size", rate)
+        self.sample_rate, self.hop = settings.rate("sampling_rate", 16000), settings.whole("code_hop_size", rate)
         self.frame_rate = self.sample_rate / self.hop
         self.contract = UnitContract(n_units=self.n_units, sample_rate=self.sample_rate, frame_rate=self.frame_rate)
         self.repeats = self.hop // rate  # units are repeated where F0 comes faster
@@ -243,7 +243,8 @@ class UnitHifiGan(nn.Module):
         Args:
             units: Units or (N,) integers, or a list of those. A bare array is taken literally: each unit is one frame, or has
                 a duration of its own if durations are predicted.
-            speaker, style: name or index; None is the first.
+            speaker, style: name or index; None is the first. A string that is a name and a number is the name, an integer that is both
+                the index.
             durations: "given": those of the units, one frame each where there are none. "predict": predicted from the units,
                 for Units with their runs joined.
             f0: for models that hear F0, which then need it: a value for each frame, or `.f0.per_frame` values, or a list of such
@@ -260,7 +261,7 @@ class UnitHifiGan(nn.Module):
         one = is_one(units)
         if durations not in ("given", "predict"):
             raise ModelError(f'durations must be "given" or "predict", not {durations!r}')
-        who, how = self.speaker_index(speaker), _index("style", style, self.styles)
+        who, how = self.speaker_index(speaker), (0 if style is None else index_of("style", style, self.styles))
         rows = [check_units(u, self.contract, self.n_units) for u in ([units] if one else units)]
         if durations == "predict":
             joined = [
@@ -300,8 +301,8 @@ class UnitHifiGan(nn.Module):
             return [self.durations(self.unit_embedding(self._tensor(np.asarray(u, np.int64)))).cpu().numpy() for u in units]
 
     def speaker_index(self, speaker: str | int | None) -> int:
-        """Position of a speaker, given by name or index; None is the first. Raises ModelError for one that is not there."""
-        return _index("speaker", speaker, self.speakers)
+        """Position of a speaker, given by name or index; see `rows.index_of`. Raises ModelError for one that is not there."""
+        return index_of("speaker", speaker, self.speakers)
 
     @torch.inference_mode()
     def _speak(self, units: np.ndarray, f0: np.ndarray | None, speaker: int, style: int) -> np.ndarray:
@@ -322,18 +323,6 @@ def _names(what: str, names: Sequence[str], rows: int) -> tuple[str, ...]:
     if len(names) > rows or len(set(names)) != len(names):
         raise ModelError(f"{what}.txt beside the checkpoint has {len(names)} names for {rows} {what}, or one of them twice; remove it")
     return tuple(names) or tuple(map(str, range(rows)))
-
-
-def _index(what: str, given: str | int | None, names: Sequence[str]) -> int:
-    if given is None:
-        return 0
-    if isinstance(given, str) and given in names:
-        return names.index(given)
-    if isinstance(given, int | np.integer) and 0 <= given < len(names):
-        return int(given)
-    shown = ", ".join(names[:20]) + (f" … ({len(names)} in all)" if len(names) > 20 else "")
-    has = f"it has {shown}, or 0 to {len(names) - 1}" if names else "it has none"
-    raise ModelError(f"the vocoder has no {what} {given!r}; {has}")
 
 
 def load_hifigan(path: Path | str, config: Path | str | None = None, *, precision: str = "fp32") -> UnitHifiGan:
@@ -379,7 +368,7 @@ def _statistics(file: Path) -> dict[Any, Any]:
         result = {k: v if isinstance(v, dict) else float(v) for k, v in content.items()}
         for one in [result, *(v for v in result.values() if isinstance(v, dict))]:
             one |= {k: float(one[k]) for k in ("f0_mean", "f0_std")}
-            if not one["f0_std"] > 0:
+            if not (one["f0_std"] > 0 and math.isfinite(one["f0_std"]) and math.isfinite(one["f0_mean"])):
                 raise ValueError
         return result
     except (AttributeError, KeyError, TypeError, ValueError):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 
+import torch
+
 from textless import weights
-from textless.errors import ModelError
+from textless.checks import check, read_fields
+from textless.errors import ContractError, ModelError
 from textless.units.types import UnitContract
 from textless.vocoder.hifigan import UnitHifiGan, load_hifigan
 from textless.vocoder.model import UnitVocoder, VocoderConfig
@@ -28,12 +30,21 @@ def load_vocoder(path: Path | str, config: Path | str | None = None, *, precisio
     if config is not None or Path(path).is_file():
         return load_hifigan(path, config, precision=precision)
     entries, tensors = weights.load_model(path, kind="vocoder")
-    contract = UnitContract.from_dict(entries.pop("contract", {}))
-    if unknown := sorted(set(entries) - {f.name for f in fields(VocoderConfig)}):
-        raise ModelError(f"{path}: unknown fields {', '.join(unknown)}; was it written by a newer textless?")
+    place = Path(path) / weights.CONFIG
     try:
-        model = UnitVocoder(VocoderConfig(**{**entries, "speakers": tuple(entries["speakers"])}), contract)
-        model.load_state_dict(weights.to_torch(tensors))
-    except (KeyError, TypeError, RuntimeError) as e:
-        raise ModelError(f"{path}: configuration and weights do not fit together ({' '.join(str(e).split())[:200]})") from None
+        contract = UnitContract.from_dict(check(entries.pop("contract", {}), dict, f"{place}: contract"))
+        config = read_fields(VocoderConfig, entries, str(place))
+    except ContractError as e:
+        raise ModelError(f"{place}: {e}") from None
+    weights.check_blocks(path, "layers", config.layers, tensors, "trunk.blocks.")
+    if config.f0:
+        weights.check_blocks(path, "pitch_layers", config.pitch_layers, tensors, "pitch.trunk.blocks.")
+    try:
+        with torch.device("meta"):  # of any size at once
+            empty = UnitVocoder(config, contract)
+    except ModelError as e:
+        raise ModelError(f"{place}: {e}") from None
+    weights.check_shapes(path, empty.state_dict(), {name: t.shape for name, t in tensors.items()})
+    model = UnitVocoder(config, contract)
+    model.load_state_dict(weights.to_torch(tensors))
     return model.eval() if precision == "fp32" else model.eval().lower()

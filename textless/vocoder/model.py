@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from textless import weights
+from textless.checks import Between, Count, OneOf, Size, check_fields
 from textless.errors import ModelError
 from textless.units.types import UnitContract, Units
 from textless.vocoder.duration import DurationPredictor
 from textless.vocoder.excitation import Excitation
 from textless.vocoder.head import SpectrumHead
 from textless.vocoder.pitch import F0_BINS, PitchPredictor, dequantise_f0, predicted_f0, quantise_f0
-from textless.vocoder.rows import batches, check_units, is_one, pad, present
+from textless.vocoder.rows import batches, check_units, index_of, is_one, pad, present
 from textless.vocoder.trunk import ConvNeXtBlock, FrameConv, Trunk, initialise, padded
 
 SAMPLE_RATE = 16_000  # Hz, where the contract does not say
@@ -44,23 +45,28 @@ class VocoderConfig:
         pitch_dim, pitch_layers: of its predictor.
         upsample: frames of the iSTFT for each of the trunk; its hop is hop / upsample, and its windows n_fft / upsample.
         causal: whether convolutions see the past only.
+
+    Raises ModelError that names a field whose value has another type or makes no sense.
     """
 
-    n_units: int
+    n_units: Size
     speakers: tuple[str, ...]
-    dim: int
-    ffn_dim: int
-    layers: int
-    kernel: int = 7
-    duration_dim: int = 128
-    hop: int = 320
-    n_fft: int = 1280
-    sample_rate: int = SAMPLE_RATE
+    dim: Size
+    ffn_dim: Size
+    layers: Count
+    kernel: Size = 7
+    duration_dim: Size = 128
+    hop: Annotated[int, Between(1, 2**14)] = 320
+    n_fft: Annotated[int, Between(2, 2**16)] = 1280
+    sample_rate: Annotated[int, Between(1000, 768_000)] = SAMPLE_RATE
     f0: bool = False
-    pitch_dim: int = 128
-    pitch_layers: int = 3
-    upsample: int = 1
+    pitch_dim: Size = 128
+    pitch_layers: Count = 3
+    upsample: Annotated[int, OneOf(1, 2)] = 1
     causal: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @classmethod
     def of(cls, contract: UnitContract, *, speakers: Sequence[str], preset: str, **fields: Any) -> VocoderConfig:
@@ -136,8 +142,6 @@ class UnitVocoder(nn.Module):
             )
         if not config.speakers or len(set(config.speakers)) != len(config.speakers):
             raise ModelError("a vocoder needs at least one speaker, and each name once")
-        if config.upsample not in (1, 2):
-            raise ModelError(f"upsample is 1 or 2, not {config.upsample}")
         self.config, self.contract = config, contract
         n_speakers, n_fft, hop = len(config.speakers), config.n_fft // config.upsample, config.hop // config.upsample
         self.unit_embedding = nn.Embedding(config.n_units, config.dim)
@@ -228,7 +232,8 @@ class UnitVocoder(nn.Module):
         Args:
             units: Units or (N,) integers, or a list of those. A bare array is taken literally: each unit is one frame, or has
                 a duration of its own if durations are predicted.
-            speaker: name or index; None is the first.
+            speaker: name or index; None is the first. A string that is a name and a number is the name, an integer that is both the
+                index.
             durations: "given": those of the units, one frame each where there are none. "predict": predicted from the units,
                 for Units with their runs joined: max(1, round(exp(d))) frames, d the predicted log-duration.
             f0: fundamental frequency to follow, (frames,) Hz, 0 where unvoiced (see `track_f0`), or a list of those; None is predicted.
@@ -316,16 +321,8 @@ class UnitVocoder(nn.Module):
         return dequantise_f0(steps)[0].float().cpu().numpy()
 
     def speaker_index(self, speaker: str | int | None) -> int:
-        """Position of a speaker, given by name or index; None is the first. Raises ModelError for one that is not there."""
-        names = self.speakers
-        if speaker is None:
-            return 0
-        if isinstance(speaker, str) and speaker in names:
-            return names.index(speaker)
-        if isinstance(speaker, int | np.integer) and 0 <= speaker < len(names):
-            return int(speaker)
-        shown = ", ".join(names[:20]) + (f" … ({len(names)} in all)" if len(names) > 20 else "")
-        raise ModelError(f"the vocoder has no speaker {speaker!r}; it has {shown}, or 0 to {len(names) - 1}")
+        """Position of a speaker, given by name or index; see `rows.index_of`. Raises ModelError for one that is not there."""
+        return index_of("speaker", speaker, self.speakers)
 
     def lower(self) -> UnitVocoder:
         """Trunk and filters in bfloat16 from here on: several times as fast on a CPU with matrix units for it. F0 is what it was."""
@@ -356,7 +353,11 @@ class UnitVocoder(nn.Module):
         except (TypeError, ValueError):
             raise ModelError("F0 must be (frames,) numbers, or a list of those") from None
         if [row.shape for row in f0] != [row.shape for row in frames]:
-            raise ModelError(f"F0 has {[len(r) for r in f0]} frames, but the units {[len(r) for r in frames]}; one value a frame is needed")
+            given, wanted = ([len(r) if r.ndim else 0 for r in rows] for rows in (f0, frames))
+            rate = sum(given) / max(1, sum(wanted)) * self.frame_rate
+            raise ModelError(
+                f"F0 has {given} frames, but the units {wanted} ({rate:.4g} a second to {self.frame_rate:g}); one value a frame is needed"
+            )
         if not all(np.isfinite(row).all() and (row >= 0).all() for row in f0):
             raise ModelError("F0 must be in Hz, and 0 where there is no voice")
         return [quantise_f0(torch.from_numpy(row)).numpy() for row in f0]

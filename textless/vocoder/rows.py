@@ -49,6 +49,28 @@ def check_units(units: Any, contract: UnitContract, n_units: int) -> Units:
     return units
 
 
+def index_of(what: str, given: str | int | None, names: Sequence[str]) -> int:
+    """Position of a name, None for the first.
+
+    A string is a name, or else an index in decimal digits. An integer is an index, or else the name that is written so.
+
+    Raises ModelError for one that is not there, with some that are.
+    """
+    number, name = isinstance(given, int | np.integer) and not isinstance(given, bool), str(given)
+    if given is None and names:
+        return 0
+    if number and 0 <= given < len(names):
+        return int(given)
+    if (number or isinstance(given, str)) and name in names:
+        return names.index(name)
+    if isinstance(given, str) and (index := next((i for i in range(len(names)) if str(i) == given), None)) is not None:
+        return index
+    shown = ", ".join(names[:20]) + (f" … ({len(names)} in all)" if len(names) > 20 else "")
+    has = f"it has {shown}, or 0 to {len(names) - 1}" if names else "it has none"
+    close = next((n for n in names if isinstance(given, str) and n.lower() == given.strip().lower()), None)
+    raise ModelError(f"the vocoder has no {what} {given!r}; {f'did you mean {close!r}? ' if close else ''}{has}")
+
+
 def batches(lengths: Sequence[int]) -> list[list[int]]:
     """Indices in batches of like lengths whose padded size stays below BATCH_FRAMES; a longer row stands alone."""
     found: list[list[int]] = []

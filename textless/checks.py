@@ -1,0 +1,158 @@
+"""What the fields of steps and of models' configurations may hold, said in their annotations.
+
+A hint is a type, with a range or a choice where one applies: `n_units: Count`, `preset: Annotated[str, OneOf("nano", "tiny")]`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, Any, TypeVar
+
+from textless.errors import ModelError, TextlessError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Between:
+    """Numbers from `least` (not itself where `above`) to `most` (not itself where `below`)."""
+
+    least: float
+    most: float = math.inf
+    above: bool = False
+    below: bool = False
+
+    def allows(self, value: float) -> bool:
+        return (self.least < value if self.above else self.least <= value) and (value < self.most if self.below else value <= self.most)
+
+    def __str__(self) -> str:
+        low = f"{'above' if self.above else 'from'} {self.least}"
+        if self.most == math.inf:
+            return low if self.above else f"{low} on"
+        return f"{low} {'to below' if self.below else 'to'} {self.most}"
+
+
+@dataclass(frozen=True, init=False)
+class OneOf:
+    """One of a few values."""
+
+    known: tuple[Any, ...]
+
+    def __init__(self, *known: Any) -> None:
+        object.__setattr__(self, "known", known)
+
+    def allows(self, value: Any) -> bool:
+        return value in self.known
+
+
+@dataclass(frozen=True)
+class Text:
+    """A string of this form, which `about` says in words."""
+
+    pattern: str
+    about: str
+
+    def allows(self, value: str) -> bool:
+        return re.fullmatch(self.pattern, value) is not None
+
+    def __str__(self) -> str:
+        return self.about
+
+
+Count = Annotated[int, Between(1, 2**31 - 1)]
+Large = Annotated[int, Between(1, 2**53)]
+Seed = Annotated[int, Between(0, 2**32 - 1)]  # what numpy, scikit-learn and torch all take
+Positive = Annotated[float, Between(0, above=True)]
+NotNegative = Annotated[float, Between(0)]
+Share = Annotated[float, Between(0, 1, above=True)]
+Probability = Annotated[float, Between(0, 1)]
+Dropped = Annotated[float, Between(0, 1, below=True)]
+# Of a model: large enough for every one there is, and small enough that the product of two is a number of bytes.
+Size = Annotated[int, Between(1, 2**24)]
+
+
+def allows(hint: Any, value: Any) -> bool:
+    """Whether a field with this hint may hold the value. A bool is no number, a whole number is one, and NaN and infinity are none."""
+    origin = typing.get_origin(hint)
+    if origin is Annotated:
+        base, *rules = typing.get_args(hint)
+        return allows(base, value) and all(rule.allows(value) for rule in rules)
+    if origin in (typing.Union, types.UnionType):
+        return any(allows(option, value) for option in typing.get_args(hint))
+    if origin is tuple:
+        return isinstance(value, tuple) and all(allows(typing.get_args(hint)[0], v) for v in value)
+    if hint is Any:
+        return True
+    if hint in (None, types.NoneType):
+        return value is None
+    if hint in (int, float):
+        number = isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
+        return number and (isinstance(value, int) or math.isfinite(value))
+    return isinstance(value, hint)
+
+
+def describe(hint: Any) -> str:
+    """What is allowed, in words."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        base, rule = arguments
+        return ", ".join(map(str, rule.known)) if isinstance(rule, OneOf) else str(rule) if base is str else f"{describe(base)} {rule}"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(describe(option) for option in arguments)
+    if origin is tuple:
+        return f"a list, each {describe(arguments[0])}"
+    words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", types.NoneType: "nothing"}
+    return words[hint] if hint in words else f"a {getattr(hint, '__name__', hint)}"
+
+
+def check(value: Any, hint: Any, what: str, error: type[TextlessError] = ModelError) -> Any:
+    """The value. Raises `error` when the hint does not allow it, as "`what` is 0 where a whole number from 1 on is wanted"."""
+    if allows(hint, value):
+        return value
+    try:
+        shown = repr(value)
+    except ValueError:  # an integer of too many digits
+        shown = "a number of thousands of digits"
+    shown = shown if len(shown) <= 60 else f"{shown[:57]}…"
+    names = any(isinstance(rule, OneOf) for option in (hint, *typing.get_args(hint)) for rule in getattr(option, "__metadata__", ()))
+    raise error(f"{what} is {shown}; known: {describe(hint)}" if names else f"{what} is {shown} where {describe(hint)} is wanted")
+
+
+def check_fields(thing: Any, error: type[TextlessError] = ModelError, prefix: str = "") -> None:
+    """Check the fields of a dataclass that are numbers or flags, or whose annotation has a range or a choice. Raises `error`."""
+    for name, hint in _checked(type(thing)).items():
+        check(getattr(thing, name), hint, prefix + name, error)
+
+
+@functools.cache
+def _checked(cls: type) -> dict[str, Any]:
+    try:
+        hints = typing.get_type_hints(cls, include_extras=True)
+    except NameError:  # of a class within a function, whose names cannot be looked up
+        return {}
+    return {f.name: hints[f.name] for f in fields(cls) if _says_enough(hints[f.name])}
+
+
+def _says_enough(hint: Any) -> bool:
+    if hint in (int, float, bool, tuple[str, ...]) or typing.get_origin(hint) is Annotated:
+        return True
+    return any(map(_says_enough, typing.get_args(hint)))
+
+
+def read_fields(cls: type[T], entries: Mapping[str, Any], place: str) -> T:
+    """A configuration from the entries of a JSON object. Raises ModelError that begins with `place`, and names the field."""
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    if unknown := sorted(set(entries) - set(known)):
+        raise ModelError(f"{place}: unknown fields {', '.join(unknown)}; was it written by a newer textless?")
+    if missing := [n for n, f in known.items() if f.default is MISSING and n not in entries]:
+        raise ModelError(f"{place}: has no {missing[0]}; copy the model again")
+    try:
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in entries.items()})
+    except ModelError as e:
+        raise ModelError(f"{place}: {e}") from None
