@@ -47,6 +47,10 @@ class StepTypeError(TextlessError, TypeError):
     """A step's field holds something that cannot enter a key."""
 
 
+class StepValueError(TextlessError, ValueError):
+    """A step's field holds a value that it does not allow."""
+
+
 class StoreError(TextlessError):
     """The store cannot be used as it is: damaged, read-only, or made with other defaults."""
 

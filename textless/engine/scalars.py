@@ -57,7 +57,7 @@ def coerce(value: Any, hint: Any, what: str) -> Any:
 
     Raises PipelineError that begins with `what`: where the value stands, and the field.
     """
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
     for option in options:
         origin = typing.get_origin(option) or option
         if origin is float and type(value) is int:

@@ -10,7 +10,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textless.errors import StepTypeError, quoted
+from textless.checks import check_fields
+from textless.errors import StepTypeError, StepValueError, quoted
 
 if TYPE_CHECKING:
     from textless.engine.job import Job
@@ -45,6 +46,13 @@ class Step:
     version: ClassVar[int] = 1
     # Whether several processes run it together, as a training does; all others the first process runs alone (see engine.ranks).
     collective: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_fields(self, StepValueError, f"{self.type}.")
+        self.check()
+
+    def check(self) -> None:
+        """Raise TextlessError for fields that do not go together; what one may hold alone its annotation says (`textless.checks`)."""
 
     def run(self, job: Job) -> None:
         """Write the result into `job.path`, a fresh folder, from `job.inputs`. What shall survive a crash belongs into `job.scratch`."""

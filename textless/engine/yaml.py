@@ -20,7 +20,7 @@ from textless.engine.recipe import Find, Recipe, read_recipe
 from textless.engine.scalars import Value, coerce, plain, scalar
 from textless.engine.step import Step
 from textless.engine.sweep import combinations, instances
-from textless.errors import PipelineError, StepTypeError, cut, did_you_mean, quoted
+from textless.errors import PipelineError, TextlessError, cut, did_you_mean, quoted
 
 Table = Mapping[str, type[Step]]
 
@@ -145,7 +145,7 @@ class _Builder:
             raise PipelineError(f"{self.places[name]}: step {kind} needs {', '.join(missing)}")
         try:
             return self._one(cls(**arguments))
-        except StepTypeError as e:
+        except TextlessError as e:
             raise PipelineError(f"{self.places[name]}: {e}") from None
 
     def _one(self, step: Step) -> Step:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from textless.checks import OneOf, Text
 from textless.engine.step import HashFile, MapStep
 from textless.errors import TrainingError
 from textless.steps.sources import Corpus, Model, or_missing
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from textless.engine.job import Job
     from textless.units.dump import UnitRow
     from textless.units.types import UnitContract
+
+
+Precision = Annotated[str, OneOf("fp32", "bf16")]  # `auto` differs from machine to machine
+# Whether it is there is asked where the step runs, which may be another machine.
+Device = Annotated[str, Text(r"cpu|cuda(:\d+)?|mps(:\d+)?", "cpu, cuda or cuda:N")]
 
 
 class AudioMap(MapStep):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from textless.checks import Count, Dropped, NotNegative, OneOf, Positive, Probability, Seed
 from textless.engine.step import Step, runtime
 from textless.errors import TrainingError
-from textless.steps.common import board, packed, place, progress
+from textless.steps.common import Device, Precision, board, packed, place, progress
 from textless.steps.sources import Corpus
 from textless.steps.units import Frames, KMeans, frames_contract
 
@@ -21,11 +22,15 @@ class Ladder(Step):
 
     type = "ladder"
     audio: Corpus
-    hours: float = 1.5
-    n_clusters: int = 500
-    dim: int = 40
-    rounds: int = 4
-    seed: int = 0
+    hours: Positive = 1.5
+    n_clusters: Count = 500
+    dim: Count = 40
+    rounds: Count = 4
+    seed: Seed = 0
+
+    def check(self) -> None:
+        if self.n_clusters <= self.dim:
+            raise TrainingError(f"n_clusters is {self.n_clusters}, which cannot make dim {self.dim}; more clusters, or a smaller dim")
 
     def run(self, job: Job) -> None:
         from textless.corpus import read_some
@@ -49,8 +54,12 @@ class Lda(Step):
     frames: Frames
     codebook: KMeans | None = None
     labelled: Frames | None = None
-    method: str = "lda"
-    dim: int = 40
+    method: Annotated[str, OneOf("lda", "pca")] = "lda"
+    dim: Count = 40
+
+    def check(self) -> None:
+        if self.method == "lda" and self.codebook is None:
+            raise TrainingError("lda needs a codebook, whose clusters are to stand apart; give codebook, or method: pca")
 
     def inputs(self) -> dict[str, Step]:
         """With the encoder that made the frames: it becomes part of the result."""
@@ -64,8 +73,6 @@ class Lda(Step):
         from textless.units.lda import LdaEncoder, fit_projection
         from textless.units.projected import save_projected
 
-        if self.method == "lda" and self.codebook is None:
-            raise TrainingError("lda needs a codebook, whose clusters are to stand apart; give codebook, or method: pca")
         folder, contract = job.inputs["frames"], frames_contract(job.inputs["frames"])
         if self.codebook is None:
             pieces: Any = ((frames, None) for _, frames in read_frames(folder))
@@ -83,6 +90,10 @@ class Lda(Step):
         job.contract = load_encoder(job.path, window=contract.window).contract.to_dict()
 
 
+# Of each preset of `units.hubert`, which is not imported for planning.
+LAYERS = {"nano": 2, "tiny": 4, "small": 8, "base": 12, "large": 24, "xlarge": 48}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pretrain(Step):
     """A HuBERT from audio and labels. Its weights are rounded to half precision, so that what ships is what the later steps saw."""
@@ -92,23 +103,23 @@ class Pretrain(Step):
     collective = True
     audio: Corpus
     labels: Step
-    preset: str = "tiny"
-    steps: int
-    batch: int = 8
-    crop_seconds: float = 4.0
-    lr: float = 1e-3
-    mask_prob: float = 0.8
-    mask_span: int = 10
-    unmasked_weight: float = 0.5
-    dropout: float = 0.0
-    layer_drop: float = 0.0
-    head: str = "linear"
+    preset: Annotated[str, OneOf(*LAYERS)] = "tiny"
+    steps: Count
+    batch: Count = 8
+    crop_seconds: Positive = 4.0
+    lr: Positive = 1e-3
+    mask_prob: Probability = 0.8
+    mask_span: Count = 10
+    unmasked_weight: NotNegative = 0.5
+    dropout: Dropped = 0.0
+    layer_drop: Dropped = 0.0
+    head: Annotated[str, OneOf("linear", "cosine")] = "linear"
     voice: Ladder | None = None
     start: Pretrain | None = None
-    precision: str = "fp32"
-    seed: int = 0
-    device: str = runtime("cpu")
-    micro_batch: int | None = runtime(None)
+    precision: Precision = "fp32"
+    seed: Seed = 0
+    device: Device = runtime("cpu")
+    micro_batch: Count | None = runtime(None)
 
     def run(self, job: Job) -> None:
         from textless.units.dump import Dump
@@ -120,8 +131,6 @@ class Pretrain(Step):
         from textless.units.pretrain import pretrain
         from textless.weights import load_model, round_half, to_torch
 
-        if self.preset not in PRESETS:
-            raise TrainingError(f"preset {self.preset!r} is unknown; known: {', '.join(PRESETS)}")
         dump = Dump(job.inputs["labels"])
         contract = dump.contract
         if contract.frame_rate is None or contract.n_units is None:

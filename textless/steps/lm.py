@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from textless.checks import Between, Count, Dropped, Large, NotNegative, OneOf, Positive, Probability, Seed, Share
 from textless.engine.step import HashFile, MapStep, Step, runtime
 from textless.errors import TrainingError
-from textless.steps.common import board, finish_units, place, progress, units_identity
+from textless.steps.common import Device, Precision, board, finish_units, place, progress, units_identity
 
 if TYPE_CHECKING:
     from textless.engine.job import Job
@@ -23,20 +24,26 @@ class TrainLM(Step):
     collective = True
     units: Step
     dev: Step | None = None
-    preset: str = "tiny"
+    preset: Annotated[str, OneOf("nano", "tiny", "small", "base", "gslm")] = "tiny"
     start: Step | None = None
-    steps: int | None = None
-    tokens: int | None = None
-    minutes: float | None = None
-    batch_tokens: int = 8192
-    context: int = 512
-    lr: float = 1e-3
-    schedule: str = "cosine"
-    dropout: float = 0.1
-    precision: str = "fp32"
-    seed: int = 0
-    device: str = runtime("cpu")
-    micro_batch: int | None = runtime(None)
+    steps: Count | None = None
+    tokens: Large | None = None
+    minutes: Positive | None = None
+    batch_tokens: Count = 8192
+    context: Annotated[int, Between(2, 2**18)] = 512
+    lr: Positive = 1e-3
+    schedule: Annotated[str, OneOf("cosine", "inverse_sqrt")] = "cosine"
+    dropout: Dropped = 0.1
+    precision: Precision = "fp32"
+    seed: Seed = 0
+    device: Device = runtime("cpu")
+    micro_batch: Count | None = runtime(None)
+
+    def check(self) -> None:
+        if sum(budget is not None for budget in (self.steps, self.tokens, self.minutes)) != 1:
+            raise TrainingError("train_lm needs a budget, in steps, tokens or minutes; give one of the three")
+        if self.batch_tokens < self.context:
+            raise TrainingError(f"batch_tokens is {self.batch_tokens}, less than one row of context {self.context}")
 
     def run(self, job: Job) -> None:
         from textless.lm import from_causal, train_lm
@@ -44,8 +51,6 @@ class TrainLM(Step):
         from textless.units.dump import Dump
         from textless.weights import round_half
 
-        if sum(budget is not None for budget in (self.steps, self.tokens, self.minutes)) != 1:
-            raise TrainingError("train_lm needs a budget, in steps, tokens or minutes; give one of the three")
         steps = self.steps
         if self.tokens is not None:
             steps = -(-self.tokens // (max(1, self.batch_tokens // self.context) * self.context))
@@ -91,18 +96,18 @@ class Continue(MapStep):
     rows_from = ("prompts",)
     lm: Step
     prompts: Step
-    seconds: float = 3.0
-    prompt_seconds: float | None = None
-    samples: int = 1
-    limit: int | None = None
-    temperature: float = 0.8
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float = 1.0
-    no_repeat_ngram: int | None = None
-    precision: str = "fp32"
-    seed: int = 0
+    seconds: NotNegative = 3.0
+    prompt_seconds: Positive | None = None
+    samples: Count = 1
+    limit: Count | None = None
+    temperature: NotNegative = 0.8
+    top_k: Count | None = None
+    top_p: Share | None = None
+    min_p: Probability | None = None
+    repetition_penalty: Positive = 1.0
+    no_repeat_ngram: Count | None = None
+    precision: Annotated[str, OneOf("fp32", "int8")] = "fp32"
+    seed: Seed = 0
     only_new: bool = False
 
     def rows(self, job: Job) -> list:
@@ -162,7 +167,7 @@ class Score(Step):
     lm: Step
     units: Step
     train: Step | None = None
-    seed: int = 0
+    seed: Seed = 0
 
     def run(self, job: Job) -> None:
         from textless.lm import load_lm

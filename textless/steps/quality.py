@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from textless.checks import Count, NotNegative, OneOf, Seed
 from textless.engine.step import HashFile, MapStep, Step, runtime
 from textless.errors import AudioError, TrainingError
 from textless.steps.align import Align, read_phones
-from textless.steps.common import AudioMap
+from textless.steps.common import AudioMap, Device, Precision
 from textless.steps.sources import Alignments, Corpus, Items, Text, or_missing
-from textless.steps.units import Frames, frames_contract, tokenizer_of
+from textless.steps.units import Frames, check_layer, frames_contract, tokenizer_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +45,7 @@ class UnitQuality(Step):
     units: Step
     alignments: Alignments | Align | None = None
     items: Items | None = None
-    seed: int = 0
+    seed: Seed = 0
 
     def run(self, job: Job) -> None:
         from textless.units.dump import Dump
@@ -63,21 +64,21 @@ class FrameABX(Step):
     frames: Frames
     alignments: Alignments | Align | None = None
     items: Items | None = None
-    distance: str = "angular"
-    max_items: int = 10
-    max_speakers: int = 5
-    seed: int = 0
+    distance: Annotated[str, OneOf("angular", "euclidean")] = "angular"
+    max_items: Count = 10
+    max_speakers: Count = 5
+    seed: Seed = 0
+
+    def check(self) -> None:
+        if isinstance(self.frames, Frames) and self.frames.fraction < 1:
+            raise TrainingError(f"only {self.frames.fraction:g} of the frames are kept; abx needs them all (fraction: 1)")
+        if self.alignments is None and self.items is None:
+            raise TrainingError("abx compares phones; give alignments or items")
 
     def run(self, job: Job) -> None:
         from textless.units.frames import read_frames
         from textless.units.quality import measure_frames
 
-        if self.frames.fraction < 1:
-            raise TrainingError(f"only {self.frames.fraction:g} of the frames were kept; abx needs them all (fraction: 1)")
-        if self.distance not in ("angular", "euclidean"):
-            raise TrainingError(f"distance {self.distance!r} is unknown; known: angular, euclidean")
-        if self.alignments is None and self.items is None:
-            raise TrainingError("abx compares phones; give alignments or items")
         contract = frames_contract(job.inputs["frames"])
         figures = measure_frames(
             dict(read_frames(job.inputs["frames"])),
@@ -101,11 +102,14 @@ class Robustness(AudioMap):
     audio: Corpus
     encoder: str | Step
     codebook: Step
-    layer: int | None = None
-    window: float | None = None
-    precision: str = "fp32"
-    seed: int = 0
-    device: str = runtime("cpu")
+    layer: Count | None = None
+    window: NotNegative | None = None
+    precision: Precision = "fp32"
+    seed: Seed = 0
+    device: Device = runtime("cpu")
+
+    def check(self) -> None:
+        check_layer(self)
 
     def tools(self, job: Job) -> Tokenizer:
         return tokenizer_of(job, self)
@@ -142,7 +146,7 @@ class CopySynthesis(AudioMap):
 
     type = "copy_synthesis"
     audio: Corpus
-    seed: int = 0
+    seed: Seed = 0
 
     def shard_path(self, n: int) -> str:
         return f"data/{n:05d}"
@@ -174,12 +178,17 @@ class SpeechQuality(MapStep):
     reference: Corpus
     encoder: str | Step | None = None
     codebook: Step | None = None
-    layer: int | None = None
-    window: float | None = None
-    precision: str = "fp32"
+    layer: Count | None = None
+    window: NotNegative | None = None
+    precision: Precision = "fp32"
     text: Text | None = None
-    seed: int = 0
-    device: str = runtime("cpu")
+    seed: Seed = 0
+    device: Device = runtime("cpu")
+
+    def check(self) -> None:
+        if (self.encoder is None) != (self.codebook is None):
+            raise TrainingError("unit error rates need an encoder and a codebook; give both or neither")
+        check_layer(self)
 
     def rows(self, job: Job) -> list:
         from textless.corpus import Corpus as Rows
@@ -204,8 +213,6 @@ class SpeechQuality(MapStep):
         check_stoi()
         if self.text:
             check_recogniser()
-        if (self.encoder is None) != (self.codebook is None):
-            raise TrainingError("unit error rates need an encoder and a codebook; give both or neither")
         return tokenizer_of(job, self) if self.codebook else None, read_text(self.text.file) if self.text else None
 
     def shard_path(self, n: int) -> str:
@@ -234,7 +241,7 @@ class Difference(Step):
     a: Step
     b: Step
     alignments: Alignments | Align | None = None
-    seed: int = 0
+    seed: Seed = 0
 
     def compared(self) -> tuple[Step, ...]:
         return () if self.alignments else (self.a, self.b)

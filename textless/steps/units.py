@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from textless.checks import Between, Count, NotNegative, OneOf, Positive, Seed, Share, check
 from textless.engine.step import Step, runtime
 from textless.errors import AudioError, ModelError, TrainingError
-from textless.steps.common import AudioMap, finish_units, place
-from textless.steps.sources import Corpus
+from textless.steps.common import AudioMap, Device, Precision, finish_units, place
+from textless.steps.sources import Corpus, Model
 
 if TYPE_CHECKING:
     from textless.engine.job import Job
@@ -18,18 +19,32 @@ if TYPE_CHECKING:
     from textless.units.types import UnitContract
 
 
-def encoder_of(job: Job, step: Any, contract: UnitContract | None = None) -> Any:
-    from textless.units.encode import SIGNAL, load_encoder
+FrontEnd = Annotated[str, OneOf("mfcc", "logmel", "context_mfcc")]  # `units.encode.SIGNAL`
 
-    if step.precision == "auto":
-        raise ModelError("precision auto differs from machine to machine; a step names fp32 or bf16")
+
+def encoder_of(job: Job, step: Any, contract: UnitContract | None = None) -> Any:
+    from textless.units.encode import load_encoder
+
     if isinstance(step.encoder, str):
-        if step.encoder not in SIGNAL:
-            raise ModelError(f"encoder {step.encoder!r} is unknown; known: {', '.join(SIGNAL)}, or a $step")
-        return load_encoder(step.encoder)
+        return load_encoder(step.encoder, device=step.device)
     layer = step.layer or (contract.layer if contract else None)
     window = contract.window if step.window is None and contract else step.window
     return load_encoder(place(job, step, "encoder"), layer, precision=step.precision, window=window, device=step.device)
+
+
+def check_layer(step: Any) -> None:
+    """Raise ModelError for an encoder that is no front end's name, or a layer that it has not, as far as is known before it is made."""
+    from textless.steps.encoders import LAYERS, Pretrain
+
+    if isinstance(step.encoder, str):
+        check(step.encoder, FrontEnd, f"{step.type}.encoder")
+        if step.layer is not None:
+            raise ModelError(f"{step.type}.layer is {step.layer}, but the front end {step.encoder} has no layers; leave it out")
+    if step.layer is None or not isinstance(step.encoder, Pretrain | Model):
+        return
+    layers = LAYERS[step.encoder.preset] if isinstance(step.encoder, Pretrain) else step.encoder.layers()
+    if layers is not None and step.layer > layers:
+        raise ModelError(f"{step.type}.layer is {step.layer}, but the encoder has layers 1 to {layers}")
 
 
 def tokenizer_of(job: Job, step: Any) -> Tokenizer:
@@ -48,14 +63,17 @@ class Frames(AudioMap):
     version = 2
     audio: Corpus
     encoder: str | Step
-    layer: int | None = None
-    window: float | None = None
-    precision: str = "fp32"
-    context: int = 0
-    fraction: float = 1.0
-    seed: int = 0
-    device: str = runtime("cpu")
-    batch_seconds: float = runtime(60.0)
+    layer: Count | None = None
+    window: NotNegative | None = None
+    precision: Precision = "fp32"
+    context: Annotated[int, Between(0, 1000)] = 0
+    fraction: Share = 1.0
+    seed: Seed = 0
+    device: Device = runtime("cpu")
+    batch_seconds: Positive = runtime(60.0)
+
+    def check(self) -> None:
+        check_layer(self)
 
     def tools(self, job: Job) -> Any:
         from textless.units.projected import ProjectedEncoder
@@ -99,15 +117,19 @@ class KMeans(Step):
     type = "kmeans"
     version = 2
     frames: Frames
-    n_units: int
-    algorithm: str = "lloyd"
-    init: str = "k-means++"
-    transform: str = "none"
-    iterations: int | None = None
-    restarts: int | None = None
-    tolerance: float = 1e-3
-    max_frames: int | None = 1_000_000
-    seed: int = 0
+    n_units: Annotated[int, Between(1, 2**24)]
+    algorithm: Annotated[str, OneOf("lloyd", "minibatch")] = "lloyd"
+    init: Annotated[str, OneOf("k-means++", "random")] = "k-means++"
+    transform: Annotated[str, OneOf("none", "layer_norm")] = "none"
+    iterations: Count | None = None
+    restarts: Count | None = None
+    tolerance: NotNegative = 1e-3
+    max_frames: Count | None = 1_000_000
+    seed: Seed = 0
+
+    def check(self) -> None:
+        if self.max_frames is not None and self.max_frames < self.n_units:
+            raise TrainingError(f"n_units is {self.n_units}, more than max_frames ({self.max_frames}) can make")
 
     def run(self, job: Job) -> None:
         from textless.units.frames import find_shards, sample_frames
@@ -140,11 +162,14 @@ class Encode(AudioMap):
     audio: Corpus
     encoder: str | Step
     codebook: Step
-    layer: int | None = None
-    window: float | None = None
-    precision: str = "fp32"
-    device: str = runtime("cpu")
-    batch_seconds: float = runtime(60.0)
+    layer: Count | None = None
+    window: NotNegative | None = None
+    precision: Precision = "fp32"
+    device: Device = runtime("cpu")
+    batch_seconds: Positive = runtime(60.0)
+
+    def check(self) -> None:
+        check_layer(self)
 
     def tools(self, job: Job) -> Tokenizer:
         return tokenizer_of(job, self)
@@ -167,14 +192,16 @@ class Assign(Step):
     frames: Frames
     codebook: KMeans
 
+    def check(self) -> None:
+        if isinstance(self.frames, Frames) and self.frames.fraction < 1:
+            raise TrainingError(f"only {self.frames.fraction:g} of the frames are kept; assign needs them all (fraction: 1)")
+
     def run(self, job: Job) -> None:
         from textless.units.dump import UnitRow, write_results
         from textless.units.frames import read_frames
         from textless.units.kmeans import load_codebook
         from textless.units.types import Units
 
-        if self.frames.fraction < 1:
-            raise TrainingError(f"only {self.frames.fraction:g} of the frames were kept; assign needs them all (fraction: 1)")
         codebook = load_codebook(job.inputs["codebook"])
         contract = codebook.contract_for(frames_contract(job.inputs["frames"]))
         rows = {row.id: row for row in self.frames.audio.load()}

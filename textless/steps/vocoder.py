@@ -6,12 +6,15 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from textless.checks import Between, Count, OneOf, Positive, Seed
 from textless.engine.step import HashFile, MapStep, Step, runtime
 from textless.errors import AudioError, ModelError, TrainingError
-from textless.steps.common import AudioMap, board, packed, place, progress, units_identity
+from textless.steps.common import AudioMap, Device, Precision, board, packed, place, progress, units_identity
 from textless.steps.sources import Corpus
+
+SAMPLE_RATE = 16_000  # Hz, of `textless.audio`, which is not imported for planning
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,21 +30,22 @@ class F0(AudioMap):
 
     type = "f0"
     audio: Corpus
-    frame_rate: float = 50.0
-    device: str = runtime("cpu")
+    frame_rate: Annotated[float, Between(1, SAMPLE_RATE)] = 50.0
+    device: Device = runtime("cpu")
+
+    def check(self) -> None:
+        if round(SAMPLE_RATE / self.frame_rate) * self.frame_rate != SAMPLE_RATE:
+            raise TrainingError(f"f0.frame_rate is {self.frame_rate:g}, not a whole number of samples each at {SAMPLE_RATE} Hz")
 
     def shard_path(self, n: int) -> str:
         return f"data/{n:05d}"
 
     def shard(self, tools: Any, rows: list, out: Path) -> list[dict[str, Any]]:
-        from textless.audio import SAMPLE_RATE
         from textless.corpus import read_rows
         from textless.units.frames import write_frames
         from textless.vocoder.f0 import track_f0
 
         hop = round(SAMPLE_RATE / self.frame_rate)
-        if hop * self.frame_rate != SAMPLE_RATE:
-            raise TrainingError(f"{self.frame_rate:g} frames a second are not a whole number of samples each at {SAMPLE_RATE} Hz")
         failures, waveforms = [], {}
         for row, waveform in read_rows(rows):
             if isinstance(waveform, AudioError):
@@ -56,11 +60,24 @@ class F0(AudioMap):
         (job.path / "frames.json").write_text(json.dumps({"frame_rate": self.frame_rate}) + "\n")
 
 
-def f0_of(job: Job) -> dict[str, Any]:
-    """(T,) float32 Hz of each id, where the step takes F0."""
+def check_f0(job: Job, frame_rate: float | None) -> None:
+    """Raise TrainingError where the step takes F0 and it is of another frame rate, if that is known: it would be that of elsewhere."""
+    from textless.weights import read_json
+
+    if "f0" in job.inputs and frame_rate is not None:
+        rate = read_json(job.inputs["f0"] / "frames.json").get("frame_rate")
+        if rate != frame_rate:
+            raise TrainingError(f"units have {frame_rate:g} frames a second and F0 has {rate}; give F0 with frame_rate: {frame_rate:g}")
+
+
+def f0_of(job: Job, frame_rate: float | None) -> dict[str, Any]:
+    """(T,) float32 Hz of each id, where the step takes F0. Raises as `check_f0`."""
     from textless.units.frames import read_frames
 
-    return {name: frames[:, 0] for name, frames in read_frames(job.inputs["f0"])} if "f0" in job.inputs else {}
+    if "f0" not in job.inputs:
+        return {}
+    check_f0(job, frame_rate)
+    return {name: frames[:, 0] for name, frames in read_frames(job.inputs["f0"])}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,18 +91,18 @@ class TrainVocoder(Step):
     units: Step
     f0: F0 | None = None
     start: Step | None = None
-    adversarial: str | None = None
-    preset: str = "small"
-    upsample: int = 1
+    adversarial: Annotated[str, OneOf("small", "large")] | None = None
+    preset: Annotated[str, OneOf("nano", "small", "base")] = "small"
+    upsample: Annotated[int, OneOf(1, 2)] = 1
     causal: bool = False
-    steps: int
-    batch: int = 16
-    crop_seconds: float = 1.0
-    lr: float = 1e-3
-    precision: str = "fp32"
-    seed: int = 0
-    device: str = runtime("cpu")
-    micro_batch: int | None = runtime(None)
+    steps: Count
+    batch: Count = 16
+    crop_seconds: Positive = 1.0
+    lr: Positive = 1e-3
+    precision: Precision = "fp32"
+    seed: Seed = 0
+    device: Device = runtime("cpu")
+    micro_batch: Count | None = runtime(None)
 
     def run(self, job: Job) -> None:
         from functools import partial
@@ -95,8 +112,8 @@ class TrainVocoder(Step):
         from textless.weights import round_half
 
         dump = Dump(job.inputs["units"])
-        rows = {row.id: row.units for row in dump}
-        audio, f0 = packed(job, self.audio, set(rows)), f0_of(job)
+        rows, f0 = {row.id: row.units for row in dump}, f0_of(job, dump.contract.frame_rate)
+        audio = packed(job, self.audio, set(rows))
         clips = []
         for i, (name, samples, speaker) in enumerate(zip(audio.ids, audio.lengths, audio.speakers, strict=True)):
             units = rows[name]
@@ -152,14 +169,19 @@ class Resynth(MapStep):
     vocoder: Step
     f0: F0 | None = None
     speaker: str | int | None = None
-    durations: str = "given"
+    durations: Annotated[str, OneOf("given", "predict")] = "given"
+
+    def check(self) -> None:
+        if isinstance(self.speaker, int) and not isinstance(self.speaker, bool):
+            object.__setattr__(self, "speaker", str(self.speaker))  # YAML reads a name of digits as a number
 
     def rows(self, job: Job) -> list:
         from textless.model import named
         from textless.units.dump import Dump
 
-        f0 = f0_of(job)
-        return [Utterance(row, name, f0.get(row.id)) for row, name in named(Dump(job.inputs["units"]))]
+        dump = Dump(job.inputs["units"])
+        f0 = f0_of(job, dump.contract.frame_rate)
+        return [Utterance(row, name, f0.get(row.id)) for row, name in named(dump)]
 
     def identity(self, row: Utterance, hash_file: HashFile) -> Any:
         return [row.name, units_identity(row.row), None if row.f0 is None else hashlib.sha256(row.f0.tobytes()).hexdigest()]
@@ -167,7 +189,9 @@ class Resynth(MapStep):
     def tools(self, job: Job) -> UnitVocoder:
         from textless.vocoder import load_vocoder
 
-        return load_vocoder(place(job, self, "vocoder"))
+        vocoder = load_vocoder(place(job, self, "vocoder"))
+        check_f0(job, vocoder.frame_rate)
+        return vocoder
 
     def shard_path(self, n: int) -> str:
         return "."
