@@ -205,6 +205,18 @@ def test_other_hops_equal_the_naive_version(hop, fine, seed):
     np.testing.assert_allclose(found, want, rtol=1e-3)
 
 
+@pytest.mark.parametrize("step", [0.0025, 0.005, 0.009, 0.01, 0.02])
+def test_the_price_of_a_transition_is_for_ten_milliseconds(step):
+    """A frame that is louder an octave up, or unvoiced, is taken where its gain is above the price of going there and back."""
+    for other, price in ((8.0, 2 * 0.35 * 0.01 / step), (-math.inf, 2 * 0.14 * 0.01 / step)):
+        octaves = torch.tensor([[-math.inf, 7.0, 8.0]]).repeat(5, 1)
+        for gain, taken in ((0.97 * price, False), (1.03 * price, True)):
+            strengths = torch.tensor([[-99.0, 0.0, -99.0]]).repeat(5, 1)
+            strengths[2, 2 if other > 0 else 0] = gain
+            [path] = f0._best_paths([(octaves, strengths)], step)
+            assert path.tolist() == [128, 128, 2**other if taken else 128, 128, 128]
+
+
 # ---------------------------------------------------------------------------------------------------------- Praat
 
 
