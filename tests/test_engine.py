@@ -321,6 +321,8 @@ def test_a_vanished_source_is_named(store, tmp_path):
 def test_the_seed_of_every_step_enters_its_key(name, text):
     step = STEPS[name]
     needed = {f.name: Upper(text=text) for f in fields(step) if f.default is MISSING}
+    needed |= {field: 1 for field in ("n_units", "steps") if field in needed}
+    needed |= {"abx": {"items": Upper(text=text)}, "train_lm": {"steps": 1}}.get(name, {})
     keys = {Keys(lambda p: "0").of(step(**needed, seed=seed)) for seed in (0, 1, 2)}
     assert len(keys) == 3
 

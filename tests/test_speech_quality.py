@@ -82,7 +82,7 @@ def test_distortion_is_in_decibels(monkeypatch):
     def distortion(change):
         mels = iter([change[:, None] + np.zeros((80, 5)), np.zeros((80, 7))])
         monkeypatch.setattr(mcd, "log_mel", lambda wave, sample_rate: torch.from_numpy(next(mels))[None])
-        return mel_cepstral_distortion(np.zeros(1), np.zeros(1))
+        return mel_cepstral_distortion(np.zeros(1024), np.zeros(1024))
 
     assert distortion(decibel * slow) == pytest.approx(1 / math.sqrt(2))
     assert distortion(6 * decibel * slow + 3) == pytest.approx(6 / math.sqrt(2))

@@ -10,7 +10,7 @@ import torch
 from adamw import check, recorded
 
 from textless import training
-from textless.errors import ContractError, TrainingError
+from textless.errors import AudioError, ContractError, TrainingError
 from textless.units.types import UnitContract, Units
 from textless.vocoder import Clip, UnitVocoder, VocoderConfig, duration, losses, train_vocoder
 from textless.vocoder.adversary import Discriminators, ResolutionDiscriminator, adversarial_loss, discriminator_loss, feature_loss
@@ -303,7 +303,7 @@ def test_crops_keep_units_and_audio_aligned():
     """Audio that says its own unit at each sample, so that a shift of one sample would show; short clips end in silence."""
     contract = CONTRACT.with_(n_units=200)
     frames = [np.arange(30), np.arange(100, 108)]
-    waves = [np.repeat(f, 320).astype(np.float32) for f in frames]
+    waves = [np.repeat(f / 128, 320).astype(np.float32) for f in frames]
     waves[0] = np.append(waves[0], np.full(200, -1, np.float32))  # samples after the last frame belong to no unit
     waves[1] = waves[1][:-40]  # a last frame that the audio does not fill
     clips = [Clip(Units(f, None, contract), lambda a, b, w=w: w[a:b], len(w)) for f, w in zip(frames, waves, strict=True)]
@@ -318,7 +318,7 @@ def test_crops_keep_units_and_audio_aligned():
     assert set(lengths[rows == 1].tolist()) == {8}
     assert units[rows == 0, 0].unique().tolist() == list(range(21))
     for u, n, x, row in zip(units, lengths, audio, rows, strict=True):
-        expected = u.repeat_interleave(320).float()
+        expected = u.repeat_interleave(320).float() / 128
         filled = 320 * n - (40 if row == 1 else 0)
         assert torch.equal(x[:filled], expected[:filled])
         assert not x[filled:].any()
@@ -366,6 +366,12 @@ def test_training_data_that_does_not_fit():
 
 def test_diverging_training_stops():
     clip = toy_clips(1, 0)[0]
-    broken = Clip(clip.units, lambda a, b: np.full(b - a, np.nan, np.float32), clip.samples)
     with pytest.raises(TrainingError, match="diverged"):
+        train([clip], steps=5, lr=1e30)
+
+
+def test_audio_with_nan_is_refused():
+    clip = toy_clips(1, 0)[0]
+    broken = Clip(clip.units, lambda a, b: np.full(b - a, np.nan, np.float32), clip.samples)
+    with pytest.raises(AudioError, match="NaN"):
         train([broken], steps=2)

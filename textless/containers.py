@@ -134,7 +134,7 @@ def _reader(f: BinaryIO, start: int, size: int) -> Reader | None:
 
 
 def _at(f: BinaryIO, position: int, n: int) -> bytes:
-    f.seek(position)
+    f.seek(max(0, position))  # a place before the start of a short file reads as its start
     return f.read(n)
 
 

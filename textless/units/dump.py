@@ -68,7 +68,11 @@ def _text(name: str, value: Any) -> str:
         value = str(value)
     if not isinstance(value, str):
         raise DumpError(f"{name} must be text, not {str(value)[:60]!r} ({type(value).__name__})")
-    return encodable(value) if name == "source" else plain(value)  # as those of `Row` and of tables
+    if name == "source":
+        return encodable(value)
+    if encodable(value) != value:  # a `Row` of an odd file name has an id that can be written
+        raise DumpError(f"{name} is not Unicode text: {value[:60]!a}")
+    return plain(value)
 
 
 def _count(name: str, value: Any) -> int:
