@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import gzip
 import json
 import shutil
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from textless.errors import CorpusError, OutputExistsError, did_you_mean
-from textless.fetch import Progress, fetch
+from textless.fetch import Progress, fetch, one_at_a_time
 from textless.weights import write_text
 
 MARK = ".textless.json"  # in an unpacked folder: what it is, and how many audio files it has
@@ -128,8 +127,7 @@ def fetch_dataset(name: str, folder: Path | str, *, progress: Progress = lambda 
     target, work = folder / name, folder / f"{name}.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / ".fetch.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with one_at_a_time(folder / ".fetch.lock"):
             if new := not target.exists():
                 archives = [fetch(a.url, sha256=a.sha256, size=a.size, progress=progress) for a in dataset.archives]
                 shutil.rmtree(work, ignore_errors=True)

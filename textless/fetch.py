@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import http.client
 import json
@@ -49,6 +48,18 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
+@contextlib.contextmanager
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """Hold a lock file, so that of several processes one at a time is in the block. Raises ModelError where there are no such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        raise ModelError("this system has no locks of files (fcntl); use Linux, macOS, or WSL on Windows") from None
+    with open(lock, "w") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+
+
 def fetch(url: str, *, sha256: str | None, size: int | None = None, progress: Progress | None = None) -> Path:
     """The local copy of a file, downloaded at the first call and taken from the cache ever after, without network.
 
@@ -77,8 +88,7 @@ def fetch(url: str, *, sha256: str | None, size: int | None = None, progress: Pr
         raise ModelError(f"{path.name} is not in the cache and {variable} is set: unset {variable} or copy {url} to {path}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(_beside(path, ".lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with one_at_a_time(_beside(path, ".lock")):
             if not _cached(path, sha256):  # another process may have been faster
                 total = _download(url, path, bool(sha256 or _recorded(path)), size, progress)
                 _accept(url, path, sha256, total)

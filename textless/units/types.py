@@ -72,7 +72,7 @@ class UnitContract:
             raise ContractError(f"a contract must be an object, not {_brief(data)}")
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(data) - known):
-            raise ContractError(f"contract has unknown fields {', '.join(unknown)[:60]}; was it written by a newer textless?")
+            raise ContractError(f"contract has unknown fields {_brief(', '.join(unknown))}; was it written by a newer textless?")
         return cls(**data)
 
     def with_(self, **changes: Any) -> UnitContract:
