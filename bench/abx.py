@@ -14,12 +14,12 @@ from common import compare, header
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 import naive_abx
 
-from textless.corpus import Corpus, read_rows
-from textless.units.abx import abx
-from textless.units.items import frame_span, items_of
+from textless.audio.corpus import Corpus, read_rows
+from textless.audio.mfcc import FRAME_RATE, mfcc
+from textless.metrics.abx_error import abx
+from textless.metrics.items import frame_span, items_of
+from textless.metrics.units import read_alignments
 from textless.units.kmeans import fit_codebook
-from textless.units.mfcc import FRAME_RATE, mfcc
-from textless.units.quality import read_alignments
 
 folder, corpus, split = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 alignments = read_alignments(folder / f"{corpus}.phones.tsv")
@@ -41,7 +41,13 @@ header(f"ABX, {len(rows)} files, {len(items)} triphones at {FRAME_RATE:.0f} Hz")
 for files, kind in ((frames, "angular"), (units, "discrete")):
     pieces = segments(files)
     for speakers in ("within", "across"):
-        options = {"frame_rate": FRAME_RATE, "distance": kind, "speakers": speakers, "max_items": ALL, "max_speakers": ALL}
+        options = {
+            "frame_rate": FRAME_RATE,
+            "distance": kind,
+            "speakers": speakers,
+            "max_items": ALL,
+            "max_speakers": ALL,
+        }
         error = abx(files, items, **options)["error"]
         naive = naive_abx.abx(pieces, kind=kind, speakers=speakers)
         for remember, name in ((False, "warping for each triple"), (True, "warping each pair once")):
@@ -52,4 +58,6 @@ for files, kind in ((frames, "angular"), (units, "discrete")):
                 ),
                 runs=1,
             )
-            print(f"{kind:8} {speakers}  textless {a:.2f} s   {name} {b:.1f} s   ratio {ratio:.0f}   errors {error:.6f} {naive:.6f}")
+            print(
+                f"{kind:8} {speakers}  textless {a:.2f} s   {name} {b:.1f} s   ratio {ratio:.0f}   errors {error:.6f} {naive:.6f}"
+            )

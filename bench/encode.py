@@ -16,10 +16,10 @@ import transformers
 from common import compare, header
 
 import textless
-from textless.corpus import Corpus, read_row
+from textless.audio.corpus import Corpus, read_row
 from textless.model import EMBEDDED
-from textless.units.encode import HubertEncoder
-from textless.units.hubert import PRESETS, Hubert
+from textless.units.encoders.hubert import PRESETS, Hubert
+from textless.units.encoders.hubert_encoder import HubertEncoder
 from textless.units.kmeans import load_codebook
 
 LAYER = 6
@@ -76,16 +76,26 @@ for precision, names in (("fp32", ["truncated fp32", "all layers fp32"]), ("bf16
     for how, f in (("batches", batches), ("one by one", one_by_one)):
         for name in names:
             a, b, ratio = compare(lambda e=encoder, f=f: f(e), rivals[name], runs=5)
-            print(f"textless {precision} {how:10} {a / seconds:.4f}   transformers {name:15} {b / seconds:.4f}   {ratio:.2f} x", flush=True)
+            print(
+                f"textless {precision} {how:10} {a / seconds:.4f}   transformers {name:15} {b / seconds:.4f}   {ratio:.2f} x",
+                flush=True,
+            )
 single, theirs = ours("fp32").encode_one(waves[0]), loop(truncated)[0].last_hidden_state[0].numpy()
-print(f"largest difference to transformers, of the largest value: {np.abs(single - theirs).max() / np.abs(theirs).max():.1e}")
+print(
+    f"largest difference to transformers, of the largest value: {np.abs(single - theirs).max() / np.abs(theirs).max():.1e}"
+)
 
 # Random weights have no clusters: whether units stay the same is asked of a trained model.
 codebook = load_codebook(EMBEDDED / "tiny-en" / "codebook")
 single, half = (textless.load("tiny-en", precision=p).tokenizer.encoder for p in ("fp32", "bf16"))
 a, b = (np.concatenate([codebook.predict(f) for f in e.encode_batch(waves)]) for e in (single, half))
 print(f"tiny-en, {len(a)} frames: {(a == b).mean():.2%} of bf16's units are those of fp32")
-a, b = (np.concatenate([codebook.predict(f) for f in x]) for x in (single.encode_batch(waves), map(single.encode_one, waves)))
-print(f"tiny-en, {len(a)} frames: {(a != b).sum()} units of files in batches differ from those of files alone (near-ties)")
+a, b = (
+    np.concatenate([codebook.predict(f) for f in x])
+    for x in (single.encode_batch(waves), map(single.encode_one, waves))
+)
+print(
+    f"tiny-en, {len(a)} frames: {(a != b).sum()} units of files in batches differ from those of files alone (near-ties)"
+)
 a, b, ratio = compare(lambda: batches(half), lambda: batches(single), runs=5)
 print(f"tiny-en real-time factor: bf16 {a / seconds:.5f}, fp32 {b / seconds:.5f}, {ratio:.2f} x")

@@ -21,8 +21,8 @@ MEASURE = "--memory"
 
 
 def mfcc_frames(folder, n=477_000):
-    from textless.corpus import Corpus, read_rows
-    from textless.units.mfcc import mfcc
+    from textless.audio.corpus import Corpus, read_rows
+    from textless.audio.mfcc import mfcc
 
     frames = np.concatenate([mfcc(waveform) for _, waveform in read_rows(Corpus.load(folder))])
     return frames[np.sort(np.random.default_rng(0).permutation(len(frames))[:n])]
@@ -69,8 +69,17 @@ def main(source, runs):
     def theirs():
         from sklearn.cluster import MiniBatchKMeans
 
-        settings = {"n_init": 20, "batch_size": 10_000, "max_iter": 100, "tol": 0.0, "max_no_improvement": 100, "reassignment_ratio": 0.0}
-        found["theirs"].append(MiniBatchKMeans(n_units, **settings, compute_labels=False, random_state=next(seeds[1])).fit(frames))
+        settings = {
+            "n_init": 20,
+            "batch_size": 10_000,
+            "max_iter": 100,
+            "tol": 0.0,
+            "max_no_improvement": 100,
+            "reassignment_ratio": 0.0,
+        }
+        found["theirs"].append(
+            MiniBatchKMeans(n_units, **settings, compute_labels=False, random_state=next(seeds[1])).fit(frames)
+        )
 
     header(f"k-means, {len(frames)} × {frames.shape[1]}, K = {n_units}")
     if synthetic:
@@ -90,7 +99,9 @@ def main(source, runs):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "frames.npy"
         np.save(path, frames)
-        done = subprocess.run([sys.executable, __file__, MEASURE, path, str(n_units)], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, __file__, MEASURE, path, str(n_units)], capture_output=True, text=True, check=True
+        )
     print(f"peak memory: {float(done.stdout):.2f} samples")
 
 

@@ -12,10 +12,13 @@ from common import compare, header
 import textless
 from textless.lm import LMConfig, UnitLM, load_lm
 from textless.lm.cache import KVCache
-from textless.lm.llama import to_llama
+from textless.lm.hf.llama import to_llama
 from textless.model import EMBEDDED
 
-SIZES = {"11 M": {"dim": 384, "layers": 6, "heads": 6, "ffn_dim": 1024}, "202 M": {"dim": 1024, "layers": 12, "heads": 16, "ffn_dim": 4096}}
+SIZES = {
+    "11 M": {"dim": 384, "layers": 6, "heads": 6, "ffn_dim": 1024},
+    "202 M": {"dim": 1024, "layers": 12, "heads": 16, "ffn_dim": 4096},
+}
 header(f"greedy continuation, {torch.get_num_threads()} threads of torch")
 for name, shape in SIZES.items():
     torch.manual_seed(0)
@@ -27,7 +30,9 @@ for name, shape in SIZES.items():
 
         def theirs(tokens=tokens, new=new, llama=llama):
             mask = torch.ones_like(tokens)
-            return llama.generate(tokens, max_new_tokens=new, min_new_tokens=new, do_sample=False, attention_mask=mask, pad_token_id=500)
+            return llama.generate(
+                tokens, max_new_tokens=new, min_new_tokens=new, do_sample=False, attention_mask=mask, pad_token_id=500
+            )
 
         for precision in ("fp32", "int8"):
             lm.precision = precision

@@ -16,9 +16,9 @@ import soundfile
 from common import header
 
 import textless
-from textless.corpus import Corpus, read_row
+from textless.audio.corpus import Corpus, read_row
 from textless.model import EMBEDDED
-from textless.units.encode import load_encoder
+from textless.units.encoders.load import load_encoder
 from textless.units.kmeans import load_codebook
 
 speakers: dict[str, list] = {}
@@ -31,7 +31,9 @@ codebook = load_codebook(EMBEDDED / "tiny-en" / "codebook")
 
 
 def units(wave, window):
-    return codebook.predict(load_encoder(EMBEDDED / "tiny-en" / "encoder", codebook.contract.layer, window=window).encode(wave))
+    return codebook.predict(
+        load_encoder(EMBEDDED / "tiny-en" / "encoder", codebook.contract.layer, window=window).encode(wave)
+    )
 
 
 header(
@@ -60,7 +62,10 @@ for minutes in (2, 5, 10):
             row.append((np.mean(cut == whole), as_alone(cut)))
     print(f"{minutes} minutes, whole: {np.mean(whole_alone):.1%} as alone", flush=True)
     for window, row in figures.items():
-        print(f"{minutes} minutes, window {window:g} s: {np.mean(row, 0)[0]:.1%} as whole, {np.mean(row, 0)[1]:.1%} as alone", flush=True)
+        print(
+            f"{minutes} minutes, window {window:g} s: {np.mean(row, 0)[0]:.1%} as whole, {np.mean(row, 0)[1]:.1%} as alone",
+            flush=True,
+        )
 
 if len(sys.argv) > 2:
     hours = float(sys.argv[2])
@@ -77,5 +82,7 @@ if len(sys.argv) > 2:
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         frames = sum(row.units.n_frames for row in textless.open_dump(f"{folder}/dump"))
         samples = int(hours * 3600 * 16000)
-        print(f"{hours:g} hours: peak {usage.ru_maxrss / 2**20:.2f} GiB, {usage.ru_utime + usage.ru_stime:.0f} s of CPU; {frames} frames")
+        print(
+            f"{hours:g} hours: peak {usage.ru_maxrss / 2**20:.2f} GiB, {usage.ru_utime + usage.ru_stime:.0f} s of CPU; {frames} frames"
+        )
         assert frames == (samples - 400) // 320 + 1

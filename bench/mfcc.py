@@ -8,8 +8,8 @@ import sys
 import soundfile
 from common import compare, header
 
-from textless.corpus import Corpus, read_rows
-from textless.units.mfcc import mfcc
+from textless.audio.corpus import Corpus, read_rows
+from textless.audio.mfcc import mfcc
 
 rows = list(Corpus.load(sys.argv[1]))[: int(sys.argv[2]) if len(sys.argv) > 2 else 200]
 seconds = sum(soundfile.info(row.path).duration for row in rows)

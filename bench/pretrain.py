@@ -8,8 +8,8 @@ from common import compare, header
 from torch import nn
 from torch.nn import functional as F
 
-from textless.units.hubert import PRESETS, Hubert
-from textless.units.pretrain import Head
+from textless.units.encoders.hubert import PRESETS, Hubert
+from textless.units.encoders.pretrain import Head
 
 BATCH, SECONDS, CLASSES = 8, 4.0, 300
 config = PRESETS["tiny"]
@@ -25,7 +25,9 @@ class Plain(nn.Module):
         self.conv1 = nn.Conv1d(config.n_mels, config.conv_dim, 3, padding=1)
         self.conv2 = nn.Conv1d(config.conv_dim, config.conv_dim, 3, stride=2, padding=1)
         self.pos = nn.Conv1d(config.dim, config.dim, 31, padding=15, groups=config.pos_conv_groups)
-        layer = nn.TransformerEncoderLayer(config.dim, config.heads, config.ffn_dim, 0.0, "gelu", batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(
+            config.dim, config.heads, config.ffn_dim, 0.0, "gelu", batch_first=True, norm_first=True
+        )
         self.encoder = nn.TransformerEncoder(layer, config.layers, nn.LayerNorm(config.dim), enable_nested_tensor=False)
         self.mask = nn.Parameter(torch.randn(config.dim))
         self.head = nn.Linear(config.dim, CLASSES)
@@ -59,8 +61,12 @@ def training(model: nn.Module, bf16: bool, fused: bool):
     return step
 
 
-header(f"tiny HuBERT, {sum(p.numel() for p in Hubert(config).parameters()) / 1e6:.1f} M parameters, {BATCH} x {SECONDS:g} s a step")
+header(
+    f"tiny HuBERT, {sum(p.numel() for p in Hubert(config).parameters()) / 1e6:.1f} M parameters, {BATCH} x {SECONDS:g} s a step"
+)
 for bf16 in (False, True):
     a, b, ratio = compare(training(Ours(), bf16, True), training(Plain(), bf16, False), runs=15)
     audio = BATCH * SECONDS
-    print(f"{'bf16' if bf16 else 'fp32'}: textless {audio / a:.0f} x real time   torch's encoder {audio / b:.0f} x   ratio {ratio:.2f}")
+    print(
+        f"{'bf16' if bf16 else 'fp32'}: textless {audio / a:.0f} x real time   torch's encoder {audio / b:.0f} x   ratio {ratio:.2f}"
+    )

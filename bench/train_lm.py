@@ -17,7 +17,7 @@ from common import header
 
 import textless
 from textless.lm import UnitLM, train_lm
-from textless.lm.llama import to_llama
+from textless.lm.hf.llama import to_llama
 from textless.lm.model import PRESETS, LMConfig
 
 CONTEXT, ROWS, STEPS = 512, 8, 12
@@ -44,7 +44,9 @@ class Rows(torch.utils.data.Dataset):
 
 def collate(rows):
     longest = max(map(len, rows))
-    tokens = torch.stack([torch.nn.functional.pad(torch.as_tensor(r), (0, longest - len(r)), value=n_units) for r in rows])
+    tokens = torch.stack(
+        [torch.nn.functional.pad(torch.as_tensor(r), (0, longest - len(r)), value=n_units) for r in rows]
+    )
     there = torch.arange(longest) < torch.tensor([len(r) for r in rows])[:, None]
     return {"input_ids": tokens, "attention_mask": there.long(), "labels": tokens.masked_fill(~there, -100)}
 
@@ -92,7 +94,9 @@ def ours() -> float:
     return STEPS * ROWS * CONTEXT / (time.perf_counter() - start)
 
 
-header(f"training tiny on {len(documents)} documents, {np.mean(lengths):.0f} tokens each, {precision}, {torch.get_num_threads()} threads")
+header(
+    f"training tiny on {len(documents)} documents, {np.mean(lengths):.0f} tokens each, {precision}, {torch.get_num_threads()} threads"
+)
 pairs = []
 ours(), theirs()
 for _ in range(3):

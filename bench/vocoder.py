@@ -15,7 +15,7 @@ import torch
 from common import compare, header
 from plain_hifigan import CONFIG, Plain
 
-from textless.units.types import UnitContract
+from textless.types import UnitContract
 from textless.vocoder import UnitVocoder, VocoderConfig
 
 seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 10

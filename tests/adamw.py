@@ -24,7 +24,10 @@ class Record:
 
     def norms(self) -> list[float]:
         """Of the gradients of a step, all of them together: as they were given to the optimiser."""
-        return [math.sqrt(sum(float(np.square(g, dtype=np.float64).sum()) for g in step if g is not None)) for step in self.gradients]
+        return [
+            math.sqrt(sum(float(np.square(g, dtype=np.float64).sum()) for g in step if g is not None))
+            for step in self.gradients
+        ]
 
 
 @contextmanager
@@ -77,4 +80,6 @@ def check(record: Record, *, betas: tuple[float, float], eps: float, weight_deca
             mean, square = first * mean + (1 - first) * g, second * square + (1 - second) * g**2
             step = mean / (1 - first**n) / (np.sqrt(square / (1 - second**n)) + eps)
             expected = before[i] * (1 - rate * decay) - rate * step
-            assert (np.abs(after[i] - expected) <= 4 * 2**-24 * np.abs(expected) + 1e-5 * rate).all(), f"parameter {i}, step {n}"
+            assert (np.abs(after[i] - expected) <= 4 * 2**-24 * np.abs(expected) + 1e-5 * rate).all(), (
+                f"parameter {i}, step {n}"
+            )

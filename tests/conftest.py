@@ -1,6 +1,8 @@
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small work is slower on many threads, and results depend on the count
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch: small work is slower on many threads, and results depend on the count
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import io
@@ -35,7 +37,9 @@ def speech(tmp_path):
     for k, name in enumerate("abc"):
         rng = np.random.default_rng(k)
         t = np.arange(16000 + 3000 * k) / 16000
-        wave = 0.3 * np.sin(2 * np.pi * (200 + 150 * k) * t * (1 + 0.3 * np.sin(3 * t))) + 0.02 * rng.standard_normal(len(t))
+        wave = 0.3 * np.sin(2 * np.pi * (200 + 150 * k) * t * (1 + 0.3 * np.sin(3 * t))) + 0.02 * rng.standard_normal(
+            len(t)
+        )
         soundfile.write(folder / f"{name}.wav", wave.astype(np.float32), 16000, subtype="PCM_16")
     return folder
 
@@ -47,11 +51,11 @@ def build_set(root):
     from textless.lm.model import PRESETS as LM
     from textless.lm.model import LMConfig, UnitLM
     from textless.model import bundle
-    from textless.units.encode import HubertEncoder, save_encoder
-    from textless.units.hubert import PRESETS, Hubert
+    from textless.model_io import round_half
+    from textless.units.encoders.hubert import PRESETS, Hubert
+    from textless.units.encoders.hubert_encoder import HubertEncoder, save_encoder
     from textless.units.kmeans import Codebook
     from textless.vocoder.model import UnitVocoder, VocoderConfig
-    from textless.weights import round_half
 
     torch.manual_seed(0)
     encoder = Hubert(PRESETS["nano"]).eval()
@@ -64,7 +68,9 @@ def build_set(root):
     lm = UnitLM(LMConfig(n_units=20, **{**LM["nano"], "context": 128}), codebook.contract)
     lm.load_state_dict(round_half(lm.state_dict()))
     lm.save(root / "lm")
-    vocoder = UnitVocoder(VocoderConfig.of(codebook.contract, speakers=["amy", "ben"], preset="nano"), codebook.contract)
+    vocoder = UnitVocoder(
+        VocoderConfig.of(codebook.contract, speakers=["amy", "ben"], preset="nano"), codebook.contract
+    )
     vocoder.load_state_dict(round_half(vocoder.state_dict()))
     vocoder.save(root / "vocoder")
     bundle(root / "set", **{name: root / name for name in ("encoder", "codebook", "lm", "vocoder")})
@@ -80,7 +86,7 @@ def model_set(tmp_path_factory):
 def textless_command(monkeypatch, capsys, model_set):
     """Run a command; returns (exit code, stdout, stderr). Models default to the small random set."""
 
-    from textless import cli
+    from textless.cli import app as cli
 
     def run(*args, stdin="", model=model_set):
         args = [str(a) for a in args]

@@ -34,24 +34,24 @@ PRELOAD = [
     "soundfile",
     "soxr",
     "pyarrow.parquet",
-    "textless.training",
+    "textless.training.loop",
     "textless.model",
     "textless.lm.train",
-    "textless.lm.diversity",
-    "textless.lm.score",
-    "textless.units.pretrain",
-    "textless.units.mfcc",
-    "textless.units.encode",
+    "textless.metrics.diversity",
+    "textless.metrics.lm",
+    "textless.units.encoders.pretrain",
+    "textless.audio.mfcc",
+    "textless.units.tokenizer",
     "textless.units.kmeans",
-    "textless.units.lda",
-    "textless.units.ladder",
-    "textless.units.projected",
-    "textless.units.hubert_frames",
+    "textless.units.mfcc_lda.lda",
+    "textless.units.mfcc_lda.ladder",
+    "textless.units.encoders.projected",
+    "textless.units.encoders.hubert_frames",
     "textless.vocoder.train",
-    "textless.vocoder.f0",
+    "textless.audio.f0",
     "textless.vocoder.griffin_lim",
     "textless.units.dump",
-    "textless.curves",
+    "textless.training.tensorboard",
 ]
 
 
@@ -67,7 +67,11 @@ def notes(log: str | Path) -> list[str]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Bytes of every file of an artefact, or of all artefacts, but for the manifests."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "manifest.json"}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name != "manifest.json"
+    }
 
 
 # ---------------------------------------------------------------------------------------------- steps without speech
@@ -134,7 +138,9 @@ class Copy(MapStep):
     def shard(self, tools, rows, out):
         if self.log:
             note(self.log, "shard")
-        for half, some in enumerate((rows[::2], rows[1::2])):  # two files, each whole, in a folder made as many a library does
+        for half, some in enumerate(
+            (rows[::2], rows[1::2])
+        ):  # two files, each whole, in a folder made as many a library does
             time.sleep(self.pause)
             out.mkdir(parents=True, exist_ok=True)
             (out / f"{half}.txt").write_text("".join(Path(row.path).read_text() * self.times for row in some))
@@ -169,7 +175,9 @@ def write_noise(folder: Path, names: list[str], *, seconds: float = 0.15, salt: 
     """A noise of its own for each name, 16 bits at 16 kHz."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        noise = np.random.default_rng([salt, *name.encode()]).integers(-9000, 9000, round(seconds * 16000), dtype=np.int16)
+        noise = np.random.default_rng([salt, *name.encode()]).integers(
+            -9000, 9000, round(seconds * 16000), dtype=np.int16
+        )
         soundfile.write(folder / f"{name}.wav", noise, 16000, subtype="PCM_16")
 
 
@@ -180,14 +188,18 @@ def write_corpus(folder: Path, rows: int, *, seconds: float, order: int = 1) -> 
     for n, name in enumerate(names):
         draw = np.random.default_rng(n)
         t = np.arange(round((seconds + 0.02 * (n % 5)) * 16000)) / 16000
-        wave = 0.3 * np.sin(2 * np.pi * (110 + 40 * (n % 7)) * t * (1 + 0.2 * np.sin(5 * t))) + 0.03 * draw.standard_normal(len(t))
+        wave = 0.3 * np.sin(
+            2 * np.pi * (110 + 40 * (n % 7)) * t * (1 + 0.2 * np.sin(5 * t))
+        ) + 0.03 * draw.standard_normal(len(t))
         soundfile.write(folder / "audio" / f"{name}.wav", wave.astype(np.float32), 16000, subtype="PCM_16")
     lines = [f"{name}\taudio/{name}.wav\t{'ab'[n % 2]}" for n, name in enumerate(names)]
     (folder / "speech.tsv").write_text("\n".join(["id\tpath\tspeaker", *lines[::order]]) + "\n")
     (folder / "words.tsv").write_text("".join(f"{name}\tyes\n" for name in names))
     (folder / "said.tsv").write_text("amy-0\tThe kettle sings before the water boils.\n")
     times = [f"{a * seconds / 4:.3f}" for a in range(5)]
-    phones = [f"{name}\t{times[a]}\t{times[a + 1]}\t{'aebf'[(a + n) % 4]}" for n, name in enumerate(names) for a in range(4)]
+    phones = [
+        f"{name}\t{times[a]}\t{times[a + 1]}\t{'aebf'[(a + n) % 4]}" for n, name in enumerate(names) for a in range(4)
+    ]
     (folder / "phones.tsv").write_text("\n".join(["id\tstart\tend\tphone", *phones]) + "\n")
     return folder / "speech.tsv"
 
@@ -209,7 +221,17 @@ def chain(manifest: Path, *, steps: int = 4, **changes: dict[str, object]) -> di
     add("more1", "continue", lm=lm1, prompts=labels, prompt_seconds=0.1, seconds=0.1)
     add("ladder", "ladder", audio=corpus, n_clusters=8, dim=6, rounds=1, hours=0.001)
     add("lda", "lda", frames=mfcc, codebook=km1, dim=5)
-    hubert = add("hubert", "pretrain", audio=corpus, labels=labels, preset="nano", steps=steps, batch=4, crop_seconds=0.2, layer_drop=0.1)
+    hubert = add(
+        "hubert",
+        "pretrain",
+        audio=corpus,
+        labels=labels,
+        preset="nano",
+        steps=steps,
+        batch=4,
+        crop_seconds=0.2,
+        layer_drop=0.1,
+    )
     hidden = add("hidden", "frames", audio=corpus, encoder=hubert, layer=2)
     km2 = add("km2", "kmeans", frames=hidden, n_units=8, iterations=5, transform="layer_norm")
     units = add("units", "encode", audio=corpus, encoder=hubert, codebook=km2)
@@ -265,11 +287,13 @@ def barrier(count: int):
     return _server().Barrier(count, timeout=120)
 
 
-def run(root: str, step: Step, *, on: str | None = None, beat: float = 0, patience: float = 0, often: bool = False) -> None:
+def run(
+    root: str, step: Step, *, on: str | None = None, beat: float = 0, patience: float = 0, often: bool = False
+) -> None:
     """Run a step; with `often`, trainings write a checkpoint with every row."""
     import torch
 
-    from textless import training
+    from textless.training import loop as training
 
     torch.set_num_threads(1)
     lease.BEAT, lease.PATIENCE, store.POLL = beat or lease.BEAT, patience or lease.PATIENCE, 0.02

@@ -63,19 +63,126 @@ class Format:
 # ------------------------------------------------------------------------------------------------------------ changes
 
 HOSTILE = [
-    *("-1", "0", "1", "-0.0", "1e309", "-1e309", "1e-320", "NaN", "Infinity", "-Infinity", "nan", "inf", "0x10", "1_0", "2147483647"),
-    *("-2147483649", "65536", "4294967296", "9223372036854775807", "-9223372036854775808", "18446744073709551616", "1" + "0" * 30),
-    *("9" * 5000, '""', "null", "true", "[]", "{}", "[null]", '[[1, 2], "a"]', '"\\u0000"', '"\\ud800"', '"../../x"', '"/"', '"a\\nb"'),
-    *("[" * 2000 + "]" * 2000, '{"a":' * 2000 + "1" + "}" * 2000, '"' + "x" * 20000 + '"', "\x00", "\x1b[2J", "\u2028", "é", "💥", "~", ""),
-    *("!!python/object:os.system {}", "&a [*a, *a]", "*a", "<<: {}", "${a}", "$a", "? ", "- ", ": ", "|", "%", "\t", "\r\n", ",", ";"),
+    *(
+        "-1",
+        "0",
+        "1",
+        "-0.0",
+        "1e309",
+        "-1e309",
+        "1e-320",
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "nan",
+        "inf",
+        "0x10",
+        "1_0",
+        "2147483647",
+    ),
+    *(
+        "-2147483649",
+        "65536",
+        "4294967296",
+        "9223372036854775807",
+        "-9223372036854775808",
+        "18446744073709551616",
+        "1" + "0" * 30,
+    ),
+    *(
+        "9" * 5000,
+        '""',
+        "null",
+        "true",
+        "[]",
+        "{}",
+        "[null]",
+        '[[1, 2], "a"]',
+        '"\\u0000"',
+        '"\\ud800"',
+        '"../../x"',
+        '"/"',
+        '"a\\nb"',
+    ),
+    *(
+        "[" * 2000 + "]" * 2000,
+        '{"a":' * 2000 + "1" + "}" * 2000,
+        '"' + "x" * 20000 + '"',
+        "\x00",
+        "\x1b[2J",
+        "\u2028",
+        "é",
+        "💥",
+        "~",
+        "",
+    ),
+    *(
+        "!!python/object:os.system {}",
+        "&a [*a, *a]",
+        "*a",
+        "<<: {}",
+        "${a}",
+        "$a",
+        "? ",
+        "- ",
+        ": ",
+        "|",
+        "%",
+        "\t",
+        "\r\n",
+        ",",
+        ";",
+    ),
 ]
 VALUES = [
-    *(None, True, False, 0, 1, -1, 2, 0.5, -0.0, 1e308, 1e309, float("nan"), float("-inf"), 2**31, 2**63 - 1, -(2**63), 2**64, 10**30),
-    *("", "a", "\x00", "\ud800", "../x", "a\nb", "1", "x" * 20000, [], {}, [[]], [None], [1.5, "a"], {"a": {}}, list(range(300))),
+    *(
+        None,
+        True,
+        False,
+        0,
+        1,
+        -1,
+        2,
+        0.5,
+        -0.0,
+        1e308,
+        1e309,
+        float("nan"),
+        float("-inf"),
+        2**31,
+        2**63 - 1,
+        -(2**63),
+        2**64,
+        10**30,
+    ),
+    *(
+        "",
+        "a",
+        "\x00",
+        "\ud800",
+        "../x",
+        "a\nb",
+        "1",
+        "x" * 20000,
+        [],
+        {},
+        [[]],
+        [None],
+        [1.5, "a"],
+        {"a": {}},
+        list(range(300)),
+    ),
     *([2**40] * 3, 100_000_000, 1_000_000_000, [100_000_000], [[1, 2], [3]]),
 ]
-INTEGERS = [n.to_bytes(width, order, signed=True) for width in (2, 4, 8) for order in ("little", "big") for n in (0, 1, -1)]
-INTEGERS += [(1 << (8 * width - 1 - less)).to_bytes(width, o) for width in (2, 4, 8) for o in ("little", "big") for less in (0, 1, 4)]
+INTEGERS = [
+    n.to_bytes(width, order, signed=True) for width in (2, 4, 8) for order in ("little", "big") for n in (0, 1, -1)
+]
+INTEGERS += [
+    (1 << (8 * width - 1 - less)).to_bytes(width, o)
+    for width in (2, 4, 8)
+    for o in ("little", "big")
+    for less in (0, 1, 4)
+]
 TEXT = {".json", ".jsonl", ".yaml", ".tsv", ".csv", ".txt", ".item", ".sha256"}
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|[A-Za-z_$][\w./-]*|[\[\]{}:,\t]')
 
@@ -86,7 +193,12 @@ def change_bytes(rng: random.Random, data: bytes, other: bytes) -> bytes:
     def place() -> int:  # headers stand at the beginning, and some at the end
         size = len(out)
         return rng.choice(
-            (rng.randrange(min(size, 64) or 1), rng.randrange(min(size, 512) or 1), rng.randrange(size or 1), max(0, size - 40))
+            (
+                rng.randrange(min(size, 64) or 1),
+                rng.randrange(min(size, 512) or 1),
+                rng.randrange(size or 1),
+                max(0, size - 40),
+            )
         )
 
     kind = rng.randrange(8)
@@ -205,7 +317,11 @@ def change_parquet(rng: random.Random, data: bytes) -> bytes:
     elif kind == 2:
         values = column.to_pylist()
         row = rng.randrange(rows)
-        values[row] = None if not isinstance(values[row], list) else rng.choice(([], [None], values[row][:-1], [2**31 - 1] * 3, [-5]))
+        values[row] = (
+            None
+            if not isinstance(values[row], list)
+            else rng.choice(([], [None], values[row][:-1], [2**31 - 1] * 3, [-5]))
+        )
         kind_of = pa.list_(pa.int64()) if pa.types.is_list(column.type) else column.type
         table = table.set_column(n, name, pa.array(values, kind_of))
     elif kind == 3:
@@ -222,7 +338,11 @@ def change_zip(rng: random.Random, data: bytes) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as source, zipfile.ZipFile(out, "w") as target:
         members = source.infolist()
-        chosen = rng.choice([m for m in members if m.filename.endswith(".pkl")] or members) if rng.random() < 0.8 else rng.choice(members)
+        chosen = (
+            rng.choice([m for m in members if m.filename.endswith(".pkl")] or members)
+            if rng.random() < 0.8
+            else rng.choice(members)
+        )
         for member in members:
             content = source.read(member)
             if member is chosen:
@@ -285,7 +405,14 @@ def tone(samples: int) -> Any:
 def build_audio(folder: Path) -> None:
     import soundfile
 
-    for suffix, subtype in (("wav", "PCM_16"), ("wav", "FLOAT"), ("flac", "PCM_16"), ("ogg", "VORBIS"), ("ogg", "OPUS"), ("mp3", None)):
+    for suffix, subtype in (
+        ("wav", "PCM_16"),
+        ("wav", "FLOAT"),
+        ("flac", "PCM_16"),
+        ("ogg", "VORBIS"),
+        ("ogg", "OPUS"),
+        ("mp3", None),
+    ):
         with contextlib.suppress(Exception):  # a libsndfile that cannot write it
             soundfile.write(folder / f"{subtype}.{suffix}", tone(4000), 16000, subtype=subtype, format=suffix.upper())
     for file in folder.glob("*.ogg"):
@@ -312,7 +439,7 @@ def same_serial(data: bytes) -> bytes:
 def read_audio_files(folder: Path) -> None:
     import numpy as np
 
-    from textless.audio import audio_samples, read_audio
+    from textless.audio.io import audio_samples, read_audio
 
     for file in only_changed(folder):
         audio_samples(file)
@@ -323,14 +450,25 @@ def read_audio_files(folder: Path) -> None:
 
 
 def rows_of_units() -> list[Any]:
+    from textless.types import UnitContract, Units
     from textless.units.dump import UnitRow
-    from textless.units.types import UnitContract, Units
 
     contract = UnitContract(encoder="mfcc", layer=2, sample_rate=16000, frame_rate=50.0, n_units=20)
-    rows = [("a", [5, 17, 3], [2, 1, 4], "amy"), ("b/c", [1], [9], None), ("d", [], [], "ben"), ("e", [2, 3] * 40, [1, 2] * 40, None)]
+    rows = [
+        ("a", [5, 17, 3], [2, 1, 4], "amy"),
+        ("b/c", [1], [9], None),
+        ("d", [], [], "ben"),
+        ("e", [2, 3] * 40, [1, 2] * 40, None),
+    ]
     return [
         UnitRow(
-            id=i, units=Units(integers(u), integers(d), contract), speaker=s, source=f"{i}.wav", offset=16, samples=999, extra={"x": 1.5}
+            id=i,
+            units=Units(integers(u), integers(d), contract),
+            speaker=s,
+            source=f"{i}.wav",
+            offset=16,
+            samples=999,
+            extra={"x": 1.5},
         )
         for i, u, d, s in rows
     ]
@@ -349,7 +487,9 @@ def check_units(rows: Any) -> None:
         assert isinstance(row.id, str), f"id {row.id!r}"
         assert row.speaker is None or isinstance(row.speaker, str), f"speaker {row.speaker!r}"
         assert isinstance(row.source, str), f"source {row.source!r}"
-        assert all(isinstance(n, int) for n in (row.offset, row.samples)), f"offset {row.offset!r}, samples {row.samples!r}"
+        assert all(isinstance(n, int) for n in (row.offset, row.samples)), (
+            f"offset {row.offset!r}, samples {row.samples!r}"
+        )
         assert row.units.units.dtype == np.int64, row.units.units.dtype
         assert row.units.n_frames >= 0, "frames overflow"
 
@@ -363,7 +503,7 @@ def build_stream(folder: Path) -> None:
 
 
 def read_streams(folder: Path) -> None:
-    from textless.inputs import holds_units
+    from textless.cli.inputs import holds_units
     from textless.units.dump import open_dump
 
     holds_units(str(folder / "units.jsonl"))
@@ -426,18 +566,23 @@ def build_manifests(folder: Path) -> None:
 
     (folder / "fairseq.tsv").write_text("/audio\na.wav\t16000\nb/c.wav\t32000\n")
     header = ["audio", "id", "offset", "samples", "duration", "speaker", "split"]
-    rows: list[list[Any]] = [["a.wav", "a", 0, 1600, None, "amy", "train"], ["b/c.wav", "c", 160, None, 0.5, "ben", "test"]]
+    rows: list[list[Any]] = [
+        ["a.wav", "a", 0, 1600, None, "amy", "train"],
+        ["b/c.wav", "c", 160, None, 0.5, "ben", "test"],
+    ]
     for suffix, between in (("tsv", "\t"), ("csv", ",")):
         lines = [between.join("" if v is None else str(v) for v in row) for row in (header, *rows)]
         (folder / f"table.{suffix}").write_text("\n".join(lines) + "\n")
     records = [dict(zip(header, row, strict=True)) for row in rows]
-    (folder / "table.jsonl").write_text("".join(json.dumps({k: v for k, v in r.items() if v is not None}) + "\n" for r in records))
+    (folder / "table.jsonl").write_text(
+        "".join(json.dumps({k: v for k, v in r.items() if v is not None}) + "\n" for r in records)
+    )
     pq.write_table(pa.Table.from_pylist(records), folder / "table.parquet")
     (folder / "splits.csv").write_text("id,split,speaker\na,dev,amy\nc,test,ben\n")
 
 
 def read_manifests(folder: Path) -> None:
-    from textless.corpus import Corpus
+    from textless.audio.corpus import Corpus
 
     for file in only_changed(folder):
         if file.name == "splits.csv":
@@ -454,18 +599,22 @@ def read_manifests(folder: Path) -> None:
 
 def build_texts(folder: Path) -> None:
     (folder / "phones.tsv").write_text("id\tstart\tend\tphone\na\t0.0\t0.25\tAH0\na\t0.25\t0.5\tSIL\nb\t0\t1\tT\n")
-    (folder / "x.item").write_text("#file onset offset #phone prev-phone next-phone speaker\na 0.1 0.2 AH B T amy\nb 0.3 0.45 T AH K ben\n")
+    (folder / "x.item").write_text(
+        "#file onset offset #phone prev-phone next-phone speaker\na 0.1 0.2 AH B T amy\nb 0.3 0.45 T AH K ben\n"
+    )
     (folder / "words.txt").write_text("a\tHELLO WORLD\nb\tit's me\n")
-    (folder / "contract.json").write_text(json.dumps({"contract": {"encoder": "mfcc", "layer": 3, "frame_rate": 50.0, "n_units": 20}}))
+    (folder / "contract.json").write_text(
+        json.dumps({"contract": {"encoder": "mfcc", "layer": 3, "frame_rate": 50.0, "n_units": 20}})
+    )
     shutil.copy(GOLDEN / "ulm_dict.txt", folder / "dict.txt")
 
 
 def read_texts(folder: Path) -> None:
-    from textless.inputs import _declared
-    from textless.lm.fairseq import read_dictionary
-    from textless.recognise import read_text
-    from textless.units.items import read_items
-    from textless.units.quality import frame_phones, read_alignments
+    from textless.cli.inputs import _declared
+    from textless.lm.gslm.fairseq import read_dictionary
+    from textless.metrics.asr import read_text
+    from textless.metrics.items import read_items
+    from textless.metrics.units import frame_phones, read_alignments
 
     for file in only_changed(folder):
         if file.name == "phones.tsv":
@@ -485,7 +634,7 @@ def build_models(folder: Path) -> None:
     import numpy as np
     import torch
 
-    from textless.units.lda import fit_lda
+    from textless.units.mfcc_lda.lda import fit_lda
 
     made = build_set(folder / "made")
     shutil.move(made, folder / "set")
@@ -498,7 +647,7 @@ def build_models(folder: Path) -> None:
 def read_models(folder: Path) -> None:
     from textless.lm import load_lm
     from textless.model import Model
-    from textless.units.encode import load_encoder
+    from textless.units.encoders.load import load_encoder
     from textless.units.kmeans import load_codebook
     from textless.vocoder import load_vocoder
 
@@ -531,11 +680,13 @@ def build_transformers(folder: Path) -> None:
         torch.manual_seed(0)
         model = getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(**settings))
         model.save_pretrained(folder / name)
-        (folder / name / "preprocessor_config.json").write_text(json.dumps({"do_normalize": True, "sampling_rate": 16000}))
+        (folder / name / "preprocessor_config.json").write_text(
+            json.dumps({"do_normalize": True, "sampling_rate": 16000})
+        )
 
 
 def read_transformers(folder: Path) -> None:
-    from textless.units.encode import load_encoder
+    from textless.units.encoders.load import load_encoder
 
     for file in only_changed(folder):
         load_encoder(file.parent)
@@ -557,7 +708,7 @@ def build_pickles(folder: Path) -> None:
 def read_pickles(folder: Path) -> None:
     from textless.lm import load_lm
     from textless.pickles import load_joblib, load_torch
-    from textless.units.encode import load_encoder
+    from textless.units.encoders.load import load_encoder
     from textless.units.kmeans import load_codebook
     from textless.vocoder import load_vocoder
 
@@ -587,14 +738,16 @@ def build_archive(folder: Path) -> None:
 
 
 def read_archive(folder: Path) -> None:
-    from textless.datasets import unpack
+    from textless.audio.datasets import unpack
 
     try:
         if (folder / "a.tar.gz").is_file():
             unpack(folder / "a.tar.gz", folder / "in")
         outside = {p.name for p in folder.iterdir()} - {"a.tar.gz", "in"}
         assert not outside, f"unpacked {outside}"
-        assert all(p.is_dir() or (p.is_file() and not p.is_symlink()) for p in folder.rglob("*")), "something that is no file"
+        assert all(p.is_dir() or (p.is_file() and not p.is_symlink()) for p in folder.rglob("*")), (
+            "something that is no file"
+        )
     finally:
         shutil.rmtree(folder / "in", ignore_errors=True)
 
@@ -620,7 +773,7 @@ def build_store(folder: Path) -> None:
 
 
 def read_store(folder: Path) -> None:
-    from textless.engine.keep import damage, garbage, needed, runs
+    from textless.engine.gc import damage, garbage, needed, runs
     from textless.engine.table import csv, tables, text
     from textless.report import make_report
 
@@ -671,7 +824,11 @@ def only_changed(folder: Path) -> list[Path]:
     names = [p.relative_to(source) for p in sorted(source.rglob("*")) if p.is_file()]
     if source == folder:
         return [folder / n for n in names]
-    return [folder / n for n in names if not (folder / n).is_file() or (folder / n).read_bytes() != (source / n).read_bytes()]
+    return [
+        folder / n
+        for n in names
+        if not (folder / n).is_file() or (folder / n).read_bytes() != (source / n).read_bytes()
+    ]
 
 
 class TooLong(BaseException):
@@ -800,9 +957,18 @@ def hunt(
     count = sys.maxsize if cases is None else cases
     while first < count and time.monotonic() < until:
         with tempfile.TemporaryDirectory(prefix="textless-fuzz-") as root:
-            command = [sys.executable, __file__, "--work", json.dumps([list(formats), seed, first, count, root]), "--load", load]
+            command = [
+                sys.executable,
+                __file__,
+                "--work",
+                json.dumps([list(formats), seed, first, count, root]),
+                "--load",
+                load,
+            ]
             before, current = first, None
-            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+            with subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+            ) as process:
                 assert process.stdout
                 fault = None
                 while True:
@@ -851,7 +1017,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--case", type=int, help="only this one, in this process")
-    parser.add_argument("--keep", type=Path, default=Path("fuzz"), help="folder for the files of cases that show a fault")
+    parser.add_argument(
+        "--keep", type=Path, default=Path("fuzz"), help="folder for the files of cases that show a fault"
+    )
     parser.add_argument("--work", help=argparse.SUPPRESS)
     parser.add_argument("--load", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -866,8 +1034,12 @@ def main() -> None:
         return again(formats[0], options.seed, options.case, options.keep)
     found = hunt(formats, seed=options.seed, seconds=options.seconds, keep=options.keep)
     for (name, fault), cases in sorted(found.faults.items()):
-        print(f"{name}: {fault}  ({len(cases)} cases, the first --format {name} --seed {options.seed} --case {cases[0]})")
-    print(f"{sum(found.cases.values())} cases ({', '.join(f'{k} {v}' for k, v in found.cases.items())}), {len(found.faults)} faults")
+        print(
+            f"{name}: {fault}  ({len(cases)} cases, the first --format {name} --seed {options.seed} --case {cases[0]})"
+        )
+    print(
+        f"{sum(found.cases.values())} cases ({', '.join(f'{k} {v}' for k, v in found.cases.items())}), {len(found.faults)} faults"
+    )
     sys.exit(bool(found.faults))
 
 

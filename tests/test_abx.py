@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 
 from textless.errors import CorpusError, ModelError
-from textless.units.abx import abx
-from textless.units.dtw import dtw
-from textless.units.items import Item, frame_span, items_of, read_items
+from textless.metrics.abx_error import abx
+from textless.metrics.dtw import dtw
+from textless.metrics.items import Item, frame_span, items_of, read_items
 
 RATE = 50
 
@@ -53,8 +53,8 @@ def test_errors_equal_a_naive_computation(kind, speakers):
 
 
 def test_distances_equal_naive_ones_in_both_directions(monkeypatch):
-    monkeypatch.setattr("textless.units.dtw.PAIRS", 128)
-    monkeypatch.setattr("textless.units.dtw.CELLS", 1 << 12)
+    monkeypatch.setattr("textless.metrics.dtw.PAIRS", 128)
+    monkeypatch.setattr("textless.metrics.dtw.CELLS", 1 << 12)
     rng = np.random.default_rng(0)
     pairs = [(rng.integers(0, 3, rng.integers(1, 14)), rng.integers(0, 3, rng.integers(1, 14))) for _ in range(300)]
     blocks = [(x[:, None] != y).astype(np.float32) for x, y in pairs]
@@ -124,7 +124,7 @@ def test_the_order_of_items_and_files_does_not_matter_and_the_seed_draws():
 def test_few_cells_at_once_are_the_same(monkeypatch):
     files, items = speech(2)
     whole = abx(files, items, frame_rate=RATE)
-    monkeypatch.setattr("textless.units.abx.CELLS", 50)
+    monkeypatch.setattr("textless.metrics.abx_error.CELLS", 50)
     assert abx(files, items, frame_rate=RATE) == whole
 
 
@@ -168,16 +168,34 @@ def test_frames_of_an_item_have_their_middle_inside():
 
 def test_triphones_of_an_alignment():
     aligned = {
-        "f": [(0, 1, "SIL"), (1, 2, "a"), (2, 3, "b"), (3, 4, "c"), (4, 5, "d"), (5, 6, "sp"), (6, 7, "a"), (7.5, 8, "b"), (8, 9, "c")],
+        "f": [
+            (0, 1, "SIL"),
+            (1, 2, "a"),
+            (2, 3, "b"),
+            (3, 4, "c"),
+            (4, 5, "d"),
+            (5, 6, "sp"),
+            (6, 7, "a"),
+            (7.5, 8, "b"),
+            (8, 9, "c"),
+        ],
         "g": [(0, 1, "a"), (1, 2, "b"), (2, 3, "c")],
     }
-    assert items_of(aligned, {"f": "s", "g": None}) == [Item("f", 1, 4, "b", "a", "c", "s"), Item("f", 2, 5, "c", "b", "d", "s")]
+    assert items_of(aligned, {"f": "s", "g": None}) == [
+        Item("f", 1, 4, "b", "a", "c", "s"),
+        Item("f", 2, 5, "c", "b", "d", "s"),
+    ]
 
 
 def test_item_files(tmp_path):
     path = tmp_path / "x.item"
-    path.write_text("#file onset offset #phone prev-phone next-phone speaker\nf 0.0 0.2 AE K T spk1\n\nf 0.1\t0.3 T AE S spk1\n")
-    assert read_items(path) == [Item("f", 0.0, 0.2, "AE", "K", "T", "spk1"), Item("f", 0.1, 0.3, "T", "AE", "S", "spk1")]
+    path.write_text(
+        "#file onset offset #phone prev-phone next-phone speaker\nf 0.0 0.2 AE K T spk1\n\nf 0.1\t0.3 T AE S spk1\n"
+    )
+    assert read_items(path) == [
+        Item("f", 0.0, 0.2, "AE", "K", "T", "spk1"),
+        Item("f", 0.1, 0.3, "T", "AE", "S", "spk1"),
+    ]
     for line, what in (
         ("f 0 1 a b c", "line 3: 6 fields"),
         ("f zero 1 a b c s", "line 3: onset 'zero'"),

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
-from textless import recognise
-from textless.audio import read_audio
-from textless.corpus import Corpus as Rows
+from textless.audio.corpus import Corpus as Rows
+from textless.audio.io import read_audio
 from textless.engine.job import Job
 from textless.errors import CorpusError, TextlessError
+from textless.metrics import asr as recognise
+from textless.metrics.align import align
 from textless.steps import Align, UnitQuality
 from textless.steps.align import read_phones
 from textless.steps.sources import Alignments, Corpus, Text
-from textless.units.align import align
 
 SMOKE = ROOT / "pipelines" / "smoke"
 SAID = "The kettle sings before the water boils."
@@ -41,7 +41,9 @@ def test_phones_stand_in_order_without_gaps(wave):
 def test_a_pause_in_front_moves_them_all(wave):
     rng = np.random.default_rng(0)
     quiet = (1e-4 * rng.standard_normal(8000)).astype(np.float32)
-    before, after = ([(s, p) for s, _, p in align(w, SAID) if p != "SIL"] for w in (wave, np.concatenate([quiet, wave])))
+    before, after = (
+        [(s, p) for s, _, p in align(w, SAID) if p != "SIL"] for w in (wave, np.concatenate([quiet, wave]))
+    )
     moved = [b - a for (a, _), (b, _) in zip(before, after, strict=True)]
     assert np.median(moved) == pytest.approx(0.5, abs=0.02)
 
@@ -52,7 +54,9 @@ def test_what_cannot_be_aligned_says_why(wave, monkeypatch):
     with pytest.raises(CorpusError, match="the words do not fit onto the audio"):
         align(wave[:3200], SAID)
     monkeypatch.setattr(recognise, "find_spec", lambda name: None)
-    with pytest.raises(TextlessError, match=r"alignments need pocketsphinx, which is not installed; pip install 'textless\[eval\]'"):
+    with pytest.raises(
+        TextlessError, match=r"alignments need pocketsphinx, which is not installed; pip install 'textless\[eval\]'"
+    ):
         align(wave, SAID)
 
 
@@ -77,7 +81,9 @@ def test_as_a_step(tmp_path):
     # as a step that measures takes them: from the artefact, or from a file
     reader = Job(tmp_path / "other", {"alignments": job.path}, lambda *a: None)
     found = read_phones(reader, UnitQuality(units=None, alignments=step))
-    assert found == read_phones(reader, UnitQuality(units=None, alignments=Alignments(file=str(job.path / "phones.tsv"))))
+    assert found == read_phones(
+        reader, UnitQuality(units=None, alignments=Alignments(file=str(job.path / "phones.tsv")))
+    )
     assert [p for _, _, p in found["amy-0"] if p != "SIL"] == PHONES
     assert read_phones(reader, UnitQuality(units=None)) is None
     # other words of a row are another shard; those of a row that is not there change nothing

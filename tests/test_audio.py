@@ -12,8 +12,9 @@ import pytest
 import soundfile as sf
 from scipy.signal import resample_poly
 
-from textless import audio, containers
-from textless.audio import AudioError, audio_samples, read_audio, stream_audio, write_audio
+from textless.audio import containers
+from textless.audio import io as audio
+from textless.audio.io import AudioError, audio_samples, read_audio, stream_audio, write_audio
 
 KINDS = {
     "wav": {"format": "WAV", "subtype": "PCM_16"},
@@ -149,7 +150,9 @@ def test_a_part_of_a_lossy_file_is_exactly_that_slice(tmp_path, monkeypatch, kin
     whole = read_audio(path)
     monkeypatch.setattr(audio, "BLOCK", 7000)
     for offset, samples in PARTS:
-        np.testing.assert_array_equal(read_audio(path, offset=offset, samples=samples), whole[offset : offset + samples])
+        np.testing.assert_array_equal(
+            read_audio(path, offset=offset, samples=samples), whole[offset : offset + samples]
+        )
     np.testing.assert_array_equal(read_audio(path, offset=30_000), whole[30_000:])
 
 
@@ -171,7 +174,9 @@ def test_a_part_of_a_lossless_file_is_that_slice(tmp_path, kind, rate):
     whole = read_audio(path)
     for offset, samples in PARTS:
         part = read_audio(path, offset=offset, samples=samples)
-        np.testing.assert_allclose(part, whole[offset : offset + samples], atol=0 if rate == 16_000 else 1e-6, strict=True)
+        np.testing.assert_allclose(
+            part, whole[offset : offset + samples], atol=0 if rate == 16_000 else 1e-6, strict=True
+        )
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000])
@@ -350,7 +355,9 @@ def test_mp3_that_states_its_length(tmp_path):
 
 def test_mp3_that_does_not(tmp_path):
     """A tag in front makes libsndfile guess too long a file: no reason to refuse it. The frames are counted instead."""
-    with sf.SoundFile(tmp_path / "a.mp3", "w", 16_000, 1, format="MP3", bitrate_mode="CONSTANT", compression_level=0.5) as f:
+    with sf.SoundFile(
+        tmp_path / "a.mp3", "w", 16_000, 1, format="MP3", bitrate_mode="CONSTANT", compression_level=0.5
+    ) as f:
         f.write(sweep(5))
     whole = (tmp_path / "a.mp3").read_bytes()
     second = whole.find(whole[:2], max(whole.find(b"Xing"), whole.find(b"Info")))
@@ -409,7 +416,9 @@ def test_sixteen_bits_come_back_bit_for_bit(tmp_path, suffix):
     write_audio(tmp_path / f"b{suffix}", (steps.clip(-32767, 32766) + 0.4) / 32768)
     write_audio(tmp_path / f"c{suffix}", (steps.clip(-32767, 32766) - 0.4) / 32768)
     for name in "bc":  # rounded, not floored
-        np.testing.assert_array_equal(sf.read(tmp_path / f"{name}{suffix}", dtype="int16")[0], steps.clip(-32767, 32766))
+        np.testing.assert_array_equal(
+            sf.read(tmp_path / f"{name}{suffix}", dtype="int16")[0], steps.clip(-32767, 32766)
+        )
 
 
 def test_written_samples_are_clipped_not_wrapped(tmp_path):
@@ -480,5 +489,5 @@ def test_what_is_there_is_replaced(tmp_path):
 
 
 def test_audio_needs_neither_torch_nor_scipy():
-    code = "import sys, textless.audio, textless.corpus; print({'torch', 'scipy', 'pyarrow', 'sklearn'} & set(sys.modules))"
+    code = "import sys, textless.audio.io, textless.audio.corpus; print({'torch', 'scipy', 'pyarrow', 'sklearn'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load, save
 
 from textless.errors import ContractError, ModelError
-from textless.lm.causal import CausalUnitLM, from_causal, load_causal
+from textless.lm.hf.causal import CausalUnitLM, from_causal, load_causal
 from textless.lm.packing import Documents, Packer, document_mask
 from textless.lm.train import losses
-from textless.units.types import UnitContract, Units
+from textless.types import UnitContract, Units
 
 N = 23
 CONTRACT = UnitContract(encoder="mfcc", sample_rate=16000, frame_rate=50.0, n_units=N, codebook="a" * 64)
@@ -25,7 +25,13 @@ def text_model(kind: str, *, tied: bool = True, **changes):
     """A vocabulary of 61 text tokens; weights large enough that logits differ much and every position matters."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    sizes = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 24}
+    sizes = {
+        "vocab_size": 61,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 24,
+    }
     special = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3, "tie_word_embeddings": tied}
     more = {
         "llama": {"intermediate_size": 48, "num_key_value_heads": 2},
@@ -46,7 +52,9 @@ def lm(request) -> CausalUnitLM:
     """The embeddings are spread out, and a duration head drawn, so that something is to be seen."""
     model = from_causal(text_model(request.param, tied=request.param != "qwen2"), CONTRACT, max_duration=6)
     with torch.no_grad():
-        model.duration.weight.copy_(torch.randn(model.duration.weight.shape, generator=torch.Generator().manual_seed(1)))
+        model.duration.weight.copy_(
+            torch.randn(model.duration.weight.shape, generator=torch.Generator().manual_seed(1))
+        )
     return model
 
 
@@ -94,7 +102,13 @@ def test_surface(lm: CausalUnitLM) -> None:
     heads = 2 if lm.kind in ("llama", "qwen2") else 4
     assert (c.n_units, c.layers, c.heads, c.head_dim, c.context, c.max_duration) == (N, 2, heads, 8, 24, 6)
     assert c.dim == (16 if lm.kind == "opt" else 32)
-    assert (lm.n_units, lm.frame_rate, lm.sample_rate, lm.contract, lm.has_durations) == (N, 50.0, 16000, CONTRACT, True)
+    assert (lm.n_units, lm.frame_rate, lm.sample_rate, lm.contract, lm.has_durations) == (
+        N,
+        50.0,
+        16000,
+        CONTRACT,
+        True,
+    )
     end = lm.model.config
     assert (end.bos_token_id, end.eos_token_id, end.pad_token_id) == (N, N, None)
     with pytest.raises(ContractError, match=r"unit 23 .*vocabulary of 23"):
@@ -217,7 +231,9 @@ def test_save_and_load(lm: CausalUnitLM, tmp_path) -> None:
     assert (back.config, back.contract, back.kind, back.training) == (lm.config, CONTRACT, lm.kind, False)
     assert back.model.get_input_embeddings().padding_idx is None
     assert np.array_equal(back.nll(random_units(40)), lm.nll(random_units(40)))
-    assert back.continue_units(random_units(4), seconds=1, seed=5) == lm.continue_units(random_units(4), seconds=1, seed=5)
+    assert back.continue_units(random_units(4), seconds=1, seed=5) == lm.continue_units(
+        random_units(4), seconds=1, seed=5
+    )
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "lm").eval()
     tokens = torch.tensor([[N, 1, 2, 3]])
     with torch.inference_mode():
@@ -251,7 +267,9 @@ def test_damaged_folders_say_so(tmp_path) -> None:
 
     folder = tmp_path / "lm"
     from_causal(text, CONTRACT).save(folder)
-    weights, config, ours = ((folder / name).read_bytes() for name in ("model.safetensors", "config.json", "textless.json"))
+    weights, config, ours = (
+        (folder / name).read_bytes() for name in ("model.safetensors", "config.json", "textless.json")
+    )
     (folder / "model.safetensors").write_bytes(weights[:-100])
     assert "cannot be read" in refuses(load_causal, folder)
     tensors = load(weights)
@@ -260,7 +278,10 @@ def test_damaged_folders_say_so(tmp_path) -> None:
     assert "has no transformer.h.1.mlp.c_fc.weight" in refuses(load_causal, folder)
     (folder / "model.safetensors").write_bytes(weights)
 
-    for change in ({"auto_map": {"AutoModelForCausalLM": "evil.Model"}, "model_type": "evil"}, {"model_type": "nothing"}):
+    for change in (
+        {"auto_map": {"AutoModelForCausalLM": "evil.Model"}, "model_type": "evil"},
+        {"model_type": "nothing"},
+    ):
         (folder / "config.json").write_text(json.dumps({**json.loads(config), **change}))
         (folder / "evil.py").write_text("raise SystemExit('ran')")
         assert "cannot be loaded" in refuses(load_causal, folder)

@@ -12,11 +12,12 @@ from safetensors.torch import load_file, save_file
 from conftest import GOLDEN
 from textless.errors import ModelError
 from textless.pickles import load_torch
-from textless.units import checkpoints
-from textless.units.checkpoints import open_checkpoint
-from textless.units.encode import load_encoder, save_encoder
-from textless.units.extract import Extractor
-from textless.units.hubert import PRESETS, Hubert
+from textless.units.encoders import convert as checkpoints
+from textless.units.encoders.convert import open_checkpoint
+from textless.units.encoders.extract import Extractor
+from textless.units.encoders.hubert import PRESETS, Hubert
+from textless.units.encoders.hubert_encoder import save_encoder
+from textless.units.encoders.load import load_encoder
 
 every = pytest.mark.parametrize("size", ["base", "large"])
 
@@ -40,7 +41,9 @@ def transformers_folder(folder, size):
             num_conv_pos_embedding_groups=config.pos_conv_groups,
         )
     )
-    state = {name: checkpoint.get(there).float() for name, there in checkpoint.names.items() if name in model.state_dict()}
+    state = {
+        name: checkpoint.get(there).float() for name, there in checkpoint.names.items() if name in model.state_dict()
+    }
     model.load_state_dict(state)
     model.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps({"do_normalize": config.normalisation != "none"}))
@@ -53,7 +56,9 @@ def torchaudio_names(state):
     for name, tensor in state.items():
         name = re.sub(r"^encoder\.", "encoder.transformer.", name)
         name = re.sub(r"^feature_projection\.", "encoder.feature_projection.", name)
-        name = name.replace("parametrizations.weight.original0", "weight_g").replace("parametrizations.weight.original1", "weight_v")
+        name = name.replace("parametrizations.weight.original0", "weight_g").replace(
+            "parametrizations.weight.original1", "weight_v"
+        )
         renamed[name] = tensor
     return renamed
 
@@ -72,7 +77,12 @@ def forms(tmp_path):
         model = Hubert(config)
         model.load_state_dict(load_file(folder / "model.safetensors"))
         save_encoder(tmp_path / "ours", model)
-        return {"fairseq": fairseq, "transformers": folder, "torchaudio": tmp_path / "torchaudio.pth", "ours": tmp_path / "ours"}
+        return {
+            "fairseq": fairseq,
+            "transformers": folder,
+            "torchaudio": tmp_path / "torchaudio.pth",
+            "ours": tmp_path / "ours",
+        }
 
     return make
 
@@ -112,7 +122,9 @@ def test_normalisation_can_be_declared(forms, clip):
     declared = load_encoder(folder, 2, normalisation="layer_norm_1e-5")
     assert declared.contract == load_encoder(GOLDEN / "hubert_large.pt", 2).contract
     (folder / "preprocessor_config.json").unlink()
-    assert load_encoder(folder, 2).contract.normalisation == "zscore_1e-7"  # as models with layer norm everywhere are trained
+    assert (
+        load_encoder(folder, 2).contract.normalisation == "zscore_1e-7"
+    )  # as models with layer norm everywhere are trained
     (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": {"do_normalize": False}}))
     assert load_encoder(folder, 2).contract.normalisation == "none"
     with pytest.raises(ModelError, match="normalisation is 'loud'; known: none, layer_norm_1e-5, zscore_1e-7"):
@@ -135,7 +147,9 @@ def test_nothing_above_the_layer_is_read(size):
 def test_a_fine_tuned_checkpoint_has_its_encoder_inside(tmp_path):
     content = load_torch(GOLDEN / "hubert_base.pt")
     inner = {"model": vars_of(content)["model"]}
-    state = {f"w2v_encoder.w2v_model.{k}": v for k, v in content["model"].items()} | {"w2v_encoder.proj.weight": torch.zeros(3, 64)}
+    state = {f"w2v_encoder.w2v_model.{k}": v for k, v in content["model"].items()} | {
+        "w2v_encoder.proj.weight": torch.zeros(3, 64)
+    }
     cfg = {"model": {"_name": "hubert_ctc", "w2v_args": inner}, "task": {"normalize": False}}
     torch.save({"cfg": cfg, "model": state}, tmp_path / "ctc.pt")
     assert load_encoder(tmp_path / "ctc.pt", 3).contract == load_encoder(GOLDEN / "hubert_base.pt", 3).contract
@@ -145,7 +159,9 @@ def test_an_old_checkpoint_has_flat_arguments(tmp_path):
     """Before 2021: an argparse.Namespace, and torch's older file format."""
     content, settings = load_torch(GOLDEN / "hubert_large.pt"), vars_of(load_torch(GOLDEN / "hubert_large.pt"))
     args = argparse.Namespace(**settings["model"], arch="hubert", normalize=True)
-    torch.save({"args": args, "model": dict(content["model"])}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    torch.save(
+        {"args": args, "model": dict(content["model"])}, tmp_path / "old.pt", _use_new_zipfile_serialization=False
+    )
     assert load_encoder(tmp_path / "old.pt", 3).contract == load_encoder(GOLDEN / "hubert_large.pt", 3).contract
 
 
@@ -168,7 +184,13 @@ def test_a_head_puts_a_prefix_before_the_names(tmp_path):
 def test_wav2vec2_runs_in_our_module(tmp_path, clip):
     """The same architecture, trained in another way: exact and fast without transformers."""
     transformers = pytest.importorskip("transformers")
-    shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "conv_dim": (32,) * 7}
+    shape = {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "conv_dim": (32,) * 7,
+    }
     reference = transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**shape, num_conv_pos_embeddings=16)).eval()
     reference.save_pretrained(tmp_path)
     encoder = load_encoder(tmp_path, 1)

@@ -9,7 +9,7 @@ import soundfile
 
 import textless
 from conftest import GOLDEN
-from textless import cli_pipelines
+from textless.cli import pipelines as cli_pipelines
 
 
 def one_line(err):
@@ -86,7 +86,9 @@ def test_standard_input_may_be_audio(textless_command, speech):
 def test_mfcc_with_a_codebook_of_ones_own(textless_command, clip, golden, tmp_path):
     np.save(tmp_path / "km.npy", golden("mfcc.npz")["centroids"])
     soundfile.write(tmp_path / "clip.wav", clip, 16000, subtype="FLOAT")
-    code, text, _ = textless_command("encode", tmp_path / "clip.wav", "-o", "-", "--encoder", "mfcc", "--codebook", tmp_path / "km.npy")
+    code, text, _ = textless_command(
+        "encode", tmp_path / "clip.wav", "-o", "-", "--encoder", "mfcc", "--codebook", tmp_path / "km.npy"
+    )
     assert code == 0
     row = json.loads(text.splitlines()[1])
     assert np.array_equal(np.repeat(row["units"], row["durations"]), golden("mfcc.npz")["labels"])
@@ -209,10 +211,15 @@ def test_score(textless_command, speech, tmp_path, model_set):
     for row, theirs in zip(rows, dump, strict=True):
         assert row["id"] == theirs.id
         assert row["nll"] == pytest.approx(float(lm.nll(theirs.units).sum()), rel=1e-5)
-    assert float(figures["nll_per_unit"]) == pytest.approx(sum(r["nll"] for r in rows) / sum(r["units"] + 1 for r in rows), rel=1e-3)
+    assert float(figures["nll_per_unit"]) == pytest.approx(
+        sum(r["nll"] for r in rows) / sum(r["units"] + 1 for r in rows), rel=1e-3
+    )
     assert {"bits_per_second"} <= figures.keys()
     written = (tmp_path / "scores.jsonl").read_bytes()
-    assert textless_command("score", tmp_path / "dump", "-o", tmp_path / "scores.jsonl")[:2] == (0, out)  # the figures, as before
+    assert textless_command("score", tmp_path / "dump", "-o", tmp_path / "scores.jsonl")[:2] == (
+        0,
+        out,
+    )  # the figures, as before
     assert textless_command("score", tmp_path / "dump", "-o", tmp_path / "scores.jsonl", "--controls")[0] == 2
     assert (tmp_path / "scores.jsonl").read_bytes() == written
 
@@ -236,12 +243,23 @@ def test_a_language_model_of_fairseqs(textless_command, golden, tmp_path):
     (tmp_path / "u.jsonl").write_text(
         '{"textless": "units", "version": 1, "contract": {}}\n' + json.dumps({"id": "a", "units": units}) + "\n"
     )
-    code, _, _ = textless_command("score", tmp_path / "u.jsonl", "--lm", tmp_path / "ulm.pt", "-o", tmp_path / "s.jsonl")
+    code, _, _ = textless_command(
+        "score", tmp_path / "u.jsonl", "--lm", tmp_path / "ulm.pt", "-o", tmp_path / "s.jsonl"
+    )
     assert code == 0
     score = json.loads((tmp_path / "s.jsonl").read_text())
     assert score["nll"] == pytest.approx(float(golden("ulm.npz")["nll"].sum()), rel=1e-5)
     code, out, _ = textless_command(
-        "continue", tmp_path / "u.jsonl", "--lm", tmp_path / "ulm.pt", "-o", "-", "--max-new-units", 5, "--temperature", 0
+        "continue",
+        tmp_path / "u.jsonl",
+        "--lm",
+        tmp_path / "ulm.pt",
+        "-o",
+        "-",
+        "--max-new-units",
+        5,
+        "--temperature",
+        0,
     )
     assert code == 0
     assert json.loads(out.splitlines()[1])["units"][: len(units)] == units
@@ -265,7 +283,9 @@ def strangers(tmp_path):
 
 
 def test_a_published_codebook_file(textless_command, golden):
-    code, out, _ = textless_command("encode", GOLDEN / "clip.flac", "-o", "-", "--encoder", "mfcc", "--codebook", GOLDEN / "km20.bin")
+    code, out, _ = textless_command(
+        "encode", GOLDEN / "clip.flac", "-o", "-", "--encoder", "mfcc", "--codebook", GOLDEN / "km20.bin"
+    )
     assert code == 0
     row = json.loads(out.splitlines()[1])
     assert np.array_equal(np.repeat(row["units"], row["durations"]), golden("mfcc.npz")["labels"])
@@ -286,7 +306,9 @@ def test_fairseq_files(textless_command, strangers, tmp_path):
     # Another precision is another command.
     assert textless_command("encode", GOLDEN / "clip.flac", "-o", tmp_path / "dump", *parts)[0] == 0
     assert textless_command("encode", GOLDEN / "clip.flac", "-o", tmp_path / "dump", *parts)[0] == 0
-    assert textless_command("encode", GOLDEN / "clip.flac", "-o", tmp_path / "dump", *parts, "--precision", "bf16")[0] == 2
+    assert (
+        textless_command("encode", GOLDEN / "clip.flac", "-o", tmp_path / "dump", *parts, "--precision", "bf16")[0] == 2
+    )
 
 
 def test_a_published_pair(textless_command, strangers, monkeypatch, tmp_path):
@@ -294,11 +316,17 @@ def test_a_published_pair(textless_command, strangers, monkeypatch, tmp_path):
     from textless.engine.store import Store
     from textless.engine.yaml import load_pipeline
     from textless.steps import STEPS
-    from textless.units import published
+    from textless.units.encoders import zoo as published
 
     encoder, codebook, labels = strangers
     entry = published.Published(
-        encoder=encoder.as_uri(), layer=3, normalisation="none", codebook=codebook.as_uri(), n_units=9, licence="none", source="tests"
+        encoder=encoder.as_uri(),
+        layer=3,
+        normalisation="none",
+        codebook=codebook.as_uri(),
+        n_units=9,
+        licence="none",
+        source="tests",
     )
     monkeypatch.setitem(published.PUBLISHED, "golden/km9", entry)
     monkeypatch.setenv("TEXTLESS_CACHE", str(tmp_path / "cache"))
@@ -326,7 +354,7 @@ def test_a_published_pair(textless_command, strangers, monkeypatch, tmp_path):
 
 def test_long_recordings_are_encoded_as_they_are_read(textless_command, monkeypatch, clip, tmp_path):
     """The same units whether a row is held or streamed, alone or among others, whole or a part of its file."""
-    from textless.units import encode as module
+    from textless.units import tokenizer as module
 
     long = np.tile(clip, 3)
     soundfile.write(tmp_path / "long.flac", long, 16000)
@@ -357,7 +385,7 @@ def test_long_recordings_are_encoded_as_they_are_read(textless_command, monkeypa
 
 
 def test_a_long_recording_that_breaks_off_is_a_failed_row(textless_command, monkeypatch, clip, tmp_path):
-    from textless.units import encode as module
+    from textless.units import tokenizer as module
 
     soundfile.write(tmp_path / "long.flac", np.tile(clip, 3), 16000)
     data = (tmp_path / "long.flac").read_bytes()
@@ -374,7 +402,10 @@ def test_a_long_recording_that_breaks_off_is_a_failed_row(textless_command, monk
     [
         (["--encoder", "hubert-base-ls961"], "did you mean 'hubert-base-ls960'?"),
         (["--encoder", "hubert_base.pt", "--layer", "9"], "layer 9 does not exist: the encoder has layers 1 to 4"),
-        (["--encoder", "hubert_base.pt", "--codebook", "km20.bin"], "the codebook has 39 dimensions but the encoder 64"),
+        (
+            ["--encoder", "hubert_base.pt", "--codebook", "km20.bin"],
+            "the codebook has 39 dimensions but the encoder 64",
+        ),
         (["--encoder", "ulm.pt"], "holds transformer_lm of fairseq's where a hubert or wav2vec2 is wanted"),
         (["--encoder", "clip.flac"], "clip.flac: "),
         (["--codebook", "hubert_base.pt"], "is a zip, as torch.save writes"),
@@ -508,7 +539,9 @@ def test_no_such_model(textless_command, speech):
 def test_a_file_that_is_no_contract(content, textless_command, tmp_path):
     (tmp_path / "c.json").write_text(content)
     text = '{"textless": "units", "version": 1, "contract": {}}\n{"id": "x", "units": [1, 2]}\n'
-    code, _, err = textless_command("continue", "-", "-o", "-", "--seconds", "0.5", "--contract", tmp_path / "c.json", stdin=text)
+    code, _, err = textless_command(
+        "continue", "-", "-o", "-", "--seconds", "0.5", "--contract", tmp_path / "c.json", stdin=text
+    )
     assert (code, err.count("\n")) == (2, 1)
     assert err.startswith(f"error: {tmp_path / 'c.json'}: not a contract (")
 

@@ -7,12 +7,12 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
-from textless import recognise
-from textless.cli import cli
+from textless.cli.app import cli
 from textless.errors import TextlessError
-from textless.figures import FIGURES, SPEECH, speech_table, table
-from textless.units.types import UnitContract
-from textless.vocoder import quality
+from textless.metrics import asr as recognise
+from textless.metrics import speech as quality
+from textless.metrics.table import FIGURES, SPEECH, speech_table, table
+from textless.types import UnitContract
 
 
 def run(*args, code=0, stdin=None):
@@ -29,7 +29,11 @@ def data(tmp_path):
     phones = [phone for middle in "aabb" for phone in ("p", middle, "q")]
     hertz = {"p": 300, "q": 1500, "a": 600, "b": 2500}
     rng = np.random.default_rng(0)
-    manifest, lines, items = ["id\tpath\tspeaker"], ["id\tstart\tend\tphone"], ["#file onset offset #phone prev-phone next-phone speaker"]
+    manifest, lines, items = (
+        ["id\tpath\tspeaker"],
+        ["id\tstart\tend\tphone"],
+        ["#file onset offset #phone prev-phone next-phone speaker"],
+    )
     contract = UnitContract(encoder="mfcc", frame_rate=50.0, n_units=8).to_dict()
     stream = [json.dumps({"textless": "units", "version": 1, "contract": contract})]
     for speaker, tone in (("s", 1.0), ("t", 1.03)):
@@ -39,7 +43,10 @@ def data(tmp_path):
             soundfile.write(tmp_path / f"{name}.wav", wave + 0.01 * rng.standard_normal(len(wave)), 16000)
             manifest.append(f"{name}\t{name}.wav\t{speaker}")
             lines += [f"{name}\t{i / 10}\t{(i + 1) / 10}\t{p}" for i, p in enumerate(phones)]
-            items += [f"{name} {i / 10:.1f} {(i + 3) / 10:.1f} {phones[i + 1]} p q {speaker}" for i in range(0, len(phones), 3)]
+            items += [
+                f"{name} {i / 10:.1f} {(i + 3) / 10:.1f} {phones[i + 1]} p q {speaker}"
+                for i in range(0, len(phones), 3)
+            ]
             units = np.repeat([["p", "q", "a", "b"].index(p) for p in phones], 5).tolist()
             stream.append(json.dumps({"id": name, "units": units, "speaker": speaker}))
     (tmp_path / "audio.tsv").write_text("\n".join(manifest) + "\n")
@@ -58,8 +65,12 @@ def test_units_with_alignments(data):
     written = json.loads((data / "q.json").read_text())
     assert written["contract"]["n_units"] == 8
     assert written["figures"]["abx_within"] == 0
-    assert {"pnmi_chance", "phone_purity_chance", "cluster_purity_chance", "abx_across_chance"} <= set(written["figures"])
-    with pytest.raises(TextlessError, match=r"q.json: holds the result of another command; give another name or --overwrite"):
+    assert {"pnmi_chance", "phone_purity_chance", "cluster_purity_chance", "abx_across_chance"} <= set(
+        written["figures"]
+    )
+    with pytest.raises(
+        TextlessError, match=r"q.json: holds the result of another command; give another name or --overwrite"
+    ):
         run(data / "units.jsonl", "--json", data / "q.json")
     run(data / "units.jsonl", "--json", data / "q.json", "--overwrite")
     assert "pnmi" not in json.loads((data / "q.json").read_text())["figures"]
@@ -72,10 +83,26 @@ def test_a_stream_in_and_json_out(data):
 
 
 def test_audio_is_encoded_and_its_frames_are_measured_too(data, model_set):
-    args = (data / "audio.tsv", "--model", model_set, "--alignments", data / "phones.tsv", "--perturb", "--json", data / "q.json")
+    args = (
+        data / "audio.tsv",
+        "--model",
+        model_set,
+        "--alignments",
+        data / "phones.tsv",
+        "--perturb",
+        "--json",
+        data / "q.json",
+    )
     out = run(*args).stdout
     figures = json.loads((data / "q.json").read_text())["figures"]
-    assert {"pnmi", "abx_within", "frame_abx_within", "frame_abx_across_chance", "ued_speed_0.9", "ued_noise_10"} <= set(figures)
+    assert {
+        "pnmi",
+        "abx_within",
+        "frame_abx_within",
+        "frame_abx_across_chance",
+        "ued_speed_0.9",
+        "ued_noise_10",
+    } <= set(figures)
     assert "ABX error, frames, across speakers" in out
     assert "unit edits" in out
     run(*args, "--overwrite")
@@ -83,7 +110,9 @@ def test_audio_is_encoded_and_its_frames_are_measured_too(data, model_set):
 
 
 def test_units_of_a_dump_are_those_of_its_audio(data, model_set):
-    done = CliRunner().invoke(cli, ["encode", str(data / "audio.tsv"), "-o", str(data / "dump"), "--model", str(model_set)])
+    done = CliRunner().invoke(
+        cli, ["encode", str(data / "audio.tsv"), "-o", str(data / "dump"), "--model", str(model_set)]
+    )
     assert done.exit_code == 0
     options = ("--alignments", data / "phones.tsv", "--json", data / "q.json", "--overwrite")
     run(data / "dump", *options)
@@ -144,13 +173,26 @@ def test_bad_input_is_one_clear_error(data, monkeypatch, change, args, what):
 
 
 def test_a_declared_frame_rate(data):
-    (data / "units.jsonl").write_text((data / "units.jsonl").read_text().replace('"frame_rate": 50.0', '"frame_rate": null'))
+    (data / "units.jsonl").write_text(
+        (data / "units.jsonl").read_text().replace('"frame_rate": 50.0', '"frame_rate": null')
+    )
     (data / "c.json").write_text(json.dumps({"frame_rate": 50.0}))
-    assert "PNMI" in run(data / "units.jsonl", "--alignments", data / "phones.tsv", "--contract", data / "c.json").stdout
+    assert (
+        "PNMI" in run(data / "units.jsonl", "--alignments", data / "phones.tsv", "--contract", data / "c.json").stdout
+    )
 
 
 def test_every_figure_is_shown(data, model_set):
-    run(data / "audio.tsv", "--model", model_set, "--alignments", data / "phones.tsv", "--perturb", "--json", data / "q.json")
+    run(
+        data / "audio.tsv",
+        "--model",
+        model_set,
+        "--alignments",
+        data / "phones.tsv",
+        "--perturb",
+        "--json",
+        data / "q.json",
+    )
     figures = json.loads((data / "q.json").read_text())["figures"]
     shown = {k for k in figures if not k.endswith(("_chance", "_cells", "_low", "_high")) and k != "frames"}
     assert shown == set(FIGURES)

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from conftest import GOLDEN
-from textless.audio import read_audio, write_wav
+from textless.audio.io import read_audio, write_wav
 from textless.errors import AudioError, DumpError
+from textless.types import UnitContract, Units
 from textless.units.dump import MORE, UnitRow, join_parts, read_stream, split_row, write_stream
-from textless.units.types import UnitContract, Units
 
 CONTRACT = UnitContract(n_units=9, sample_rate=16000, frame_rate=50.0)
 SHELL = [sys.executable, "-m", "textless"]
@@ -68,7 +68,20 @@ def prompt(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stream")
     here = os.path.join(os.path.dirname(__file__), "..", "pipelines", "smoke", "amy-4.opus")
     run(["encode", here, "-o", str(folder / "units.jsonl")])
-    run(["continue", str(folder / "units.jsonl"), "-o", str(folder / "more.jsonl"), "--seconds", "1", "--samples", "2", "--seed", "3"])
+    run(
+        [
+            "continue",
+            str(folder / "units.jsonl"),
+            "-o",
+            str(folder / "more.jsonl"),
+            "--seconds",
+            "1",
+            "--samples",
+            "2",
+            "--seed",
+            "3",
+        ]
+    )
     return folder
 
 
@@ -101,7 +114,9 @@ def test_streamed_speech_is_the_same(prompt, tmp_path):
 def test_it_speaks_before_the_row_has_ended(prompt):
     lines = (prompt / "more.jsonl").read_text().splitlines()
     header, first = lines[0], json.loads(lines[1])
-    with subprocess.Popen([*SHELL, "resynth", "-", "-o", "-", "--stream"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as p:
+    with subprocess.Popen(
+        [*SHELL, "resynth", "-", "-o", "-", "--stream"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as p:
         p.stdin.write((header + "\n" + json.dumps({**first, "more": True}) + "\n").encode())
         p.stdin.flush()
         begun = p.stdout.read(44 + 16000)  # half a second of speech, while its last part is still to come
@@ -120,7 +135,9 @@ def test_what_cannot_be_streamed(prompt, tmp_path):
         assert done.returncode == 2
         assert b"give -o -" in done.stderr
         assert not (tmp_path / "out").exists()
-    cut = "\n".join([*(prompt / "more.jsonl").read_text().splitlines()[:1], json.dumps({"id": "a", "units": [1], "more": True})])
+    cut = "\n".join(
+        [*(prompt / "more.jsonl").read_text().splitlines()[:1], json.dumps({"id": "a", "units": [1], "more": True})]
+    )
     done = subprocess.run([*SHELL, "resynth", "-", "-o", "-"], input=cut.encode(), capture_output=True)
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"its last part did not come" in done.stderr
@@ -135,6 +152,8 @@ def test_a_published_hifigan_speaks(tmp_path):
     model = ["--vocoder", str(GOLDEN / "codehifigan_plain.pt")]
     run(["resynth", str(tmp_path / "u.jsonl"), "-o", str(tmp_path / "a.wav"), *model])
     np.testing.assert_allclose(read_audio(tmp_path / "a.wav"), golden["wav"].ravel(), atol=1e-4)
-    done = subprocess.run([*SHELL, "resynth", str(tmp_path / "u.jsonl"), "-o", "-", "--stream", *model], capture_output=True)
+    done = subprocess.run(
+        [*SHELL, "resynth", str(tmp_path / "u.jsonl"), "-o", "-", "--stream", *model], capture_output=True
+    )
     assert done.returncode == 2
     assert b"whole rows only" in done.stderr

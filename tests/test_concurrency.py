@@ -13,7 +13,7 @@ import pytest
 from fault_steps import Copy, Files, Work, contents, notes
 
 from textless.engine import lease, store
-from textless.engine.keep import damage
+from textless.engine.gc import damage
 from textless.engine.lease import Lease, host
 from textless.engine.store import Store
 
@@ -81,7 +81,9 @@ def test_eight_processes_do_each_step_once(tmp_path, texts, count):
 def test_with_leases_that_seem_stale_the_work_is_done_twice_and_the_bytes_are_the_same(tmp_path, texts, count):
     """They sweep away what the others are at, and who was swept goes on: the worst that lost leases can do."""
     lines = play(tmp_path, texts, count, leases=False, pause=0.002)
-    print(f"{count} rounds: {lines.count('one')} + {lines.count('two')} executions of two steps, {lines.count('shard')} of 4 shards each")
+    print(
+        f"{count} rounds: {lines.count('one')} + {lines.count('two')} executions of two steps, {lines.count('shard')} of 4 shards each"
+    )
     assert lines.count("one") + lines.count("two") > 2 * count
 
 
@@ -155,7 +157,14 @@ def test_clocks_of_other_hosts_do_not_matter(tmp_path, impatient, when):
     assert 0.6 < seconds_for(tmp_path, Work()) < 10
 
 
-UNREADABLE = [b"", b'{"token": "f', b"\x00\xff\xfe" * 9, b"[1]", b'{"host": "", "pid": "x"}', b'{"host": null, "pid": -1}']
+UNREADABLE = [
+    b"",
+    b'{"token": "f',
+    b"\x00\xff\xfe" * 9,
+    b"[1]",
+    b'{"host": "", "pid": "x"}',
+    b'{"host": null, "pid": -1}',
+]
 
 
 @pytest.mark.parametrize("text", UNREADABLE)

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from textless import audio, containers
-from textless.audio import AudioError, Parts, audio_lengths, audio_samples, read_audio, stream_audio
+from textless.audio import containers
+from textless.audio import io as audio
+from textless.audio.io import AudioError, Parts, audio_lengths, audio_samples, read_audio, stream_audio
 
 FORMS = {
     "wav": ("WAV", "PCM_16"),
@@ -133,7 +134,9 @@ def test_a_cut_end_behind_a_joined_file_names_what_is_there(tmp_path):
 def test_an_ogg_page_that_is_damaged(tmp_path):
     data = coded("opus", tone(3))
     pages = [at for at in range(len(data)) if data[at : at + 5] == b"OggS\0"]
-    assert f"checksum of the Ogg page at byte {pages[-1]}" in error(save(tmp_path / "a.opus", with_bytes(data, len(data) - 60, b"rot")))
+    assert f"checksum of the Ogg page at byte {pages[-1]}" in error(
+        save(tmp_path / "a.opus", with_bytes(data, len(data) - 60, b"rot"))
+    )
 
 
 # ---- an mp3's frames are counted
@@ -156,7 +159,9 @@ def test_joined_mp3_of_which_the_second_has_no_header(tmp_path):
 @pytest.mark.parametrize("order", [1, -1])
 def test_joined_mp3_without_headers_of_other_bit_rates(tmp_path, order):
     """libsndfile guesses the length by the first frame's rate: a third, or three times what is there."""
-    parts = [without_header(coded("mp3", tone(3), bitrate_mode="CONSTANT", compression_level=level)) for level in (0.1, 0.9)]
+    parts = [
+        without_header(coded("mp3", tone(3), bitrate_mode="CONSTANT", compression_level=level)) for level in (0.1, 0.9)
+    ]
     assert len(parts[0]) > 2 * len(parts[1])
     data = b"".join(parts[::order])
     path = save(tmp_path / "a.mp3", data)
@@ -190,7 +195,9 @@ def test_a_wav_that_does_not_know_its_length_is_read_to_the_end(tmp_path, subtyp
     unknown = with_bytes(with_bytes(data, at, field), 4, field)
     np.testing.assert_array_equal(read(save(tmp_path / "a.wav", unknown)), whole)
     np.testing.assert_array_equal(read(save(tmp_path / "b.wav", unknown * 2)), np.tile(whole, 2))
-    np.testing.assert_array_equal(read(save(tmp_path / "c.wav", with_bytes(data, at, field))), whole)  # the other size is right
+    np.testing.assert_array_equal(
+        read(save(tmp_path / "c.wav", with_bytes(data, at, field))), whole
+    )  # the other size is right
 
 
 @pytest.mark.parametrize("size", [16_001, 20_000, 3_000_000_000, 0x7FFF_F002, 0x7FFF_FFFE, 0xFFFF_0000])
@@ -239,7 +246,9 @@ def test_a_wav_whose_sizes_wrapped(tmp_path):
     samples = (2 << 31) + 30 * 16_000  # two times 4 GiB and 30 s
     size = 2 * samples
     form = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 1, 16_000, 32_000, 2, 16)
-    header = b"RIFF" + struct.pack("<I", (size + 36) % 2**32) + b"WAVE" + form + b"data" + struct.pack("<I", size % 2**32)
+    header = (
+        b"RIFF" + struct.pack("<I", (size + 36) % 2**32) + b"WAVE" + form + b"data" + struct.pack("<I", size % 2**32)
+    )
     mark = (1000 * np.arange(1, 9)).astype("<i2")
     path = sparse(tmp_path / "a.wav", header, samples, {samples - 8: mark, 60 * 16_000: mark})
     assert audio_samples(path) == samples
@@ -305,7 +314,9 @@ def test_a_flac_that_does_not_know_its_length(tmp_path):
         np.testing.assert_array_equal(read_audio(tmp_path / "a.flac", offset=50), whole[50:])
         for cut in (1, 7, len(piped) // 2):
             assert "cut short (its last frame is not whole)" in error(save(tmp_path / "d.flac", piped[:-cut]))
-        np.testing.assert_array_equal(read(save(tmp_path / "e.flac", flac_of(data, n // 2))), whole)  # more than is stated
+        np.testing.assert_array_equal(
+            read(save(tmp_path / "e.flac", flac_of(data, n // 2))), whole
+        )  # more than is stated
         assert "cut short" in error(save(tmp_path / "f.flac", flac_of(data, (1 << 36) - 1)))
 
 
@@ -367,7 +378,9 @@ def test_channels_that_do_not_cancel_are_averaged_in_silence(tmp_path):
             y = read_audio(stereo(tmp_path / "a.wav", left, right))
             np.testing.assert_allclose(y, (left + right) / 2, atol=1e-4)
         many = rng.normal(0, 0.1, (16_000, 64))
-        np.testing.assert_allclose(read_audio(save(tmp_path / "b.wav", coded("wav", many))), many.mean(axis=1), atol=1e-4)
+        np.testing.assert_allclose(
+            read_audio(save(tmp_path / "b.wav", coded("wav", many))), many.mean(axis=1), atol=1e-4
+        )
 
 
 def test_where_the_first_channel_is_silent_another_is_taken(tmp_path):
@@ -427,7 +440,16 @@ def test_parts_are_what_each_gives_alone(tmp_path, monkeypatch, kind, rate):
     x = np.random.default_rng(0).normal(0, 0.1, 5 * rate).astype(np.float32)
     path = save(tmp_path / f"a.{kind}", coded(kind, x, rate))
     parts = Parts(path)
-    for offset, samples in [(0, 100), (100, 8000), (4000, 8000), (4000, 3), (30_000, 9000), (10, 50), (79_990, 10), (79_000, 1050)]:
+    for offset, samples in [
+        (0, 100),
+        (100, 8000),
+        (4000, 8000),
+        (4000, 3),
+        (30_000, 9000),
+        (10, 50),
+        (79_990, 10),
+        (79_000, 1050),
+    ]:
         np.testing.assert_array_equal(parts.read(offset, samples), read_audio(path, offset=offset, samples=samples))
     np.testing.assert_array_equal(parts.read(40_000), read_audio(path, offset=40_000))
 

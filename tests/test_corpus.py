@@ -19,16 +19,26 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
 
-from textless import corpus as module
-from textless.audio import AudioError, audio_samples, read_audio, write_audio
-from textless.corpus import Corpus, PackedAudio, Row, load_sources, read_row, read_rows, read_some, row_identity, sha256_file
+from textless.audio import corpus as module
+from textless.audio.corpus import (
+    Corpus,
+    PackedAudio,
+    Row,
+    load_sources,
+    read_row,
+    read_rows,
+    read_some,
+    row_identity,
+    sha256_file,
+)
+from textless.audio.io import AudioError, audio_samples, read_audio, write_audio
 from textless.errors import CorpusError
-from textless.lm.score import read_pairs
-from textless.recognise import read_text
+from textless.metrics.asr import read_text
+from textless.metrics.items import read_items
+from textless.metrics.lm import read_pairs
+from textless.metrics.units import measure_units, read_alignments
+from textless.types import UnitContract, Units
 from textless.units.dump import UnitRow
-from textless.units.items import read_items
-from textless.units.quality import measure_units, read_alignments
-from textless.units.types import UnitContract, Units
 
 
 def noise(path: Path, samples: int, seed: int = 0) -> Path:
@@ -65,14 +75,30 @@ def error(*args, **how) -> str:
 
 
 def test_a_folder_is_listed_in_order_with_every_suffix(tmp_path):
-    touch(tmp_path, "b/x.WAV", "a/z.opus", "a/y.flac", "c.mp3", "d.ogg", "e.oga", "a/notes.txt", "a/._y.wav", "a/.t.flac")
+    touch(
+        tmp_path, "b/x.WAV", "a/z.opus", "a/y.flac", "c.mp3", "d.ogg", "e.oga", "a/notes.txt", "a/._y.wav", "a/.t.flac"
+    )
     rows = list(Corpus.load(tmp_path))
     assert [r.id for r in rows] == ["y", "z", "x", "c", "d", "e"]
     assert rows[0] == Row("y", str(tmp_path / "a/y.flac"))
 
 
 def test_every_suffix_of_a_format_that_is_decoded_is_listed(tmp_path):
-    touch(tmp_path, "a.aiff", "b.AIF", "c.aifc", "d.au", "e.snd", "f.caf", "g.w64", "h.rf64", "i.Sph", "j.wave", "k.bwf", "l.nist")
+    touch(
+        tmp_path,
+        "a.aiff",
+        "b.AIF",
+        "c.aifc",
+        "d.au",
+        "e.snd",
+        "f.caf",
+        "g.w64",
+        "h.rf64",
+        "i.Sph",
+        "j.wave",
+        "k.bwf",
+        "l.nist",
+    )
     assert ids(tmp_path) == list("abcdefghijkl")
     assert ids(f"{tmp_path}/*.AIF") == ["b"]
     assert ids(tmp_path / "b.AIF") == ["b"]
@@ -80,7 +106,15 @@ def test_every_suffix_of_a_format_that_is_decoded_is_listed(tmp_path):
 
 def test_what_cannot_be_decoded_is_named_in_one_line(tmp_path):
     touch(
-        tmp_path, "in/good.wav", "in/talk.m4a", "in/b/clip.MP4", "in/b/x.webm", "in/notes.txt", "in/._t.m4a", "other/a.amr", "other/b.amr"
+        tmp_path,
+        "in/good.wav",
+        "in/talk.m4a",
+        "in/b/clip.MP4",
+        "in/b/x.webm",
+        "in/notes.txt",
+        "in/._t.m4a",
+        "other/a.amr",
+        "other/b.amr",
     )
     for source in (tmp_path / "in", f"{tmp_path}/in/**/*"):
         with pytest.warns(UserWarning, match="passed over") as told:
@@ -231,7 +265,9 @@ def test_jsonl_csv_tsv_and_parquet_say_the_same(tmp_path):
     write(tmp_path / "m.jsonl", "\n".join(map(json.dumps, RECORDS)) + "\n\n")
     write(tmp_path / "m.csv", "\ufeff" + "\n".join(map(",".join, cells)))
     write(tmp_path / "m.TSV", "\n".join(map("\t".join, cells)))
-    unwanted = {"more": pa.array([10**15, 0], pa.timestamp("ms"))}  # a year that Python has not: no other column is looked at
+    unwanted = {
+        "more": pa.array([10**15, 0], pa.timestamp("ms"))
+    }  # a year that Python has not: no other column is looked at
     pq.write_table(pa.table({c: [r.get(c) for r in RECORDS] for c in columns} | unwanted), tmp_path / "m.parquet")
     for name in ("m.jsonl", "m.csv", "m.TSV", "m.parquet"):
         assert list(Corpus.load(tmp_path / name)) == rows_of(RECORDS, tmp_path), name
@@ -249,11 +285,18 @@ def test_csv_knows_quotes_and_tsv_does_not(tmp_path):
 
 
 def test_durations_are_seconds_and_gaps_of_pandas_are_gaps(tmp_path):
-    path = write(tmp_path / "m.jsonl", '{"path": "a.wav", "duration": 1.23}\n{"path": "b.wav", "samples": 7.0, "duration": 9}\n')
+    path = write(
+        tmp_path / "m.jsonl", '{"path": "a.wav", "duration": 1.23}\n{"path": "b.wav", "samples": 7.0, "duration": 9}\n'
+    )
     assert [r.samples for r in Corpus.load(path)] == [19_680, 7]
-    table = pa.table({"path": ["a.wav", "b.wav"], "samples": [16_000.0, float("nan")], "speaker": ["x", None], "id": [1, 2]})
+    table = pa.table(
+        {"path": ["a.wav", "b.wav"], "samples": [16_000.0, float("nan")], "speaker": ["x", None], "id": [1, 2]}
+    )
     pq.write_table(table, tmp_path / "m.parquet")
-    assert [dataclasses.astuple(r)[2:] for r in Corpus.load(tmp_path / "m.parquet")] == [(0, 16_000, "x", None), (0, None, None, None)]
+    assert [dataclasses.astuple(r)[2:] for r in Corpus.load(tmp_path / "m.parquet")] == [
+        (0, 16_000, "x", None),
+        (0, None, None, None),
+    ]
     assert ids(tmp_path / "m.parquet") == ["1", "2"]
 
 
@@ -299,7 +342,10 @@ def test_malformed_manifests(tmp_path):
 @pytest.fixture
 def split_folder(tmp_path):
     touch(tmp_path, "x/a.wav", "x/b.wav", "y/c.wav", "y/d.wav")
-    write(tmp_path / "splits.tsv", "corpus\tid\tspeaker\tsplit\nx\ta\tann\ttrain\nx\tb\tbob\tdev\ny\tc\t\ttrain\nz\tother\tzoe\ttest\n")
+    write(
+        tmp_path / "splits.tsv",
+        "corpus\tid\tspeaker\tsplit\nx\ta\tann\ttrain\nx\tb\tbob\tdev\ny\tc\t\ttrain\nz\tother\tzoe\ttest\n",
+    )
     return tmp_path
 
 
@@ -308,7 +354,10 @@ def test_splits_are_joined(split_folder):
     assert [(r.id, r.speaker, r.split) for r in corpus] == [
         ("a", "ann", "train"), ("b", "bob", "dev"), ("c", None, "train"), ("d", None, None),
     ]  # fmt: skip
-    assert ids([split_folder / "x", split_folder / "y"], splits=split_folder / "splits.tsv", split="train") == ["a", "c"]
+    assert ids([split_folder / "x", split_folder / "y"], splits=split_folder / "splits.tsv", split="train") == [
+        "a",
+        "c",
+    ]
     assert len(corpus) == 4
     assert corpus[1] == list(corpus)[1]
     assert [r.id for r in corpus.select(speakers=["ann", "bob"])] == ["a", "b"]
@@ -317,7 +366,10 @@ def test_splits_are_joined(split_folder):
 
 
 def test_splits_by_csv_and_by_stem(split_folder):
-    write(split_folder / "m.jsonl", '{"id": "n1", "audio": "x/a.wav", "speaker": "old", "split": "old"}\n{"audio": "y/d.wav"}\n')
+    write(
+        split_folder / "m.jsonl",
+        '{"id": "n1", "audio": "x/a.wav", "speaker": "old", "split": "old"}\n{"audio": "y/d.wav"}\n',
+    )
     splits = write(split_folder / "s.csv", "id,split\na,train\n")
     rows = list(Corpus.load(split_folder / "m.jsonl", splits=splits))
     assert [(r.id, r.speaker, r.split) for r in rows] == [("n1", "old", "train"), ("d", None, None)]
@@ -368,7 +420,10 @@ def test_names_that_differ_in_unicode_form_are_one(tmp_path):
         for wanted in (NFC, NFD):
             assert [r.id for r in corpus.select(f"t{wanted}", [f"s{wanted}"])] == [NFC]
         assert Row(form, "x", speaker=form, split=form) == Row(NFC, "x", speaker=NFC, split=NFC)
-        write(tmp_path / "m.jsonl", json.dumps({"path": "a.wav", "id": form}) + "\n" + json.dumps({"path": "b.wav", "id": "b"}))
+        write(
+            tmp_path / "m.jsonl",
+            json.dumps({"path": "a.wav", "id": form}) + "\n" + json.dumps({"path": "b.wav", "id": "b"}),
+        )
         assert ids(tmp_path / "m.jsonl") == [NFC, "b"]
     write(splits, f"id\tsplit\n{NFC}\t{NFC}\n{NFD}\t{NFD}\n")
     assert Corpus.load(tmp_path / "rec", splits=splits)[0].split == NFC
@@ -385,7 +440,9 @@ def test_tables_are_joined_whatever_their_unicode_form(tmp_path):
         phones = {form: [(0.0, 0.04, "A"), (0.04, 0.09, "B")]}
         assert measure_units([UnitRow(form, units)], alignments=phones)["frames"] == 4
         assert read_text(write(tmp_path / "t.tsv", f"\ufeff{form}\tone two\n")) == {NFC: "one two"}
-        items = write(tmp_path / "i.item", f"#file onset offset #phone prev-phone next-phone speaker\n{form} 0 1 A B C s\n")
+        items = write(
+            tmp_path / "i.item", f"#file onset offset #phone prev-phone next-phone speaker\n{form} 0 1 A B C s\n"
+        )
         assert read_items(items)[0].file == NFC
         pairs = write(tmp_path / "pairs.tsv", f"good\tbad\n{form}\tb\n")
         for known in (NFC, NFD):
@@ -443,7 +500,15 @@ def test_paths_that_no_file_can_have(tmp_path):
 
 def test_each_file_is_one_row_whatever_links_there_are(tmp_path):
     touch(tmp_path, "rec/a.wav", "rec/in/c.wav", "other/b.wav")
-    links = {"more": "../other", "again": ".", "in/up": "..", "same.wav": "a.wav", "far.wav": "../other/d.wav", "x": "y", "y": "x"}
+    links = {
+        "more": "../other",
+        "again": ".",
+        "in/up": "..",
+        "same.wav": "a.wav",
+        "far.wav": "../other/d.wav",
+        "x": "y",
+        "y": "x",
+    }
     touch(tmp_path, "other/d.wav")
     for link, target in links.items():
         (tmp_path / "rec" / link).symlink_to(target)
@@ -489,7 +554,10 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over_in_silence(tmp_path, mo
 
 def test_rows_of_several_sources_are_named_together(tmp_path):
     touch(tmp_path, "x/a.wav", "y/a.wav", "y/b.wav")
-    assert [[r.id for r in rows] for rows in load_sources([tmp_path / "y", tmp_path / "x"])] == [["y/a", "y/b"], ["x/a"]]
+    assert [[r.id for r in rows] for rows in load_sources([tmp_path / "y", tmp_path / "x"])] == [
+        ["y/a", "y/b"],
+        ["x/a"],
+    ]
 
 
 # ---- the fingerprint
@@ -595,7 +663,7 @@ def test_no_more_is_decoded_ahead_than_some_seconds(heard, monkeypatch):
 
 
 def test_rows_of_a_lossy_file_are_decoded_once(tmp_path, monkeypatch):
-    from textless import audio
+    from textless.audio import io as audio
 
     monkeypatch.setattr(audio, "BLOCK", 1000)
     x, rng = np.random.default_rng(0).normal(0, 0.1, 60_000), np.random.default_rng(1)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from test_distributed import run_lm, run_pretrain, run_vocoder
 
-import textless.training
-from textless.curves import Board
+import textless.training.loop
+from textless.training.tensorboard import Board
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
@@ -33,7 +33,10 @@ def test_tags_of_the_three_trainings(tmp_path):
     assert set(tags["scalars"]) == {
         f"{name}/{figure}"
         for name, figures in (
-            ("pretrain", {"masked_loss", "masked_accuracy", "unmasked_accuracy", "label_perplexity", "prediction_perplexity"}),
+            (
+                "pretrain",
+                {"masked_loss", "masked_accuracy", "unmasked_accuracy", "label_perplexity", "prediction_perplexity"},
+            ),
             ("pretrain", {"audio_hours_per_hour"}),
             ("train_lm", {"duration_loss", "tokens_per_second"}),
             ("train_vocoder", {"mel", "duration", "audio_hours_per_hour"}),
@@ -45,8 +48,8 @@ def test_tags_of_the_three_trainings(tmp_path):
 
 
 def test_a_resumed_curve_has_each_point_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(textless.training, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(textless.training, "CHECKPOINT_STEPS", 4)
+    monkeypatch.setattr(textless.training.loop, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(textless.training.loop, "CHECKPOINT_STEPS", 4)
 
     def attempt(killed_at):
         board = Board(tmp_path / "board", "lm")
@@ -81,7 +84,9 @@ def test_neither_curves_nor_samples_change_the_training(tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
     watched, curve = run_vocoder(tmp_path / "a", log=board, listen=lambda *sample: heard.append(sample), **options)
     alone, expected = run_vocoder(tmp_path, **options)
-    assert all(torch.equal(a, b) for a, b in zip(watched.state_dict().values(), alone.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(watched.state_dict().values(), alone.state_dict().values(), strict=True)
+    )
     assert curve == expected
     assert "audio_hours_per_hour" not in curve[-1]  # a clock
     assert [step for step, _, _ in heard] == [50, 60]

@@ -18,11 +18,11 @@ import pytest
 import soundfile
 import test_fetch
 
-from textless import datasets
-from textless.corpus import Corpus
-from textless.datasets import DATASETS, Archive, fetch_dataset, unpack
+from textless.audio import datasets
+from textless.audio.corpus import Corpus
+from textless.audio.datasets import DATASETS, Archive, fetch_dataset, unpack
 from textless.errors import CorpusError, ModelError, OutputExistsError
-from textless.recognise import read_text
+from textless.metrics.asr import read_text
 
 server, cache = test_fetch.server, test_fetch.cache  # fixtures
 
@@ -64,7 +64,8 @@ def mini(server, monkeypatch):
     def offer(name, data, *, known=True):
         server.files[f"/31/{name}"] = data
         archives[name] = Archive(
-            url=f"{server.address}/31/{name}", **({"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} if known else {})
+            url=f"{server.address}/31/{name}",
+            **({"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} if known else {}),
         )
         whole = replace(DATASETS["mini_librispeech"], archives=tuple(archives.values()), files=4)
         monkeypatch.setitem(DATASETS, "mini_librispeech", whole)
@@ -191,7 +192,9 @@ def test_a_wrong_checksum_and_a_truncated_archive(server, mini, tmp_path):
 def test_without_a_published_checksum_gzips_own_must_do(server, mini, tmp_path, cut):
     good = archive("dev-clean-2", DEV)
     mini("dev-clean-2.tar.gz", good[:cut], known=False)
-    with pytest.raises(CorpusError, match=r"dev-clean-2.tar.gz: is cut short or damaged \(.*\); the same command fetches it again"):
+    with pytest.raises(
+        CorpusError, match=r"dev-clean-2.tar.gz: is cut short or damaged \(.*\); the same command fetches it again"
+    ):
         fetch_dataset("mini_librispeech", tmp_path)
     assert not (tmp_path / "mini_librispeech.partial").exists()
     mini("dev-clean-2.tar.gz", good, known=False)
@@ -231,7 +234,9 @@ def member(name="LibriSpeech/a.flac", data=b"", *, kind=tarfile.REGTYPE, pax=Non
     """A .tar.gz of one member. `pax` is what an extended header says of it, `size` what its own header says."""
     info = tarfile.TarInfo(name)
     info.size, info.type, info.pax_headers = len(data) if size is None else size, kind, pax or {}
-    blocks = info.tobuf(tarfile.GNU_FORMAT if gnu else tarfile.PAX_FORMAT) + data + bytes(-len(data) % 512) + bytes(1024)
+    blocks = (
+        info.tobuf(tarfile.GNU_FORMAT if gnu else tarfile.PAX_FORMAT) + data + bytes(-len(data) % 512) + bytes(1024)
+    )
     return gzip.compress(blocks, 1)
 
 
@@ -249,14 +254,20 @@ STRANGE = {
     "negative size": (member(size=-512, gnu=True), "is cut short or damaged"),
     "negative extended size": (member(pax={"size": "-512"}), "is not a plain file"),
     "size past the end": (member(size=1 << 40, gnu=True), "is cut short or damaged"),
-    "sparse file": (member(pax={"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}, data=b"9999999999\n"), "is cut short or damaged"),
+    "sparse file": (
+        member(pax={"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}, data=b"9999999999\n"),
+        "is cut short or damaged",
+    ),
     "sparse map": (member(pax={"GNU.sparse.map": "0,1" + ",1,1" * 99}), "is cut short or damaged"),
     "old sparse file": (member(kind=tarfile.GNUTYPE_SPARSE), "is cut short or damaged"),
     "device": (member(kind=tarfile.CHRTYPE), "is not a plain file"),
     "pipe": (member(kind=tarfile.FIFOTYPE), "is not a plain file"),
     "zeros": (gzip.compress(bytes(30_000_000), 9), "unpacks to more than 20000000 bytes"),
     "bomb": (member(data=bytes(30_000_000)), "unpacks to more than 20000000 bytes"),
-    "bomb behind the end": (gzip.compress(gzip.decompress(member(data=b"x")) + bytes(30_000_000), 9), "unpacks to more than 20000000"),
+    "bomb behind the end": (
+        gzip.compress(gzip.decompress(member(data=b"x")) + bytes(30_000_000), 9),
+        "unpacks to more than 20000000",
+    ),
     "file in a file": (tar({"top/a": b"x", "top/a/b": b"x"}), "is both a file and a folder"),
     "folder that becomes a file": (tar({"top/a/b": b"x", "top/a": b"x"}), "is both a file and a folder"),
 }
@@ -350,7 +361,7 @@ def test_no_network(server, mini, textless_command, tmp_path):
 
 
 def test_names(server, textless_command, monkeypatch, tmp_path):
-    from textless.units.published import PUBLISHED, Published
+    from textless.units.encoders.zoo import PUBLISHED, Published
 
     out = textless_command("fetch")[1].split()
     assert out == [*DATASETS, *PUBLISHED]
@@ -379,7 +390,10 @@ def test_names(server, textless_command, monkeypatch, tmp_path):
 def test_the_splits_that_tiny_en_was_made_with():
     mini, kathleen = DATASETS["mini_librispeech"].who, DATASETS["kathleen_en"].who
     assert mini(PurePosixPath("dev-clean-2/1272/135031/1272-135031-0000.flac")) == ("1272", "dev-clean-2")
-    of = {n: kathleen(PurePosixPath(f"data/arctic_{n}.wav"))[1] for n in ("a0051_1", "b0531_1", "a0001_1", "b0537_1592524792", "b0537_1")}
+    of = {
+        n: kathleen(PurePosixPath(f"data/arctic_{n}.wav"))[1]
+        for n in ("a0051_1", "b0531_1", "a0001_1", "b0537_1592524792", "b0537_1")
+    }
     assert list(of.values()) == ["dev", "test", "train", "train", "dev"]
     assert [len(prompts.split()) for prompts in datasets.SENTENCES.values()] == [54, 80]
 

@@ -22,7 +22,9 @@ def test_devices_that_are_there(gpus):
     assert resolve("cuda:1") == torch.device("cuda", 1)
 
 
-@pytest.mark.parametrize("name", ["gpu0", "", "CUDA", "cuda:", "cuda:-1", "cuda:01", "cuda:1 ", "cuda:１", "meta", "cpu\n", "None"])
+@pytest.mark.parametrize(
+    "name", ["gpu0", "", "CUDA", "cuda:", "cuda:-1", "cuda:01", "cuda:1 ", "cuda:１", "meta", "cpu\n", "None"]
+)
 def test_names_of_no_device(gpus, name):
     with pytest.raises(DeviceError) as e:
         resolve(name)

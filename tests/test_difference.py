@@ -12,12 +12,12 @@ from test_speech_quality import system
 
 from textless.engine.job import Job
 from textless.errors import CorpusError
+from textless.metrics.difference import unit_difference
+from textless.metrics.systems import differences, paired_difference
+from textless.metrics.units import frame_phones, measure_units
 from textless.steps import Difference
 from textless.steps.sources import Alignments
-from textless.units.difference import unit_difference
 from textless.units.dump import finish_dump, write_shard
-from textless.units.quality import frame_phones, measure_units
-from textless.vocoder.bootstrap import differences, paired_difference
 
 
 def speech(files: int = 12):
@@ -46,7 +46,10 @@ def worse(rows, share: float, seed: int = 1):
 def test_differences_are_those_of_the_figures():
     rows, alignments = speech()
     a, b = worse(rows, 0.2), worse(rows, 0.6)
-    found, ours, theirs = unit_difference(a, b[::-1], alignments), *(measure_units(x, alignments=alignments) for x in (a, b))
+    found, ours, theirs = (
+        unit_difference(a, b[::-1], alignments),
+        *(measure_units(x, alignments=alignments) for x in (a, b)),
+    )
     for name in ("pnmi", "abx_within", "abx_across"):
         assert found[name] == pytest.approx(ours[name] - theirs[name])
         assert found[f"{name}_low"] <= found[name] <= found[f"{name}_high"]
@@ -133,7 +136,9 @@ def test_as_a_step(tmp_path):
         return job.metrics
 
     assert run("units", alignments=Alignments(file=table)) == unit_difference(
-        worse(rows, 0.2), worse(rows, 0.6), {i: [(float(s), float(e), p) for s, e, p in a] for i, a in alignments.items()}
+        worse(rows, 0.2),
+        worse(rows, 0.6),
+        {i: [(float(s), float(e), p) for s, e, p in a] for i, a in alignments.items()},
     )
     (tmp_path / "none.tsv").write_text("id\tstart\tend\tphone\n")
     with pytest.raises(CorpusError, match="no file has an alignment"):

@@ -8,17 +8,21 @@ import soundfile
 import torch
 
 from textless.model import Model, bundle
+from textless.types import UnitContract
 from textless.units.dump import open_dump
-from textless.units.encode import HubertEncoder, Tokenizer, load_encoder, save_encoder, tokenize
-from textless.units.hubert import PRESETS, Hubert
+from textless.units.encoders.hubert import PRESETS, Hubert
+from textless.units.encoders.hubert_encoder import HubertEncoder, save_encoder
+from textless.units.encoders.load import load_encoder
 from textless.units.kmeans import MEASURED, QUANTILES, Codebook, KMeans, fit_codebook, load_codebook, transform_frames
-from textless.units.types import UnitContract
+from textless.units.tokenizer import Tokenizer, tokenize
 
 
 @pytest.fixture
 def frames():
     rng = np.random.default_rng(0)
-    return (5 * rng.standard_normal((4, 6))[rng.integers(0, 4, 900)] + rng.standard_normal((900, 6)) + 100).astype(np.float32)
+    return (5 * rng.standard_normal((4, 6))[rng.integers(0, 4, 900)] + rng.standard_normal((900, 6)) + 100).astype(
+        np.float32
+    )
 
 
 def write(folder, **waves):
@@ -51,7 +55,11 @@ def test_a_codebook_knows_its_training(frames, algorithm, tmp_path):
     codebook.save(tmp_path / "km")
     back = load_codebook(tmp_path / "km")
     assert back.distances == codebook.distances
-    assert back.contract == codebook.contract == Codebook(codebook.centroids, UnitContract(transform="layer_norm")).contract
+    assert (
+        back.contract
+        == codebook.contract
+        == Codebook(codebook.centroids, UnitContract(transform="layer_norm")).contract
+    )
 
 
 def test_a_stream_is_measured_too(frames):
@@ -71,12 +79,17 @@ def test_only_a_sample_of_the_training_is_looked_at(frames, monkeypatch):
 def test_old_codebooks_stay_as_they_are(frames, tmp_path):
     codebook = Codebook(frames[:4])
     codebook.save(tmp_path / "km")
-    assert json.loads((tmp_path / "km" / "config.json").read_text()) == {"kind": "codebook", "contract": codebook.contract.to_dict()}
+    assert json.loads((tmp_path / "km" / "config.json").read_text()) == {
+        "kind": "codebook",
+        "contract": codebook.contract.to_dict(),
+    }
     back = load_codebook(tmp_path / "km")
     assert back.distances is None
     assert not back.is_far(1e9, 10)
     config = json.loads((tmp_path / "km" / "config.json").read_text())
-    (tmp_path / "km" / "config.json").write_text(json.dumps({**config, "distances": {"mean": 1.0}}))  # of another version
+    (tmp_path / "km" / "config.json").write_text(
+        json.dumps({**config, "distances": {"mean": 1.0}})
+    )  # of another version
     assert load_codebook(tmp_path / "km").distances is None
 
 
@@ -112,7 +125,9 @@ def of_speech(clip, tmp_path_factory):
     folder, model = tmp_path_factory.mktemp("speech"), Hubert(PRESETS["nano"]).eval()
     save_encoder(folder / "encoder", model)
     encoder = HubertEncoder(model, 2)
-    codebook, _ = fit_codebook(encoder.encode(clip[: len(clip) // 2]), 8, transform="layer_norm", contract=encoder.contract)
+    codebook, _ = fit_codebook(
+        encoder.encode(clip[: len(clip) // 2]), 8, transform="layer_norm", contract=encoder.contract
+    )
     codebook.save(folder / "km")
     return "--encoder", folder / "encoder", "--codebook", folder / "km"
 
@@ -121,15 +136,18 @@ def of_speech(clip, tmp_path_factory):
 def audio(clip, tmp_path):
     t = np.arange(3 * 16000) / 16000
     chirp = 0.5 * np.sin(2 * np.pi * (500 * t + 800 * t**2))
-    return write(tmp_path / "audio", speech=clip[len(clip) // 2 :], chirp=chirp.astype(np.float32), silence=np.zeros(32000, np.float32))
+    return write(
+        tmp_path / "audio",
+        speech=clip[len(clip) // 2 :],
+        chirp=chirp.astype(np.float32),
+        silence=np.zeros(32000, np.float32),
+    )
 
 
 def test_verbose_says_it_and_units_are_the_same(textless_command, of_speech, audio, tmp_path):
     code, plain, quiet = textless_command("encode", audio, "-o", "-", *of_speech, model=None)
     assert code == 0
-    warning = (
-        "warning: 2 of 3 files are far from what the encoder was trained on (music, silence, another language or noise?), such as chirp\n"
-    )
+    warning = "warning: 2 of 3 files are far from what the encoder was trained on (music, silence, another language or noise?), such as chirp\n"
     assert quiet == warning
     code, out, err = textless_command("encode", audio, "-o", "-", "-v", *of_speech, model=None)
     assert (code, out) == (0, plain)
@@ -146,10 +164,15 @@ def test_verbose_says_it_and_units_are_the_same(textless_command, of_speech, aud
     code, _, err = textless_command("encode", audio, "-o", tmp_path / "dump", "--verbose", *of_speech, model=None)
     assert code == 0
     assert {*err.splitlines(keepends=True)} == {chirp, silence, speech, warning}
-    assert {r.id: r.units.units.tolist() for r in open_dump(tmp_path / "dump")} == {k: v["units"] for k, v in rows.items()}
+    assert {r.id: r.units.units.tolist() for r in open_dump(tmp_path / "dump")} == {
+        k: v["units"] for k, v in rows.items()
+    }
     assert all(not r.extra for r in open_dump(tmp_path / "dump"))
     # which is done by now
-    assert textless_command("encode", audio, "-o", tmp_path / "dump", *of_speech, model=None)[2] == f"{tmp_path / 'dump'}: already done\n"
+    assert (
+        textless_command("encode", audio, "-o", tmp_path / "dump", *of_speech, model=None)[2]
+        == f"{tmp_path / 'dump'}: already done\n"
+    )
 
 
 def test_what_is_not_known_is_not_warned_of(textless_command, audio):
@@ -162,7 +185,9 @@ def test_of_mfcc_nothing_was_trained(textless_command, clip, audio, tmp_path):
     mfcc = load_encoder("mfcc")
     codebook, _ = fit_codebook(mfcc.encode(clip), 20, contract=mfcc.contract)
     codebook.save(tmp_path / "km")
-    code, _, err = textless_command("encode", audio, "-o", "-", "-v", "--encoder", "mfcc", "--codebook", tmp_path / "km", model=None)
+    code, _, err = textless_command(
+        "encode", audio, "-o", "-", "-v", "--encoder", "mfcc", "--codebook", tmp_path / "km", model=None
+    )
     assert code == 0
     assert "far" not in err
     assert float(err.split("chirp: ")[1].split("distance ")[1].split()[0]) > 2
@@ -170,8 +195,8 @@ def test_of_mfcc_nothing_was_trained(textless_command, clip, audio, tmp_path):
 
 @pytest.mark.parametrize("long", [False, True])
 def test_the_mean_is_over_all_frames_of_a_file(clip, of_speech, tmp_path, monkeypatch, long):
-    from textless.corpus import Corpus
-    from textless.units import encode
+    from textless.audio.corpus import Corpus
+    from textless.units import tokenizer as encode
 
     if long:
         monkeypatch.setattr(encode, "LONG_SECONDS", 1)

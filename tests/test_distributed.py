@@ -15,15 +15,15 @@ import pytest
 import torch
 from torch import nn
 
-import textless.training
-from textless import distributed
+import textless.training.loop
 from textless.errors import TrainingError
 from textless.lm import train_lm
-from textless.training import Dropout, inverse_sqrt, perplexity, update
-from textless.units.hubert import PRESETS
-from textless.units.hubert_frames import n_frames
-from textless.units.pretrain import pretrain
-from textless.units.types import UnitContract, Units
+from textless.training import distributed
+from textless.training.loop import Dropout, inverse_sqrt, perplexity, update
+from textless.types import UnitContract, Units
+from textless.units.encoders.hubert import PRESETS
+from textless.units.encoders.hubert_frames import n_frames
+from textless.units.encoders.pretrain import pretrain
 from textless.vocoder import Clip, train_vocoder
 
 CONTRACT = UnitContract(encoder="mfcc", sample_rate=16000, frame_rate=50.0, n_units=7)
@@ -41,7 +41,14 @@ class Noise:
 
 def run_pretrain(folder, **changes):
     labels = [np.random.default_rng(i).integers(0, 7, n_frames(int(n))) for i, n in enumerate(Noise.lengths)]
-    options = {"n_classes": 7, "config": PRESETS["nano"], "steps": 20, "batch": 5, "crop_seconds": 0.7, "layer_drop": 0.3}
+    options = {
+        "n_classes": 7,
+        "config": PRESETS["nano"],
+        "steps": 20,
+        "batch": 5,
+        "crop_seconds": 0.7,
+        "layer_drop": 0.3,
+    }
     folder.mkdir(exist_ok=True)
     return pretrain(Noise(), labels, folder=folder, **{**options, **changes})
 
@@ -66,7 +73,15 @@ def run_vocoder(folder, **changes):
 
 
 def run_judged(folder, **changes):
-    options = {"contract": CONTRACT, "preset": "nano", "steps": 20, "batch": 5, "crop_seconds": 0.2, "f0": True, "adversarial": "small"}
+    options = {
+        "contract": CONTRACT,
+        "preset": "nano",
+        "steps": 20,
+        "batch": 5,
+        "crop_seconds": 0.2,
+        "f0": True,
+        "adversarial": "small",
+    }
     draw, audio = np.random.default_rng(0), Noise()
     clips = [
         Clip(
@@ -115,7 +130,7 @@ def test_two_processes_give_the_curve_of_one(tmp_path):
         import json, sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         import test_distributed as t
-        t.textless.training.CHECKPOINT_SECONDS = t.textless.training.CHECKPOINT_STEPS = 0
+        t.textless.training.loop.CHECKPOINT_SECONDS = t.textless.training.loop.CHECKPOINT_STEPS = 0
         t.in_float64()
         json.dump(t.curves(t.Path(%r)), sys.stdout)
     """
@@ -135,9 +150,9 @@ def test_two_processes_give_the_curve_of_one(tmp_path):
 
 def curves(folder: Path) -> dict[str, list[dict[str, float]]]:
     """Of the trainings, in rows of two steps or fewer."""
-    defaults = textless.training.train.__kwdefaults__
+    defaults = textless.training.loop.train.__kwdefaults__
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(textless.training.train, "__kwdefaults__", {**defaults, "log_every": 2})
+        patch.setattr(textless.training.loop.train, "__kwdefaults__", {**defaults, "log_every": 2})
         return {name: run(folder, steps=8)[1] for name, run in TRAININGS.items()}
 
 

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from textless.lm.diversity import auto_bleu, diversity, recurring, repeated_ngrams, self_bleu
-from textless.units.types import Units
+from textless.metrics.diversity import auto_bleu, diversity, recurring, repeated_ngrams, self_bleu
+from textless.types import Units
 
 
 def grams(s: list[int], n: int) -> list[tuple[int, ...]]:

@@ -6,7 +6,7 @@ from dataclasses import MISSING, fields
 from conftest import ROOT
 from textless.engine.yaml import load_pipeline
 from textless.steps import STEPS
-from textless.units.published import PUBLISHED
+from textless.units.encoders.zoo import PUBLISHED
 
 
 def test_the_recipe_in_the_readme_loads(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from conftest import ROOT
-from textless import doctor
+from textless.cli import doctor
 
 
 @pytest.fixture
@@ -51,7 +51,11 @@ def test_the_report_says_what_is_there(capsys, monkeypatch, tmp_path):
 def test_problems_are_exit_code_1(capsys, monkeypatch):
     monkeypatch.setattr(doctor, "CHECKS", [lambda: ([("a", "b")], ["c: d; e"])])
     assert doctor.main() == 1
-    assert capsys.readouterr().out.splitlines() == ["a                b", "problem          c: d; e", "                 1 to be mended"]
+    assert capsys.readouterr().out.splitlines() == [
+        "a                b",
+        "problem          c: d; e",
+        "                 1 to be mended",
+    ]
 
 
 @pytest.mark.slow
@@ -91,7 +95,9 @@ def test_a_library_that_ends_python(monkeypatch, tmp_path, how):
     text, code = doctor.run()
     assert code == 1
     name = "SIGILL" if "kill" in how else "exit code 3"
-    assert text.endswith(f"problem          Python ended with {name} at torch or what came after it; install that package again\n")
+    assert text.endswith(
+        f"problem          Python ended with {name} at torch or what came after it; install that package again\n"
+    )
 
 
 def test_more_threads_than_cores(monkeypatch, tmp_path):
@@ -158,7 +164,10 @@ def test_a_store_that_cannot_be_written(monkeypatch, tmp_path):
     ("packages", "problem"),
     [
         ({"torch": "2.6.0+cpu", "torchaudio": "2.6.0"}, None),
-        ({"torch": "2.7.0", "torchaudio": "2.6.0+cu124"}, "torchaudio 2.6.0+cu124: belongs to torch 2.6, not 2.7.0; pip"),
+        (
+            {"torch": "2.7.0", "torchaudio": "2.6.0+cu124"},
+            "torchaudio 2.6.0+cu124: belongs to torch 2.6, not 2.7.0; pip",
+        ),
         ({"torch": "2.6.0", "torchvision": "0.21.0"}, None),
         ({"torch": "2.6.0", "torchvision": "0.22.1"}, "torchvision 0.22.1: belongs to torch 2.7, not 2.6.0; pip"),
         ({"numpy": "2.0.0", "faiss-cpu": "1.8.0.post1"}, "faiss-cpu 1.8.0.post1: does not know numpy 2.0.0; pip"),
@@ -168,7 +177,14 @@ def test_a_store_that_cannot_be_written(monkeypatch, tmp_path):
     ],
 )
 def test_versions_that_do_not_go_together(installed, packages, problem):
-    installed |= {"torchaudio": None, "torchvision": None, "numpy": "1.26.4", "faiss-cpu": "1.9.0", "scikit-learn": "1.5", **packages}
+    installed |= {
+        "torchaudio": None,
+        "torchvision": None,
+        "numpy": "1.26.4",
+        "faiss-cpu": "1.9.0",
+        "scikit-learn": "1.5",
+        **packages,
+    }
     problems = doctor.conflicts()[1]
     assert len(problems) == (problem is not None)
     assert problem is None or problems[0].startswith(problem)

@@ -11,8 +11,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from textless.errors import ContractError, DumpError
-from textless.units.dump import LONGEST, ROW_GROUP, Dump, UnitRow, finish_dump, open_dump, read_stream, write_shard, write_stream
-from textless.units.types import LONGEST_ROW, MOST_UNITS, UnitContract, Units
+from textless.types import LONGEST_ROW, MOST_UNITS, UnitContract, Units
+from textless.units.dump import (
+    LONGEST,
+    ROW_GROUP,
+    Dump,
+    UnitRow,
+    finish_dump,
+    open_dump,
+    read_stream,
+    write_shard,
+    write_stream,
+)
 
 CONTRACT = UnitContract(encoder="mfcc", sample_rate=16000, frame_rate=50.0, n_units=300)
 
@@ -20,7 +30,12 @@ CONTRACT = UnitContract(encoder="mfcc", sample_rate=16000, frame_rate=50.0, n_un
 def rows(n, seed=0, **kwargs):
     rng = np.random.default_rng(seed)
     return [
-        UnitRow(f"r{i}", Units.from_frames(rng.integers(0, 300, rng.integers(0, 20)).repeat(3), CONTRACT), source="x.wav", **kwargs)
+        UnitRow(
+            f"r{i}",
+            Units.from_frames(rng.integers(0, 300, rng.integers(0, 20)).repeat(3), CONTRACT),
+            source="x.wav",
+            **kwargs,
+        )
         for i in range(n)
     ]
 
@@ -156,7 +171,10 @@ def test_rows_of_units_are_told_apart_by_all_that_makes_them():
     identities = [json.dumps(units_identity(r)) for r in (row, *others)]
     assert len(set(identities)) == len(identities)
     assert (
-        json.dumps(units_identity(replace(row, units=Units(np.array([1, 2]), np.array([3, 4]), UnitContract(n_units=5))))) == identities[0]
+        json.dumps(
+            units_identity(replace(row, units=Units(np.array([1, 2]), np.array([3, 4]), UnitContract(n_units=5))))
+        )
+        == identities[0]
     )
 
 
@@ -208,7 +226,9 @@ def test_odd_rows_are_refused_in_a_stream_by_line(odd, error):
         list(read_stream([HEADER, json.dumps(row)], name="u.jsonl"))
 
 
-@pytest.mark.parametrize(("odd", "error"), [(odd, error) for odd, error in ODD_ROWS if odd.keys() & {"id", "speaker", "offset", "samples"}])
+@pytest.mark.parametrize(
+    ("odd", "error"), [(odd, error) for odd, error in ODD_ROWS if odd.keys() & {"id", "speaker", "offset", "samples"}]
+)
 def test_odd_rows_are_refused_in_python(odd, error):
     with pytest.raises(DumpError, match=error):
         UnitRow(**{"id": "a", "units": Units.of([1])} | odd)
@@ -299,7 +319,9 @@ def test_a_stream_that_is_not_text(tmp_path):
     path.write_bytes(HEADER.encode() + b'\n{"id": "\xff", "units": [1]}\n')
     with pytest.raises(DumpError, match="cannot be read as text"):
         open_dump(path)
-    path.write_bytes(b"\xef\xbb\xbf" + HEADER.encode() + b'\n{"id": "a", "units": [1]}\n')  # as editors of Windows save it
+    path.write_bytes(
+        b"\xef\xbb\xbf" + HEADER.encode() + b'\n{"id": "a", "units": [1]}\n'
+    )  # as editors of Windows save it
     assert [r.id for r in open_dump(path)] == ["a"]
 
 
@@ -457,7 +479,10 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path, damage):
     whole, counts = path.read_bytes(), Counter()
 
     def read():
-        return [(r.id, r.speaker, r.source, r.extra, r.units.units.tolist(), r.units.durations.tolist()) for r in open_dump(tmp_path)]
+        return [
+            (r.id, r.speaker, r.source, r.extra, r.units.units.tolist(), r.units.durations.tolist())
+            for r in open_dump(tmp_path)
+        ]
 
     right = read()
     for place in range(0, len(whole), 5):
@@ -493,7 +518,10 @@ UNITS = pa.array([[1, 2], [3]])
     [
         ({"units": UNITS}, "has no column id"),
         ({"id": ["a", "b"]}, "has no column units"),
-        ({"id": ["a", "b"], "units": pa.array([[1.0, 2.0], [3.0]])}, "column units holds list<.*double.*> where lists of integers are due"),
+        (
+            {"id": ["a", "b"], "units": pa.array([[1.0, 2.0], [3.0]])},
+            "column units holds list<.*double.*> where lists of integers are due",
+        ),
         ({"id": ["a", "b"], "units": pa.array([1, 2])}, "column units holds int64"),
         ({"id": ["a", "b"], "units": pa.array([[True], [False]])}, "column units holds list<.*bool"),
         ({"id": ["a", "b"], "units": UNITS, "durations": ["x", "y"]}, "column durations holds string"),
@@ -501,11 +529,23 @@ UNITS = pa.array([[1, 2], [3]])
         ({"id": [1.5, 2.5], "units": UNITS}, "row 0 .1.5.: id must be text"),
         ({"id": ["a", "b"], "units": pa.array([[1], None])}, "row 1 .b.: units must be integers, not null"),
         ({"id": ["a", "b"], "units": pa.array([[1], [None]])}, "row 1 .b.: units must be integers, not null"),
-        ({"id": ["a", "b"], "units": UNITS, "durations": pa.array([[1, 2], [None]])}, "row 1 .b.: durations must be integers, not null"),
-        ({"id": ["a", "b"], "units": UNITS, "durations": pa.array([[1, 2], [1, 2]])}, "row 1 .b.: 1 units but 2 durations"),
-        ({"id": ["a", "b"], "units": pa.array([[1], [2**63]], pa.list_(pa.uint64()))}, "row 1 .b.: units must be integers below"),
+        (
+            {"id": ["a", "b"], "units": UNITS, "durations": pa.array([[1, 2], [None]])},
+            "row 1 .b.: durations must be integers, not null",
+        ),
+        (
+            {"id": ["a", "b"], "units": UNITS, "durations": pa.array([[1, 2], [1, 2]])},
+            "row 1 .b.: 1 units but 2 durations",
+        ),
+        (
+            {"id": ["a", "b"], "units": pa.array([[1], [2**63]], pa.list_(pa.uint64()))},
+            "row 1 .b.: units must be integers below",
+        ),
         ({"id": ["a", "b"], "units": pa.array([[1], [300]])}, "row 1 .b.: unit 300 is outside the codebook of 300"),
-        ({"id": ["a", "b"], "units": UNITS, "durations": pa.array([[1, 2], [4]]), "frames": [3, 5]}, "row 1 .b.: frames is 5"),
+        (
+            {"id": ["a", "b"], "units": UNITS, "durations": pa.array([[1, 2], [4]]), "frames": [3, 5]},
+            "row 1 .b.: frames is 5",
+        ),
         ({"id": ["a", "b"], "units": UNITS, "offset": [0, -1]}, "row 1 .b.: offset must be a whole number"),
     ],
 )
@@ -516,7 +556,11 @@ def test_shards_of_other_programs_that_are_no_dumps(tmp_path, columns, error):
 
 def test_shards_of_other_programs(tmp_path):
     """Without durations, or with null in their place; with wider types, and without what is not needed."""
-    some = {"id": [1, 2], "units": pa.array([[1, 2], [3]], pa.large_list(pa.int32())), "durations": pa.array([None, [4]])}
+    some = {
+        "id": [1, 2],
+        "units": pa.array([[1, 2], [3]], pa.large_list(pa.int32())),
+        "durations": pa.array([None, [4]]),
+    }
     first, second = open_dump(foreign(tmp_path / "d", some, totals=None))
     assert (first.id, first.units.units.tolist(), first.units.durations, first.source) == ("1", [1, 2], None, "")
     assert (second.id, second.units.units.tolist(), second.units.durations.tolist()) == ("2", [3], [4])
@@ -558,7 +602,9 @@ print([r.units.units[0].item() for r in dump] == list(range(90)) and dump[89].id
 def test_units_of_a_codebook_of_unknown_size(tmp_path):
     contract = UnitContract(frame_rate=50.0)
     (tmp_path / "data").mkdir()
-    write_shard(tmp_path / "data" / "0.parquet", [UnitRow("a", Units.of([MOST_UNITS - 1, 1], contract))], contract=contract)
+    write_shard(
+        tmp_path / "data" / "0.parquet", [UnitRow("a", Units.of([MOST_UNITS - 1, 1], contract))], contract=contract
+    )
     finish_dump(tmp_path, contract=contract)
     assert open_dump(tmp_path)[0].units.units.tolist() == [MOST_UNITS - 1, 1]
     with pytest.raises(ContractError, match=f"unit {MOST_UNITS} is outside any codebook"):

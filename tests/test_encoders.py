@@ -9,13 +9,16 @@ from test_foreign import ONE_OF_EACH, build
 
 from conftest import GOLDEN
 from textless.errors import AudioError, ContractError, ModelError
-from textless.units.encode import SIGNAL, Tokenizer, load_encoder, save_encoder
-from textless.units.hubert import PRESETS, Hubert
+from textless.units.encoders.hubert import PRESETS, Hubert
+from textless.units.encoders.hubert_encoder import save_encoder
+from textless.units.encoders.load import load_encoder
+from textless.units.encoders.signal import SIGNAL
 from textless.units.kmeans import Codebook
-from textless.units.ladder import LadderEncoder
-from textless.units.lda import DIM, LdaEncoder
-from textless.units.voice import DIM as VOICE_DIM
-from textless.units.voice import Voice
+from textless.units.mfcc_lda.ladder import LadderEncoder
+from textless.units.mfcc_lda.lda import DIM, LdaEncoder
+from textless.units.mfcc_lda.vtln import DIM as VOICE_DIM
+from textless.units.mfcc_lda.vtln import Voice
+from textless.units.tokenizer import Tokenizer
 
 NETWORKS = ["ours-logmel", "ours-voice", "ours-conv", "fairseq-base", "fairseq-large", *ONE_OF_EACH]
 NAMES = [*SIGNAL, "lda", "ladder", *NETWORKS]
@@ -24,8 +27,18 @@ NAMES = [*SIGNAL, "lda", "ladder", *NETWORKS]
 @pytest.fixture(scope="module")
 def load(tmp_path_factory):
     """name → the encoder, loaded anew."""
-    sources = {"fairseq-base": GOLDEN / "hubert_base.pt", "fairseq-large": GOLDEN / "hubert_large.pt"} | {n: n for n in SIGNAL}
-    ours = {"conv_dim": 32, "dim": 64, "layers": 3, "heads": 4, "ffn_dim": 64, "pos_conv_kernel": 16, "pos_conv_groups": 4}
+    sources = {"fairseq-base": GOLDEN / "hubert_base.pt", "fairseq-large": GOLDEN / "hubert_large.pt"} | {
+        n: n for n in SIGNAL
+    }
+    ours = {
+        "conv_dim": 32,
+        "dim": 64,
+        "layers": 3,
+        "heads": 4,
+        "ffn_dim": 64,
+        "pos_conv_kernel": 16,
+        "pos_conv_groups": 4,
+    }
 
     def source(name):
         if name not in sources:
@@ -70,7 +83,10 @@ def test_an_encoder(load, clip, name):
         close(got, want)
     for got, want in zip(encoder.encode_batch(files[::-1]), alone[::-1], strict=True):
         close(got, want)
-    close(np.concatenate(list(encoder.stream(lambda: (files[3][i : i + 999] for i in range(0, len(files[3]), 999))))), alone[3])
+    close(
+        np.concatenate(list(encoder.stream(lambda: (files[3][i : i + 999] for i in range(0, len(files[3]), 999))))),
+        alone[3],
+    )
     assert np.isfinite(encoder.encode_one(np.zeros(4000, np.float32))).all()
     for samples in range(16000, 16700, 53):
         assert len(encoder.encode_one(clip[:samples])) == encoder.n_frames(samples)
@@ -78,7 +94,13 @@ def test_an_encoder(load, clip, name):
     assert abs(encoder.n_frames(16000 * 1000) / 1000 - encoder.frame_rate) < 0.01
 
     contract = encoder.contract
-    assert None not in (contract.encoder, contract.window, contract.normalisation, contract.sample_rate, contract.frame_rate)
+    assert None not in (
+        contract.encoder,
+        contract.window,
+        contract.normalisation,
+        contract.sample_rate,
+        contract.frame_rate,
+    )
     assert contract.layer == (2 if name in NETWORKS else None)
     assert (contract.n_units, contract.codebook) == (None, None)
     assert load(name).contract == contract

@@ -26,8 +26,8 @@ from textless.engine.store import Store
 from textless.errors import PipelineError, RowsFailedError, StepTypeError, StoreError
 from textless.steps import STEPS
 from textless.steps.common import units_identity
+from textless.types import UnitContract, Units
 from textless.units.dump import UnitRow
-from textless.units.types import UnitContract, Units
 
 RUNS: list[str] = []
 
@@ -158,7 +158,9 @@ def test_keys_are_equal_in_every_process():
     for seed in ("0", "random"):
         code = "import golden_keys; print(golden_keys.table(), end='')"
         env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT)])}
-        assert subprocess.check_output([sys.executable, "-c", code], env=env, text=True) == golden_keys.TABLE.read_text()
+        assert (
+            subprocess.check_output([sys.executable, "-c", code], env=env, text=True) == golden_keys.TABLE.read_text()
+        )
 
 
 def test_every_step_type_has_a_golden_key():
@@ -187,7 +189,9 @@ def test_a_field_added_later_changes_no_key_while_it_has_its_default():
 
 def test_rows_of_units_enter_keys_as_before():
     contract = UnitContract(encoder="mfcc", frame_rate=50.0, n_units=9)
-    row = UnitRow("a", Units([1, 2], [3, 4], contract), speaker="s", source="a.wav", offset=0, samples=7, extra={"x": 1})
+    row = UnitRow(
+        "a", Units([1, 2], [3, 4], contract), speaker="s", source="a.wav", offset=0, samples=7, extra={"x": 1}
+    )
     text = (
         "UnitContract(encoder='mfcc', layer=None, window=None, normalisation=None, transform=None, sample_rate=None, "
         "frame_rate=50.0, n_units=9, codebook=None)"
@@ -235,7 +239,9 @@ def test_file_hashes_are_remembered(text, store):
     (store.root / "hashes.json").write_text(json.dumps(known))
     assert Store(store.root).keys.of(text) != store.keys.of(text)
     size, mtime, _, _, digest = known[text.file]
-    (store.root / "hashes.json").write_text(json.dumps({text.file: [size, mtime, digest]}))  # as earlier versions wrote it
+    (store.root / "hashes.json").write_text(
+        json.dumps({text.file: [size, mtime, digest]})
+    )  # as earlier versions wrote it
     assert Store(store.root).keys.of(text) == store.keys.of(text)
 
 
@@ -317,7 +323,9 @@ def test_a_vanished_source_is_named(store, tmp_path):
         store.has(Upper(text=Text(file=str(tmp_path / "gone.txt"))))
 
 
-@pytest.mark.parametrize("name", sorted(name for name, step in STEPS.items() if any(f.name == "seed" for f in fields(step))))
+@pytest.mark.parametrize(
+    "name", sorted(name for name, step in STEPS.items() if any(f.name == "seed" for f in fields(step)))
+)
 def test_the_seed_of_every_step_enters_its_key(name, text):
     step = STEPS[name]
     needed = {f.name: Upper(text=text) for f in fields(step) if f.default is MISSING}
@@ -422,7 +430,10 @@ def test_two_processes_do_the_work_once(tmp_path):
         Store({str(tmp_path / "store")!r}).run(t.Rows(count=9))
         print(len(t.RUNS))
     """
-    children = [subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    children = [
+        subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     assert sorted(c.communicate()[0].strip() for c in children) == ["0", "1"]
 
 

@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from textless.vocoder.excitation import PERIOD, REST, Excitation
-from textless.vocoder.pitch import BINS_PER_OCTAVE, F0_BINS, HIGHEST, LOWEST, PitchPredictor, dequantise_f0, predicted_f0, quantise_f0
+from textless.vocoder.pitch import (
+    BINS_PER_OCTAVE,
+    F0_BINS,
+    HIGHEST,
+    LOWEST,
+    PitchPredictor,
+    dequantise_f0,
+    predicted_f0,
+    quantise_f0,
+)
 
 HOP, FRAME, N_FFT = 80, 160, 320
 
@@ -103,7 +112,11 @@ def test_noise_is_one_signal_that_repeats():
     assert float(signal.square().mean()) == pytest.approx(1, abs=0.1)
     np.testing.assert_allclose(excitation.spectra(signal[None])[0], around[0, 6:34], atol=1e-3)
     for twice, once, again in zip(
-        *(s.noise(torch.tensor(at), 5) for s, at in ((excitation, [3, 3 + PERIOD]), (excitation, [3]), (source(), [3]))), strict=True
+        *(
+            s.noise(torch.tensor(at), 5)
+            for s, at in ((excitation, [3, 3 + PERIOD]), (excitation, [3]), (source(), [3]))
+        ),
+        strict=True,
     ):
         assert torch.equal(twice[1:], once)
         assert torch.equal(again, once)

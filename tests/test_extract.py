@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from textless.audio import mel as logmel
+from textless.audio import mfcc
+from textless.audio.mel import normalise
 from textless.errors import AudioError, ModelError
-from textless.units import extract, logmel, mfcc
-from textless.units.extract import MARGIN, Extractor, windows
-from textless.units.hubert import EPSILON, PRESETS, Hubert, HubertConfig
-from textless.units.hubert_frames import n_frames
-from textless.units.logmel import normalise
+from textless.units.encoders import extract
+from textless.units.encoders.extract import MARGIN, Extractor, windows
+from textless.units.encoders.hubert import EPSILON, PRESETS, Hubert, HubertConfig
+from textless.units.encoders.hubert_frames import n_frames
 
 SMALL = {"conv_dim": 32, "dim": 64, "layers": 3, "heads": 4, "ffn_dim": 64, "pos_conv_kernel": 16, "pos_conv_groups": 4}
 BASE = HubertConfig(**SMALL)
@@ -60,7 +62,10 @@ def spectrogram(model, waveform):
     front = Extractor(model).front
     with torch.inference_mode():
         return front._mel(
-            extract._samples(lambda: [waveform], len(waveform)), 0, mfcc.n_frames(len(waveform)), front.measure(lambda: [waveform])
+            extract._samples(lambda: [waveform], len(waveform)),
+            0,
+            mfcc.n_frames(len(waveform)),
+            front.measure(lambda: [waveform]),
         )
 
 
@@ -97,7 +102,9 @@ def test_spectrogram(models, name, clip, samples, gain, offset):
     frames = np.lib.stride_tricks.sliding_window_view(x, mfcc.WINDOW)[:: mfcc.HOP] * np.hanning(mfcc.WINDOW)
     filters = logmel.mel_filters(config.n_mels).double().numpy()
     band = np.sqrt(np.square(np.abs(np.fft.rfft(frames, logmel.N_FFT))) @ filters)
-    rounding = 14 * 2**-24 * np.linalg.norm(frames, axis=1, keepdims=True) * np.sqrt(mfcc.WINDOW) * np.sqrt(filters.sum(0))
+    rounding = (
+        14 * 2**-24 * np.linalg.norm(frames, axis=1, keepdims=True) * np.sqrt(mfcc.WINDOW) * np.sqrt(filters.sum(0))
+    )
     floor = np.sqrt(1e-6)
     low, high = (2 * np.log(np.maximum(b, floor)) for b in (band - rounding, band + rounding))
     last = 4 * 2**-24 * np.abs(got).max()  # of the sum and the logarithm

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from conftest import ROOT
-from textless.audio import read_audio
+from textless.audio import f0
+from textless.audio.f0 import f0_cents_error, track_f0, voicing_error
+from textless.audio.io import read_audio
 from textless.errors import AudioError, DeviceError
-from textless.vocoder import f0
-from textless.vocoder.f0 import f0_cents_error, track_f0, voicing_error
 
 RATE, HOP = 16000, 320
 
@@ -171,7 +171,9 @@ def naive_track(wave: np.ndarray, frames: int, hop: int = HOP, fine: int = 2) ->
             scores = [(0, [])] if not paths else []
             for score, path in paths:
                 both = (octave is None) + (path[-1] is None)
-                scores.append((score - rate * (0.35 * abs(octave - path[-1]) if both == 0 else 0.14 if both == 1 else 0), path))
+                scores.append(
+                    (score - rate * (0.35 * abs(octave - path[-1]) if both == 0 else 0.14 if both == 1 else 0), path)
+                )
             score, path = max(scores, key=lambda pair: pair[0])
             longer.append((score + strength, [*path, octave]))
         paths = longer
@@ -190,7 +192,9 @@ def test_equals_the_naive_version(name, worse):
     (found,) = track_f0([wave])
     want = naive_track(wave.astype(np.float64), 50)
     assert 5 < (want > 0).sum() < 50
-    np.testing.assert_allclose(found, want, rtol=1e-3)  # what is at the Nyquist frequency counts otherwise between samples
+    np.testing.assert_allclose(
+        found, want, rtol=1e-3
+    )  # what is at the Nyquist frequency counts otherwise between samples
 
 
 @pytest.mark.parametrize(("hop", "fine"), [(80, 1), (441, 3), (640, 4), (200, 1)])
@@ -311,7 +315,16 @@ def test_bad_samples(bad):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"sample_rate": 0}, {"hop": 0}, {"low": 0}, {"low": math.nan}, {"low": 300}, {"high": 5000}, {"low": -60}, {"sample_rate": 1000}],
+    [
+        {"sample_rate": 0},
+        {"hop": 0},
+        {"low": 0},
+        {"low": math.nan},
+        {"low": 300},
+        {"high": 5000},
+        {"low": -60},
+        {"sample_rate": 1000},
+    ],
 )
 def test_bad_settings(wrong):
     with pytest.raises(AudioError, match="cannot track F0 from"):

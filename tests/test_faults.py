@@ -14,12 +14,12 @@ import fault_steps as faults
 import pytest
 from fault_steps import chain, contents, notes
 
-from textless import training
-from textless.engine.keep import damage
+from textless.engine.gc import damage
 from textless.engine.pipeline import Pipeline
 from textless.engine.shards import Pool
 from textless.engine.store import Store
 from textless.errors import StoreError, TrainingError
+from textless.training import loop as training
 
 SEED = int(os.environ.get("FAULTS_SEED", "0"))
 
@@ -199,7 +199,10 @@ def test_a_full_disk_is_told_in_one_line_and_nothing_is_half_made(reference, dis
         fill(disk, free)
         if (error := error_of(Store(root), step)) is None:
             break
-        assert error == f"{root}: No space left on device; run again when there is room, or give another place with --store"
+        assert (
+            error
+            == f"{root}: No space left on device; run again when there is room, or give another place with --store"
+        )
         assert sorted((root / "artefacts").glob("*")) == there
         check_whole(root)
         full += 1
@@ -324,7 +327,10 @@ def test_a_damaged_checkpoint_is_told_in_one_line_and_kept(reference, tmp_path, 
     checkpoint.write_bytes(whole[:length])
     with pytest.raises(TrainingError) as e:
         Store(root).run(step)
-    assert str(e.value) == f"{checkpoint}: this checkpoint is damaged; bring it back from a copy, or remove it to start over"
+    assert (
+        str(e.value)
+        == f"{checkpoint}: this checkpoint is damaged; bring it back from a copy, or remove it to start over"
+    )
     assert checkpoint.read_bytes() == whole[:length]
     if length:
         checkpoint.write_bytes(whole)

@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from conftest import ROOT
-from textless import fetch as module
+from textless.audio import fetch as module
+from textless.audio.fetch import fetch
 from textless.errors import ModelError
-from textless.fetch import fetch
-from textless.units.published import PUBLISHED, Published, fetch_codebook, fetch_encoder, published
+from textless.units.encoders.zoo import PUBLISHED, Published, fetch_codebook, fetch_encoder, published
 
 DATA = hashlib.shake_256(b"weights").digest(1_000_000)
 SHA = hashlib.sha256(DATA).hexdigest()
@@ -61,7 +61,10 @@ class Handler(BaseHTTPRequestHandler):
         if revision not in (None, "main", COMMIT):
             return self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
         if what == "tree":
-            body = [{"type": "file", "path": k, "size": len(v), "oid": hashlib.sha1(v).hexdigest()} for k, v in files.items()]
+            body = [
+                {"type": "file", "path": k, "size": len(v), "oid": hashlib.sha1(v).hexdigest()}
+                for k, v in files.items()
+            ]
         else:
             body = {"id": repo, "modelId": repo, "sha": COMMIT, "siblings": [{"rfilename": k} for k in files]}
         self.answer(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
@@ -140,7 +143,7 @@ def start(code, **env):
 
 
 def fetching(url):
-    return f"from textless.fetch import fetch\nprint(fetch({url!r}, sha256=None))"
+    return f"from textless.audio.fetch import fetch\nprint(fetch({url!r}, sha256=None))"
 
 
 # ---------------------------------------------------------------------------------------------------------- one file
@@ -224,7 +227,10 @@ def test_from_the_beginning_where_resuming_would_mix_two_files(server, change):
 
 def test_it_gives_up_when_nothing_more_comes(server):
     server.cuts = [1000] + [0] * 20
-    fails(r"cannot be fetched \(the connection ended after 1000 of 1000000 bytes\); try again, or copy the file to /", server.url)
+    fails(
+        r"cannot be fetched \(the connection ended after 1000 of 1000000 bytes\); try again, or copy the file to /",
+        server.url,
+    )
     assert len(server.requests) == module.TRIES
     server.ranges, server.requests, server.cuts = False, [], [1000] * 20
     fails("the connection ended", server.url)
@@ -276,7 +282,9 @@ def test_a_file_copied_by_hand_is_checked(server, monkeypatch):
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
 def test_offline_makes_no_connection(server, monkeypatch, variable):
     monkeypatch.setenv(variable, "on")
-    message = fails(f"^km.bin is not in the cache and {variable} is set: unset {variable} or copy {server.url} to /", server.url)
+    message = fails(
+        f"^km.bin is not in the cache and {variable} is set: unset {variable} or copy {server.url} to /", server.url
+    )
     assert message.endswith("/km.bin")
     assert server.requests == []
     monkeypatch.setenv(variable, "0")
@@ -374,7 +382,11 @@ def test_a_length_that_is_no_number_counts_as_none(cache, length):
 
 def test_no_more_is_read_than_the_stated_size(cache):
     with saying(answer(DATA + b"x")) as url:
-        fails("sends more than the 1000000 bytes that are expected; the file at this address was replaced", url, size=len(DATA))
+        fails(
+            "sends more than the 1000000 bytes that are expected; the file at this address was replaced",
+            url,
+            size=len(DATA),
+        )
     chunked = b"".join(b"%x\r\n%s\r\n" % (len(DATA), DATA) for _ in range(3)) + b"0\r\n\r\n"
     with saying(answer(chunked, "Transfer-Encoding: chunked", f"Content-Length: {len(DATA)}")) as url:
         fails("sends more than the 1000000 bytes", url)
@@ -395,7 +407,12 @@ def test_chunks_of_no_length_or_of_any(cache, size):
     assert "km.bin" not in kept(cache)
 
 
-PAGES = {"empty": b"", "html": b"<!DOCTYPE html>\n<p>Sign in", "mark": b"\xef\xbb\xbf\r\n <HTML>", "xml": b"<?xml version='1.0'?><Error/>"}
+PAGES = {
+    "empty": b"",
+    "html": b"<!DOCTYPE html>\n<p>Sign in",
+    "mark": b"\xef\xbb\xbf\r\n <HTML>",
+    "xml": b"<?xml version='1.0'?><Error/>",
+}
 
 
 @pytest.mark.parametrize("body", PAGES.values(), ids=PAGES)
@@ -427,7 +444,10 @@ def test_a_redirect_from_https_to_http_is_refused_and_from_http_to_http_is_not(s
     request = urllib.request.Request("https://host/km.bin")
     with pytest.raises(urllib.error.URLError, match=r"redirected to http://host/km\.bin, which is not https"):
         redirects.redirect_request(request, None, 302, "", {}, "http://host/km.bin")
-    assert redirects.redirect_request(request, None, 302, "", {}, "https://other/km.bin").full_url == "https://other/km.bin"
+    assert (
+        redirects.redirect_request(request, None, 302, "", {}, "https://other/km.bin").full_url
+        == "https://other/km.bin"
+    )
     with saying(answer(b"", "Location: ftp://127.0.0.1/km.bin", status="302 Found")) as url:
         fails(r"redirected to ftp://127\.0\.0\.1/km\.bin, which is not https", url)
     with saying(answer(b"", f"Location: {server.url}", status="302 Found")) as url:
@@ -438,7 +458,10 @@ def test_a_redirect_from_https_to_http_is_refused_and_from_http_to_http_is_not(s
 
 @pytest.mark.parametrize("tag", ['"\xff"', "a\x01b", '"' + "x" * 9000 + '"'])
 def test_a_tag_that_no_header_can_hold_is_not_kept(cache, tag):
-    with saying(answer(DATA[:1000], f"ETag: {tag}", f"Content-Length: {len(DATA)}"), answer(DATA, f"Content-Length: {len(DATA)}")) as url:
+    with saying(
+        answer(DATA[:1000], f"ETag: {tag}", f"Content-Length: {len(DATA)}"),
+        answer(DATA, f"Content-Length: {len(DATA)}"),
+    ) as url:
         assert fetch(url, sha256=SHA).read_bytes() == DATA
 
 
@@ -480,7 +503,12 @@ def test_a_repository_of_the_hub(server, tmp_path):
     server.repositories = {
         "owner/safe": {**common, "preprocessor_config.json": b"{}", "model.safetensors": DATA},
         "owner/old": common,
-        "owner/split": {**common, "model.safetensors.index.json": index, "model-1.safetensors": b"a", "model-2.safetensors": b"b"},
+        "owner/split": {
+            **common,
+            "model.safetensors.index.json": index,
+            "model-1.safetensors": b"a",
+            "model-2.safetensors": b"b",
+        },
         "owner/text": {"README.md": b"#"},
         "owner/gated": common,
     }
@@ -510,7 +538,10 @@ def test_a_repository_of_the_hub(server, tmp_path):
     before = len(server.requests)
     *again, gone = hub(home, at, *there, ("owner/new", None))
     assert again == whole
-    assert re.match(rf"{at}/owner/new: cannot be fetched \(.*[Cc]onnection refused.*\); try again, or give the folder of a copy$", gone)
+    assert re.match(
+        rf"{at}/owner/new: cannot be fetched \(.*[Cc]onnection refused.*\); try again, or give the folder of a copy$",
+        gone,
+    )
     *again, gone = hub(home, at, *there, ("owner/new", None), HF_HUB_OFFLINE="1")
     assert again == whole
     assert gone == (
@@ -532,7 +563,11 @@ def test_an_entry_is_complete(name):
     for digest, of in ((entry.encoder_sha256, entry.encoder), (entry.codebook_sha256, entry.codebook)):
         assert digest is None or (re.fullmatch("[0-9a-f]{64}", digest) and of.startswith("https://"))
     for url in (entry.source, entry.codebook, entry.encoder):
-        assert url is None or url.startswith("https://") or (url == entry.encoder and re.fullmatch(r"[\w.-]+/[\w.-]+", url))
+        assert (
+            url is None
+            or url.startswith("https://")
+            or (url == entry.encoder and re.fullmatch(r"[\w.-]+/[\w.-]+", url))
+        )
     assert entry.revision is None or (re.fullmatch("[0-9a-f]{40}", entry.revision) and "://" not in entry.encoder)
     assert (entry.codebook is None) == (entry.n_units is None) == ("/" not in name)
     if entry.codebook:
@@ -543,7 +578,8 @@ def test_an_entry_is_complete(name):
 
 
 @pytest.mark.parametrize(
-    "index", ["", "{", "[]", "[" * 100_000, '{"weight_map": 5}', '{"weight_map": {"a": 5}}', '{"weight_map": {"a": "x"}}']
+    "index",
+    ["", "{", "[]", "[" * 100_000, '{"weight_map": 5}', '{"weight_map": {"a": 5}}', '{"weight_map": {"a": "x"}}'],
 )
 def test_a_damaged_index_is_not_whole(tmp_path, index):
     (tmp_path / "config.json").write_text("{}")

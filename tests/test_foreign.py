@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from textless.errors import AudioError, ModelError
-from textless.units.foreign import MODELS, load_foreign
-from textless.units.hubert_frames import n_frames
+from textless.units.encoders.hubert_frames import n_frames
+from textless.units.encoders.transformers import MODELS, load_foreign
 
 transformers = pytest.importorskip("transformers")
 
@@ -16,7 +16,12 @@ TRUNK = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "i
 # 16 channels a group: with fewer, and a kernel of 16, the bfloat16 convolution of oneDNN is wrong on processors with AMX (torch 2.13).
 WAVE = {**TRUNK, "conv_dim": (16,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2}
 LARGE = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
-DATA2VEC = {**WAVE, "num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 5, "do_stable_layer_norm": True}  # a field it does not read
+DATA2VEC = {
+    **WAVE,
+    "num_conv_pos_embeddings": 2,
+    "conv_pos_kernel_size": 5,
+    "do_stable_layer_norm": True,
+}  # a field it does not read
 W2V_BERT = {**TRUNK, "conv_depthwise_kernel_size": 5, "output_hidden_size": 32}
 STRIDE_640 = {"conv_dim": (16,) * 8, "conv_kernel": (10, 3, 3, 3, 3, 2, 2, 2), "conv_stride": (5, 2, 2, 2, 2, 2, 2, 2)}
 
@@ -38,7 +43,10 @@ VARIANTS = {
     "w2v-bert": ("wav2vec2-bert", W2V_BERT),
     "w2v-bert-relative": ("wav2vec2-bert", {**W2V_BERT, "position_embeddings_type": "relative"}),
     "w2v-bert-rotary": ("wav2vec2-bert", {**W2V_BERT, "position_embeddings_type": "rotary"}),
-    "w2v-bert-adapter": ("wav2vec2-bert", {**W2V_BERT, "add_adapter": True, "use_intermediate_ffn_before_adapter": True}),
+    "w2v-bert-adapter": (
+        "wav2vec2-bert",
+        {**W2V_BERT, "add_adapter": True, "use_intermediate_ffn_before_adapter": True},
+    ),
 }
 ONE_OF_EACH = ["wav2vec2-large", "wavlm-base", "data2vec", "unispeech", "unispeech-sat", "distilhubert", "w2v-bert"]
 
@@ -91,7 +99,9 @@ def theirs(folder, waveform):
         top = model.encoder.layers[-1].register_forward_hook(lambda module, given, out: outputs.append(out))
         hidden = model(**inputs, output_hidden_states=True).hidden_states
         top.remove()
-    last = outputs[0][0] if isinstance(outputs[0], tuple) else outputs[0]  # hidden_states[-1] may have the final norm on top
+    last = (
+        outputs[0][0] if isinstance(outputs[0], tuple) else outputs[0]
+    )  # hidden_states[-1] may have the final norm on top
     return [h[0, :frames].numpy() for h in (*hidden[1:-1], last)]
 
 
@@ -140,7 +150,9 @@ def test_frame_count(folders, name):
             assert encoder.n_frames(samples) == n_frames(samples)
     assert encoder.n_frames(window - 1) == encoder.n_frames(0) == 0
     for samples in (window - 1, 0):
-        with pytest.raises(AudioError, match=rf"^{samples} samples are shorter than one frame \({window} samples at 16 kHz\)$"):
+        with pytest.raises(
+            AudioError, match=rf"^{samples} samples are shorter than one frame \({window} samples at 16 kHz\)$"
+        ):
             encoder.encode_one(noise[:samples])
 
 
@@ -148,7 +160,9 @@ def test_frame_count(folders, name):
 def test_hash_is_of_what_the_output_depends_on(copy, name):
     folder = copy(name)
     names = sorted(load_file(folder / "model.safetensors"))
-    above, below, front = (next(n for n in names if n.startswith(p)) for p in ("encoder.layers.2.", "encoder.layers.1.", "feature_"))
+    above, below, front = (
+        next(n for n in names if n.startswith(p)) for p in ("encoder.layers.2.", "encoder.layers.1.", "feature_")
+    )
     first = load_foreign(folder, 2).contract
     assert (first.layer, first.window, first.sample_rate, len(first.encoder)) == (2, 0.0, 16000, 64)
     change(folder, above)
@@ -192,7 +206,14 @@ def test_a_list_is_its_members_alone(folders, clip, name):
 
 @pytest.mark.parametrize(
     "head",
-    ["Wav2Vec2ForCTC", "Wav2Vec2ForPreTraining", "WavLMForCTC", "Data2VecAudioForCTC", "UniSpeechSatForPreTraining", "Wav2Vec2BertForCTC"],
+    [
+        "Wav2Vec2ForCTC",
+        "Wav2Vec2ForPreTraining",
+        "WavLMForCTC",
+        "Data2VecAudioForCTC",
+        "UniSpeechSatForPreTraining",
+        "Wav2Vec2BertForCTC",
+    ],
 )
 def test_a_head_is_left_out(tmp_path, clip, head):
     cls = getattr(transformers, head)
@@ -218,7 +239,11 @@ def test_sharded_weights(folders, tmp_path, clip):
     next(tmp_path.glob("model-00002*")).unlink()
     with pytest.raises(ModelError, match=r"model-00002.* is missing"):
         load_foreign(tmp_path, 2)
-    settings(tmp_path, "model.safetensors.index.json", weight_map=dict.fromkeys(index["weight_map"], "../elsewhere.safetensors"))
+    settings(
+        tmp_path,
+        "model.safetensors.index.json",
+        weight_map=dict.fromkeys(index["weight_map"], "../elsewhere.safetensors"),
+    )
     with pytest.raises(ModelError, match=r"'\.\./elsewhere\.safetensors' is not a file of this folder"):
         load_foreign(tmp_path, 2)
 
@@ -227,7 +252,10 @@ def test_old_names_half_precision_and_defaults_of_the_file(copy, clip):
     folder = copy("wav2vec2-base")
     want, tensors = load_foreign(folder, 3), load_file(folder / "model.safetensors")
     stem = "encoder.pos_conv_embed.conv."
-    for new, old in (("parametrizations.weight.original0", "weight_g"), ("parametrizations.weight.original1", "weight_v")):
+    for new, old in (
+        ("parametrizations.weight.original0", "weight_g"),
+        ("parametrizations.weight.original1", "weight_v"),
+    ):
         tensors[stem + old] = tensors.pop(stem + new)
     save_file(tensors, folder / "model.safetensors")
     assert load_foreign(folder, 3).contract == want.contract
@@ -259,11 +287,15 @@ def test_normalisation(copy, clip):
     encoder = load_foreign(base, 1)
     assert (encoder.contract.normalisation, encoder.sample_rate, encoder.frame_rate) == ("zscore_1e-7", 16000, 50.0)
     assert load_foreign(large, 1).contract.normalisation == "none"
-    want = transformers.Wav2Vec2FeatureExtractor()(clip + 0.1, sampling_rate=16000, return_tensors="np")["input_values"][0]
+    want = transformers.Wav2Vec2FeatureExtractor()(clip + 0.1, sampling_rate=16000, return_tensors="np")[
+        "input_values"
+    ][0]
     assert np.abs(encoder.front(clip + np.float32(0.1)) - want).max() < 1e-6 * np.abs(want).max()
     explicit = load_foreign(large, 1, normalisation="layer_norm_1e-5")
     wave = torch.from_numpy(clip)
-    np.testing.assert_allclose(explicit.front(clip), torch.nn.functional.layer_norm(wave, wave.shape, eps=1e-5), atol=1e-5)
+    np.testing.assert_allclose(
+        explicit.front(clip), torch.nn.functional.layer_norm(wave, wave.shape, eps=1e-5), atol=1e-5
+    )
     assert np.isfinite(explicit.encode_one(np.zeros(800, np.float32))).all()
     with pytest.raises(ModelError, match=r"normalisation is 'zscore'; known: none, layer_norm_1e-5, zscore_1e-7"):
         load_foreign(base, 1, normalisation="zscore")
@@ -293,7 +325,9 @@ def test_weights_must_fit(copy, name):
     change(folder, below, None)
     with pytest.raises(ModelError, match=rf"missing: {below}"):
         load_foreign(folder, 2)
-    save_file({"encoder.extra": torch.zeros(1), **load_file(folder / "model.safetensors")}, folder / "model.safetensors")
+    save_file(
+        {"encoder.extra": torch.zeros(1), **load_file(folder / "model.safetensors")}, folder / "model.safetensors"
+    )
     with pytest.raises(ModelError, match=r"unexpected: encoder\.extra"):
         load_foreign(folder, 1)
 
@@ -314,7 +348,9 @@ def test_bad_input(copy, tmp_path, clip):
     with pytest.raises(ModelError, match="its configuration describes no wav2vec2 that can be built"):
         load_foreign(folder, 1)
     settings(folder, model_type="bert")
-    with pytest.raises(ModelError, match=r"holds a 'bert' model, .*; known: data2vec-audio, hubert, unispeech, .*wavlm$"):
+    with pytest.raises(
+        ModelError, match=r"holds a 'bert' model, .*; known: data2vec-audio, hubert, unispeech, .*wavlm$"
+    ):
         load_foreign(folder, 1)
     with pytest.raises(ModelError, match=r"not a model folder \(config\.json is missing\)"):
         load_foreign(tmp_path / "nowhere", 1)

@@ -67,7 +67,9 @@ def test_a_sample_is_uniform(tmp_path):
 def test_a_sample_takes_the_memory_of_itself_and_a_shard(tmp_path):
     rng = np.random.default_rng(0)
     for k in range(12):
-        write_frames(tmp_path / f"{k}", [(f"{k}-{i}", rng.standard_normal((1000, 64), np.float32)) for i in range(10)], dim=64)
+        write_frames(
+            tmp_path / f"{k}", [(f"{k}-{i}", rng.standard_normal((1000, 64), np.float32)) for i in range(10)], dim=64
+        )
     tracemalloc.start()
     sample = sample_frames(find_shards(tmp_path), 4000)
     peak = tracemalloc.get_traced_memory()[1]
@@ -83,7 +85,10 @@ def test_pairs_are_of_the_same_places(tmp_path):
     assert len(pairs) == 6
     assert all(np.array_equal(a[:, :1] * 2, b) for a, b in pairs)
     shards(tmp_path / "short", [(name, frames[1:]) for name, frames in rows(6)], 2)
-    with pytest.raises(TrainingError, match=r"'row-0' has 50 frames in .*a but 49 frames in .*short; both must be made of the same audio"):
+    with pytest.raises(
+        TrainingError,
+        match=r"'row-0' has 50 frames in .*a but 49 frames in .*short; both must be made of the same audio",
+    ):
         list(read_pairs(tmp_path / "a", tmp_path / "short"))
     shards(tmp_path / "more", rows(8), 2)
     with pytest.raises(TrainingError, match="row-6"):
@@ -115,7 +120,9 @@ def test_bad_frames(tmp_path):
     with pytest.raises(TrainingError, match="row 'row-0' stands twice"):
         sample_frames([*good, good[0]], 10)
     write_frames(tmp_path / "wide", [("w", np.zeros((5, 3), np.float32))], dim=3)
-    with pytest.raises(TrainingError, match=r"wide: frames of 3 dimensions, but 2 in .*; they are of different encoders"):
+    with pytest.raises(
+        TrainingError, match=r"wide: frames of 3 dimensions, but 2 in .*; they are of different encoders"
+    ):
         sample_frames([*good, tmp_path / "wide"], 10)
     bad = rows()
     bad[4][1][7] = np.nan

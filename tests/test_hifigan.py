@@ -12,10 +12,10 @@ import torch.nn.functional as F
 
 from conftest import GOLDEN
 from textless.errors import ContractError, ModelError
-from textless.units.types import UnitContract, Units
-from textless.vocoder import generator
-from textless.vocoder.generator import Convolution, Upsampling, few_products
-from textless.vocoder.hifigan import load_hifigan
+from textless.types import UnitContract, Units
+from textless.vocoder.hifigan import generator
+from textless.vocoder.hifigan.generator import Convolution, Upsampling, few_products
+from textless.vocoder.hifigan.model import load_hifigan
 
 # 64 channels and kernel 11 are enough for `few_products`; the other convolutions are direct
 CONFIG = {
@@ -123,10 +123,15 @@ class Naive:
         self.s = {k: v.double() for k, v in torch.load(path)["generator"].items()}
 
     def weight(self, name: str) -> torch.Tensor:
-        for gain, direction in (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1")):
+        for gain, direction in (
+            ("weight_g", "weight_v"),
+            ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+        ):
             if f"{name}.{gain}" in self.s:
                 v = self.s[f"{name}.{direction}"]
-                return torch.stack([g * row / row.square().sum().sqrt() for g, row in zip(self.s[f"{name}.{gain}"], v, strict=True)])
+                return torch.stack(
+                    [g * row / row.square().sum().sqrt() for g, row in zip(self.s[f"{name}.{gain}"], v, strict=True)]
+                )
         return self.s[f"{name}.weight"]
 
     def conv(self, name: str, x: torch.Tensor, dilation: int = 1, **options) -> torch.Tensor:
@@ -139,7 +144,11 @@ class Naive:
         c, x = self.c, self.conv("conv_pre", x)
         for i, (rate, kernel) in enumerate(zip(c["upsample_rates"], c["upsample_kernel_sizes"], strict=True)):
             x = F.conv_transpose1d(
-                F.leaky_relu(x, 0.1), self.weight(f"ups.{i}"), self.s[f"ups.{i}.bias"], stride=rate, padding=(kernel - rate) // 2
+                F.leaky_relu(x, 0.1),
+                self.weight(f"ups.{i}"),
+                self.s[f"ups.{i}.bias"],
+                stride=rate,
+                padding=(kernel - rate) // 2,
             )
             total = torch.zeros_like(x)
             for j, steps in enumerate(c["resblock_dilation_sizes"]):
@@ -160,14 +169,21 @@ class Naive:
 
     def code(self, f0: torch.Tensor) -> torch.Tensor:
         """(T,) → (1, dim, T / 8)."""
-        p, base, x = self.c["f0_quantizer"]["f0_encoder_params"], "quantizer.encoder.level_blocks.0.model", f0[None, None]
+        p, base, x = (
+            self.c["f0_quantizer"]["f0_encoder_params"],
+            "quantizer.encoder.level_blocks.0.model",
+            f0[None, None],
+        )
         for i in range(p["downs_t"][0]):
             x = self.conv(f"{base}.{i}.0", x, stride=2, padding=1)
             for j in range(p["depth"]):
                 z = self.conv(f"{base}.{i}.1.model.{j}.model.1", F.relu(x), 3**j)
                 x = x + self.conv(f"{base}.{i}.1.model.{j}.model.3", F.relu(z))
         x = self.conv(f"{base}.{p['downs_t'][0]}", x)[0].T
-        nearest = [min(range(6), key=lambda k, row=row: float((row - self.s["quantizer.vq.level_blocks.0.k"][k]).norm())) for row in x]
+        nearest = [
+            min(range(6), key=lambda k, row=row: float((row - self.s["quantizer.vq.level_blocks.0.k"][k]).norm()))
+            for row in x
+        ]
         assert len(set(nearest)) > 1, "the codes say nothing"
         return self.s["f0_dict.weight"][nearest].T[None]
 
@@ -261,7 +277,8 @@ def test_few_products_are_a_correlation(tile, kernel):
 
 @pytest.mark.parametrize("dilation", [1, 3, 5])
 @pytest.mark.parametrize(
-    ("outside", "inside", "kernel", "tiled"), [(64, 70, 11, True), (70, 70, 7, True), (70, 70, 3, False), (1, 8, 7, False)]
+    ("outside", "inside", "kernel", "tiled"),
+    [(64, 70, 11, True), (70, 70, 7, True), (70, 70, 3, False), (1, 8, 7, False)],
 )
 def test_both_ways_of_a_convolution(outside, inside, kernel, tiled, dilation):
     torch.manual_seed(0)
@@ -272,7 +289,11 @@ def test_both_ways_of_a_convolution(outside, inside, kernel, tiled, dilation):
         x = torch.randn(frames, inside)
         before = x.clone()
         y = F.conv1d(
-            F.leaky_relu(x, 0.1).T[None].double(), weight.double(), bias.double(), padding=(kernel - 1) * dilation // 2, dilation=dilation
+            F.leaky_relu(x, 0.1).T[None].double(),
+            weight.double(),
+            bias.double(),
+            padding=(kernel - 1) * dilation // 2,
+            dilation=dilation,
         )
         torch.testing.assert_close(convolution(x), y[0].T.float(), atol=2e-6 * float(y.abs().max()), rtol=0)
         assert torch.equal(x, before)
@@ -319,7 +340,9 @@ def test_a_row_does_not_hear_its_batch(tmp_path):
 # ---------------------------------------------------------------------------------------------------------- variants
 
 
-@pytest.mark.parametrize("names", [("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1")])
+@pytest.mark.parametrize(
+    "names", [("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1")]
+)
 @pytest.mark.parametrize("kind", ["1", "2"])
 def test_residual_blocks_and_weight_norm_of_either_kind(tmp_path, names, kind):
     path = make(tmp_path, names, kind, resblock=1)  # what the configuration says of the kind is not asked
@@ -330,7 +353,8 @@ def test_weights_without_weight_norm(tmp_path):
     path = make(tmp_path)
     naive = Naive(path)
     folded = {
-        k.replace("weight_v", "weight"): naive.weight(k[:-9]).float() if k.endswith("weight_v") else v.float() for k, v in naive.s.items()
+        k.replace("weight_v", "weight"): naive.weight(k[:-9]).float() if k.endswith("weight_v") else v.float()
+        for k, v in naive.s.items()
     }
     torch.save({"generator": {k: v for k, v in folded.items() if not k.endswith("weight_g")}}, path)
     same(load_hifigan(path).resynth(units_of(30)), naive(units_of(30)))
@@ -343,7 +367,8 @@ def test_speakers_and_styles(tmp_path):
     for speaker, style in ((0, 0), (4, 1), (2, 2)):
         same(model.resynth(units, speaker=speaker, style=style), naive(units, speaker=speaker, style=style))
         np.testing.assert_array_equal(
-            model.resynth(units, speaker=str(speaker), style=str(style)), model.resynth(units, speaker=speaker, style=style)
+            model.resynth(units, speaker=str(speaker), style=str(style)),
+            model.resynth(units, speaker=speaker, style=style),
         )
     assert np.abs(naive(units, speaker=1) - naive(units, style=1)).max() > 0.1
     np.testing.assert_array_equal(model.resynth(units), model.resynth(units, speaker=0, style=0))
@@ -420,7 +445,9 @@ def test_f0_in_codes(tmp_path):
 
 def test_f0_that_is_not_there(tmp_path):
     model, units = load_hifigan(make(tmp_path, f0=True, code_hop_size=80)), units_of(5)
-    with pytest.raises(ModelError, match=r"needs f0 \(Hz, 0 where unvoiced\): 5 values, one a unit, or 20; given: none"):
+    with pytest.raises(
+        ModelError, match=r"needs f0 \(Hz, 0 where unvoiced\): 5 values, one a unit, or 20; given: none"
+    ):
         model.resynth(units)
     for wrong in (np.ones(7), np.ones((1, 5))):
         with pytest.raises(ModelError, match="given: shape"):
@@ -435,7 +462,9 @@ def test_f0_that_is_not_there(tmp_path):
 
 
 def test_predicted_durations(tmp_path):
-    path = make(tmp_path, dur_predictor_params={"encoder_embed_dim": 8, "var_pred_hidden_dim": 6, "var_pred_kernel_size": 3})
+    path = make(
+        tmp_path, dur_predictor_params={"encoder_embed_dim": 8, "var_pred_hidden_dim": 6, "var_pred_kernel_size": 3}
+    )
     state = torch.load(path)["generator"]
     state["dur_predictor.proj.weight"] *= 0
     state["dur_predictor.proj.bias"] = torch.tensor([1.3])  # exp(1.3) - 1 = 2.67
@@ -444,7 +473,9 @@ def test_predicted_durations(tmp_path):
     units = Units(np.array([1, 4, 4, 2]), np.array([3, 1, 2, 5]), model.contract)
     # of Units the runs are joined (1, 4, 2), a bare array is taken literally
     np.testing.assert_array_equal(model.resynth(units, durations="predict"), model.resynth(np.repeat([1, 4, 2], 3)))
-    np.testing.assert_array_equal(model.resynth([1, 4, 4, 2], durations="predict"), model.resynth(np.repeat([1, 4, 4, 2], 3)))
+    np.testing.assert_array_equal(
+        model.resynth([1, 4, 4, 2], durations="predict"), model.resynth(np.repeat([1, 4, 4, 2], 3))
+    )
     np.testing.assert_array_equal(model.resynth(units), model.resynth(units.frames()))
 
 
@@ -497,12 +528,21 @@ def test_where_the_configuration_is(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_embeddings": 21}, r"dict.weight is \(20, 8\) where .*config.json asks for \(21, 8\); are they of one model"),
+        (
+            {"num_embeddings": 21},
+            r"dict.weight is \(20, 8\) where .*config.json asks for \(21, 8\); are they of one model",
+        ),
         ({"upsample_initial_channel": 64}, r"conv_pre.weight is \(128, 8, 7\)"),
         ({"upsample_kernel_sizes": [11, 12]}, r"ups.1.weight is"),
         ({"resblock_kernel_sizes": [3, 7]}, r"resblocks.1.convs1.0.weight is \(64, 64, 11\)"),
-        ({"resblock_dilation_sizes": [[1, 3], [1, 3, 5]]}, r"has no resblocks.1.convs1.2.weight, for which .*config.json asks"),
-        ({"resblock_dilation_sizes": [[1, 3], [1]]}, r"has resblocks.1.convs1.1.bias, for which .*config.json does not ask"),
+        (
+            {"resblock_dilation_sizes": [[1, 3], [1, 3, 5]]},
+            r"has no resblocks.1.convs1.2.weight, for which .*config.json asks",
+        ),
+        (
+            {"resblock_dilation_sizes": [[1, 3], [1]]},
+            r"has resblocks.1.convs1.1.bias, for which .*config.json does not ask",
+        ),
         ({"resblock_dilation_sizes": [[1, 3]]}, "not as many resblock_dilation_sizes"),
         ({"resblock_dilation_sizes": [[1, 3], 5]}, "resblock_dilation_sizes is '5' where a list of whole numbers"),
         ({"upsample_rates": [5, 2], "code_hop_size": 10, "upsample_kernel_sizes": [11, 7]}, "do not give whole"),
@@ -557,10 +597,16 @@ def test_damaged_checkpoints(tmp_path):
         ({"model": state}, 'no "generator"'),
         ([state], 'no "generator"'),
         ({"generator": {**state, "dict.weight": [1, 2]}}, "dict.weight is not a tensor"),
-        ({"generator": {**state, "dict.weight": state["dict.weight"] * float("nan")}}, "dict.weight holds values that are not numbers"),
+        (
+            {"generator": {**state, "dict.weight": state["dict.weight"] * float("nan")}},
+            "dict.weight holds values that are not numbers",
+        ),
         ({"generator": {**state, "f0_dict.weight": state["dict.weight"]}}, "has f0_dict.weight, for which"),
         ({"generator": {k: v for k, v in state.items() if k != "conv_post.bias"}}, "has no conv_post.bias"),
-        ({"generator": {k: v for k, v in state.items() if k != "conv_pre.weight_v"}}, "conv_pre.weight_v is missing or does not fit"),
+        (
+            {"generator": {k: v for k, v in state.items() if k != "conv_pre.weight_v"}},
+            "conv_pre.weight_v is missing or does not fit",
+        ),
         ({"generator": {**state, "ups.0.weight_g": torch.ones(64, 1, 1)}}, "ups.0.weight_v is missing or does not fit"),
     ):
         torch.save(content, path)

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from textless.audio.mel import FLOOR, log_mel, mel_filters, normalise
 from textless.errors import AudioError, ModelError
-from textless.units.encode import HubertEncoder, encoder_hash, load_encoder, save_encoder
-from textless.units.hubert import CONV_KERNELS, CONV_STRIDES, PRESETS, Hubert, HubertConfig
-from textless.units.hubert_frames import n_frames
-from textless.units.logmel import FLOOR, log_mel, mel_filters, normalise
+from textless.units.encoders.hubert import CONV_KERNELS, CONV_STRIDES, PRESETS, Hubert, HubertConfig
+from textless.units.encoders.hubert_encoder import HubertEncoder, encoder_hash, save_encoder
+from textless.units.encoders.hubert_frames import n_frames
+from textless.units.encoders.load import load_encoder
 
 SMALL = {"conv_dim": 32, "dim": 48, "layers": 3, "heads": 4, "ffn_dim": 64, "pos_conv_kernel": 16, "pos_conv_groups": 4}
 BASE = HubertConfig(**SMALL)
@@ -50,7 +51,9 @@ def test_equals_transformers_layer_by_layer(config, clip):
             continue  # the last hidden state of transformers has the final norm on top
         want = hidden[layer][0].numpy()
         assert np.abs(ours[layer - 1][0].numpy() - want).max() < 1e-5 * np.abs(want).max()
-    torch.testing.assert_close(final[0], reference(model.prepare(wave)[None]).last_hidden_state[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        final[0], reference(model.prepare(wave)[None]).last_hidden_state[0], rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("config", [BASE, PRESETS["nano"]], ids=["conv", "logmel"])

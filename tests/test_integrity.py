@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from test_keep import Node, Rows
 
-from textless.engine import keep
+from textless.engine import gc as keep
 from textless.engine.hashes import FileHashes
 from textless.engine.manifest import Digests, parse_manifest, read_manifest
 from textless.engine.pipeline import Pipeline
@@ -38,7 +38,11 @@ def flip(path: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json"}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and p.name != "manifest.json"
+    }
 
 
 def rows(count: int = 100) -> Pipeline:
@@ -54,7 +58,9 @@ def test_a_shard_carries_the_hashes_of_its_files(store):
         about = json.loads((shard / "shard.json").read_text())
         assert about["sha256"] == {".": hashlib.sha256((shard / "result").read_bytes()).hexdigest()}
     (store.root / "shards").rename(store.root / "away")
-    assert {p.read_bytes() for p in (folder / "data").iterdir()} == {(s / "result").read_bytes() for s in (store.root / "away").iterdir()}
+    assert {p.read_bytes() for p in (folder / "data").iterdir()} == {
+        (s / "result").read_bytes() for s in (store.root / "away").iterdir()
+    }
 
 
 def test_a_turned_bit_is_not_linked_back(store):
@@ -73,7 +79,9 @@ def test_only_the_damaged_shard_is_made_again(store, monkeypatch):
     want, done, shard = contents(folder), [], Rows.shard
     flip(folder / "data" / "3.txt")
     shutil.rmtree(folder)
-    monkeypatch.setattr(Rows, "shard", lambda self, tools, some, out: (done.append(out), shard(self, tools, some, out))[1])
+    monkeypatch.setattr(
+        Rows, "shard", lambda self, tools, some, out: (done.append(out), shard(self, tools, some, out))[1]
+    )
     assert contents(rows(500).run(Store(store.root), ["rows"])["rows"]) == want
     assert len(done) == 1
 
@@ -84,7 +92,9 @@ def test_a_disk_that_never_gives_back_what_was_written_is_told(store, monkeypatc
             return hashlib.sha256(os.urandom(8)).hexdigest()
 
     monkeypatch.setattr("textless.engine.job.Digests", Failing)
-    with pytest.raises(StoreError, match=r"shards: shards are gone or damaged as soon as they are made; check the disk"):
+    with pytest.raises(
+        StoreError, match=r"shards: shards are gone or damaged as soon as they are made; check the disk"
+    ):
         rows().run(store, ["rows"])
 
 
@@ -99,7 +109,15 @@ def test_a_shard_of_an_older_version_has_no_hashes_and_serves(store):
     assert read_manifest(folder)["amount"] == 0
 
 
-ABOUTS = ["", "[]", "null", "{}", '{"failures": 5, "sizes": {}}', '{"failures": [1], "sizes": {}}', '{"failures": [], "sizes": []}']
+ABOUTS = [
+    "",
+    "[]",
+    "null",
+    "{}",
+    '{"failures": 5, "sizes": {}}',
+    '{"failures": [1], "sizes": {}}',
+    '{"failures": [], "sizes": []}',
+]
 ABOUTS += ['{"failures": [], "sizes": {".": 1}, "sha256": {}}', "[" * 100_000]
 
 
@@ -117,7 +135,10 @@ def test_a_damaged_shard_json(store, about):
 
 def test_verify_reads_shards_too_each_file_once(textless_command, store, monkeypatch):
     folder = rows().run(store, ["rows"])["rows"]
-    assert textless_command("verify", "--store", store.root)[::2] == (0, "0 of 2 artefacts and 0 of 2 shards are damaged\n")
+    assert textless_command("verify", "--store", store.root)[::2] == (
+        0,
+        "0 of 2 artefacts and 0 of 2 shards are damaged\n",
+    )
     read, digest = [], hashlib.file_digest
     monkeypatch.setattr(hashlib, "file_digest", lambda f, kind: read.append(f.name) or digest(f, kind))
     textless_command("verify", "--store", store.root)
@@ -244,7 +265,8 @@ def test_a_manifest_of_the_year_9999_is_none(store, manifest):
 
 
 @pytest.mark.parametrize(
-    "files", [["sum"], {"../sum": 1}, {"/etc/passwd": 1}, {"sum": "1"}, {"sum": -1}, {"sum": {"size": 1}}, {"a/../sum": 1}]
+    "files",
+    [["sum"], {"../sum": 1}, {"/etc/passwd": 1}, {"sum": "1"}, {"sum": -1}, {"sum": {"size": 1}}, {"a/../sum": 1}],
 )
 def test_files_of_a_manifest_are_within_its_folder(store, manifest, files):
     with pytest.raises(ValueError, match=r"no path of a file|no size or sha256|no files|this version knows"):
@@ -277,7 +299,13 @@ def test_every_command_says_which_manifest_is_damaged(textless_command, speech, 
     (folder,) = (store.root / "artefacts").glob("kmeans-*")
     url = f"file://{tmp_path / 'remote'}"
     whole = (folder / "manifest.json").read_bytes()
-    for text in (b'{"key": "x"}', b"[]", b"", whole.replace(b'"files"', b'"filed"'), whole.replace(b'"failures": 0', b'"failures": "0"')):
+    for text in (
+        b'{"key": "x"}',
+        b"[]",
+        b"",
+        whole.replace(b'"files"', b'"filed"'),
+        whole.replace(b'"failures": 0', b'"failures": "0"'),
+    ):
         (folder / "manifest.json").write_bytes(text)
         for name, *more in (("table", recipe), ("status", recipe), ("show", recipe, "km"), ("why", recipe, "km"), ("push", url, recipe),
                             ("report", recipe, "-o", tmp_path / "r.html"), ("run", recipe, "--dry-run"), ("gc",)):  # fmt: skip
@@ -288,7 +316,11 @@ def test_every_command_says_which_manifest_is_damaged(textless_command, speech, 
             assert "Traceback" not in err
             assert name == "gc" or f"{folder / 'manifest.json'}: missing or damaged" in err, name
         assert "damaged" in textless_command("status", recipe, *where)[1]
-        assert textless_command("show", recipe, "km", *where)[2].splitlines()[-1].startswith("error: km is damaged; `textless run")
+        assert (
+            textless_command("show", recipe, "km", *where)[2]
+            .splitlines()[-1]
+            .startswith("error: km is damaged; `textless run")
+        )
         code, out, _ = textless_command("verify", *where)
         assert (code, out) == (1, f"{folder / 'manifest.json'}: missing or damaged\n")
     assert textless_command("run", recipe, *where)[0] == 0
@@ -313,7 +345,18 @@ def test_a_page_leaves_out_nothing_that_is_damaged(textless_command, speech, tmp
 # ------------------------------------------------------------------------------------------------------------ records
 
 
-DAMAGED = [b"", b"[]", b"null", b"5", b'{"needed": ', b'{"needed": 5}', b'{"needed": [5]}', b'{"when": 1}', b"\xff\x00", b"[" * 100_000]
+DAMAGED = [
+    b"",
+    b"[]",
+    b"null",
+    b"5",
+    b'{"needed": ',
+    b'{"needed": 5}',
+    b'{"needed": [5]}',
+    b'{"when": 1}',
+    b"\xff\x00",
+    b"[" * 100_000,
+]
 
 
 @pytest.mark.parametrize("text", DAMAGED, ids=range(len(DAMAGED)))

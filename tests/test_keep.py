@@ -12,10 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from textless.engine import keep
+from textless.engine import gc as keep
 from textless.engine.estimate import estimate
 from textless.engine.explain import provenance
-from textless.engine.keep import damage, garbage, remove
+from textless.engine.gc import damage, garbage, remove
 from textless.engine.lease import Lease
 from textless.engine.pipeline import Pipeline
 from textless.engine.step import MapStep, Source, Step, path
@@ -116,7 +116,9 @@ def test_garbage_is_never_what_a_kept_run_needs(store, seed):
         age(store.root, rng.choice([10, 40]))
     kept = [(p := random_pipeline(rng), p.run(store)) for _ in range(rng.randint(1, 4))]
     before = {p.name for p in (store.root / "artefacts").iterdir()}
-    needed = {name for _, run in keep.runs(store.root) if run["when"] > time.time() - 30 * keep.DAY for name in run["needed"]}
+    needed = {
+        name for _, run in keep.runs(store.root) if run["when"] > time.time() - 30 * keep.DAY for name in run["needed"]
+    }
     for folder, _ in list(garbage(store.root, days=30)):
         assert remove(store.root, folder, days=30)
     left = {p.name for p in (store.root / "artefacts").iterdir()}
@@ -339,7 +341,11 @@ def test_a_sweep_from_the_command_line(textless_command, recipe, store):
     assert re.search(r"about \d+ s$", out.splitlines()[0])
     assert textless_command("run", recipe, *where)[0] == 0
     out = textless_command("table", recipe, "km", *where)[1]
-    assert [line.split()[:2] for line in out.splitlines()] == [["kmeans", "km.n_units"], ["km@km.n_units=4", "4"], ["km@km.n_units=5", "5"]]
+    assert [line.split()[:2] for line in out.splitlines()] == [
+        ["kmeans", "km.n_units"],
+        ["km@km.n_units=4", "4"],
+        ["km@km.n_units=5", "5"],
+    ]
     rows = textless_command("table", recipe, "--csv", *where)[1].splitlines()
     assert rows[0] == "step,type,figure,value"
     assert "km@km.n_units=5,kmeans,km.n_units,5" in rows
@@ -395,7 +401,10 @@ def test_a_run_can_end_in_tables_and_a_page(textless_command, recipe, store, tmp
     assert "<h1" in page.read_text()
     assert any(line.startswith("encode ") and "frames" in line for line in out.splitlines())
     again = tmp_path / "again.html"
-    assert textless_command("report", recipe, "--store", store.root, "-o", again, "--examples", 2)[:2] == (0, f"{'report':12} {again}\n")
+    assert textless_command("report", recipe, "--store", store.root, "-o", again, "--examples", 2)[:2] == (
+        0,
+        f"{'report':12} {again}\n",
+    )
     again.write_text("mine")
     code, _, err = textless_command("report", recipe, "--store", store.root, "-o", again)
     assert (code, again.read_text()) == (2, "mine")

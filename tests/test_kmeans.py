@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 
 from textless.errors import ContractError, ModelError, TrainingError
+from textless.types import UnitContract
 from textless.units import lloyd
 from textless.units.kmeans import Codebook, KMeans, fit_codebook, load_codebook, transform_frames
-from textless.units.types import UnitContract
 
 
 def blobs(k=5, n=80, dim=4, seed=0):
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((k, dim)) * 10
-    return (centres[:, None] + rng.standard_normal((k, n, dim))).reshape(-1, dim).astype(np.float32), np.repeat(np.arange(k), n)
+    return (centres[:, None] + rng.standard_normal((k, n, dim))).reshape(-1, dim).astype(np.float32), np.repeat(
+        np.arange(k), n
+    )
 
 
 def naive_assign(frames, centroids):
@@ -26,7 +28,9 @@ def naive_lloyd(frames, centroids, iterations):
     for _ in range(iterations):
         labels, inertia = naive_assign(frames, centroids)
         curve.append(inertia)
-        centroids = np.stack([frames[labels == k].mean(0) if (labels == k).any() else centroids[k] for k in range(len(centroids))])
+        centroids = np.stack(
+            [frames[labels == k].mean(0) if (labels == k).any() else centroids[k] for k in range(len(centroids))]
+        )
     return centroids, [*curve, naive_assign(frames, centroids)[1]]
 
 
@@ -38,7 +42,10 @@ def points(frames):
 
 def test_predict_is_the_nearest_centroid():
     rng = np.random.default_rng(0)
-    centroids, frames = rng.standard_normal((7, 3)).astype(np.float32), rng.standard_normal((70000, 3)).astype(np.float32)
+    centroids, frames = (
+        rng.standard_normal((7, 3)).astype(np.float32),
+        rng.standard_normal((70000, 3)).astype(np.float32),
+    )
     distances = ((frames[:, None] - centroids) ** 2).sum(-1)
     assert np.array_equal(Codebook(centroids).predict(frames), distances.argmin(1))
 
@@ -63,7 +70,9 @@ def test_layer_norm_written_out():
     x = 0.003 * np.random.default_rng(0).standard_normal((20, 30)) + 1
     frames = x.astype(np.float32).astype(np.float64)
     want = (frames - frames.mean(1, keepdims=True)) / np.sqrt(frames.var(1, keepdims=True) + 1e-5)
-    np.testing.assert_allclose(transform_frames(x, "layer_norm"), want, rtol=1e-4, atol=1e-4)  # 2^-24 of one is 2e-5 of a deviation
+    np.testing.assert_allclose(
+        transform_frames(x, "layer_norm"), want, rtol=1e-4, atol=1e-4
+    )  # 2^-24 of one is 2e-5 of a deviation
 
 
 def test_finds_clusters():
@@ -97,7 +106,9 @@ def test_no_worse_than_scikit_learn():
     from sklearn.cluster import KMeans as Theirs
 
     rng = np.random.default_rng(0)
-    frames = (rng.standard_normal((60, 8))[rng.integers(0, 60, 20000)] * 3 + rng.standard_normal((20000, 8))).astype(np.float32)
+    frames = (rng.standard_normal((60, 8))[rng.integers(0, 60, 20000)] * 3 + rng.standard_normal((20000, 8))).astype(
+        np.float32
+    )
     theirs = Theirs(30, n_init=1, random_state=0).fit(frames).inertia_ / len(frames)
     for seed in range(3):
         kmeans = KMeans(30, tolerance=1e-4, seed=seed).fit(frames)
@@ -174,7 +185,9 @@ def test_frames_are_not_copied(monkeypatch, tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 0.5 * frames.nbytes
-    assert np.array_equal(kmeans.codebook.centroids, KMeans(20, transform="layer_norm", iterations=2).fit(frames).codebook.centroids)
+    assert np.array_equal(
+        kmeans.codebook.centroids, KMeans(20, transform="layer_norm", iterations=2).fit(frames).codebook.centroids
+    )
 
 
 def test_the_memory_of_gpus_is_reserved_once(monkeypatch):
@@ -190,7 +203,9 @@ def test_the_memory_of_gpus_is_reserved_once(monkeypatch):
         return index
 
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 2)
-    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: reserved.append(len(reserved)) or reserved[-1], raising=False)
+    monkeypatch.setattr(
+        faiss, "StandardGpuResources", lambda: reserved.append(len(reserved)) or reserved[-1], raising=False
+    )
     monkeypatch.setattr(faiss, "index_cpu_to_gpu_multiple_py", move, raising=False)
     kmeans = KMeans(20, restarts=2).fit(frames)
     assert reserved == [0, 1]
@@ -205,7 +220,14 @@ def test_minibatch_is_scikit_learn_as_fairseq_sets_it():
     frames, _ = blobs(k=10, n=300)
     x = frames - points(frames).mean
     theirs = MiniBatchKMeans(
-        10, n_init=20, batch_size=10_000, max_iter=100, tol=0.0, max_no_improvement=100, reassignment_ratio=0.0, random_state=0
+        10,
+        n_init=20,
+        batch_size=10_000,
+        max_iter=100,
+        tol=0.0,
+        max_no_improvement=100,
+        reassignment_ratio=0.0,
+        random_state=0,
     ).fit(x)
     ours = KMeans(10, algorithm="minibatch").fit(frames)
     np.testing.assert_allclose(ours.codebook.centroids - points(frames).mean, theirs.cluster_centers_, atol=1e-5)

@@ -7,16 +7,16 @@ import soxr
 import torch
 
 from textless import open_dump
+from textless.audio.mel import hz_to_mel, log_mel, mel_edges, normalise
 from textless.engine.store import Store
 from textless.engine.yaml import load_pipeline
 from textless.errors import ModelError, TrainingError
 from textless.steps import STEPS
-from textless.units.encode import load_encoder
-from textless.units.hubert import HubertConfig
-from textless.units.hubert_frames import n_frames
-from textless.units.ladder import LadderEncoder, fit_ladder
-from textless.units.logmel import hz_to_mel, log_mel, mel_edges, normalise
-from textless.units.voice import CONTEXT, HIGHEST, MEASURED, WARPS, Voice, modulation_cepstra, warping
+from textless.units.encoders.hubert import HubertConfig
+from textless.units.encoders.hubert_frames import n_frames
+from textless.units.encoders.load import load_encoder
+from textless.units.mfcc_lda.ladder import LadderEncoder, fit_ladder
+from textless.units.mfcc_lda.vtln import CONTEXT, HIGHEST, MEASURED, WARPS, Voice, modulation_cepstra, warping
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,9 @@ def test_warping_fetches_from_the_warped_frequency():
     peak = torch.exp(-(((centres - hz_to_mel(torch.tensor(2000.0))) / 120) ** 2)).float()
     for warp in WARPS:
         warped = peak @ warping(warp)
-        assert float(warped @ centres.float() / warped.sum()) == pytest.approx(float(hz_to_mel(torch.tensor(2000.0 / warp))), abs=15)
+        assert float(warped @ centres.float() / warped.sum()) == pytest.approx(
+            float(hz_to_mel(torch.tensor(2000.0 / warp))), abs=15
+        )
         torch.testing.assert_close(warping(warp).sum(0), torch.ones(80))  # each is an interpolation
     top = float(centres @ warping(1.16)[:, -1].double())  # the last filter would be fetched from far above 7600 Hz
     assert 700 * math.expm1(top / 1127) == pytest.approx(7600, rel=1e-5)
@@ -52,7 +54,9 @@ def test_modulation_cepstra_are_two_cosine_transforms():
     def cosine(k, n, size):
         return np.sqrt((1 if k == 0 else 2) / size) * np.cos(np.pi / size * (n + 0.5) * k)
 
-    cepstra = np.array([[sum(float(row[n]) * cosine(k, n, 80) for n in range(80)) for k in range(13)] for row in mel @ warping(1.0)])
+    cepstra = np.array(
+        [[sum(float(row[n]) * cosine(k, n, 80) for n in range(80)) for k in range(13)] for row in mel @ warping(1.0)]
+    )
     cepstra = (cepstra - cepstra.mean(0)) / np.sqrt(cepstra.var(0) + 1e-5)
     size = 2 * CONTEXT + 1
     window = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(size) / (size - 1))

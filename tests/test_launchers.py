@@ -27,8 +27,8 @@ steps:
 """
 # Checkpoints come at most every ten seconds; so that a short training has some, here they come with every row.
 SCRIPT = """
-import textless.training
-textless.training.CHECKPOINT_SECONDS = textless.training.CHECKPOINT_STEPS = 0
+import textless.training.loop
+textless.training.loop.CHECKPOINT_SECONDS = textless.training.loop.CHECKPOINT_STEPS = 0
 from textless.cli import main
 main()
 """
@@ -48,7 +48,9 @@ def torchrun(folder, store, *arguments, module=("-m", "textless")):
 
 
 def start(command):
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT
+    )
 
 
 def finish(child):
@@ -73,17 +75,26 @@ def weights(store, step):
 def test_two_processes_publish_what_one_does(folder, together):
     store, out, err = together
     assert [line.split()[0] for line in out.splitlines()] == ["hubert", "lm", "voice"]
-    announced = [line.strip() for line in err.splitlines()]  # each once; a slow machine says more of a step in lines of their own
+    announced = [
+        line.strip() for line in err.splitlines()
+    ]  # each once; a slow machine says more of a step in lines of their own
     assert announced.count("[1/6] mfcc") == announced.count("[6/6] voice") == 1
-    alone, _ = finish(start([sys.executable, "-m", "textless", "run", str(folder / "p.yaml"), "--store", str(folder / "alone")]))
+    alone, _ = finish(
+        start([sys.executable, "-m", "textless", "run", str(folder / "p.yaml"), "--store", str(folder / "alone")])
+    )
     assert alone.replace("/alone/", "/together/") == out  # the same keys
     for step in ("pretrain", "train_lm", "train_vocoder"):
         one, two = weights(folder / "alone", step), weights(store, step)
         for name, value in one.items():
-            assert abs(value.astype("f4") - two[name].astype("f4")).max() < 2e-3, (step, name)  # one step of half precision at 1 … 4
+            assert abs(value.astype("f4") - two[name].astype("f4")).max() < 2e-3, (
+                step,
+                name,
+            )  # one step of half precision at 1 … 4
     assert not list((store / "work").glob("*/*"))
     manifests = [json.loads(p.read_text()) for p in (store / "artefacts").glob("*/manifest.json")]
-    assert {m["step"]: m["attempts"] for m in manifests} == dict.fromkeys(("kmeans", "assign", "pretrain", "train_lm", "train_vocoder"), 1)
+    assert {m["step"]: m["attempts"] for m in manifests} == dict.fromkeys(
+        ("kmeans", "assign", "pretrain", "train_lm", "train_vocoder"), 1
+    )
 
 
 def test_the_first_process_writes_the_curves(together):
@@ -95,7 +106,9 @@ def test_the_first_process_writes_the_curves(together):
 def test_two_killed_processes_are_resumed_to_the_same_bytes(folder, together):
     child = torchrun(folder, "killed", "hubert", module=(str(folder / "textless_often.py"),))
     deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and not list((folder / "killed" / "work").glob("pretrain-*/scratch/checkpoint.pt")):
+    while time.monotonic() < deadline and not list(
+        (folder / "killed" / "work").glob("pretrain-*/scratch/checkpoint.pt")
+    ):
         assert child.poll() is None
         time.sleep(0.01)
     os.killpg(child.pid, signal.SIGTERM)  # torchrun's own; it ends its processes
@@ -105,7 +118,9 @@ def test_two_killed_processes_are_resumed_to_the_same_bytes(folder, together):
     finish(torchrun(folder, "killed", "hubert"))
     (manifest,) = (folder / "killed" / "artefacts").glob("pretrain-*/manifest.json")
     assert json.loads(manifest.read_text())["attempts"] == 2
-    (a,), (b,) = (list(store.glob("artefacts/pretrain-*/model.safetensors")) for store in (folder / "killed", together[0]))
+    (a,), (b,) = (
+        list(store.glob("artefacts/pretrain-*/model.safetensors")) for store in (folder / "killed", together[0])
+    )
     assert a.read_bytes() == b.read_bytes()
 
 
@@ -120,7 +135,16 @@ def test_accelerate(folder, together):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--num_processes", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_machines",
+        "1",
+        "--num_processes",
+        "2",
+    ]
     command += ["--main_process_port", port, "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "textless"]
     finish(start([*command, "run", str(folder / "p.yaml"), "hubert", "--store", str(folder / "accelerate")]))
     for name, value in weights(folder / "accelerate", "pretrain").items():

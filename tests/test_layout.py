@@ -1,6 +1,7 @@
 """What the design promises of the tree and of imports."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -12,78 +13,32 @@ import textless.lm
 import textless.units
 import textless.vocoder
 from conftest import ROOT
+from textless.moved import MOVED
 
 HEAVY = ("torch", "sklearn", "joblib", "pyarrow", "faiss", "transformers", "scipy")
-ALLOWED = {
+# Who may import whom: a room, and the rooms below it. Imports for type checkers alone do not count; lazy ones do.
+SMALL = {"errors", "names", "checks", "devices", "model_io", "pickles", "lazy"}
+BELOW = {
     "errors": set(),
-    "containers": {"errors"},
-    "audio": {"errors", "containers"},
     "names": set(),
-    "waveforms": {"errors", "audio"},
-    "corpus": {"errors", "audio", "names"},
-    "edits": set(),
-    "intervals": set(),
-    "progress": set(),
+    "lazy": set(),
+    "moved": set(),
     "checks": {"errors"},
-    "weights": {"errors", "pickles"},
-    "curves": set(),
     "devices": {"errors"},
-    "distributed": {"devices", "errors"},
-    "training": {"devices", "errors", "distributed"},
-    "pickles": {"errors", "pickles"},
-    "fetch": {"errors"},
-    "recognise": {"errors", "audio", "names", "waveforms"},
-    "engine": {"checks", "errors", "engine", "names"},
-    "units": {
-        "checks",
-        "errors",
-        "audio",
-        "corpus",
-        "names",
-        "waveforms",
-        "weights",
-        "training",
-        "devices",
-        "distributed",
-        "pickles",
-        "fetch",
-        "edits",
-        "intervals",
-        "recognise",
-        "units",
-    },
-    "lm": {
-        "checks",
-        "devices",
-        "errors",
-        "names",
-        "pickles",
-        "weights",
-        "training",
-        "distributed",
-        "intervals",
-        "lm",
-        "units.types",
-        "units.dump",
-    },
-    "vocoder": {
-        "checks",
-        "errors",
-        "audio",
-        "corpus",
-        "waveforms",
-        "weights",
-        "pickles",
-        "training",
-        "recognise",
-        "devices",
-        "distributed",
-        "edits",
-        "intervals",
-        "vocoder",
-        "units.types",
-        "units.dump",
-    },
+    "pickles": {"errors"},
+    "model_io": {"errors", "pickles"},
+    "types": {"errors", "names"},
+    "training": {"errors", "devices", "lazy"},
+    "audio": {*SMALL, "types"},
+    "units": {*SMALL, "types", "audio", "training"},
+    "lm": {*SMALL, "types", "audio", "training", "units.dump"},
+    "vocoder": {*SMALL, "types", "audio", "training", "units.dump"},
+    "metrics": {*SMALL, "types", "audio", "units", "lm", "vocoder"},
+    "model": {*SMALL, "types", "audio", "units", "lm", "vocoder"},
+    "engine": {"errors", "names", "checks"},
+    "steps": {*SMALL, "types", "audio", "training", "units", "lm", "vocoder", "metrics", "model", "engine"},
+    "report": {*SMALL, "types", "audio", "units", "metrics", "model", "engine", "steps"},
+    "cli": {*SMALL, "types", "audio", "units", "lm", "vocoder", "metrics", "model", "engine", "steps", "report"},
 }
 
 
@@ -97,7 +52,7 @@ def imported(code):
     "code",
     [
         "import textless",
-        "import textless.lm, textless.vocoder, textless.units, textless.steps, textless.cli",
+        "import textless.lm, textless.vocoder, textless.units, textless.steps, textless.cli.app",
         "from textless import Units, UnitContract, TextlessError",
         "import textless.cli as c\ntry: c.cli(['--help'])\nexcept SystemExit: pass",
     ],
@@ -107,7 +62,7 @@ def test_nothing_heavy_is_imported(code):
 
 
 def test_planning_imports_nothing_heavy(tmp_path):
-    code = f"from textless.cli import cli\ncli(['run', 'smoke', '--dry-run', '--store', {str(tmp_path)!r}], standalone_mode=False)"
+    code = f"from textless.cli.app import cli\ncli(['run', 'smoke', '--dry-run', '--store', {str(tmp_path)!r}], standalone_mode=False)"
     assert imported(code) == []
 
 
@@ -131,20 +86,80 @@ def test_the_doors_resolve():
     assert done.stdout == f"textless, version {textless.__version__}\n"
 
 
-@pytest.mark.parametrize("part", sorted(ALLOWED))
-def test_who_may_import_whom(part):
+def modules():
+    """Every module of the package: its name without `textless.`, and its file."""
     root = ROOT / "textless"
-    files = sorted((root / part).glob("*.py")) if (root / part).is_dir() else [root / f"{part}.py"]
-    for file in files:
-        for node in ast.walk(ast.parse(file.read_text())):
-            names = []
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "textless":
-                rest = node.module.split(".")[1:]
-                names = [".".join([*rest, a.name]) for a in node.names] if len(rest) < 2 else [".".join(rest)]
-            elif isinstance(node, ast.Import):
-                names = [".".join(a.name.split(".")[1:]) for a in node.names if a.name.split(".")[0] == "textless"]
-            for name in names:
-                assert any(name == ok or name.startswith(ok + ".") for ok in ALLOWED[part]), f"{file} imports {name}"
+    for file in sorted(root.rglob("*.py")):
+        yield ".".join(file.relative_to(root).with_suffix("").parts).removesuffix("__init__").rstrip("."), file
+
+
+def imports(file):
+    """Modules of ours that a file imports, lazily or not, for other than type checkers."""
+    known, tree = {name for name, _ in modules()}, ast.parse(file.read_text())
+    typing = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing or not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (a.name.removeprefix("textless.") for a in node.names if a.name.startswith("textless."))
+        elif (node.module or "").split(".")[0] == "textless":
+            base = (node.module or "").removeprefix("textless").lstrip(".")
+            for a in node.names:
+                full = f"{base}.{a.name}".lstrip(".")
+                yield full if full in known else base
+
+
+def test_every_room_is_in_the_table():
+    assert {name.partition(".")[0] for name, _ in modules()} - {"", "__main__"} == set(BELOW)
+
+
+@pytest.mark.parametrize("room", sorted(BELOW))
+def test_who_may_import_whom(room):
+    for name, file in modules():
+        if name.partition(".")[0] == room:
+            for other in filter(None, imports(file)):  # the package itself imports nothing
+                assert any(f"{other}.".startswith(f"{ok}.") for ok in {*BELOW[room], room}), f"{file} imports {other}"
+
+
+def test_no_circle():
+    graph = {name: set(imports(file)) - {name} for name, file in modules()}
+    done: set[str] = set()
+
+    def visit(name, above):
+        assert name not in above, f"a circle: {' → '.join((*above, name))}"
+        if name not in done:
+            for other in sorted(graph.get(name, ())):
+                visit(other, (*above, name))
+            done.add(name)
+
+    for name in sorted(graph):
+        visit(name, ())
+
+
+def test_doors_refuse_to_be_imported():
+    for door in ("units", "vocoder"):
+        done = subprocess.run([sys.executable, "-c", f"import {door}"], capture_output=True, text=True, cwd=ROOT)
+        assert f"ImportError: import textless.{door}" in done.stderr
+
+
+def test_modules_are_found_under_the_names_they_had():
+    code = "import warnings; warnings.simplefilter('error', DeprecationWarning); import textless.units.encode"
+    assert (
+        "textless.units.encode is now textless.units.tokenizer and"
+        in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stderr
+    )
+    known = {f"textless.{name}" for name, _ in modules()}
+    assert not known & set(MOVED)
+    assert {place for places in MOVED.values() for place in places} <= known
+    with pytest.warns(DeprecationWarning, match=r"textless\.corpus is now textless\.audio\.corpus"):
+        importlib.reload(importlib.import_module("textless.corpus"))
+    assert importlib.import_module("textless.units.encode").load_encoder is textless.load_encoder
+    assert importlib.import_module("textless.units.encode").Tokenizer is textless.units.Tokenizer
 
 
 def test_nothing_large_or_foreign_is_tracked():

@@ -6,19 +6,22 @@ import pytest
 import torch
 
 from conftest import GOLDEN
+from textless.audio.mfcc import mfcc
 from textless.engine.store import Store
 from textless.engine.yaml import load_pipeline
 from textless.errors import ContractError, ModelError, TrainingError
 from textless.steps import STEPS
-from textless.units.encode import SIGNAL, Tokenizer, load_encoder, save_encoder
+from textless.types import UnitContract
+from textless.units.encoders.hubert import PRESETS, Hubert
+from textless.units.encoders.hubert_encoder import save_encoder
+from textless.units.encoders.hubert_frames import n_frames
+from textless.units.encoders.load import load_encoder, save_projected
+from textless.units.encoders.projected import ProjectedEncoder
+from textless.units.encoders.signal import SIGNAL
 from textless.units.frames import read_frames
-from textless.units.hubert import PRESETS, Hubert
-from textless.units.hubert_frames import n_frames
 from textless.units.kmeans import Codebook, load_codebook
-from textless.units.lda import DIM, LdaEncoder, context_mfcc, fit_lda, fit_projection
-from textless.units.mfcc import mfcc
-from textless.units.projected import ProjectedEncoder, save_projected
-from textless.units.types import UnitContract
+from textless.units.mfcc_lda.lda import DIM, LdaEncoder, context_mfcc, fit_lda, fit_projection
+from textless.units.tokenizer import Tokenizer
 
 
 def test_context_is_made_of_neighbours(clip):
@@ -65,7 +68,9 @@ def clusters(n=5000, k=30, dim=12, offset=0.0):
     labels[labels == 7] = 8  # one without a frame …
     labels[17] = 7  # … but for a single one
     scale = 1 / np.arange(1, dim + 1)
-    return ((rng.standard_normal((k, dim))[labels] + rng.standard_normal((n, dim))) * scale + offset).astype(np.float32), labels
+    return ((rng.standard_normal((k, dim))[labels] + rng.standard_normal((n, dim))) * scale + offset).astype(
+        np.float32
+    ), labels
 
 
 @pytest.mark.parametrize("offset", [0.0, 100.0])
@@ -79,7 +84,9 @@ def test_the_projection_is_scikit_learns(offset):
     want = theirs.scalings_[:, :5]
     pieces = [(frames[i : i + 333], labels[i : i + 333]) for i in range(0, 5000, 333)]
     same_directions(fit_projection(pieces, dim=5), want, atol=1e-3 * np.abs(want).max())
-    same_directions(fit_projection([(frames, labels), (frames[:0], labels[:0])], dim=5), want, atol=1e-3 * np.abs(want).max())
+    same_directions(
+        fit_projection([(frames, labels), (frames[:0], labels[:0])], dim=5), want, atol=1e-3 * np.abs(want).max()
+    )
     axes = fit_projection(((x, None) for x, _ in pieces), dim=12, method="pca")
     same_directions(axes, PCA(12).fit(exact).components_.T, atol=1e-2)
     variances = (exact @ axes).var(0)
@@ -160,12 +167,16 @@ def test_context_over_short_pieces():
     encoder = ProjectedEncoder(Base(), context=3)
     for cuts in ([], [1], [2, 3, 4], [5, 10], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]):
         for n in (1, 2, 7, 11):
-            got = np.concatenate(list(encoder.stream(lambda n=n, cuts=cuts: [x for x in np.split(frames[:n], cuts) if len(x)])))
+            got = np.concatenate(
+                list(encoder.stream(lambda n=n, cuts=cuts: [x for x in np.split(frames[:n], cuts) if len(x)]))
+            )
             assert np.array_equal(got, naive_context(frames[:n], 3))
 
 
 def test_bad_encoder_on_another(tmp_path):
-    with pytest.raises(ModelError, match="a projection of 5 dimensions does not fit an encoder of 117, context included"):
+    with pytest.raises(
+        ModelError, match="a projection of 5 dimensions does not fit an encoder of 117, context included"
+    ):
         ProjectedEncoder(load_encoder("mfcc"), np.zeros((5, 2)), context=1)
     save_projected(tmp_path, "mfcc", np.zeros((39, 2), np.float32), layer=None)
     with pytest.raises(ModelError, match="was fitted on layer None, not 3"):
@@ -205,7 +216,9 @@ steps:
 def test_the_ladder_as_steps(speech, tmp_path):
     torch.manual_seed(0)
     save_encoder(tmp_path / "hubert", Hubert(PRESETS["nano"]))
-    (tmp_path / "ladder.yaml").write_text(LADDER.replace("SPEECH", str(speech)).replace("HUBERT", str(tmp_path / "hubert")))
+    (tmp_path / "ladder.yaml").write_text(
+        LADDER.replace("SPEECH", str(speech)).replace("HUBERT", str(tmp_path / "hubert"))
+    )
     pipeline = load_pipeline(tmp_path / "ladder.yaml", STEPS)
     store = Store(tmp_path / "store")
     pipeline.run(store, ["labels", "pca", "units"])
@@ -218,7 +231,9 @@ def test_the_ladder_as_steps(speech, tmp_path):
     labels = load_codebook(at["km1"]).predict(gathered("ladder1"))
     want = fit_projection([(gathered("context"), labels)], dim=6)
     same_directions(load_encoder(at["lda2"]).projection, want, atol=1e-3 * np.abs(want).max())
-    np.testing.assert_allclose(gathered("context") @ load_encoder(at["lda1"]).projection, gathered("ladder1"), atol=1e-3)
+    np.testing.assert_allclose(
+        gathered("context") @ load_encoder(at["lda1"]).projection, gathered("ladder1"), atol=1e-3
+    )
     axes = load_encoder(at["pca"]).projection
     np.testing.assert_allclose(axes.T @ axes, np.eye(6), atol=1e-5)
 

@@ -14,8 +14,9 @@ import pytest
 from test_concurrency import dead_pid
 from test_keep import Node, Rows, age
 
-from textless.engine import keep, lease, live
-from textless.engine.keep import garbage, remove
+from textless.engine import gc as keep
+from textless.engine import lease, live
+from textless.engine.gc import garbage, remove
 from textless.engine.lease import host, is_dead, process
 from textless.engine.pipeline import Pipeline
 from textless.engine.store import Store
@@ -43,7 +44,9 @@ def write(root, name="0", **about):
     """What a run left, or keeps up, in another process."""
     (root / "live").mkdir(parents=True, exist_ok=True)
     file = root / "live" / f"{name}.json"
-    file.write_text(json.dumps({"host": "elsewhere 1", "pid": 1, "started": "1", "wants": [], "since": 0.0, "beat": 1, **about}))
+    file.write_text(
+        json.dumps({"host": "elsewhere 1", "pid": 1, "started": "1", "wants": [], "since": 0.0, "beat": 1, **about})
+    )
     return file
 
 
@@ -112,7 +115,11 @@ def test_shards_that_a_live_run_may_be_at_are_kept(store):
 def test_a_dead_process_of_this_host_keeps_nothing(store, started):
     folder = chain().run(store, ["below"])["below"]
     age(store.root, 40)
-    owner = {"host": host(), "pid": dead_pid(), "started": "7"} if started else {"host": host(), "pid": os.getpid(), "started": "7"}
+    owner = (
+        {"host": host(), "pid": dead_pid(), "started": "7"}
+        if started
+        else {"host": host(), "pid": os.getpid(), "started": "7"}
+    )
     file = write(store.root, **owner, wants=[folder.name])  # gone; or its number is another's by now
     assert collect(store.root) == [folder.name]
     assert not file.exists()
@@ -231,13 +238,17 @@ def test_a_store_that_cannot_be_written_needs_no_record(tmp_path):
 
 def test_no_signal_is_sent_on_windows(monkeypatch):
     """There, `os.kill(pid, 0)` ends the process."""
-    monkeypatch.setattr(lease, "os", SimpleNamespace(name="nt", kill=lambda *_: pytest.fail("it was killed"), getpid=os.getpid))
+    monkeypatch.setattr(
+        lease, "os", SimpleNamespace(name="nt", kill=lambda *_: pytest.fail("it was killed"), getpid=os.getpid)
+    )
     assert not is_dead({"host": host(), "pid": 1})
 
 
 def test_a_system_without_locks_is_told_in_one_line(store, monkeypatch):
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    with pytest.raises(StoreError, match=r"^this system has no locks of files \(fcntl\); use Linux, macOS, or WSL on Windows$"):
+    with pytest.raises(
+        StoreError, match=r"^this system has no locks of files \(fcntl\); use Linux, macOS, or WSL on Windows$"
+    ):
         chain().run(store)
 
 
@@ -245,10 +256,13 @@ def test_without_locks_the_engine_is_imported_and_plans(tmp_path):
     code = """
         import sys
         sys.modules["fcntl"] = None
-        import textless.cli
+        import textless.cli.app
         from textless.engine.pipeline import Pipeline
         from textless.engine.store import Store
         print(Pipeline({}).plan(Store(sys.argv[1])))
     """
     code = "\n".join(line.strip() for line in code.splitlines())
-    assert subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert (
+        subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True).stdout
+        == "[]\n"
+    )

@@ -14,9 +14,9 @@ from textless.errors import ContractError, ModelError
 from textless.lm import LMConfig, Sampling, UnitLM, load_lm
 from textless.lm.cache import KVCache
 from textless.lm.generate import completions
-from textless.lm.llama import export_llama, from_llama, to_llama
+from textless.lm.hf.llama import export_llama, from_llama, to_llama
 from textless.lm.model import PRESETS
-from textless.units.types import ContractWarning, UnitContract, Units
+from textless.types import ContractWarning, UnitContract, Units
 
 CONTRACT = UnitContract(encoder="mfcc", sample_rate=16000, frame_rate=50.0, n_units=23, codebook="a" * 64)
 SMALL = {"n_units": 23, "dim": 32, "layers": 2, "heads": 2, "ffn_dim": 48, "context": 24, "max_duration": 6}
@@ -110,7 +110,13 @@ def test_exported_folder_loads_in_transformers(tmp_path, tokens: torch.Tensor) -
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("num_key_value_heads", 1), ("tie_word_embeddings", False), ("attention_bias", True), ("hidden_act", "gelu"), ("eos_token_id", 2)],
+    [
+        ("num_key_value_heads", 1),
+        ("tie_word_embeddings", False),
+        ("attention_bias", True),
+        ("hidden_act", "gelu"),
+        ("eos_token_id", 2),
+    ],
 )
 def test_other_llamas_are_refused(field: str, value: object) -> None:
     llama = to_llama(random_lm())
@@ -207,7 +213,10 @@ def test_cached_generation_is_the_naive_loop(n: int) -> None:
 @pytest.mark.filterwarnings("ignore:a prompt of")
 def test_a_batch_gives_what_each_prompt_gives_alone() -> None:
     lm = random_lm()
-    prompts = [random_units(n, seed=n) for n in (5, 0, 30, 12, 1, 20)] + [np.array([4, 4, 4]), Units(np.array([7, 7, 2]), None, CONTRACT)]
+    prompts = [random_units(n, seed=n) for n in (5, 0, 30, 12, 1, 20)] + [
+        np.array([4, 4, 4]),
+        Units(np.array([7, 7, 2]), None, CONTRACT),
+    ]
     prompts += [random_units(3, seed=50 + i) for i in range(12)]  # more than go together
     together = lm.continue_units(prompts, seconds=1.3, temperature=1.0, seed=7)
     alone = [lm.continue_units(p, seconds=1.3, temperature=1.0, seed=7 + i) for i, p in enumerate(prompts)]
@@ -244,7 +253,9 @@ def test_without_seconds_the_end_may_come_and_with_them_it_may_not() -> None:
     with torch.no_grad():
         lm.embed.weight[23] = 0
         lm.norm.weight.mul_(0.2)  # flat: every token, `</s>` too, about as likely as another
-    short = [lm.continue_units(random_units(4), max_new_units=60, temperature=1.0, seed=s, only_new=True) for s in range(6)]
+    short = [
+        lm.continue_units(random_units(4), max_new_units=60, temperature=1.0, seed=s, only_new=True) for s in range(6)
+    ]
     assert all(len(u) <= 60 for u in short)
     assert any(len(u) < 60 for u in short)
     both = lm.continue_units(random_units(4), max_new_units=60, seconds=1000, temperature=1.0, only_new=True)
@@ -354,7 +365,13 @@ def test_a_prompt_longer_than_the_context_warns_in_one_line() -> None:
 
 def test_requests_that_make_no_sense() -> None:
     lm = random_lm()
-    for bad in ({}, {"seconds": -1}, {"seconds": float("nan")}, {"seconds": 1, "temperature": -0.1}, {"seconds": 1, "top_k": 0}):
+    for bad in (
+        {},
+        {"seconds": -1},
+        {"seconds": float("nan")},
+        {"seconds": 1, "temperature": -0.1},
+        {"seconds": 1, "top_k": 0},
+    ):
         with pytest.raises(ValueError, match=r"seconds|temperature|top_k"):
             lm.continue_units(random_units(3), **bad)
     unknown = random_lm(contract=UnitContract())
@@ -369,7 +386,11 @@ def test_requests_that_make_no_sense() -> None:
 def test_units_of_another_kind_are_refused() -> None:
     lm = random_lm()
     other = random_units(5, contract=CONTRACT.with_(codebook="b" * 64))
-    for call in (lm.nll, lambda u: lm.continue_units(u, seconds=1), lambda u: lm.continue_units([random_units(3), u], seconds=1)):
+    for call in (
+        lm.nll,
+        lambda u: lm.continue_units(u, seconds=1),
+        lambda u: lm.continue_units([random_units(3), u], seconds=1),
+    ):
         with pytest.raises(ContractError, match="codebook is bbbbbbbbbbbb"):
             call(other)
     with pytest.warns(ContractWarning, match="cannot compare"):
@@ -405,7 +426,9 @@ def test_save_and_load(tmp_path) -> None:
     back = load_lm(tmp_path / "lm")
     assert (back.config, back.contract, back.training) == (lm.config, CONTRACT, False)
     assert np.array_equal(back.nll(random_units(40)), lm.nll(random_units(40)))
-    assert back.continue_units(random_units(4), seconds=2, seed=5) == lm.continue_units(random_units(4), seconds=2, seed=5)
+    assert back.continue_units(random_units(4), seconds=2, seed=5) == lm.continue_units(
+        random_units(4), seconds=2, seed=5
+    )
 
 
 def test_damaged_folders_say_so(tmp_path) -> None:
@@ -432,7 +455,10 @@ def test_impossible_shapes_are_refused() -> None:
 
 
 def test_preset_sizes() -> None:
-    sizes = {k: sum(p.numel() for p in UnitLM(LMConfig(n_units=500, context=512, **v)).parameters()) for k, v in PRESETS.items()}
+    sizes = {
+        k: sum(p.numel() for p in UnitLM(LMConfig(n_units=500, context=512, **v)).parameters())
+        for k, v in PRESETS.items()
+    }
     assert 0.2e6 < sizes["nano"] < 0.4e6
     assert 6e6 < sizes["tiny"] <= 8e6
 
@@ -450,7 +476,12 @@ def drawn(logits, seen=(), draws=4000, **sampling) -> np.ndarray:
     """Shares of each index over many draws."""
     generator = np.random.default_rng(0)
     sampling = Sampling(**{"temperature": 1.0, **sampling})
-    return np.bincount([sampling.draw(np.array(logits, float), seen, generator) for _ in range(draws)], minlength=len(logits)) / draws
+    return (
+        np.bincount(
+            [sampling.draw(np.array(logits, float), seen, generator) for _ in range(draws)], minlength=len(logits)
+        )
+        / draws
+    )
 
 
 def test_what_is_drawn_from() -> None:
@@ -488,20 +519,38 @@ SAMPLINGS = [
 def test_weights_are_those_of_transformers() -> None:
     """Of the logits that its `generate` starts from, the scores that it draws by."""
     transformers = pytest.importorskip("transformers")
-    config = {"vocab_size": 30, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = {
+        "vocab_size": 30,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config, initializer_range=1.0, max_position_embeddings=64)).eval()
+    model = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(**config, initializer_range=1.0, max_position_embeddings=64)
+    ).eval()
     prompts = torch.randint(3, 30, (8, 20))
     apart = 0
     for sampling in SAMPLINGS:
         theirs = {"temperature": 1.0, "top_k": 0, **sampling}
         theirs["no_repeat_ngram_size"] = theirs.pop("no_repeat_ngram", 0)
-        how = {"do_sample": True, "max_new_tokens": 1, "return_dict_in_generate": True, "output_scores": True, "output_logits": True}
-        out = model.generate(prompts, **theirs, **how, eos_token_id=None, pad_token_id=0, attention_mask=torch.ones_like(prompts))
+        how = {
+            "do_sample": True,
+            "max_new_tokens": 1,
+            "return_dict_in_generate": True,
+            "output_scores": True,
+            "output_logits": True,
+        }
+        out = model.generate(
+            prompts, **theirs, **how, eos_token_id=None, pad_token_id=0, attention_mask=torch.ones_like(prompts)
+        )
         for prompt, logits, scores in zip(prompts, out.logits[0], out.scores[0], strict=True):
             ours = Sampling(**{"temperature": 1.0, **sampling})
             weights = ours.weights(logits.double().numpy(), prompt.tolist())
-            np.testing.assert_allclose(weights / weights.sum(), scores.double().softmax(-1), rtol=2e-5, atol=0, err_msg=str(sampling))
+            np.testing.assert_allclose(
+                weights / weights.sum(), scores.double().softmax(-1), rtol=2e-5, atol=0, err_msg=str(sampling)
+            )
             apart += (weights > 0).sum() < 30
     assert apart > 8 * (len(SAMPLINGS) - 2)  # the processors do remove something
 
@@ -535,7 +584,15 @@ def test_repetition() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"top_p": 1.1}, {"top_p": -0.1}, {"min_p": 2}, {"repetition_penalty": 0}, {"no_repeat_ngram": 0}, {"temperature": float("inf")}]
+    "bad",
+    [
+        {"top_p": 1.1},
+        {"top_p": -0.1},
+        {"min_p": 2},
+        {"repetition_penalty": 0},
+        {"no_repeat_ngram": 0},
+        {"temperature": float("inf")},
+    ],
 )
 def test_sampling_out_of_range(bad) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from adamw import check, recorded
 
-import textless.training
+import textless.training.loop
 from textless.errors import ContractError, TrainingError
 from textless.lm import LMConfig, UnitLM, load_lm, train_lm
 from textless.lm.model import PRESETS
 from textless.lm.packing import Documents, Packer, document_mask
 from textless.lm.train import evaluate, losses, unigram_nll
-from textless.units.types import UnitContract, Units
+from textless.types import UnitContract, Units
 
 N = 12
 CONTRACT = UnitContract(encoder="mfcc", sample_rate=16000, frame_rate=50.0, n_units=N)
@@ -54,7 +54,10 @@ def lm() -> UnitLM:
 
 
 def test_an_epoch_holds_every_token_once_and_rows_are_functions_of_seed_and_number() -> None:
-    documents = [*grammar(9, seed=1), Units(np.arange(200) % N, np.full(200, 3), CONTRACT)]  # the last is longer than rows
+    documents = [
+        *grammar(9, seed=1),
+        Units(np.arange(200) % N, np.full(200, 3), CONTRACT),
+    ]  # the last is longer than rows
     total = sum(len(d) + 1 for d in documents)
     p = packer(documents, context=32)
     seen = np.zeros((len(documents), 201), int)
@@ -69,7 +72,9 @@ def test_an_epoch_holds_every_token_once_and_rows_are_functions_of_seed_and_numb
         assert not counts[len(document) + 1 :].any()
     assert packer(documents, 32).pieces(77) == p.pieces(77)  # whatever was asked before
     assert packer(documents, 32, seed=1).pieces(77) != p.pieces(77)
-    stream = [document for row in range(2 * total // 32 + 1) for document, _, length in p.pieces(row) for _ in range(length)]
+    stream = [
+        document for row in range(2 * total // 32 + 1) for document, _, length in p.pieces(row) for _ in range(length)
+    ]
     assert stream[:total] != stream[total : 2 * total]  # shuffled anew
 
 
@@ -92,7 +97,11 @@ def test_rows_hold_documents_between_ends() -> None:
 
 @pytest.mark.parametrize("n_units", [N, 65535, 65536])
 def test_documents_on_disk_are_those_in_memory(tmp_path, n_units: int) -> None:
-    documents = [*grammar(9, seed=2), Units([], [], CONTRACT), Units([1, n_units - 1], [1, 70000], CONTRACT.with_(n_units=n_units))]
+    documents = [
+        *grammar(9, seed=2),
+        Units([], [], CONTRACT),
+        Units([1, n_units - 1], [1, 70000], CONTRACT.with_(n_units=n_units)),
+    ]
     options = {"n_units": n_units, "max_duration": 4}
     memory, disk = (Documents.pack(documents, folder=folder, **options) for folder in (None, tmp_path / "some"))
     assert isinstance(disk.tokens, np.memmap)
@@ -164,7 +173,15 @@ def test_the_gradient_is_that_of_the_documents_one_by_one() -> None:
     """Of the first two steps: mean cross-entropy of the tokens and a quarter of that of the durations, by backpropagation through each
     piece of a document alone; clipped at 1."""
     documents = grammar(9, seed=3)
-    options = {"steps": 2, "preset": "nano", "context": 16, "batch_tokens": 48, "dropout": 0.0, "contract": CONTRACT, "seed": 5}
+    options = {
+        "steps": 2,
+        "preset": "nano",
+        "context": 16,
+        "batch_tokens": 48,
+        "dropout": 0.0,
+        "contract": CONTRACT,
+        "seed": 5,
+    }
     with recorded() as records:
         train_lm(documents, **options)
     [record] = records
@@ -197,7 +214,9 @@ def test_a_step_is_that_of_adamw_written_out() -> None:
     """AdamW (0.9, 0.95), 1e-8, decay 0.1, of a gradient that is clipped at 1. Its rate rises for 3 % of the steps to the peak, and falls
     in a cosine to a twentieth of it."""
     with recorded() as records:
-        _, figures = train_lm(grammar(9, seed=3), contract=CONTRACT, steps=67, preset="nano", context=8, batch_tokens=8, lr=2e-3)
+        _, figures = train_lm(
+            grammar(9, seed=3), contract=CONTRACT, steps=67, preset="nano", context=8, batch_tokens=8, lr=2e-3
+        )
     [record] = records
     assert figures["curve"][0]["grad_norm"] > 1
     assert max(record.norms()) == pytest.approx(1, rel=1e-5)
@@ -214,7 +233,7 @@ def test_every_step_draws_its_own_random_numbers() -> None:
             found.append(float(torch.rand(())))
             return {"loss": 0.0}
 
-        textless.training.train(step, {}, steps=5, seed=seed)
+        textless.training.loop.train(step, {}, steps=5, seed=seed)
         return found
 
     assert len(set(drawn(0))) == 5
@@ -228,7 +247,11 @@ def test_every_step_draws_its_own_random_numbers() -> None:
 def test_evaluate(lm: UnitLM) -> None:
     dev = grammar(4, seed=4)
     figures = evaluate(lm, dev)
-    total, tokens, frames = sum(lm.nll(d).sum() for d in dev), sum(len(d) + 1 for d in dev), sum(int(d.durations.sum()) for d in dev)
+    total, tokens, frames = (
+        sum(lm.nll(d).sum() for d in dev),
+        sum(len(d) + 1 for d in dev),
+        sum(int(d.durations.sum()) for d in dev),
+    )
     assert figures["nll_per_unit"] == pytest.approx(total / tokens)
     assert figures["bits_per_second"] == pytest.approx(total / math.log(2) / (frames / 50))
 
@@ -290,7 +313,9 @@ def test_bf16_learns_too_and_keeps_fp32_parameters() -> None:
 
 def test_schedules_differ_after_their_peak() -> None:
     documents = grammar(20, seed=8)
-    cosine, inverse = (train_lm(documents, steps=100, schedule=s, **QUICK)[1]["curve"] for s in ("cosine", "inverse_sqrt"))
+    cosine, inverse = (
+        train_lm(documents, steps=100, schedule=s, **QUICK)[1]["curve"] for s in ("cosine", "inverse_sqrt")
+    )
     assert cosine[0]["lr"] > 0.9 * inverse[0]["lr"]
     peak, warmup = QUICK["lr"], 3
     assert inverse[-1]["lr"] == pytest.approx(np.mean([peak * (warmup / n) ** 0.5 for n in range(91, 101)]))
@@ -313,8 +338,8 @@ class Interrupted(Exception):
 
 
 def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(textless.training, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(textless.training, "CHECKPOINT_STEPS", 4)
+    monkeypatch.setattr(textless.training.loop, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(textless.training.loop, "CHECKPOINT_STEPS", 4)
     documents, dev = grammar(40, seed=9), grammar(4, seed=10)
     wanted, figures = train_lm(documents, steps=30, dev=dev, **QUICK)
 
@@ -327,7 +352,9 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path, monkeypatc
         train_lm(documents, steps=30, dev=dev, checkpoint=checkpoint, log=interrupt, **QUICK)
     assert torch.load(checkpoint, weights_only=True)["step"] == 12
     steps = []
-    resumed, again = train_lm(documents, steps=30, dev=dev, checkpoint=checkpoint, log=lambda n, row: steps.append(n), **QUICK)
+    resumed, again = train_lm(
+        documents, steps=30, dev=dev, checkpoint=checkpoint, log=lambda n, row: steps.append(n), **QUICK
+    )
     assert steps[0] == 15  # not from the beginning
     assert all(torch.equal(a, b) for a, b in zip(wanted.parameters(), resumed.parameters(), strict=True))
     assert again == figures
@@ -357,9 +384,9 @@ def test_documents_are_taken_one_by_one_and_trained_on_from_disk(tmp_path) -> No
 def test_a_budget_of_minutes(tmp_path, monkeypatch) -> None:
     """A clock on which each look takes a second: the schedule follows it, and an interruption does not count."""
     ticks = iter(range(10**6))
-    monkeypatch.setattr(textless.training.time, "monotonic", lambda: next(ticks))
-    monkeypatch.setattr(textless.training, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(textless.training, "CHECKPOINT_STEPS", 10)
+    monkeypatch.setattr(textless.training.loop.time, "monotonic", lambda: next(ticks))
+    monkeypatch.setattr(textless.training.loop, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(textless.training.loop, "CHECKPOINT_STEPS", 10)
     documents = grammar(20, seed=8)
     _, figures = train_lm(documents, minutes=6, dev=grammar(3, seed=6), **QUICK)
     assert 150 < figures["steps"] <= 180  # a step looks twice
@@ -434,7 +461,7 @@ def test_a_budget_in_steps_or_tokens(tmp_path, monkeypatch, budget, steps):
 
 def test_the_step_says_how_each_speaker_of_dev_does(tmp_path) -> None:
     from textless.engine.job import Job
-    from textless.lm.score import by_speaker
+    from textless.metrics.lm import by_speaker
     from textless.steps import TrainLM
     from textless.steps.sources import Text
     from textless.units.dump import Dump, UnitRow, finish_dump, write_shard
@@ -449,7 +476,9 @@ def test_the_step_says_how_each_speaker_of_dev_does(tmp_path) -> None:
         finish_dump(places[name], contract=CONTRACT)
     job = Job(tmp_path / "made", places, lambda *a: None)
     job.path.mkdir(exist_ok=True)
-    TrainLM(units=None, dev=Text(file=tmp_path), preset="nano", steps=4, context=64, batch_tokens=256).run(job)  # inputs are the job's
+    TrainLM(units=None, dev=Text(file=tmp_path), preset="nano", steps=4, context=64, batch_tokens=256).run(
+        job
+    )  # inputs are the job's
     assert set(job.metrics["speakers"]) == {"a", "b"}
     joined = [replace(row, units=row.units.deduplicated()) for row in Dump(places["dev"])]
     for speaker, figures in by_speaker(load_lm(job.path), joined).items():

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
+from textless.audio.mfcc import deltas, mfcc, n_frames, to_rate
 from textless.errors import AudioError, TrainingError
-from textless.units.hubert_frames import n_frames as hubert_frames
+from textless.units.encoders.hubert_frames import n_frames as hubert_frames
 from textless.units.kmeans import Codebook
-from textless.units.mfcc import deltas, mfcc, n_frames, to_rate
 
 
 def test_equals_fairseq(clip, golden):
@@ -19,7 +19,12 @@ def test_equals_kaldi_native_fbank():
     knf = pytest.importorskip("kaldi_native_fbank")
     rng = np.random.default_rng(0)
     t = np.arange(50000) / 16000
-    for wave in (0.1 * rng.standard_normal(50000), 0.5 * np.sin(2 * np.pi * 440 * t) + 0.1, np.zeros(700), 1e-4 * rng.standard_normal(900)):
+    for wave in (
+        0.1 * rng.standard_normal(50000),
+        0.5 * np.sin(2 * np.pi * 440 * t) + 0.1,
+        np.zeros(700),
+        1e-4 * rng.standard_normal(900),
+    ):
         options = knf.MfccOptions()
         options.frame_opts.dither = 0.0
         options.use_energy = False

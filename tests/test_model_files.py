@@ -18,18 +18,18 @@ import textless
 from conftest import GOLDEN
 from textless.errors import DeviceError, ModelError, TextlessError
 from textless.lm import LMConfig, UnitLM
+from textless.model_io import model_files, read_json
 from textless.pickles import load_torch, plain
 from textless.steps import STEPS
-from textless.units.checkpoints import open_checkpoint
-from textless.units.encode import HubertEncoder, save_encoder
-from textless.units.hubert import CONVENTION, PRESETS, Hubert, HubertConfig
+from textless.types import UnitContract
+from textless.units.encoders.convert import open_checkpoint
+from textless.units.encoders.hubert import CONVENTION, PRESETS, Hubert, HubertConfig
+from textless.units.encoders.hubert_encoder import HubertEncoder, save_encoder
+from textless.units.encoders.load import save_projected
 from textless.units.kmeans import Codebook, load_codebook
-from textless.units.ladder import LadderEncoder
-from textless.units.lda import LdaEncoder
-from textless.units.projected import save_projected
-from textless.units.types import UnitContract
+from textless.units.mfcc_lda.ladder import LadderEncoder
+from textless.units.mfcc_lda.lda import LdaEncoder
 from textless.vocoder import UnitVocoder, VocoderConfig, load_vocoder
-from textless.weights import model_files, read_json
 
 SHAPE = {"conv_dim": 8, "dim": 16, "layers": 2, "heads": 2, "ffn_dim": 32, "pos_conv_kernel": 8, "pos_conv_groups": 2}
 CONTRACT = UnitContract(n_units=5, frame_rate=50.0, sample_rate=16000)
@@ -47,7 +47,9 @@ def folders(tmp_path):
     made = {name: tmp_path / name for name in ("encoder", "lm", "vocoder", "codebook", "lda", "projected")}
     save_encoder(made["encoder"], hubert())
     UnitLM(LMConfig(n_units=5, dim=8, layers=2, heads=2, ffn_dim=16, context=16), CONTRACT).save(made["lm"])
-    UnitVocoder(VocoderConfig(n_units=5, speakers=("a",), dim=8, ffn_dim=16, layers=2, f0=True), CONTRACT).save(made["vocoder"])
+    UnitVocoder(VocoderConfig(n_units=5, speakers=("a",), dim=8, ffn_dim=16, layers=2, f0=True), CONTRACT).save(
+        made["vocoder"]
+    )
     Codebook(np.eye(5), CONTRACT).save(made["codebook"])
     LdaEncoder(np.ones((91, 3), np.float32)).save(made["lda"])
     save_projected(made["projected"], made["encoder"], np.ones((16, 3), np.float32), layer=1)
@@ -133,18 +135,28 @@ def test_a_header_may_say_any_size(tmp_path):
 @pytest.mark.parametrize("kind", ["fairseq", "hifigan", "weight norm", "ulm"])
 def test_pickled_values_that_are_not_numbers(tmp_path, kind):
     if kind == "ulm":
-        from textless.lm.fairseq import rename
+        from textless.lm.gslm.fairseq import rename
 
         state = {"decoder.embed_tokens.weight": torch.full((8, 4), math.nan)}
-        refused(lambda: rename("lm.pt", state, shared=True), "lm.pt: decoder.embed_tokens.weight holds values that are not numbers")
+        refused(
+            lambda: rename("lm.pt", state, shared=True),
+            "lm.pt: decoder.embed_tokens.weight holds values that are not numbers",
+        )
         return
     if kind == "fairseq":
         content = fairseq_hubert()
-        part, name, path, load = content["model"], "encoder.layers.1.fc1.weight", tmp_path / "hubert.pt", textless.load_encoder
+        part, name, path, load = (
+            content["model"],
+            "encoder.layers.1.fc1.weight",
+            tmp_path / "hubert.pt",
+            textless.load_encoder,
+        )
     else:
         path, load = make_hifigan(tmp_path), load_vocoder
         content = load_torch(path)
-        part = content["generator"] = {name: t.clone() for name, t in content["generator"].items()}  # apart from the file
+        part = content["generator"] = {
+            name: t.clone() for name, t in content["generator"].items()
+        }  # apart from the file
         name = next(n for n in sorted(part) if n.endswith("weight_g") == (kind == "weight norm"))
     part[name] = part[name].clone()
     part[name].view(-1)[0] = math.inf
@@ -193,7 +205,12 @@ ABSURD = {
         "upsample": (3, True),
         "f0": ("yes",),
     },
-    "projected": {"context": (-1, 10**9, True), "layer": (0, "1"), "base": (5, "../encoder", None), "normalisation": (1,)},
+    "projected": {
+        "context": (-1, 10**9, True),
+        "layer": (0, "1"),
+        "base": (5, "../encoder", None),
+        "normalisation": (1,),
+    },
     "codebook": {"contract": (None, 5), "distances": ([1], {"mean": "x"}, {"mean": math.nan})},
 }
 
@@ -216,7 +233,11 @@ def test_the_field_and_what_is_allowed_are_named(folders):
         ("encoder", {"pos_conv_groups": 3}, "pos_conv_groups is 3, which does not divide dim (16)"),
         ("encoder", {"sample_rate": 8000}, "config.json: sample_rate is 8000; known: 16000"),
         ("lm", {"rope_theta": math.nan}, "config.json: rope_theta is nan where a number above 0 is wanted"),
-        ("lm", {"n_units": 10**7, "contract": {}}, "embed.weight is (6, 8) where its configuration asks for (10000001, 8)"),
+        (
+            "lm",
+            {"n_units": 10**7, "contract": {}},
+            "embed.weight is (6, 8) where its configuration asks for (10000001, 8)",
+        ),
         ("vocoder", {"layers": 10**8}, "layers is 100000000 but there are weights of 2"),
         ("vocoder", {"speakers": [1]}, "config.json: speakers is (1,) where a list, each a text is wanted"),
     ):
@@ -254,7 +275,13 @@ def test_hifigans_that_nobody_made(tmp_path):
 
 def transformers_folder(folder: Path, **config) -> Path:
     folder.mkdir(exist_ok=True)
-    shape = {"model_type": "hubert", "conv_dim": [8] * 7, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    shape = {
+        "model_type": "hubert",
+        "conv_dim": [8] * 7,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     shape |= {"intermediate_size": 32, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2}
     (folder / "config.json").write_text(json.dumps({**shape, **config}))
     state = {name: t.contiguous().numpy() for name, t in hubert().state_dict().items()}
@@ -303,11 +330,21 @@ def test_audio_at_another_rate(tmp_path, foreign):
 def test_a_fairseq_task_of_another_rate(tmp_path):
     content = fairseq_hubert()
     cfg = content["cfg"]
-    for task, said in (({"sample_rate": 8000}, "sample_rate: takes audio at 8000 Hz"), ({"normalize": "yes"}, "normalize is 'yes'")):
+    for task, said in (
+        ({"sample_rate": 8000}, "sample_rate: takes audio at 8000 Hz"),
+        ({"normalize": "yes"}, "normalize is 'yes'"),
+    ):
         torch.save({"cfg": {**cfg, "task": {**cfg["task"], **task}}, "model": content["model"]}, tmp_path / "a.pt")
         refused(lambda: textless.load_encoder(tmp_path / "a.pt"), "a.pt", said)
-    for field, value in (("encoder_layers", 10**8), ("encoder_attention_heads", 5), ("conv_pos", 0), ("extractor_mode", ["default"])):
-        torch.save({"cfg": {**cfg, "model": {**cfg["model"], field: value}}, "model": content["model"]}, tmp_path / "a.pt")
+    for field, value in (
+        ("encoder_layers", 10**8),
+        ("encoder_attention_heads", 5),
+        ("conv_pos", 0),
+        ("extractor_mode", ["default"]),
+    ):
+        torch.save(
+            {"cfg": {**cfg, "model": {**cfg["model"], field: value}}, "model": content["model"]}, tmp_path / "a.pt"
+        )
         refused(lambda: textless.load_encoder(tmp_path / "a.pt"), "a.pt")
 
 
@@ -315,8 +352,14 @@ def torchaudio_state(model):
     state = {}
     for name, tensor in model.state_dict().items():
         if name != "masked_spec_embed":
-            name = name.replace("parametrizations.weight.original0", "weight_g").replace("parametrizations.weight.original1", "weight_v")
-            name = f"encoder.{name}" if name.startswith("feature_projection") else name.replace("encoder.", "encoder.transformer.", 1)
+            name = name.replace("parametrizations.weight.original0", "weight_g").replace(
+                "parametrizations.weight.original1", "weight_v"
+            )
+            name = (
+                f"encoder.{name}"
+                if name.startswith("feature_projection")
+                else name.replace("encoder.", "encoder.transformer.", 1)
+            )
             state[name] = tensor.clone()
     return state
 
@@ -335,7 +378,12 @@ def test_text_models_of_absurd_values(tmp_path):
 
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=40, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=64
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
     )
     folder = tmp_path / "llama"
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
@@ -373,7 +421,7 @@ def test_models_of_the_usual_shape_keep_their_identity():
     """Dumps, language models and vocoders carry these hashes."""
     from hashlib import sha256
 
-    from textless.units.encode import encoder_hash
+    from textless.units.encoders.hubert_encoder import encoder_hash
 
     assert {1024: (16, 16), 1280: (16, 16), 1920: (16, 16), 768: (12, 16)}.items() <= CONVENTION.items()
     assert all(CONVENTION[c.dim] == (c.heads, c.pos_conv_groups) for c in PRESETS.values())
@@ -397,7 +445,7 @@ def test_identities_of_transformers_models(tmp_path):
 
 def test_published_configurations_hash_no_more_than_weights():
     transformers = pytest.importorskip("transformers")
-    from textless.units.foreign import unshown
+    from textless.units.encoders.transformers import unshown
 
     kernels, strides = [10, 3, 3, 3, 3, 2, 2, 2], [5, 2, 2, 2, 2, 2, 2, 2]
     for config in (
@@ -410,7 +458,9 @@ def test_published_configurations_hash_no_more_than_weights():
     ):
         assert unshown(config) == {}
     assert unshown(transformers.WavLMConfig(max_bucket_distance=400)) == {"max_bucket_distance": 400}
-    assert unshown(transformers.HubertConfig(conv_stride=[2, 5, 2, 2, 2, 2, 2])) == {"conv_stride": [2, 5, 2, 2, 2, 2, 2]}
+    assert unshown(transformers.HubertConfig(conv_stride=[2, 5, 2, 2, 2, 2, 2])) == {
+        "conv_stride": [2, 5, 2, 2, 2, 2, 2]
+    }
 
 
 # -------------------------------------------------------------------------------------------------------- files of a model
@@ -435,7 +485,7 @@ def test_every_file_that_is_read_is_listed(folders, tmp_path):
 
 def test_a_folder_is_done_for_a_model_with_other_names_no_more(tmp_path):
     """`resynth` into a folder: what it was made with includes what lies beside a checkpoint."""
-    from textless.outputs import hash_model
+    from textless.cli.outputs import hash_model
 
     path = make_hifigan(tmp_path)
     before = hash_model(path)
@@ -453,7 +503,7 @@ def test_names_of_speakers_that_are_numbers(tmp_path, kind):
         vocoder = UnitVocoder(VocoderConfig(n_units=5, speakers=names, dim=8, ffn_dim=16, layers=1), CONTRACT)
     else:
         vocoder = type("Voices", (), {"speakers": names})()
-        from textless.vocoder.hifigan import UnitHifiGan
+        from textless.vocoder.hifigan.model import UnitHifiGan
 
         vocoder.speaker_index = UnitHifiGan.speaker_index.__get__(vocoder)
     for given, index in (
@@ -471,7 +521,9 @@ def test_names_of_speakers_that_are_numbers(tmp_path, kind):
     ):
         assert vocoder.speaker_index(given) == index, given
     for given in ("01", " 19", "19 ", "+1", "EVE", "4", "-1", -1, 4, True, 1.0, "", "１"):
-        refused(lambda given=given: vocoder.speaker_index(given), f"no speaker {given!r}", "eve, 3, 1088, 19, or 0 to 3")
+        refused(
+            lambda given=given: vocoder.speaker_index(given), f"no speaker {given!r}", "eve, 3, 1088, 19, or 0 to 3"
+        )
     refused(lambda: vocoder.speaker_index("Eve"), "did you mean 'eve'?")
 
 
@@ -481,7 +533,7 @@ def test_a_number_in_yaml_is_a_name_first(tmp_path):
 
 
 def test_devices_are_checked_wherever_one_is_named(folders):
-    from textless.vocoder.f0 import track_f0
+    from textless.audio.f0 import track_f0
 
     for name in ("gpu0", "cuda:99", "mps"):
         for call in (
@@ -508,23 +560,30 @@ def test_f0_of_another_rate(tmp_path, rate):
     (tmp_path / "frames.json").write_text(json.dumps({"frame_rate": 50.0}))
     job = Job(tmp_path / "made", {"f0": tmp_path}, lambda *a: None)
     if rate == 100.0:
-        with pytest.raises(TrainingError, match=r"units have 100 frames a second and F0 has 50\.0; give F0 with frame_rate: 100"):
+        with pytest.raises(
+            TrainingError, match=r"units have 100 frames a second and F0 has 50\.0; give F0 with frame_rate: 100"
+        ):
             f0_of(job, rate)
     else:
         assert f0_of(job, rate)["a"].tolist() == [1, 1, 1, 1]
 
 
 def test_f0_of_another_length_names_both_rates():
-    vocoder = UnitVocoder(VocoderConfig(n_units=5, speakers=("a",), dim=8, ffn_dim=16, layers=1, f0=True), CONTRACT).eval()
+    vocoder = UnitVocoder(
+        VocoderConfig(n_units=5, speakers=("a",), dim=8, ffn_dim=16, layers=1, f0=True), CONTRACT
+    ).eval()
     refused(lambda: vocoder.resynth(np.zeros(10, int), f0=np.zeros(20)), "(100 a second to 50)")
 
 
 def test_a_ladder_of_another_shape(tmp_path):
-    from textless.units.ladder import Voice
-    from textless.units.voice import DIM
+    from textless.units.mfcc_lda.ladder import Voice
+    from textless.units.mfcc_lda.vtln import DIM
 
     LadderEncoder(Voice(torch.zeros(DIM, 3), torch.zeros(4, 3))).save(tmp_path)
     assert textless.load_encoder(tmp_path).dim == 3
-    save_file({"projection": np.zeros((DIM, 3), np.float32), "centroids": np.zeros((4, 2), np.float32)}, tmp_path / "model.safetensors")
+    save_file(
+        {"projection": np.zeros((DIM, 3), np.float32), "centroids": np.zeros((4, 2), np.float32)},
+        tmp_path / "model.safetensors",
+    )
     with pytest.raises(ModelError, match="do not fit"):
         textless.load_encoder(tmp_path)

@@ -11,9 +11,12 @@ def test_every_mutation_can_be_applied():
 
 
 def test_what_is_wrong_with_a_mutation_is_said():
-    gone, idle = MUTATIONS[0]._replace(old="no code of ours"), MUTATIONS[0]._replace(new=MUTATIONS[0].old, tests="pretrain::nothing")
+    gone, idle = (
+        MUTATIONS[0]._replace(old="no code of ours"),
+        MUTATIONS[0]._replace(new=MUTATIONS[0].old, tests="pretrain::nothing"),
+    )
     first, second, third = problems([gone, idle])
-    assert "stands 0 times in textless/units/pretrain.py" in first
+    assert "stands 0 times in textless/units/encoders/pretrain.py" in first
     assert "changes nothing" in second
     assert "there is no test tests/test_pretrain.py::test_nothing" in third
 

@@ -12,8 +12,8 @@ from textless import model as module
 from textless.engine.job import write_failures
 from textless.model import named, resynth_row
 from textless.names import encodable, plain, repeated
+from textless.types import Units
 from textless.units.dump import UnitRow
-from textless.units.types import Units
 
 NFC, NFD = (unicodedata.normalize(form, "Zoë") for form in ("NFC", "NFD"))
 
@@ -110,7 +110,10 @@ def test_figures_by_id_refuse_ids_that_repeat(textless_command, speech, tmp_path
     (tmp_path / "pairs.tsv").write_text("good\tbad\na\ta\n")
     (tmp_path / "phones.tsv").write_text("id\tstart\tend\tphone\na\t0\t0.5\tA\na\t0.5\t1\tB\n")
     units = [tmp_path / "u.jsonl"] * 2
-    for command in (["score", *units, "--pairs", tmp_path / "pairs.tsv"], ["quality", *units, "--alignments", tmp_path / "phones.tsv"]):
+    for command in (
+        ["score", *units, "--pairs", tmp_path / "pairs.tsv"],
+        ["quality", *units, "--alignments", tmp_path / "phones.tsv"],
+    ):
         code, _, err = textless_command(*command)
         assert code == 2
         assert "two rows are called 'a'" in err

@@ -10,7 +10,7 @@ import pytest
 
 from textless.errors import ContractError, TrainingError
 from textless.lm.ngram import FALLBACK, KneserNey, discounts
-from textless.units.types import UnitContract, Units
+from textless.types import UnitContract, Units
 
 
 class Naive:
@@ -55,7 +55,9 @@ class Naive:
 
     def nll(self, units: list[int]) -> list[float]:
         tokens = [self.n_units, *units, self.n_units]
-        return [-math.log(self.p(tuple(tokens[max(0, i - self.order + 1) : i]), tokens[i])) for i in range(1, len(tokens))]
+        return [
+            -math.log(self.p(tuple(tokens[max(0, i - self.order + 1) : i]), tokens[i])) for i in range(1, len(tokens))
+        ]
 
 
 def markov(n_sequences: int, n_units: int = 12, length: int = 40, seed: int = 0) -> list[np.ndarray]:
@@ -99,7 +101,13 @@ def test_discounts() -> None:
     assert FALLBACK.tolist() == [0, 0.5, 1, 1.5]
     counts = np.repeat([1, 2, 3, 4, 9], [10, 5, 3, 2, 7])  # y = 10 / 20
     np.testing.assert_allclose(discounts(counts), [0, 0.5, 2 - 3 * 0.5 * 3 / 5, 3 - 4 * 0.5 * 2 / 3])
-    for degenerate in ([], [5, 6], [1, 1, 1], [1, 2, 2], [1, 2, 3, 3, 3, 3]):  # nothing, none of 1, 2 or 3, and one below zero
+    for degenerate in (
+        [],
+        [5, 6],
+        [1, 1, 1],
+        [1, 2, 2],
+        [1, 2, 3, 3, 3, 3],
+    ):  # nothing, none of 1, 2 or 3, and one below zero
         assert np.array_equal(discounts(np.array(degenerate, np.int64)), FALLBACK)
 
 
@@ -128,7 +136,9 @@ def test_higher_orders_know_more_and_all_beat_the_unigram() -> None:
 
 
 def test_order_one_is_the_smoothed_frequencies() -> None:
-    lm = KneserNey.fit([[0, 0, 0, 1], [0, 0, 0, 0]], 3, 1)  # 7 of unit 0, one of unit 1, two ends: no count of 3, so the fallback
+    lm = KneserNey.fit(
+        [[0, 0, 0, 1], [0, 0, 0, 0]], 3, 1
+    )  # 7 of unit 0, one of unit 1, two ends: no count of 3, so the fallback
     taken = 0.5 + 1.0 + 1.5
     p = [(7 - 1.5 + taken / 4) / 10, (1 - 0.5 + taken / 4) / 10, taken / 4 / 10, (2 - 1.0 + taken / 4) / 10]
     np.testing.assert_allclose(probabilities(lm, []), p)

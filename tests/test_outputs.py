@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 import textless
-from textless import outputs
+from textless.cli import outputs
+from textless.cli.outputs import Failures, check_output, deliver_file, sole
 from textless.errors import ModelError, OutputExistsError
 from textless.model import named, resynth_row
-from textless.outputs import Failures, check_output, deliver_file, sole
+from textless.types import UnitContract, Units
 from textless.units.dump import UnitRow, extra_types, write_shard
-from textless.units.types import UnitContract, Units
 
 
 @pytest.fixture
@@ -69,7 +69,11 @@ def given(units, tmp_path, speech, model_set, monkeypatch):
 
 def contents(place):
     """Of a file, or of a folder but for its receipt."""
-    files = [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file() and p.name != ".textless.json")
+    files = (
+        [place]
+        if place.is_file()
+        else sorted(p for p in place.rglob("*") if p.is_file() and p.name != ".textless.json")
+    )
     return {p.name: p.read_bytes() for p in files}
 
 
@@ -146,20 +150,23 @@ def test_failures_stand_beside_a_file_as_long_as_there_are_any(textless_command,
 
 @pytest.mark.parametrize("suffix", [".wav", ".MP3", ".opus", ".m4a", ".parquet", ".json", ".tsv", ".jsonl.gz", ".npy"])
 def test_units_are_written_into_no_other_format(tmp_path, suffix):
-    with pytest.raises(OutputExistsError, match=r"is not what is written here; give FILE\.jsonl or a folder of parquet"):
+    with pytest.raises(
+        OutputExistsError, match=r"is not what is written here; give FILE\.jsonl or a folder of parquet"
+    ):
         check_output(str(tmp_path / f"x{suffix}"), (".jsonl",), False, folder="parquet")
 
 
 @pytest.mark.parametrize("suffix", [".mp3", ".m4a", ".aiff", ".jsonl", ".txt", ".xyz", ".Wave"])
 def test_speech_is_written_into_no_other_format(tmp_path, suffix):
-    from textless.audio import FORMATS
+    from textless.audio.io import FORMATS
 
     with pytest.raises(OutputExistsError, match=r"is not what is written here; give FILE\.wav or FILE\.flac"):
         check_output(str(tmp_path / f"x{suffix}"), FORMATS, False, folder="wavs")
 
 
 @pytest.mark.parametrize(
-    ("suffixes", "other"), [((".jsonl",), "x.wav"), ((".jsonl",), "x.json"), ((".json",), "x.jsonl"), ((".json",), "x.flac")]
+    ("suffixes", "other"),
+    [((".jsonl",), "x.wav"), ((".jsonl",), "x.json"), ((".json",), "x.jsonl"), ((".json",), "x.flac")],
 )
 def test_figures_are_written_into_no_other_format(tmp_path, suffixes, other):
     with pytest.raises(OutputExistsError, match=f"is not what is written here; give FILE{suffixes[0]}"):
@@ -167,7 +174,7 @@ def test_figures_are_written_into_no_other_format(tmp_path, suffixes, other):
 
 
 def test_names_of_outputs_that_are_taken(tmp_path):
-    from textless.audio import FORMATS
+    from textless.audio.io import FORMATS
 
     for name in ("dump", "dump.v2", "run-0.5", "x.wav/"):
         check_output(f"{tmp_path}/{name}", (".jsonl",), False, folder="parquet")
@@ -253,7 +260,9 @@ def test_a_disk_that_is_full(textless_command, given, tmp_path, name, size):
 
 def test_standard_output_that_is_full():
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-m", "textless", "fetch"], stdout=full, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "textless", "fetch"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
     assert (done.returncode, done.stderr) == (2, "error: the output: No space left on device\n")
 
 
@@ -271,14 +280,17 @@ def test_memory_that_is_not_there(textless_command, units, tmp_path, monkeypatch
     vocoder.error = RuntimeError("a bug")
     with pytest.raises(RuntimeError, match="a bug"):
         resynth_row(vocoder, row)
-    from textless import commands
+    from textless.cli import commands
 
     def fail(*args, **kwargs):
         raise MemoryError
 
     monkeypatch.setattr(commands, "quality", fail)
     code, _, err = textless_command("quality", tmp_path / "a.jsonl")
-    assert (code, err) == (2, "error: more memory is needed than is free; give less at a time, or close other programs\n")
+    assert (code, err) == (
+        2,
+        "error: more memory is needed than is free; give less at a time, or close other programs\n",
+    )
 
 
 def test_one_command_at_a_time(tmp_path, capsys):
@@ -372,7 +384,9 @@ def test_all_shards_of_a_dump_have_the_same_columns(tmp_path):
     """Other programs take those of the first."""
     pandas = pytest.importorskip("pandas")
     contract = UnitContract(n_units=9)
-    rows = [UnitRow(f"r{n}", Units.of([n], contract), extra={"note": 0.5} if n == 3 else {"other": n}) for n in range(4)]
+    rows = [
+        UnitRow(f"r{n}", Units.of([n], contract), extra={"note": 0.5} if n == 3 else {"other": n}) for n in range(4)
+    ]
     types = extra_types(rows)
     for n in range(2):
         write_shard(tmp_path / f"{n}.parquet", rows[2 * n : 2 * n + 2], contract=contract, extra=types)

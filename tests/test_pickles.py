@@ -36,7 +36,9 @@ def canary(tmp_path, monkeypatch):
     ordered, modules = set(vars(collections.OrderedDict)), set(sys.modules)
     yield file
     assert not file.exists()
-    assert {name for name in set(sys.modules) - modules if not name.startswith(("torch.", "numpy.", "encodings."))} == set()
+    assert {
+        name for name in set(sys.modules) - modules if not name.startswith(("torch.", "numpy.", "encodings."))
+    } == set()
     assert set(vars(collections.OrderedDict)) == ordered
 
 
@@ -72,7 +74,15 @@ def storage(kind="Float", key="0", count=6, what="storage"):
 
 
 def tensor(offset=0, size=(2, 3), stride=(3, 1), data=None):
-    return call("torch._utils._rebuild_tensor_v2", data or storage(), offset, size, stride, False, call("collections.OrderedDict"))
+    return call(
+        "torch._utils._rebuild_tensor_v2",
+        data or storage(),
+        offset,
+        size,
+        stride,
+        False,
+        call("collections.OrderedDict"),
+    )
 
 
 def archive(path, value, members=(("data/0", bytes(24)),), root="archive"):
@@ -117,7 +127,9 @@ def refuse_all(tmp_path, value, *words):
 # ---- real files
 
 
-@pytest.mark.parametrize(("size", "normalize", "units", "tensors"), [("base", False, 100, 86), ("large", True, 50, 105)])
+@pytest.mark.parametrize(
+    ("size", "normalize", "units", "tensors"), [("base", False, 100, 86), ("large", True, 50, 105)]
+)
 def test_hubert_of_fairseq(size, normalize, units, tensors):
     checkpoint = load_torch(GOLDEN / f"hubert_{size}.pt")
     cfg = plain(checkpoint["cfg"])
@@ -143,7 +155,12 @@ def test_sums_of_real_weights():
     recorded = {"hubert_base": 2383.296785341176, "hubert_large": 1890.5219616148697, "ulm": 358.3369934342495}
     sums = {
         name: sum(float(t.double().sum()) for t in load_torch(GOLDEN / f"{name}.pt")[key].values())
-        for name, key in (("hubert_base", "model"), ("hubert_large", "model"), ("ulm", "model"), ("codehifigan_plain", "generator"))
+        for name, key in (
+            ("hubert_base", "model"),
+            ("hubert_large", "model"),
+            ("ulm", "model"),
+            ("codehifigan_plain", "generator"),
+        )
     }
     assert sums == pytest.approx({**recorded, "codehifigan_plain": 2226.0119517218823}, rel=1e-9)
 
@@ -173,7 +190,13 @@ def test_kmeans_of_fairseq(golden):
 @pytest.fixture
 def tensors():
     base = torch.randn(6, 5, generator=torch.manual_seed(0))
-    views = {"base": base, "t": base.t(), "part": base[2:4, 1::2], "expanded": torch.ones(1).expand(4), "scalar": torch.tensor(3.0)}
+    views = {
+        "base": base,
+        "t": base.t(),
+        "part": base[2:4, 1::2],
+        "expanded": torch.ones(1).expand(4),
+        "scalar": torch.tensor(3.0),
+    }
     rest = {"parameter": torch.nn.Parameter(base.clone()), "empty": torch.zeros(0, 3)}
     return {**views, **rest, **{d: torch.arange(7).to(getattr(torch, d)) for d in DTYPES}}
 
@@ -182,7 +205,9 @@ def tensors():
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_tensors_of_torch(tmp_path, tensors, zipped, protocol):
     others = {"size": torch.Size([2, 3]), "device": torch.device("cuda", 1), "dtype": torch.float16}
-    torch.save({**tensors, **others}, tmp_path / "x.pt", pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    torch.save(
+        {**tensors, **others}, tmp_path / "x.pt", pickle_protocol=protocol, _use_new_zipfile_serialization=zipped
+    )
     loaded = load_torch(tmp_path / "x.pt")
     assert {key: loaded.pop(key) for key in others} == others
     assert list(loaded) == list(tensors)
@@ -203,7 +228,9 @@ def test_modules_subclasses_and_storages(tmp_path):
     assert list(loaded) == ["weight", "bias"]
     assert torch.equal(loaded["weight"], layer.weight)
     assert torch.equal(raw.view(torch.float32).view(3, 2), layer.weight)
-    value = call("torch._tensor._rebuild_from_type_v2", name("torch._utils._rebuild_tensor_v2"), name("torch.Tensor"), (), {})
+    value = call(
+        "torch._tensor._rebuild_from_type_v2", name("torch._utils._rebuild_tensor_v2"), name("torch.Tensor"), (), {}
+    )
     refuse(load_torch, archive(tmp_path / "no.pt", value), "make_tensor")
     torch.save(layer, tmp_path / "module.pt")
     refuse(load_torch, tmp_path / "module.pt", "torch.nn.modules.linear.Linear")
@@ -220,7 +247,9 @@ def test_only_what_is_touched_is_read(tmp_path):
     """A gibibyte of nothing, which would take seconds to read: a sparse file."""
     count = 2**28
     for pad in range(4):  # until it is aligned
-        archive(tmp_path / "x.pt", [tensor(5, (2,), (1,), data=storage(count=count))], [("x" * pad, b""), ("data/0", b"")])
+        archive(
+            tmp_path / "x.pt", [tensor(5, (2,), (1,), data=storage(count=count))], [("x" * pad, b""), ("data/0", b"")]
+        )
         data = bytearray((tmp_path / "x.pt").read_bytes())
         if (data.index(b"archive/data/0") + len("archive/data/0")) % 4 == 0:
             break
@@ -289,7 +318,9 @@ def test_plain_data_in_every_protocol(tmp_path, protocol):
 
 @pytest.mark.parametrize("kind", [sklearn.cluster.KMeans, sklearn.cluster.MiniBatchKMeans])
 def test_sklearn(tmp_path, kind):
-    model = kind(3, n_init=1, random_state=np.random.RandomState(0)).fit(np.random.default_rng(0).standard_normal((40, 2)))
+    model = kind(3, n_init=1, random_state=np.random.RandomState(0)).fit(
+        np.random.default_rng(0).standard_normal((40, 2))
+    )
     files = []
     for compress in (0, "zlib", "gzip", "bz2", "lzma", "xz"):
         files += joblib.dump(model, tmp_path / f"{compress}", compress=compress)
@@ -319,7 +350,9 @@ def test_joblib_before_1_2_and_numpy_before_2(tmp_path):
     assert (first.tolist(), second.tolist()) == ([0, 1, 2], [1, 1])
     for protocol in (2, 4):
         data = pickle.dumps([np.arange(3), np.float64(2)], protocol)
-        (tmp_path / "x").write_bytes(data.replace(b"numpy._core", b"numpy.core").replace(b"\x8c\x16numpy.core", b"\x8c\x15numpy.core"))
+        (tmp_path / "x").write_bytes(
+            data.replace(b"numpy._core", b"numpy.core").replace(b"\x8c\x16numpy.core", b"\x8c\x15numpy.core")
+        )
         assert load_joblib(tmp_path / "x")[0].tolist() == [0, 1, 2]
 
 
@@ -362,7 +395,12 @@ def test_an_old_checkpoint(tmp_path):
         meters = MetersDict(train_loss=AverageMeter())
         args = Namespace(arch="hubert", path=pathlib.PurePosixPath("a/b"), mode=Choice.LAYER, kind=int, any=typing.Any)
         args.typed = typing.Dict[str, int]  # noqa: UP006
-        value = {"args": args, "extra_state": {"meters": meters, "best": np.float32(0.5)}, "objects": [slots, both], Choice.LAYER: 1}
+        value = {
+            "args": args,
+            "extra_state": {"meters": meters, "best": np.float32(0.5)},
+            "objects": [slots, both],
+            Choice.LAYER: 1,
+        }
         for zipped in (True, False):
             torch.save(value, tmp_path / f"{zipped}.pt", _use_new_zipfile_serialization=zipped)
     for zipped in (True, False):
@@ -370,7 +408,11 @@ def test_an_old_checkpoint(tmp_path):
         assert loaded["extra_state"]["meters"].items["train_loss"].name == "fairseq.meters.AverageMeter"
         data = plain(loaded)
         assert data["args"]["path"] == "a/b"
-        assert (data["args"]["mode"], data["args"]["kind"], data["args"]["any"]) == ("layer_norm", "builtins.int", "typing.Any")
+        assert (data["args"]["mode"], data["args"]["kind"], data["args"]["any"]) == (
+            "layer_norm",
+            "builtins.int",
+            "typing.Any",
+        )
         assert data["args"]["typed"] == ("typing.Dict", ("builtins.str", "builtins.int"))
         assert data["extra_state"]["meters"] == {"train_loss": {"val": 1.5, "sum": torch.tensor(3.0), "count": 2}}
         assert type(data["extra_state"]["best"]) is float
@@ -410,7 +452,14 @@ def test_files_that_cannot_be_read(tmp_path):
         refuse(load, tmp_path, "is a folder")
         refuse(load, tmp_path / "empty", "is empty")
         refuse(load, tmp_path / "pipe", "pipe")
-        for text in (b"<!DOCTYPE html>", b"version https://git-lfs.github.com/spec/v1\n", b"\x80", b"\x93NUMPY", b"\0" * 50, b"."):
+        for text in (
+            b"<!DOCTYPE html>",
+            b"version https://git-lfs.github.com/spec/v1\n",
+            b"\x80",
+            b"\x93NUMPY",
+            b"\0" * 50,
+            b".",
+        ):
             (tmp_path / "text").write_bytes(text)
             refuse(load, tmp_path / "text", "cut short, damaged, or of another kind")
         (tmp_path / "x").write_bytes(b"\x80\x09N.")
@@ -494,7 +543,11 @@ def test_the_names_in_every_place(tmp_path, canary):
     refuse(load_torch, archive(tmp_path / "x.pt", hooks), "posix.system")
     for full in ("OrderedDict.__init__.__globals__", "OrderedDict\nx", "\x1b[31m", "x" * 1000):
         text = full.encode()
-        refuse_all(tmp_path, Code(b"\x8c\x0bcollectionsX" + len(text).to_bytes(4, "little") + text + b"\x93"), "names collections.")
+        refuse_all(
+            tmp_path,
+            Code(b"\x8c\x0bcollectionsX" + len(text).to_bytes(4, "little") + text + b"\x93"),
+            "names collections.",
+        )
     refuse_all(tmp_path, Code(b"NN\x93"))
 
 
@@ -525,7 +578,9 @@ def test_pickles_of_real_objects(tmp_path, canary):
     refuse(load_joblib, tmp_path / "x", "numpy.memmap")
 
 
-@pytest.mark.parametrize("module", ["joblib.numpy_pickle", "joblib.numpy_pickle_compat", "sklearn.externals.joblib.numpy_pickle"])
+@pytest.mark.parametrize(
+    "module", ["joblib.numpy_pickle", "joblib.numpy_pickle_compat", "sklearn.externals.joblib.numpy_pickle"]
+)
 def test_old_joblib(tmp_path, module):
     refuse_all(tmp_path, call(f"{module}.NDArrayWrapper", "file.npy", name("numpy.ndarray")), "before 0.10")
     refuse_all(tmp_path, call(f"{module}.ZNDArrayWrapper", "file.z"), "before 0.10")
@@ -599,7 +654,14 @@ def test_evil_arguments(tmp_path, full, args):
 
 def test_nothing_real_is_called_or_changed(tmp_path):
     state = Code(b"}X\1\0\0\0aNs")
-    for target in ("collections.OrderedDict", "builtins.int", "numpy.dtype", "numpy.ndarray", "fairseq.A", "argparse.Namespace"):
+    for target in (
+        "collections.OrderedDict",
+        "builtins.int",
+        "numpy.dtype",
+        "numpy.ndarray",
+        "fairseq.A",
+        "argparse.Namespace",
+    ):
         refuse_all(tmp_path, Code(name(target) + state + b"b"), "Name")
         refuse_all(tmp_path, Code(name(target) + b"(NNu"))
         refuse_all(tmp_path, Code(name(target) + b"Na"))
@@ -617,7 +679,9 @@ def test_nothing_real_is_called_or_changed(tmp_path):
     empty = call("numpy.core.multiarray._reconstruct", name("numpy.ndarray"), (0,), b"b")
     for shape, data in (((5,), bytes(8)), ((-1,), bytes(8)), ((2**62, 4), b""), ((1,), [1]), ("x", bytes(8))):
         refuse_all(tmp_path, Code(empty + code((1, shape, dtype, False, data)) + b"b"))
-    (tmp_path / "x").write_bytes(program(Code(name("fairseq.A") + b")\x81}(X\x09\0\0\0__class__NX\x0c\0\0\0__setstate__Nub")))
+    (tmp_path / "x").write_bytes(
+        program(Code(name("fairseq.A") + b")\x81}(X\x09\0\0\0__class__NX\x0c\0\0\0__setstate__Nub"))
+    )
     assert plain(load_joblib(tmp_path / "x")) == {"__class__": None, "__setstate__": None}
 
 
@@ -636,7 +700,11 @@ def test_bombs(tmp_path, monkeypatch):
     assert load_joblib(tmp_path / "x") is None
     (tmp_path / "x").write_bytes(program(Code(b"]" + b"2\x86" * 60)))  # shares one list 2^60 times
     assert len(plain(load_joblib(tmp_path / "x"))) == 2
-    for many, args in (("builtins.bytearray", bytes(10**5)), ("_codecs.encode", "x" * 10**5), ("builtins.set", list(range(10**5)))):
+    for many, args in (
+        ("builtins.bytearray", bytes(10**5)),
+        ("_codecs.encode", "x" * 10**5),
+        ("builtins.set", list(range(10**5))),
+    ):
         start = name(many) + b"r\0\0\1\0" + code((args,)) + b"r\1\0\1\0"
         refuse_all(tmp_path, Code(start + b"0j\0\0\1\0j\1\0\1\0R" * 1000), "steps or memory")
     monkeypatch.setattr(machine, "STEPS", 100)
@@ -658,7 +726,13 @@ def test_arrays_that_do_not_fit_the_file(tmp_path):
     joblib.dump(np.zeros((7, 3)), tmp_path / "x")
     data = (tmp_path / "x").read_bytes()
     assert data.count(b"K\x07K\x03\x86") == 1
-    for shape in (b"J\xff\xff\xff\x7fK\x03\x86", b"J\xff\xff\xff\xffK\x03\x86", b"K\x08K\x03\x86", b"K\x07G\0\0\0\0\0\0\0\0\x86", b"]"):
+    for shape in (
+        b"J\xff\xff\xff\x7fK\x03\x86",
+        b"J\xff\xff\xff\xffK\x03\x86",
+        b"K\x08K\x03\x86",
+        b"K\x07G\0\0\0\0\0\0\0\0\x86",
+        b"]",
+    ):
         (tmp_path / "x").write_bytes(data.replace(b"K\x07K\x03\x86", shape))
         refuse(load_joblib, tmp_path / "x")
 
@@ -700,8 +774,19 @@ def test_arrays_that_do_not_fit_the_file(tmp_path):
         [storage(), storage("Double", count=3), storage("Bool", count=23)],
         call("torch._utils._rebuild_tensor_v2", storage(), 0, (1,), (1,), False, {}, {"neg": True}),
         call("torch._utils._rebuild_tensor_v3", storage(), 0, (1,), (1,), False, {}, name("torch.uint16")),
-        call("torch._utils._rebuild_tensor_v3", storage("Byte", count=24), 0, (13,), (1,), False, {}, name("torch.uint16")),
-        call("torch._utils._rebuild_tensor_v3", storage("Byte", count=24), 0, (1,), (1,), False, {}, name("torch.bool")),
+        call(
+            "torch._utils._rebuild_tensor_v3",
+            storage("Byte", count=24),
+            0,
+            (13,),
+            (1,),
+            False,
+            {},
+            name("torch.uint16"),
+        ),
+        call(
+            "torch._utils._rebuild_tensor_v3", storage("Byte", count=24), 0, (1,), (1,), False, {}, name("torch.bool")
+        ),
         call("torch._utils._rebuild_parameter", 5, True, {}),
         call("torch._tensor._rebuild_from_type_v2", name("torch._utils._rebuild_tensor_v2"), name("fairseq.A"), (), {}),
         call("torch._tensor._rebuild_from_type_v2", name("builtins.set"), name("torch.Tensor"), (), {}),
@@ -744,7 +829,13 @@ def test_zips_that_torch_does_not_write(tmp_path):
     archive(path, tensor(), [("data/0", bytes(24))])
     data = path.read_bytes()
     at = data.rindex(b"archive/data/0") - 46
-    for k, new in ((20, b"\xff\xff\0\0"), (24, b"\x19\0\0\0"), (42, b"\xff\xff\xff\x0f"), (8, b"\1\0\0\0"), (42, b"\x05\0\0\0")):
+    for k, new in (
+        (20, b"\xff\xff\0\0"),
+        (24, b"\x19\0\0\0"),
+        (42, b"\xff\xff\xff\x0f"),
+        (8, b"\1\0\0\0"),
+        (42, b"\x05\0\0\0"),
+    ):
         path.write_bytes(data[: at + k] + new + data[at + k + len(new) :])
         refuse(load_torch, path)
     path.write_bytes(data.replace(b"little", b"big\0\0\0"))
@@ -763,7 +854,9 @@ def test_older_form_whose_storages_do_not_fit(tmp_path):
     for rest in (b"", six, six + data[:-1], (5).to_bytes(8, "little") + data, b"\xff" * 8 + data):
         refuse(load_torch, legacy(path, tensor(), ["0"], rest))
     large = storage(count=10**12)
-    refuse(load_torch, legacy(path, tensor(data=large), ["0"], (10**12).to_bytes(8, "little") + data), "steps or memory")
+    refuse(
+        load_torch, legacy(path, tensor(data=large), ["0"], (10**12).to_bytes(8, "little") + data), "steps or memory"
+    )
 
 
 # ---- chance
@@ -802,7 +895,12 @@ def test_fuzz_joblib(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")
 def test_fuzz_torch(tmp_path, tensors):
-    value = {**tensors, "args": Namespace(a=np.float32(1), b=[np.arange(3)]), "s": {1}, "o": collections.OrderedDict(a=1)}
+    value = {
+        **tensors,
+        "args": Namespace(a=np.float32(1), b=[np.arange(3)]),
+        "s": {1},
+        "o": collections.OrderedDict(a=1),
+    }
     for zipped, seed in ((True, 2), (False, 3)):
         path = tmp_path / "x.pt"
         torch.save(value, path, _use_new_zipfile_serialization=zipped)

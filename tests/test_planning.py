@@ -9,7 +9,7 @@ import pytest
 from textless.checks import OneOf
 from textless.errors import PipelineError, StepValueError
 from textless.steps import STEPS
-from textless.units.hubert import PRESETS
+from textless.units.encoders.hubert import PRESETS
 
 
 def planned(tmp_path, line):
@@ -114,17 +114,33 @@ def test_planning_refuses_values_that_no_step_takes(tmp_path, step):
                 planned(tmp_path, f"{step}, {fields}: {value}")
             assert "\n" not in str(e.value)
             field = fields.split(", ")[-1].split()[0]
-            if "needs" not in str(e.value) and "one of the two" not in str(e.value) and "give alignments" not in str(e.value):
+            if (
+                "needs" not in str(e.value)
+                and "one of the two" not in str(e.value)
+                and "give alignments" not in str(e.value)
+            ):
                 assert field in str(e.value)
                 assert value in str(e.value)
 
 
 def test_planning_says_what_is_allowed(tmp_path):
     for line, said in (
-        ("step: kmeans, frames: $mfcc, n_units: -5", "kmeans.n_units is -5 where a whole number from 1 to 16777216 is wanted"),
-        ("step: train_lm, units: $units, steps: 1, preset: medium", "train_lm.preset is 'medium'; known: nano, tiny, small, base, gslm"),
-        ("step: frames, audio: $corpus, encoder: mfcc, fraction: 0", "frames.fraction is 0.0 where a number above 0 to 1 is wanted"),
-        ("step: frames, audio: $corpus, encoder: $hubert, layer: 3", "frames.layer is 3, but the encoder has layers 1 to 2"),
+        (
+            "step: kmeans, frames: $mfcc, n_units: -5",
+            "kmeans.n_units is -5 where a whole number from 1 to 16777216 is wanted",
+        ),
+        (
+            "step: train_lm, units: $units, steps: 1, preset: medium",
+            "train_lm.preset is 'medium'; known: nano, tiny, small, base, gslm",
+        ),
+        (
+            "step: frames, audio: $corpus, encoder: mfcc, fraction: 0",
+            "frames.fraction is 0.0 where a number above 0 to 1 is wanted",
+        ),
+        (
+            "step: frames, audio: $corpus, encoder: $hubert, layer: 3",
+            "frames.layer is 3, but the encoder has layers 1 to 2",
+        ),
     ):
         with pytest.raises(PipelineError) as e:
             planned(tmp_path, line)
@@ -139,21 +155,23 @@ def test_steps_built_in_python_are_checked_alike():
 
 def test_choices_of_steps_are_those_of_the_library():
     """They are written out, since planning imports nothing heavy."""
-    from textless.audio import SAMPLE_RATE
+    from textless.audio.io import SAMPLE_RATE
     from textless.checks import _checked
+    from textless.lm.fast_decode import LINEAR
     from textless.lm.model import PRESETS as LMS
-    from textless.lm.reader import LINEAR
     from textless.steps import encoders, vocoder
-    from textless.units.encode import SIGNAL
+    from textless.units.encoders.signal import SIGNAL
     from textless.units.kmeans import ALGORITHMS, INITS, TRANSFORMS
-    from textless.units.lda import METHODS
-    from textless.vocoder.adversary import SIZES
+    from textless.units.mfcc_lda.lda import METHODS
+    from textless.vocoder.discriminators import SIZES
     from textless.vocoder.model import PRESETS as VOCODERS
 
     def known(step, field):
         hint = _checked(STEPS[step])[field]
         hints = (hint, *getattr(hint, "__args__", ()))
-        return next(set(rule.known) for h in hints for rule in getattr(h, "__metadata__", ()) if isinstance(rule, OneOf))
+        return next(
+            set(rule.known) for h in hints for rule in getattr(h, "__metadata__", ()) if isinstance(rule, OneOf)
+        )
 
     assert {name: config.layers for name, config in PRESETS.items()} == encoders.LAYERS
     assert known("train_lm", "preset") == set(LMS)

@@ -9,19 +9,19 @@ import torch
 import torch.nn.functional as F
 from adamw import check, recorded
 
-import textless.training
+import textless.training.loop
 from conftest import GOLDEN
-from textless.audio import read_audio
-from textless.corpus import Corpus, PackedAudio
+from textless.audio.corpus import Corpus, PackedAudio
+from textless.audio.io import read_audio
+from textless.audio.mel import log_mel, normalise
 from textless.errors import TrainingError
 from textless.pickles import load_torch
-from textless.units import pretrain as pretraining
-from textless.units.checkpoints import open_checkpoint
-from textless.units.hubert import PRESETS, Hubert, HubertConfig
-from textless.units.hubert_frames import n_frames
-from textless.units.logmel import log_mel, normalise
-from textless.units.pretrain import CropSource, Head, pretrain, span_mask
-from textless.units.voice import DIM, Voice
+from textless.units.encoders import pretrain as pretraining
+from textless.units.encoders.convert import open_checkpoint
+from textless.units.encoders.hubert import PRESETS, Hubert, HubertConfig
+from textless.units.encoders.hubert_frames import n_frames
+from textless.units.encoders.pretrain import CropSource, Head, pretrain, span_mask
+from textless.units.mfcc_lda.vtln import DIM, Voice
 
 NANO = PRESETS["nano"]
 SMALL = {"conv_dim": 16, "dim": 32, "layers": 1, "heads": 2, "ffn_dim": 32, "pos_conv_kernel": 8, "pos_conv_groups": 2}
@@ -80,7 +80,14 @@ def test_losses_are_those_of_the_rows_by_hand(config, audio, tmp_path, monkeypat
         row[frames:] = False
     monkeypatch.setattr(CropSource, "draw", lambda *args, **options: spans)
     monkeypatch.setattr(pretraining, "span_mask", lambda *args, **options: masks)
-    arguments = {"n_classes": 5, "config": config, "steps": 1, "batch": 3, "head": "cosine", "folder": _new(tmp_path / "training")}
+    arguments = {
+        "n_classes": 5,
+        "config": config,
+        "steps": 1,
+        "batch": 3,
+        "head": "cosine",
+        "folder": _new(tmp_path / "training"),
+    }
     [found] = pretrain(audio, labels, unmasked_weight=0.3, **arguments)[1]
 
     torch.manual_seed(0)
@@ -107,7 +114,13 @@ def test_a_step_is_that_of_adamw_written_out(audio, tmp_path):
     """AdamW (0.9, 0.98), 1e-6, decay 0.01, of a gradient that is clipped at 5. Its rate rises for a twelfth of the steps to the peak, and
     falls in a cosine to a twentieth of it."""
     labels = [np.random.default_rng(i).integers(0, 50, n_frames(int(n))) for i, n in enumerate(audio.lengths)]
-    arguments = {"n_classes": 50, "config": replace(NANO, dim=16, ffn_dim=16, conv_dim=16), "steps": 24, "batch": 1, "crop_seconds": 0.3}
+    arguments = {
+        "n_classes": 50,
+        "config": replace(NANO, dim=16, ffn_dim=16, conv_dim=16),
+        "steps": 24,
+        "batch": 1,
+        "crop_seconds": 0.3,
+    }
     with recorded() as records:
         _, [row] = pretrain(audio, labels, folder=tmp_path, unmasked_weight=60.0, lr=2e-3, head="cosine", **arguments)
     [record] = records
@@ -133,7 +146,17 @@ def test_a_quiet_file_is_normalised_as_the_model_does(level, tmp_path):
 
 def test_dropout_is_that_of_the_call(audio, labels, tmp_path):
     losses = [
-        pretrain(audio, labels, n_classes=2, config=NANO, steps=1, batch=2, crop_seconds=0.5, dropout=p, folder=_new(tmp_path / str(p)))[1]
+        pretrain(
+            audio,
+            labels,
+            n_classes=2,
+            config=NANO,
+            steps=1,
+            batch=2,
+            crop_seconds=0.5,
+            dropout=p,
+            folder=_new(tmp_path / str(p)),
+        )[1]
         for p in (0.0, 0.5)
     ]
     assert losses[0][0]["masked_loss"] != losses[1][0]["masked_loss"]
@@ -147,7 +170,12 @@ def test_losses_are_those_of_fairseq(size):
     recorded = np.load(GOLDEN / f"hubert_{size}.npz")
     weights = load_torch(GOLDEN / f"hubert_{size}.pt")["model"]
     model = open_checkpoint(GOLDEN / f"hubert_{size}.pt").load()
-    head = Head(model.config.dim, *weights["label_embs_concat"].shape[:1], "cosine", final_dim=weights["label_embs_concat"].shape[1])
+    head = Head(
+        model.config.dim,
+        *weights["label_embs_concat"].shape[:1],
+        "cosine",
+        final_dim=weights["label_embs_concat"].shape[1],
+    )
     head.load_state_dict(
         {
             "label_embs": weights["label_embs_concat"],
@@ -203,9 +231,11 @@ def test_resumes_bit_for_bit(audio, labels, tmp_path, monkeypatch):
     arguments = {"n_classes": 2, "config": NANO, "steps": 12, "batch": 2, "crop_seconds": 0.5}
     whole, curve = pretrain(audio, labels, folder=_new(tmp_path / "whole"), **arguments)
 
-    monkeypatch.setattr(textless.training, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(textless.training, "CHECKPOINT_STEPS", 1)
-    monkeypatch.setattr(textless.training.train, "__kwdefaults__", {**textless.training.train.__kwdefaults__, "log_every": 3})
+    monkeypatch.setattr(textless.training.loop, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(textless.training.loop, "CHECKPOINT_STEPS", 1)
+    monkeypatch.setattr(
+        textless.training.loop.train, "__kwdefaults__", {**textless.training.loop.train.__kwdefaults__, "log_every": 3}
+    )
 
     def kill(step, row):
         if step == 9:
@@ -216,7 +246,9 @@ def test_resumes_bit_for_bit(audio, labels, tmp_path, monkeypatch):
         pretrain(audio, labels, folder=folder, log=kill, **arguments)
     assert torch.load(folder / "checkpoint.pt", weights_only=True)["step"] == 6
     seen = []
-    resumed, resumed_curve = pretrain(audio, labels, folder=folder, log=lambda step, row: seen.append(step), **arguments)
+    resumed, resumed_curve = pretrain(
+        audio, labels, folder=folder, log=lambda step, row: seen.append(step), **arguments
+    )
     assert seen == [9, 12]
     assert [row["step"] for row in resumed_curve] == [3, 6, 9, 12]
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
@@ -226,7 +258,18 @@ def test_resumes_bit_for_bit(audio, labels, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("head", ["linear", "cosine"])
 def test_learns(audio, labels, tmp_path, head):
-    _, curve = pretrain(audio, labels, n_classes=2, config=NANO, steps=150, folder=tmp_path, batch=4, crop_seconds=0.6, lr=2e-3, head=head)
+    _, curve = pretrain(
+        audio,
+        labels,
+        n_classes=2,
+        config=NANO,
+        steps=150,
+        folder=tmp_path,
+        batch=4,
+        crop_seconds=0.6,
+        lr=2e-3,
+        head=head,
+    )
     assert curve[-1]["unmasked_accuracy"] > 0.85
     assert curve[-1]["loss"] < 0.7 * curve[0]["loss"]
 
@@ -278,7 +321,9 @@ def test_labels_must_fit(audio, labels, tmp_path):
 def test_divergence_is_an_error_and_keeps_the_checkpoint(tmp_path):
     module = torch.nn.Linear(1, 1)
     with pytest.raises(TrainingError, match="diverged at step 2"):
-        textless.training.train(lambda n: {"loss": float("nan") if n else 1.0}, {"m": module}, steps=4, seed=0, log_every=2)
+        textless.training.loop.train(
+            lambda n: {"loss": float("nan") if n else 1.0}, {"m": module}, steps=4, seed=0, log_every=2
+        )
 
 
 def _new(folder):
@@ -307,7 +352,7 @@ def test_crops_of_a_batch_are_of_one_length_and_every_second_is_as_likely():
 
 
 def test_dropout_keeps_the_mean_and_is_drawn_from_torchs_generator():
-    dropout, x = textless.training.Dropout(0.1), torch.ones(50, 2000)
+    dropout, x = textless.training.loop.Dropout(0.1), torch.ones(50, 2000)
     torch.manual_seed(0)
     first, second = dropout(x), dropout(x)
     assert not torch.equal(first, second)
@@ -330,7 +375,14 @@ def test_an_encoder_is_trained_further(audio, labels, tmp_path):
     for name, tensor in further.state_dict().items():
         assert torch.equal(tensor, weights[name])
     with pytest.raises(TrainingError, match=r"differs in encoder\.layers\.1"):
-        pretrain(audio, labels, steps=1, start={n: t for n, t in weights.items() if "layers.1" not in n}, folder=tmp_path / "c", **settings)
+        pretrain(
+            audio,
+            labels,
+            steps=1,
+            start={n: t for n, t in weights.items() if "layers.1" not in n},
+            folder=tmp_path / "c",
+            **settings,
+        )
 
 
 def test_a_voice_becomes_part_of_the_encoder(audio, labels, tmp_path):
@@ -338,7 +390,9 @@ def test_a_voice_becomes_part_of_the_encoder(audio, labels, tmp_path):
     torch.manual_seed(0)
     voice = Voice(torch.randn(DIM, 4), torch.randn(20, 4))
     config = replace(NANO, n_mels=80)
-    model, _ = pretrain(audio, labels, n_classes=2, config=config, steps=1, batch=2, crop_seconds=0.5, voice=voice, folder=tmp_path)
+    model, _ = pretrain(
+        audio, labels, n_classes=2, config=config, steps=1, batch=2, crop_seconds=0.5, voice=voice, folder=tmp_path
+    )
     assert (model.config.voice_clusters, model.config.voice_dim) == (20, 4)
     rounded = voice.centroids.half().float()
     assert torch.equal(model.voice.centroids, rounded)

@@ -8,11 +8,11 @@ from sklearn.metrics import mutual_info_score
 from textless.engine.store import Store
 from textless.engine.yaml import load_pipeline
 from textless.errors import ContractError, CorpusError, PipelineError
+from textless.metrics.items import Item
+from textless.metrics.units import frame_phones, measure_frames, measure_units, read_alignments, unit_cost, unit_quality
 from textless.steps import STEPS
+from textless.types import UnitContract, Units
 from textless.units.dump import UnitRow
-from textless.units.items import Item
-from textless.units.quality import frame_phones, measure_frames, measure_units, read_alignments, unit_cost, unit_quality
-from textless.units.types import UnitContract, Units
 
 
 def test_frame_phones_at_the_middle_of_the_window():
@@ -92,7 +92,9 @@ def test_cost_of_units():
 
 
 def row(name, frames, speaker=None):
-    return UnitRow(id=name, units=Units.from_frames(np.array(frames), UnitContract(frame_rate=50.0, n_units=8)), speaker=speaker)
+    return UnitRow(
+        id=name, units=Units.from_frames(np.array(frames), UnitContract(frame_rate=50.0, n_units=8)), speaker=speaker
+    )
 
 
 def corpus():
@@ -120,7 +122,9 @@ def test_units_are_measured_in_one_go():
 
 def test_items_take_the_place_of_the_alignments_triphones():
     rows, _ = corpus()
-    items = [Item(r.id, 0.1, 0.2, "a", "p", "q", r.speaker) for r in rows] + [Item(r.id, 0.7, 0.8, "b", "p", "q", r.speaker) for r in rows]
+    items = [Item(r.id, 0.1, 0.2, "a", "p", "q", r.speaker) for r in rows] + [
+        Item(r.id, 0.7, 0.8, "b", "p", "q", r.speaker) for r in rows
+    ]
     m = measure_units(rows, items=items)
     assert m["abx_within"] == m["abx_across"] == 0
     assert "pnmi" not in m
@@ -156,13 +160,17 @@ def test_frames_are_measured_as_units_are():
     m = measure_frames(files, frame_rate=50, alignments=alignments, speakers=speakers)
     assert m["frame_abx_within"] == m["frame_abx_across"] == 0
     units = measure_units(rows, alignments=alignments)
-    assert {k.removeprefix("frame_"): v for k, v in m.items()} == {k: v for k, v in units.items() if k.startswith("abx")}
+    assert {k.removeprefix("frame_"): v for k, v in m.items()} == {
+        k: v for k, v in units.items() if k.startswith("abx")
+    }
 
 
 def test_figures_as_steps(tmp_path):
     """The three steps on a minute of noise: figures in manifests, and files that cannot be read are failures of their own."""
     rng = np.random.default_rng(0)
-    (tmp_path / "audio.tsv").write_text("id\tpath\tspeaker\n" + "".join(f"{s}{k}\t{s}{k}.wav\t{s}\n" for s in "st" for k in range(2)))
+    (tmp_path / "audio.tsv").write_text(
+        "id\tpath\tspeaker\n" + "".join(f"{s}{k}\t{s}{k}.wav\t{s}\n" for s in "st" for k in range(2))
+    )
     lines = ["id\tstart\tend\tphone"]
     for s in "st":
         for k in range(2):

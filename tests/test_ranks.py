@@ -83,7 +83,19 @@ def outputs(children):
 
 def test_three_processes_publish_once(tmp_path):
     first, *others = outputs(launch(tmp_path, 3))
-    assert first == ["a 0", "a by 0", "b 0", "b by 0 from a", "1 0", "c 0", "c by 0 from b by 0", "1 0", "d 0", "d by 0", "d"]
+    assert first == [
+        "a 0",
+        "a by 0",
+        "b 0",
+        "b by 0 from a",
+        "1 0",
+        "c 0",
+        "c by 0 from b by 0",
+        "1 0",
+        "d 0",
+        "d by 0",
+        "d",
+    ]
     for n, lines in enumerate(others, 1):
         assert lines == [f"b by {n} from a", f"c by {n} from b by 0", "d"]
     assert not list((tmp_path / "work").glob("*/*"))

@@ -13,11 +13,11 @@ from torch import nn
 
 from conftest import GOLDEN
 from textless.errors import ModelError
-from textless.lm import reader
+from textless.lm import fast_decode as reader
 from textless.lm.cache import KVCache
 from textless.lm.decoder import UnitDecoder
-from textless.lm.reader import Int8Linear, Linear
-from textless.lm.ulm import load_ulm
+from textless.lm.fast_decode import Int8Linear, Linear
+from textless.lm.gslm.ulm import load_ulm
 
 
 def ulm() -> UnitDecoder:
@@ -50,7 +50,9 @@ def test_rows_of_different_lengths(lm: UnitDecoder, span: int) -> None:
     for i, n in enumerate(lengths):
         lm.read(tokens[i : i + 1, :n], cache.row(i))
     for k in range(4):
-        read = lm.read(torch.stack([tokens[i, n + k * span : n + (k + 1) * span] for i, n in enumerate(lengths)]), cache)
+        read = lm.read(
+            torch.stack([tokens[i, n + k * span : n + (k + 1) * span] for i, n in enumerate(lengths)]), cache
+        )
         with torch.inference_mode():
             for i, n in enumerate(lengths):
                 whole = lm(tokens[i : i + 1, : n + (k + 1) * span])[0, -span:]
@@ -156,7 +158,9 @@ def test_weights_that_change_are_laid_out_anew(lm: UnitDecoder) -> None:
     loaded = last()
     assert (loaded - before).abs().max() > 0.01
     blocks = lm.blocks.parameters()
-    optimiser = torch.optim.AdamW([p.requires_grad_() for p in blocks], lr=0.1, fused=True)  # tells nobody that weights changed
+    optimiser = torch.optim.AdamW(
+        [p.requires_grad_() for p in blocks], lr=0.1, fused=True
+    )  # tells nobody that weights changed
     lm.train()
     lm(some_tokens(lm, 1, 8)).square().mean().backward()
     optimiser.step()
@@ -164,7 +168,9 @@ def test_weights_that_change_are_laid_out_anew(lm: UnitDecoder) -> None:
     trained = last()
     assert (trained - loaded).abs().max() > 0.01
     with torch.inference_mode():
-        assert torch.equal(trained, lm.reader().read(some_tokens(lm, 1, 8), KVCache(lm.config, 1, 40, lm.device))[0, -1])
+        assert torch.equal(
+            trained, lm.reader().read(some_tokens(lm, 1, 8), KVCache(lm.config, 1, 40, lm.device))[0, -1]
+        )
 
 
 def test_a_model_that_has_read_is_pickled_without_what_it_laid_out(lm: UnitDecoder) -> None:

@@ -27,11 +27,16 @@ RUNTIME = {
     "train_vocoder": {"micro_batch": 1},
 }
 # Another order of additions, whose last bits differ: compared as numbers.
-ROUNDED = {"hidden": "data/00000/frames.npy", **dict.fromkeys(("hubert", "lm", "lm1", "mel", "voice"), "model.safetensors")}
+ROUNDED = {
+    "hidden": "data/00000/frames.npy",
+    **dict.fromkeys(("hubert", "lm", "lm1", "mel", "voice"), "model.safetensors"),
+}
 
 
 def test_all_runtime_fields_are_tried_below():
-    assert {name: runtime_fields(kind) - {"device"} for name, kind in STEPS.items()} == {n: set(RUNTIME.get(n, ())) for n in STEPS}
+    assert {name: runtime_fields(kind) - {"device"} for name, kind in STEPS.items()} == {
+        n: set(RUNTIME.get(n, ())) for n in STEPS
+    }
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +51,10 @@ def made(tmp_path_factory):
 def told(store: Store, step) -> dict:
     """What a manifest says of the result."""
     manifest = store.manifest(step)
-    return {name: manifest[name] for name in ("key", "payload", "fields", "files", "metrics", "contract", "failures", "lineage")}
+    return {
+        name: manifest[name]
+        for name in ("key", "payload", "fields", "files", "metrics", "contract", "failures", "lineage")
+    }
 
 
 @pytest.mark.parametrize("on", [None, pytest.param("loky:2", marks=pytest.mark.slow)])
@@ -149,7 +157,9 @@ def test_files_that_join_cost_their_shards(grown):
     grown.ids |= {name: name for name in new}
     folder, done = grown.run()
     shards = len(list((folder / "data").iterdir()))
-    print(f"{len(grown.names) - count} files and {count} more: {done['rows']} files in {done['shards']} of {shards} shards")
+    print(
+        f"{len(grown.names) - count} files and {count} more: {done['rows']} files in {done['shards']} of {shards} shards"
+    )
     assert done == grown.holding(new)
     assert done["shards"] <= count < shards
     assert contents(folder) == grown.scratch()

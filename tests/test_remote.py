@@ -72,7 +72,15 @@ def make(root, files=FILES, *, step="kmeans", key=None):
     about = {path: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for path, data in files.items()}
     payload = {"step": step, "version": 1, "fields": {}, "inputs": {}}
     told = {"step": step, "key": key, "payload": payload, "fields": {}, "lineage": {key: payload}, "files": about}
-    told |= {"metrics": {}, "contract": None, "failures": 0, "seconds": 1.0, "attempts": 1, "amount": None, "shards": []}
+    told |= {
+        "metrics": {},
+        "contract": None,
+        "failures": 0,
+        "seconds": 1.0,
+        "attempts": 1,
+        "amount": None,
+        "shards": [],
+    }
     told |= {"versions": {}, "source": "", "finished": 0.0, "host": ""}
     (folder / "manifest.json").write_text(json.dumps(told))
     return folder.name
@@ -248,7 +256,9 @@ def test_what_another_process_pushed_is_seen(tmp_path, s3):
     push(tmp_path / "a", url, names[:1])
     assert there(url, names) == {names[0]}
     another = fsspec.filesystem("s3", skip_instance_cache=True)
-    another.pipe_file(manifest(url, names[1])[1], (tmp_path / "a" / "artefacts" / names[1] / "manifest.json").read_bytes())
+    another.pipe_file(
+        manifest(url, names[1])[1], (tmp_path / "a" / "artefacts" / names[1] / "manifest.json").read_bytes()
+    )
     assert there(url, names) == set(names)
 
 
@@ -319,7 +329,9 @@ def test_a_damaged_blob(tmp_path, url, there_is):
     fs.rm_file(path)
     if there_is is not None:
         fs.pipe_file(path, there_is)
-    with pytest.raises(StoreError, match=f"blobs/{path[-64:]}: {'missing' if there_is is None else 'damaged'}; remove") as e:
+    with pytest.raises(
+        StoreError, match=f"blobs/{path[-64:]}: {'missing' if there_is is None else 'damaged'}; remove"
+    ) as e:
         pull(url, tmp_path / "b", [name])
     assert "\n" not in str(e.value)
     assert content(tmp_path / "b") == {}
@@ -332,7 +344,22 @@ def test_a_damaged_blob(tmp_path, url, there_is):
 
 KEY = hashlib.sha256(b"kmeans").hexdigest()
 GOOD = {"size": 5, "sha256": hashlib.sha256(b"first").hexdigest()}
-HOSTILE = ["/tmp/x", "//x", "..", "../x", "a/../../x", "a/../b", "./x", "a//b", "a/", "", ".", "manifest.json", "manifest.json/x", "a\0b"]
+HOSTILE = [
+    "/tmp/x",
+    "//x",
+    "..",
+    "../x",
+    "a/../../x",
+    "a/../b",
+    "./x",
+    "a//b",
+    "a/",
+    "",
+    ".",
+    "manifest.json",
+    "manifest.json/x",
+    "a\0b",
+]
 
 
 @pytest.mark.parametrize(
@@ -459,8 +486,13 @@ def test_a_missing_package(monkeypatch):
 
 def test_no_such_bucket(tmp_path, s3):
     name = make(tmp_path / "a")
-    for call in (lambda: push(tmp_path / "a", "s3://nowhere/x", [name]), lambda: pull("s3://nowhere/x", tmp_path / "b", [name])):
-        with pytest.raises(StoreError, match=r"^s3://nowhere/x: The specified bucket does not exist; create it or correct the address$"):
+    for call in (
+        lambda: push(tmp_path / "a", "s3://nowhere/x", [name]),
+        lambda: pull("s3://nowhere/x", tmp_path / "b", [name]),
+    ):
+        with pytest.raises(
+            StoreError, match=r"^s3://nowhere/x: The specified bucket does not exist; create it or correct the address$"
+        ):
             call()
     assert not fsspec.filesystem("s3").exists("s3://nowhere")
 
@@ -565,4 +597,6 @@ def test_between_stores(tmp_path, url):
 
 
 def test_fsspec_is_imported_only_when_asked():
-    subprocess.run([sys.executable, "-c", "import sys, textless.engine.remote; assert 'fsspec' not in sys.modules"], check=True)
+    subprocess.run(
+        [sys.executable, "-c", "import sys, textless.engine.remote; assert 'fsspec' not in sys.modules"], check=True
+    )

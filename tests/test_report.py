@@ -22,7 +22,7 @@ import pytest
 import soundfile
 
 from conftest import ROOT
-from textless.audio import read_audio
+from textless.audio.io import read_audio
 from textless.engine.pipeline import Pipeline
 from textless.engine.step import Step
 from textless.engine.store import Store
@@ -30,11 +30,36 @@ from textless.errors import OutputExistsError, PipelineError
 from textless.report import make_report, material, page
 from textless.report.codebooks import count, manner
 from textless.report.curves import Series, chart, curves
-from textless.report.figures import Html, data, figure, joined, markup, number, png, spectrogram, text, thinned, ticks, wave_path
+from textless.report.figures import (
+    Html,
+    data,
+    figure,
+    joined,
+    markup,
+    number,
+    png,
+    spectrogram,
+    text,
+    thinned,
+    ticks,
+    wave_path,
+)
 from textless.report.material import _limit, find_examples
-from textless.steps import Alignments, Assign, Continue, CopySynthesis, Corpus, Encode, Frames, KMeans, Model, Resynth, UnitQuality
+from textless.steps import (
+    Alignments,
+    Assign,
+    Continue,
+    CopySynthesis,
+    Corpus,
+    Encode,
+    Frames,
+    KMeans,
+    Model,
+    Resynth,
+    UnitQuality,
+)
+from textless.types import UnitContract, Units
 from textless.units.dump import Dump, UnitRow
-from textless.units.types import UnitContract, Units
 
 EVIL = "</script><script>document.title='broken'</script>"
 VOID = {"meta", "link", "img", "br"}
@@ -86,7 +111,9 @@ class Page(HTMLParser):
             e
             for e in self.elements
             if e.tag == tag
-            and all(v in (e.attrs.get(k) or "").split() if k == "class" else e.attrs.get(k) == v for k, v in attrs.items())
+            and all(
+                v in (e.attrs.get(k) or "").split() if k == "class" else e.attrs.get(k) == v for k, v in attrs.items()
+            )
             and (inside is None or inside in e.above)
         ]
 
@@ -108,9 +135,13 @@ def made(tmp_path_factory, model_set):
         wave = 0.3 * np.sin(2 * np.pi * (200 + 150 * k) * t * (1 + 0.3 * np.sin(3 * t)))
         soundfile.write(root / f"{k}.wav", wave.astype(np.float32), 16000, subtype="PCM_16")
     ids = ["a", "b", EVIL]
-    (root / "clips.tsv").write_text("id\tpath\tspeaker\n" + "".join(f"{name}\t{k}.wav\tamy\n" for k, name in enumerate(ids)))
+    (root / "clips.tsv").write_text(
+        "id\tpath\tspeaker\n" + "".join(f"{name}\t{k}.wav\tamy\n" for k, name in enumerate(ids))
+    )
     phones = [("a", 0.1, 0.3, "AH0"), ("a", 0.3, 0.6, "<S>"), ("a", 0.6, 1.0, "SIL"), ("b", 0.0, 0.5, "T")]
-    (root / "phones.tsv").write_text("id\tstart\tend\tphone\n" + "".join(f"{i}\t{a}\t{b}\t{p}\n" for i, a, b, p in phones))
+    (root / "phones.tsv").write_text(
+        "id\tstart\tend\tphone\n" + "".join(f"{i}\t{a}\t{b}\t{p}\n" for i, a, b, p in phones)
+    )
     clips, model = Corpus(manifest=str(root / "clips.tsv")), Model(file=str(model_set))
     aligned = Alignments(file=str(root / "phones.tsv"))
     mfcc = Frames(audio=clips, encoder="mfcc")
@@ -139,13 +170,18 @@ def made(tmp_path_factory, model_set):
     store = Store(root / "store")
     pipeline.run(store, [n for n in pipeline.pick([]) if n != "<never>"])
     make_report(pipeline, store, root / "report.html", title="all & <sundry>")
-    return SimpleNamespace(root=root, pipeline=pipeline, store=store, path=root / "report.html", page=Page(root / "report.html"), ids=ids)
+    return SimpleNamespace(
+        root=root, pipeline=pipeline, store=store, path=root / "report.html", page=Page(root / "report.html"), ids=ids
+    )
 
 
 def tracks(made, example):
     """Name and data of each track of an example."""
     article = made.page.find("article")[example]
-    return {s.attrs["aria-label"]: made.page.data["tracks"][int(s.attrs["data-track"])] for s in made.page.find("section", article)}
+    return {
+        s.attrs["aria-label"]: made.page.data["tracks"][int(s.attrs["data-track"])]
+        for s in made.page.find("section", article)
+    }
 
 
 def test_the_page_is_whole_and_stands_alone(made):
@@ -162,7 +198,9 @@ def test_what_comes_from_data_is_escaped(made):
     assert EVIL not in made.page.source
     assert len(made.page.find("script")) == 2
     assert made.page.find("h1")[0].text == "all & <sundry>"
-    assert [a.text.split(" speaker")[0] for a in made.page.find("h3") if any(e.tag == "article" for e in a.above)] == sorted(made.ids)
+    assert [
+        a.text.split(" speaker")[0] for a in made.page.find("h3") if any(e.tag == "article" for e in a.above)
+    ] == sorted(made.ids)
     assert data({"</script>": "<!--&"}) == '{"\\u003c/script\\u003e":"\\u003c!--\\u0026"}'
     spans = tracks(made, 1)["original"]["rows"][-1]["spans"]
     assert [[*s[:3]] for s in spans] == [[0.1, 0.3, "AH0"], [0.3, 0.6, "<S>"], [0.6, 1.0, "SIL"]]
@@ -189,7 +227,9 @@ def test_every_template_is_a_literal():
         for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)):
             if call.func.id == "markup":
                 template = call.args[0]
-                literal = isinstance(template, ast.Constant) or (isinstance(template, ast.Name) and template.id in constants)
+                literal = isinstance(template, ast.Constant) or (
+                    isinstance(template, ast.Name) and template.id in constants
+                )
                 assert literal, f"{file.name}:{call.lineno}"
             if call.func.id == "Html" and call.args:
                 own = ast.unparse(call.args[0]) in ("style", "script")
@@ -209,7 +249,9 @@ def test_what_a_manifest_says_is_escaped(made, tmp_path):
 
 
 def test_the_page_may_neither_be_sent_elsewhere_nor_send(made):
-    [policy] = [e.attrs["content"] for e in made.page.find("meta") if e.attrs.get("http-equiv") == "Content-Security-Policy"]
+    [policy] = [
+        e.attrs["content"] for e in made.page.find("meta") if e.attrs.get("http-equiv") == "Content-Security-Policy"
+    ]
     assert {"default-src 'none'", "base-uri 'none'", "form-action 'none'"} <= set(policy.split("; "))
 
 
@@ -239,7 +281,13 @@ def test_figures_that_are_no_numbers(tmp_path):
     page = Page(tmp_path / "r.html")
     assert page.sections() == ["steps", "figures", "curves"]
     assert all(len(s["points"]) == 2 for c in page.data["charts"] for s in c["series"])
-    assert [figure("mcd", v) for v in (3.5, "x", None, 10**400, float("nan"))] == ["3.50", "x", "–", str(10**400), "nan"]
+    assert [figure("mcd", v) for v in (3.5, "x", None, 10**400, float("nan"))] == [
+        "3.50",
+        "x",
+        "–",
+        str(10**400),
+        "nan",
+    ]
 
 
 def test_what_is_said_of_the_same_id_is_one_example(made):
@@ -254,7 +302,9 @@ def test_sounds_are_those_of_the_corpus_and_of_the_steps(made):
     waves = {name: soundfile.read(io.BytesIO(wav), dtype="float32")[0] for name, (_, wav) in sounds.items()}
     assert np.array_equal(waves["original"], read_audio(made.root / "0.wav"))
     assert np.array_equal(waves["ben"], read_audio(made.store.folder(made.pipeline.steps["ben"]) / "a.wav"))
-    assert np.array_equal(waves["speech · a-1"], read_audio(made.store.folder(made.pipeline.steps["speech"]) / "a-1.wav"))
+    assert np.array_equal(
+        waves["speech · a-1"], read_audio(made.store.folder(made.pipeline.steps["speech"]) / "a-1.wav")
+    )
 
 
 def test_units_are_aligned_with_the_sound(made):
@@ -262,7 +312,9 @@ def test_units_are_aligned_with_the_sound(made):
         for name, track in tracks(made, example).items():
             [units] = [row for row in track["rows"] if row["kind"] == "units"]
             assert len(units["units"]) == len(units["durations"])
-            assert sum(units["durations"]) / units["rate"] == pytest.approx(track["seconds"], abs=0.025 if name == "original" else 1e-9)
+            assert sum(units["durations"]) / units["rate"] == pytest.approx(
+                track["seconds"], abs=0.025 if name == "original" else 1e-9
+            )
     row = next(r for r in Dump(made.store.folder(made.pipeline.steps["units"])) if r.id == "a")
     shown = tracks(made, 1)["original"]["rows"][0]
     assert np.array_equal(np.repeat(shown["units"], shown["durations"]), row.units.frames())
@@ -270,8 +322,13 @@ def test_units_are_aligned_with_the_sound(made):
 
 def test_a_mark_stands_where_the_continuation_begins(made):
     article = made.page.find("article")[1]
-    seams = [float(s.attrs["style"].removeprefix("left:").removesuffix("%")) for s in made.page.find("div", article, class_="seam")]
-    assert seams == [pytest.approx(100 * 0.5 / t["seconds"], abs=1e-3) for name, t in tracks(made, 1).items() if "speech" in name]
+    seams = [
+        float(s.attrs["style"].removeprefix("left:").removesuffix("%"))
+        for s in made.page.find("div", article, class_="seam")
+    ]
+    assert seams == [
+        pytest.approx(100 * 0.5 / t["seconds"], abs=1e-3) for name, t in tracks(made, 1).items() if "speech" in name
+    ]
     assert [s.text for s in made.page.find("span", article, class_="new")] == ["continuation"] * 2
 
 
@@ -317,12 +374,19 @@ def test_a_curve_may_have_holes(tmp_path):
 
         def run(self, job):
             job.metrics = {
-                "curve": [{"step": 1, "dev": 2.0, "loss": float("inf")}, {"step": 2, "loss": 2.0}, {"step": 3, "dev": 1.0, "loss": 1.0}]
+                "curve": [
+                    {"step": 1, "dev": 2.0, "loss": float("inf")},
+                    {"step": 2, "loss": 2.0},
+                    {"step": 3, "dev": 1.0, "loss": 1.0},
+                ]
             }
 
     pipeline, store = Pipeline({"odd": Odd()}), Store(tmp_path)
     pipeline.run(store)
-    assert {k[1]: s[0].points for k, s in curves(pipeline, store).items()} == {"dev": [(1, 2), (3, 1)], "loss": [(2, 2), (3, 1)]}
+    assert {k[1]: s[0].points for k, s in curves(pipeline, store).items()} == {
+        "dev": [(1, 2), (3, 1)],
+        "loss": [(2, 2), (3, 1)],
+    }
     make_report(pipeline, store, tmp_path / "r.html", title="odd")
     assert Page(tmp_path / "r.html").sections() == ["steps", "curves"]
 
@@ -356,7 +420,10 @@ def test_each_dump_has_its_histograms_pictures_and_table(made):
     assert [c[1] for c in cells] == sorted((c[1] for c in cells), reverse=True)
     assert all(len(made.page.find("img", f)) == 2 for f in folds)
     if dead := np.flatnonzero(counts == 0).tolist():
-        assert made.page.find("p", folds[1], class_="dead")[0].text == f"{len(dead)} of 20 units never occur: {', '.join(map(str, dead))}"
+        assert (
+            made.page.find("p", folds[1], class_="dead")[0].text
+            == f"{len(dead)} of 20 units never occur: {', '.join(map(str, dead))}"
+        )
 
 
 def test_the_same_store_gives_the_same_bytes_and_a_report_is_replaced(made, tmp_path):
@@ -415,12 +482,16 @@ def test_an_original_that_is_gone_is_left_out(made, tmp_path):
 
 def test_copies_are_shown_and_units_of_predicted_length_are_not(made, tmp_path):
     clips, model, units = (made.pipeline.steps[n] for n in ("clips", "model", "units"))
-    pipeline = Pipeline({"copy": CopySynthesis(audio=clips), "free": Resynth(units=units, vocoder=model, durations="predict")})
+    pipeline = Pipeline(
+        {"copy": CopySynthesis(audio=clips), "free": Resynth(units=units, vocoder=model, durations="predict")}
+    )
     pipeline.run(made.store)
     example = find_examples(pipeline, made.store, {}, count=2)[1]
     original, free, copy = example.tracks
     assert (example.id, free.kind, copy.kind) == ("a", "resynthesis", "copy")
-    assert np.array_equal(copy.waveform, read_audio(made.store.folder(pipeline.steps["copy"]) / "data" / "00000" / "a.wav"))
+    assert np.array_equal(
+        copy.waveform, read_audio(made.store.folder(pipeline.steps["copy"]) / "data" / "00000" / "a.wav")
+    )
     assert abs(free.total - original.total) > 0.2
     assert not free.rows
     assert "durations predicted" in free.note
@@ -519,7 +590,9 @@ class Browser:
         return self._post("/goog/cdp/execute", cmd=command, params=options)
 
     def open(self, path, *, width=1280, height=900, scheme="light"):
-        self.devtools("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self.devtools(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
         self.devtools("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self._post("/url", url=path.as_uri())
 
@@ -585,7 +658,9 @@ def test_in_a_browser_units_are_heard_and_sounds_play(made, browser):
     assert heard == f"{start:.3f} {end:.3f}"
     audio = "document.querySelector('#example-2 .original audio')"
     assert browser.js(f"return {audio}.currentTime") == pytest.approx(start, abs=1e-3)
-    assert f"unit {row['units'][n]} · " in browser.js("return document.querySelector('#example-2 .original .told').textContent")
+    assert f"unit {row['units'][n]} · " in browser.js(
+        "return document.querySelector('#example-2 .original .told').textContent"
+    )
     # With the keyboard: the next one.
     browser.js(f"document.querySelector('{units}').focus()")
     browser.key("ArrowRight")
@@ -597,7 +672,9 @@ def test_in_a_browser_units_are_heard_and_sounds_play(made, browser):
     # A player plays, its cursor moves, and another one stops it.
     browser.js(f"return {audio}.play()")
     browser.until(f"{audio}.currentTime > {0.3 * track['seconds']}")
-    assert float(browser.js("return parseFloat(document.querySelector('#example-2 .original .cursor').style.left)")) > 25
+    assert (
+        float(browser.js("return parseFloat(document.querySelector('#example-2 .original .cursor').style.left)")) > 25
+    )
     browser.js("return document.querySelector('#example-2 .resynthesis audio').play()")
     browser.until(f"{audio}.paused")
     assert browser.console() == []
@@ -616,7 +693,8 @@ def test_in_a_browser_tables_sort_and_values_show(made, browser):
     assert "km" in browser.js("return document.querySelector('#curves .tip:not([hidden])').textContent")
     browser.mouse(".use[open] .map.square", 0.5, kind="move")
     assert re.fullmatch(
-        r"unit \d → unit \d: [\d.]+ %", browser.js("return document.querySelector('.use[open] .tip:not([hidden])').textContent")
+        r"unit \d → unit \d: [\d.]+ %",
+        browser.js("return document.querySelector('.use[open] .tip:not([hidden])').textContent"),
     )
     assert browser.console() == []
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from textless.errors import AudioError, CorpusError
-from textless.units.perturb import PERTURBATIONS, add_noise, change_speed, perturb, shift_pitch, stretch
-from textless.units.robustness import edit_distances, levenshtein, mean_distances, unit_edit_distance
-from textless.units.types import Units
+from textless.metrics.perturb import PERTURBATIONS, add_noise, change_speed, perturb, shift_pitch, stretch
+from textless.metrics.robustness import edit_distances, levenshtein, mean_distances, unit_edit_distance
+from textless.types import Units
 
 RATE = 16000
 

@@ -10,9 +10,9 @@ import pytest
 
 from textless.errors import CorpusError
 from textless.lm.ngram import KneserNey
-from textless.lm.score import by_speaker, controls, likelihoods, pair_accuracy, read_pairs, score, shuffled, spliced
+from textless.metrics.lm import by_speaker, controls, likelihoods, pair_accuracy, read_pairs, score, shuffled, spliced
+from textless.types import UnitContract, Units
 from textless.units.dump import UnitRow
-from textless.units.types import UnitContract, Units
 
 CONTRACT = UnitContract(frame_rate=50.0, n_units=30)
 
@@ -40,16 +40,28 @@ def units(*values: int, durations: bool = True) -> Units:
 def cycle_rows(n: int, seed: int = 0, name: str = "r") -> list[UnitRow]:
     """0 1 2 … in a circle of 30 from a random place, for 3 to 6 seconds at two frames a unit: its direction is all there is to know."""
     rng = np.random.default_rng(seed)
-    return [UnitRow(f"{name}{i}", units(*((rng.integers(30) + np.arange(rng.integers(75, 150))) % 30))) for i in range(n)]
+    return [
+        UnitRow(f"{name}{i}", units(*((rng.integers(30) + np.arange(rng.integers(75, 150))) % 30))) for i in range(n)
+    ]
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------------------
 
 
 def test_score() -> None:
-    rows = [UnitRow("a", units(3, 4)), UnitRow("b", units()), UnitRow("c", Units(np.array([5, 5]), None, UnitContract()))]
+    rows = [
+        UnitRow("a", units(3, 4)),
+        UnitRow("b", units()),
+        UnitRow("c", Units(np.array([5, 5]), None, UnitContract())),
+    ]
     a, b, c = score(Weights(), rows)
-    assert a == {"id": "a", "nll": 7.5, "units": 2, "nll_per_unit": 2.5, "bits_per_second": pytest.approx(7.5 / math.log(2) / 0.08)}
+    assert a == {
+        "id": "a",
+        "nll": 7.5,
+        "units": 2,
+        "nll_per_unit": 2.5,
+        "bits_per_second": pytest.approx(7.5 / math.log(2) / 0.08),
+    }
     assert b == {"id": "b", "nll": 0.5, "units": 0, "nll_per_unit": 0.5}
     assert c == {"id": "c", "nll": 10.5, "units": 2, "nll_per_unit": 3.5}  # as it stands: twice the same unit
 
@@ -84,7 +96,9 @@ def test_interval_is_the_bootstrap() -> None:
     drawn = outcomes[rng.integers(0, 80, (10_000, 80))].mean(1)
     assert found["accuracy"] == pytest.approx(outcomes.mean())
     assert found["n"] == 80
-    assert np.abs(np.percentile(drawn, [2.5, 97.5]) - [found["low"], found["high"]]).max() <= 0.0126  # two steps of half a pair
+    assert (
+        np.abs(np.percentile(drawn, [2.5, 97.5]) - [found["low"], found["high"]]).max() <= 0.0126
+    )  # two steps of half a pair
     assert found == pair_accuracy(Weights(), pairs, normalise=False)
     with pytest.raises(CorpusError, match="no pair"):
         pair_accuracy(Weights(), [], normalise=False)
@@ -197,7 +211,12 @@ def test_controls_do_not_depend_on_the_order_of_rows() -> None:
 
 
 def test_what_cannot_be_changed_is_left_out_and_counted() -> None:
-    rows = [UnitRow("empty", units()), UnitRow("one", units(4)), UnitRow("palindrome", units(1, 2, 1)), UnitRow("two", units(1, 2))]
+    rows = [
+        UnitRow("empty", units()),
+        UnitRow("one", units(4)),
+        UnitRow("palindrome", units(1, 2, 1)),
+        UnitRow("two", units(1, 2)),
+    ]
     found = controls(Weights(), rows)
     assert (found["reversed"]["n"], found["reversed"]["left_out"]) == (1, 3)
     assert found["shuffled"] == {"n": 0, "left_out": 4}  # none has two segments
@@ -238,7 +257,11 @@ def test_likelihoods_beside_n_grams():
     rows, train = cycle_rows(12, seed=1), [row.units for row in cycle_rows(40, seed=2)]
     figures = likelihoods(Weights(), rows, train, seed=3)
     tokens, seconds = sum(len(r.units) + 1 for r in rows), sum(r.units.n_frames for r in rows) / 50
-    for name, model in (("", Weights()), ("unigram_", KneserNey.fit(train, 30, order=1)), ("fivegram_", KneserNey.fit(train, 30, order=5))):
+    for name, model in (
+        ("", Weights()),
+        ("unigram_", KneserNey.fit(train, 30, order=1)),
+        ("fivegram_", KneserNey.fit(train, 30, order=5)),
+    ):
         total = sum(model.nll(r.units).sum() for r in rows)
         assert figures[f"{name}nll_per_unit"] == pytest.approx(total / tokens)
         assert figures[f"{name}bits_per_second"] == pytest.approx(total / math.log(2) / seconds)
@@ -256,7 +279,9 @@ def test_likelihoods_beside_n_grams():
 def test_each_speaker_apart():
     from dataclasses import replace
 
-    rows = [replace(row, speaker=name) for row, name in zip(cycle_rows(6), ["b", "a", "b", None, "a", "a"], strict=True)]
+    rows = [
+        replace(row, speaker=name) for row, name in zip(cycle_rows(6), ["b", "a", "b", None, "a", "a"], strict=True)
+    ]
     found = by_speaker(Weights(), rows)
     assert list(found) == ["a", "b"]
     for name, figures in found.items():

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from textless.signals import orderly_end
+from textless.cli.signals import orderly_end
 
 HERE = Path(__file__).parent
 
@@ -81,7 +81,9 @@ def test_what_does_not_come_back_is_ended_all_the_same(tmp_path):
 
 
 def test_what_nohup_ignores_stays_ignored(tmp_path):
-    code = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + textwrap.dedent(COMMAND.format(body=SLEEP.format(1)))
+    code = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + textwrap.dedent(
+        COMMAND.format(body=SLEEP.format(1))
+    )
     process = start(code, 60, tmp_path / "end")
     assert end(process, signal.SIGHUP)[0] == 0
     assert (tmp_path / "end").read_text() == "in order"
@@ -145,7 +147,12 @@ def of_session(leader: int) -> list[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc to find processes in")
 @pytest.mark.parametrize(
-    "number", [signal.SIGTERM, signal.SIGKILL, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGINT, signal.SIGHUP))]
+    "number",
+    [
+        signal.SIGTERM,
+        signal.SIGKILL,
+        *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGINT, signal.SIGHUP)),
+    ],
 )
 def test_no_worker_outlives_its_command(tmp_path, number):
     """Whatever ends the command, also when nobody can tell its workers."""

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 # Checkpoints come at most every ten seconds; so that the short trainings of smoke.yaml have some, here they come with every row.
-COMMAND = "import textless.training as t; t.CHECKPOINT_SECONDS = 0; t.CHECKPOINT_STEPS = 50; from textless.cli import main; main()"
+COMMAND = "import textless.training.loop as t; t.CHECKPOINT_SECONDS = 0; t.CHECKPOINT_STEPS = 50; from textless.cli.app import main; main()"
 
 
 def smoke(store):
@@ -24,7 +24,11 @@ def smoke(store):
 
 def contents(store):
     folder = Path(store) / "artefacts"
-    return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "manifest.json"}
+    return {
+        p.relative_to(folder): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name != "manifest.json"
+    }
 
 
 @pytest.fixture(scope="module")

@@ -12,24 +12,28 @@ from scipy.fft import dct
 from scipy.optimize import nnls
 
 from conftest import ROOT
-from textless import recognise
-from textless.audio import read_audio, to_int16
-from textless.corpus import Row
-from textless.edits import levenshtein
+from textless.audio.corpus import Row
+from textless.audio.io import read_audio, to_int16
 from textless.engine.store import Store
 from textless.engine.yaml import load_pipeline
 from textless.errors import AudioError, CorpusError, PipelineError, TextlessError
+from textless.metrics import asr as recognise
+from textless.metrics import mcd
+from textless.metrics import speech as quality
+from textless.metrics.edit_distance import levenshtein
+from textless.metrics.mcd import mel_cepstra, mel_cepstral_distortion, warped_distance
+from textless.metrics.speech import check_text, compare, compare_pairs, pair_rows
+from textless.metrics.systems import paired_difference, summarise
 from textless.steps import STEPS
-from textless.units.types import Units
-from textless.vocoder import mcd, quality
-from textless.vocoder.bootstrap import paired_difference, summarise
+from textless.types import Units
 from textless.vocoder.griffin_lim import copy_synthesis, griffin_lim, mel_to_magnitudes
 from textless.vocoder.losses import log_mel, mel_filters
-from textless.vocoder.mcd import mel_cepstra, mel_cepstral_distortion, warped_distance
-from textless.vocoder.quality import check_text, compare, compare_pairs, pair_rows
 
 SMOKE = ROOT / "pipelines" / "smoke"
-SAID = {"amy-0": "The kettle sings before the water boils.", "ben-3": "She counted seven stones and put them back again."}
+SAID = {
+    "amy-0": "The kettle sings before the water boils.",
+    "ben-3": "She counted seven stones and put them back again.",
+}
 
 
 @pytest.fixture(scope="session")
@@ -172,7 +176,10 @@ def test_too_short_or_too_long(sentence):
 
 def test_what_is_heard_does_not_depend_on_what_was_heard_before(monkeypatch):
     """Noise in between would change what a decoder that goes on hears next. The same is not decoded twice."""
-    wave, noise = read_audio(SMOKE / "ben-3.opus"), 0.3 * np.random.default_rng(0).standard_normal(32000).astype(np.float32)
+    wave, noise = (
+        read_audio(SMOKE / "ben-3.opus"),
+        0.3 * np.random.default_rng(0).standard_normal(32000).astype(np.float32),
+    )
     monkeypatch.setattr(recognise, "_heard", {})
     heard = recognise.recognise(wave)
     assert recognise.recognise(noise) == ""
@@ -205,7 +212,8 @@ def test_pairs_by_id_or_by_what_a_file_of_that_id_is_called():
     pairs = pair_rows(rows("x_1", "b"), rows("a", "b", "x/1"))
     assert [(p.id, p.made.id, p.real.id) for p in pairs] == [("x/1", "x_1", "x/1"), ("b", "b", "b")]
     with pytest.raises(
-        CorpusError, match="2 of 3 files have no original of their name, such as c, d; those of the reference are called a, b"
+        CorpusError,
+        match="2 of 3 files have no original of their name, such as c, d; those of the reference are called a, b",
     ):
         pair_rows(rows("c", "b", "d"), rows("a", "b"))
     with pytest.raises(CorpusError, match="such as x_1"):
@@ -335,7 +343,11 @@ def test_the_paired_difference_is_of_the_same_sentences():
         paired_difference(a, a, "stoi")
     b = [{**s, "f0_cents": 10.0} for s in a]
     del b[0]["f0_cents"]
-    assert paired_difference([{**s, "f0_cents": 30.0 if s["id"] != "s0" else 1e6} for s in a], b, "f0_cents") == (20, 20, 20)
+    assert paired_difference([{**s, "f0_cents": 30.0 if s["id"] != "s0" else 1e6} for s in a], b, "f0_cents") == (
+        20,
+        20,
+        20,
+    )
 
 
 # ----------------------------------------------------------------------------------------------------- copy synthesis
@@ -396,12 +408,17 @@ def test_speech_quality_as_a_step(tmp_path, sentence):
     store, graph = Store(tmp_path / "store"), load_pipeline(tmp_path / "p.yaml", STEPS)
     graph.run(store, ["worth", "bare"])
     worth, bare = (store.manifest(graph.steps[name]) for name in ("worth", "bare"))
-    assert [json.loads(line)["id"] for line in (store.folder(graph.steps["copy"]) / "failures.jsonl").read_text().splitlines()] == ["short"]
+    assert [
+        json.loads(line)["id"]
+        for line in (store.folder(graph.steps["copy"]) / "failures.jsonl").read_text().splitlines()
+    ] == ["short"]
     folder = store.folder(graph.steps["worth"])
     sentences = [json.loads(line) for file in folder.glob("data/*.jsonl") for line in file.read_text().splitlines()]
     assert sorted(s["id"] for s in sentences) == sorted(SAID)
     assert worth["metrics"] == summarise(sentences) == json.loads((folder / "speech_quality.json").read_text())
-    assert {"log_mel_l1", "mcd", "f0_cents", "voicing_error", "stoi", "uer", "wer", "wer_original_high"} <= set(worth["metrics"])
+    assert {"log_mel_l1", "mcd", "f0_cents", "voicing_error", "stoi", "uer", "wer", "wer_original_high"} <= set(
+        worth["metrics"]
+    )
     assert 0 < worth["metrics"]["uer"] < 0.6
     assert worth["contract"]["n_units"] == 8
     assert "mcd" in bare["metrics"]

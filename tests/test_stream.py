@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from textless.errors import ContractError, ModelError
-from textless.units.types import UnitContract, Units
+from textless.types import UnitContract, Units
 from textless.vocoder import UnitVocoder, VocoderConfig
 from textless.vocoder.stream import Chain, Queue, Speaking, Stage
 
@@ -25,7 +25,9 @@ def vocoder(**fields) -> UnitVocoder:
     """Untrained, with weights large enough that context is heard, and a voice that is voiced."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = UnitVocoder(VocoderConfig.of(CONTRACT, speakers=("ann", "bob"), preset="nano", **fields), CONTRACT).eval()
+        model = UnitVocoder(
+            VocoderConfig.of(CONTRACT, speakers=("ann", "bob"), preset="nano", **fields), CONTRACT
+        ).eval()
         with torch.no_grad():
             for name, p in model.named_parameters():
                 if p.ndim >= 2:
@@ -74,7 +76,9 @@ def test_predicted_durations_are_those_of_the_whole(sizes):
     np.testing.assert_allclose(made, model.resynth(literal, durations="predict"), atol=1e-5)
     # Of Units, a run that goes on in the next piece is one.
     whole = Units(literal, None, CONTRACT)
-    made = np.concatenate(list(model.stream([Units(p, None, CONTRACT) for p in cut(literal, sizes)], durations="predict")))
+    made = np.concatenate(
+        list(model.stream([Units(p, None, CONTRACT) for p in cut(literal, sizes)], durations="predict"))
+    )
     np.testing.assert_allclose(made, model.resynth(whole, durations="predict"), atol=1e-5)
     assert len(made) < len(model.resynth(literal, durations="predict"))
 
@@ -108,7 +112,11 @@ def held(thing: object, seen: set[int]) -> int:
     if isinstance(thing, torch.Tensor):
         return thing.numel() * thing.element_size()
     parts = (
-        thing if isinstance(thing, list | tuple) else vars(thing).values() if isinstance(thing, Stage | Chain | Queue | Speaking) else ()
+        thing
+        if isinstance(thing, list | tuple)
+        else vars(thing).values()
+        if isinstance(thing, Stage | Chain | Queue | Speaking)
+        else ()
     )
     return sum(held(part, seen) for part in parts)
 
@@ -133,7 +141,9 @@ def test_stages_are_the_function_of_the_whole():
     expected = weigh(torch.nn.functional.pad(x, (3, 1)))
     for sizes in ([1] * 10, [4, 0, 5], []):
         stage = Stage(weigh, (3, 1))
-        parts = [stage(torch.as_tensor(p)[None] if len(p) else None, False) for p in cut(x[0].numpy(), sizes)] + [stage(None, True)]
+        parts = [stage(torch.as_tensor(p)[None] if len(p) else None, False) for p in cut(x[0].numpy(), sizes)] + [
+            stage(None, True)
+        ]
         assert torch.equal(torch.cat([p for p in parts if p is not None], 1), expected)
     assert Stage(weigh, (3, 1))(None, True) is None
 

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import soundfile
 
-from textless.progress import Clean, Line, clean, one_line
+from textless.cli.progress import Clean, Line, clean, one_line
 
 HOSTILE = "bad\x1b[2J\x07\x9b31m\u202egpj\u2066\r\x7f"
 SHOWN = r"bad\x1b[2J\x07\x9b31m\u202egpj\u2066\r\x7f"

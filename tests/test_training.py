@@ -9,8 +9,9 @@ import torch
 from test_distributed import TRAININGS
 from torch import nn
 
-from textless import distributed, training
 from textless.errors import DeviceError, TrainingError
+from textless.training import distributed
+from textless.training import loop as training
 
 
 @pytest.fixture
@@ -55,7 +56,10 @@ def test_a_bit_that_rots_is_seen(checkpoint):
     checkpoint.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
     with pytest.raises(TrainingError) as e:
         run(checkpoint)
-    assert str(e.value) == f"{checkpoint}: this checkpoint is damaged; bring it back from a copy, or remove it to start over"
+    assert (
+        str(e.value)
+        == f"{checkpoint}: this checkpoint is damaged; bring it back from a copy, or remove it to start over"
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,7 +133,12 @@ def test_the_generator_of_the_gpu_that_is_named_is_restored(gpus, monkeypatch):
 @pytest.mark.parametrize("name", TRAININGS)
 def test_devices_that_cannot_be_had(name, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for device, why in (("gpu0", "unknown"), ("mps", "no float64"), ("cuda", "is a GPU, but"), ("cuda:99", "is a GPU, but")):
+    for device, why in (
+        ("gpu0", "unknown"),
+        ("mps", "no float64"),
+        ("cuda", "is a GPU, but"),
+        ("cuda:99", "is a GPU, but"),
+    ):
         with pytest.raises(DeviceError, match=f"^device {device!r} .*{why}"):
             TRAININGS[name](tmp_path, device=device)
 
@@ -150,10 +159,14 @@ def test_precisions(name, gpus, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device", device)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
     # A V100 emulates bfloat16; the GPU asked about is the current one.
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or current != ["cuda:1"])
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or current != ["cuda:1"]
+    )
     with pytest.raises(DeviceError) as e:
         TRAININGS[name](tmp_path, device="cuda:1", precision="bf16")
-    assert str(e.value) == "device 'cuda:1' (Tesla V100) has no bfloat16, or emulates it slowly; train with precision fp32"
+    assert (
+        str(e.value) == "device 'cuda:1' (Tesla V100) has no bfloat16, or emulates it slowly; train with precision fp32"
+    )
 
 
 def test_place_resolves(gpus):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from textless.errors import ContractError, ContractWarning, DumpError
-from textless.units.types import UnitContract, Units
+from textless.types import UnitContract, Units
 
 CONTRACT = UnitContract(encoder="x" * 64, layer=6, sample_rate=16000, frame_rate=50.0, n_units=10)
 

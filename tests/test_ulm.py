@@ -12,10 +12,10 @@ import torch
 
 from conftest import GOLDEN
 from textless.errors import ContractError, ModelError
-from textless.lm.fairseq import read_dictionary
-from textless.lm.ulm import ULM, load_ulm
+from textless.lm.gslm.fairseq import read_dictionary
+from textless.lm.gslm.ulm import ULM, load_ulm
 from textless.pickles import load_torch, plain
-from textless.units.types import ContractWarning, UnitContract, Units
+from textless.types import ContractWarning, UnitContract, Units
 
 CHECKPOINT, DICTIONARY = GOLDEN / "ulm.pt", GOLDEN / "ulm_dict.txt"
 UNITS = np.load(GOLDEN / "ulm.npz")["units"]
@@ -73,7 +73,13 @@ def test_nll_is_that_of_fairseq(ulm: ULM, golden) -> None:
     assert nll.dtype == np.float64
     np.testing.assert_allclose(nll, wanted, atol=1e-4)
     assert (ulm.n_units, ulm.contract, ulm.frame_rate, ulm.sample_rate) == (50, UnitContract(n_units=50), None, None)
-    assert (ulm.config.context, ulm.config.layers, ulm.config.heads, ulm.config.head_dim, ulm.config.dim) == (256, 3, 4, 16, 64)
+    assert (ulm.config.context, ulm.config.layers, ulm.config.heads, ulm.config.head_dim, ulm.config.dim) == (
+        256,
+        3,
+        4,
+        16,
+        64,
+    )
 
 
 def test_greedy_continuation_is_that_of_fairseq(ulm: ULM, golden) -> None:
@@ -85,19 +91,32 @@ def test_greedy_continuation_is_that_of_fairseq(ulm: ULM, golden) -> None:
 
 def test_bare_units_are_continued_literally_for_some_seconds(golden) -> None:
     ulm = load_ulm(CHECKPOINT, DICTIONARY, UnitContract(frame_rate=50.0))
-    new = ulm.continue_units(UNITS[:20], seconds=0.8, temperature=0, only_new=True)  # one frame each, as everywhere; no `</s>`
+    new = ulm.continue_units(
+        UNITS[:20], seconds=0.8, temperature=0, only_new=True
+    )  # one frame each, as everywhere; no `</s>`
     assert new.units.tolist() == golden("ulm.npz")["greedy"].tolist()
 
 
 @pytest.mark.parametrize(
     ("settings", "theirs"),
-    [({}, {}), ({"activation_fn": "gelu"}, {"activation_function": "gelu"}), ({"no_scale_embedding": True}, {"scale_embedding": False})],
+    [
+        ({}, {}),
+        ({"activation_fn": "gelu"}, {"activation_function": "gelu"}),
+        ({"no_scale_embedding": True}, {"scale_embedding": False}),
+    ],
 )
 def test_logits_equal_xglm(change, settings: dict, theirs: dict) -> None:
     """transformers' XGLM is this decoder."""
     from transformers import XGLMConfig, XGLMForCausalLM
 
-    sizes = {"vocab_size": 56, "d_model": 64, "ffn_dim": 128, "num_layers": 3, "attention_heads": 4, "max_position_embeddings": 256}
+    sizes = {
+        "vocab_size": 56,
+        "d_model": 64,
+        "ffn_dim": 128,
+        "num_layers": 3,
+        "attention_heads": 4,
+        "max_position_embeddings": 256,
+    }
     config = XGLMConfig(**{**sizes, "activation_function": "relu", "scale_embedding": True, **theirs})
     source = {k: v for k, v in state().items() if k not in ("decoder.version", "decoder.embed_positions._float_tensor")}
     names = {k: "lm_head.weight" if k == OUTPUT else k.replace("decoder.", "model.", 1) for k in source}
@@ -152,7 +171,9 @@ def test_longer_than_the_context(change, n: int) -> None:
 def test_a_batch_gives_what_each_prompt_gives_alone(ulm: ULM) -> None:
     prompts = [UNITS[:n] for n in (5, 0, 30, 12)]
     together = ulm.continue_units(prompts, max_new_units=30, temperature=1.0, seed=7)
-    assert together == [ulm.continue_units(p, max_new_units=30, temperature=1.0, seed=7 + i) for i, p in enumerate(prompts)]
+    assert together == [
+        ulm.continue_units(p, max_new_units=30, temperature=1.0, seed=7 + i) for i, p in enumerate(prompts)
+    ]
     assert len({tuple(u.units[-5:]) for u in together}) == 4
     assert not ulm.training
 
@@ -208,9 +229,13 @@ def test_units_are_found_by_their_symbol(tmp_path, change, ulm: ULM) -> None:
     order = np.random.default_rng(0).permutation(len(lines))  # padding among the units, too
     (tmp_path / "dict.txt").write_text("".join(lines[i] + "\r\n" for i in order))
     rows = torch.tensor([0, 1, 2, 3, *(order + 4)])
-    other = load_ulm(change({k: state()[k][rows] for k in ("decoder.embed_tokens.weight", OUTPUT)}), tmp_path / "dict.txt")
+    other = load_ulm(
+        change({k: state()[k][rows] for k in ("decoder.embed_tokens.weight", OUTPUT)}), tmp_path / "dict.txt"
+    )
     np.testing.assert_allclose(other.nll(UNITS), ulm.nll(UNITS), atol=1e-5)
-    assert other.continue_units(UNITS[:20], max_new_units=40, seed=3) == ulm.continue_units(UNITS[:20], max_new_units=40, seed=3)
+    assert other.continue_units(UNITS[:20], max_new_units=40, seed=3) == ulm.continue_units(
+        UNITS[:20], max_new_units=40, seed=3
+    )
 
 
 def test_a_unit_that_the_dictionary_lacks(words) -> None:
@@ -218,7 +243,9 @@ def test_a_unit_that_the_dictionary_lacks(words) -> None:
     assert ulm.n_units == 61
     for call in (ulm.nll, lambda u: ulm.continue_units(u, max_new_units=2)):
         for lacking in (43, 50, 59):
-            with pytest.raises(ContractError, match=f"unit {lacking} in the .* is not in the language model's dictionary"):
+            with pytest.raises(
+                ContractError, match=f"unit {lacking} in the .* is not in the language model's dictionary"
+            ):
                 call([1, lacking, 60])
         with pytest.raises(ContractError, match=r"unit 61 .* vocabulary of 61"):
             call([61])
@@ -298,7 +325,9 @@ def test_tied_and_untied_outputs(change, ulm: ULM) -> None:
     untied = {"share_decoder_input_output_embed": False}
     own = load_ulm(change({OUTPUT: other}, **untied), DICTIONARY).nll(UNITS)
     assert np.abs(own - wanted).max() > 0.1
-    assert np.array_equal(load_ulm(change({OUTPUT: None, "decoder.embed_out": other}, **untied), DICTIONARY).nll(UNITS), own)
+    assert np.array_equal(
+        load_ulm(change({OUTPUT: None, "decoder.embed_out": other}, **untied), DICTIONARY).nll(UNITS), own
+    )
     with pytest.raises(ModelError, match=r"has no decoder\.output_projection\.weight"):
         load_ulm(change({OUTPUT: None}, **untied), DICTIONARY)
 
@@ -307,7 +336,9 @@ def test_configurations_of_omegaconf_and_half_precision(change, ulm: ULM) -> Non
     model = {**plain(load_torch(CHECKPOINT)["args"]), "_name": "transformer_lm_big"}
     model |= {"max_target_positions": "${task.max_target_positions}", "tokens_per_sample": "${task.tokens_per_sample}"}
     half = {k: v.half() for k, v in state().items()}
-    back = load_ulm(change(half, cfg={"model": model, "task": {"max_target_positions": None, "tokens_per_sample": 77}}), DICTIONARY)
+    back = load_ulm(
+        change(half, cfg={"model": model, "task": {"max_target_positions": None, "tokens_per_sample": 77}}), DICTIONARY
+    )
     assert back.config.context == 77
     assert {p.dtype for p in back.parameters()} == {torch.float32}
     np.testing.assert_allclose(back.nll(UNITS[:60]), ulm.nll(UNITS[:60]), atol=0.02)
@@ -324,7 +355,10 @@ def test_without_a_final_norm(change, ulm: ULM) -> None:
     ("settings", "message"),
     [
         ({"adaptive_softmax_cutoff": "20000,60000"}, "has an adaptive softmax"),
-        ({"parameters": {"decoder.adaptive_softmax.head.word_proj.weight": torch.ones(2, 2)}}, "has an adaptive softmax"),
+        (
+            {"parameters": {"decoder.adaptive_softmax.head.word_proj.weight": torch.ones(2, 2)}},
+            "has an adaptive softmax",
+        ),
         ({"adaptive_input": True}, "was made with adaptive_input"),
         ({"character_embeddings": True}, "was made with character_embeddings"),
         ({"decoder_learned_pos": True}, "was made with decoder_learned_pos"),
@@ -336,14 +370,29 @@ def test_without_a_final_norm(change, ulm: ULM) -> None:
         ({"decoder_attention_heads": 5}, "5 heads do not fit a width of 64"),
         ({"decoder_attention_heads": "4"}, "'4' heads do not fit"),
         ({"max_target_positions": -3}, "max_target_positions is -3"),
-        ({"parameters": {"decoder.layernorm_embedding.weight": torch.ones(64)}}, r"has decoder\.layernorm_embedding\.weight, which GSLM's"),
+        (
+            {"parameters": {"decoder.layernorm_embedding.weight": torch.ones(64)}},
+            r"has decoder\.layernorm_embedding\.weight, which GSLM's",
+        ),
         ({"parameters": {"decoder.layers.2.fc1.bias": None}}, r"has no decoder\.layers\.2\.fc1\.bias"),
-        ({"parameters": {"decoder.layers.1.fc2.weight": torch.ones(64, 9)}}, r"blocks\.1\.down\.weight is made of is \(64, 9\)"),
-        ({"parameters": {"decoder.layers.1.self_attn.q_proj.bias": torch.ones(9)}}, "queries, keys and values of layer 1 differ"),
+        (
+            {"parameters": {"decoder.layers.1.fc2.weight": torch.ones(64, 9)}},
+            r"blocks\.1\.down\.weight is made of is \(64, 9\)",
+        ),
+        (
+            {"parameters": {"decoder.layers.1.self_attn.q_proj.bias": torch.ones(9)}},
+            "queries, keys and values of layer 1 differ",
+        ),
         ({"parameters": {"decoder.layers.9999999.fc1.bias": torch.ones(9)}}, r"has no decoder\.layers\.3\."),
         ({"parameters": {7: torch.ones(2), "decoder.layers": torch.ones(2)}}, r"has decoder\.layers, which"),
-        ({"parameters": {"decoder.embed_tokens.weight": torch.ones(56)}}, r"has no decoder\.embed_tokens\.weight of 2 axes"),
-        ({"parameters": {"decoder.embed_tokens.weight": torch.ones(56, 64).int()}}, r"has no decoder\.embed_tokens\.weight"),
+        (
+            {"parameters": {"decoder.embed_tokens.weight": torch.ones(56)}},
+            r"has no decoder\.embed_tokens\.weight of 2 axes",
+        ),
+        (
+            {"parameters": {"decoder.embed_tokens.weight": torch.ones(56, 64).int()}},
+            r"has no decoder\.embed_tokens\.weight",
+        ),
         ({"parameters": {k: None for k in state() if ".layers." in k}}, "has no layers"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from textless.errors import ContractError, DumpError, ModelError
-from textless.units.types import UnitContract, Units
+from textless.types import UnitContract, Units
 from textless.vocoder import UnitVocoder, VocoderConfig, load_vocoder, losses
 from textless.vocoder.head import SpectrumHead
 from textless.vocoder.istft import ISTFT
@@ -108,7 +108,9 @@ def test_log_mel_of_silence_is_its_floor():
 def test_the_loss_is_the_mean_over_five_scales():
     a, b = torch.randn(2, 2, 4000, generator=torch.Generator().manual_seed(0))
     scales = ((2048, 160), (1024, 80), (512, 40), (256, 20), (128, 10))
-    mels = [[losses.log_mel(x, sample_rate=16000, window=w, n_mels=m).double() for x in (a, 0.1 * b)] for w, m in scales]
+    mels = [
+        [losses.log_mel(x, sample_rate=16000, window=w, n_mels=m).double() for x in (a, 0.1 * b)] for w, m in scales
+    ]
     want = np.mean([float((x - y).abs().mean()) for x, y in mels])
     assert float(losses.multi_scale_mel(a, 0.1 * b, sample_rate=16000)) == pytest.approx(want, rel=1e-5)
 
@@ -139,7 +141,12 @@ def test_loss_is_finite_and_so_is_its_gradient_at_silence():
 @pytest.mark.parametrize(("frame_rate", "hop"), [(50.0, 320), (100.0, 160), (25.0, 640)])
 def test_length_is_frames_times_hop(frame_rate, hop):
     model = vocoder(contract=CONTRACT.with_(frame_rate=frame_rate))
-    assert (model.config.hop, model.config.n_fft, model.frame_rate, model.sample_rate) == (hop, 4 * hop, frame_rate, 16000)
+    assert (model.config.hop, model.config.n_fft, model.frame_rate, model.sample_rate) == (
+        hop,
+        4 * hop,
+        frame_rate,
+        16000,
+    )
     for n in (1, 2, 17):
         audio = model.resynth(units_of(n, 0))
         assert audio.shape == (n * hop,)
@@ -147,7 +154,9 @@ def test_length_is_frames_times_hop(frame_rate, hop):
         assert np.abs(audio).max() > 1e-4
 
 
-@pytest.mark.parametrize("fields", [{}, {"upsample": 2}, {"f0": True}, {"f0": True, "upsample": 2, "causal": True}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [{}, {"upsample": 2}, {"f0": True}, {"f0": True, "upsample": 2, "causal": True}], ids=str
+)
 def test_a_row_does_not_hear_its_batch(fields):
     model = vocoder(**fields)
     rows = [units_of(n, n) for n in (3, 40, 1, 23, 39)]
@@ -177,7 +186,9 @@ def test_many_long_rows_are_spoken_in_several_batches(monkeypatch):
     shapes = []
     forward = model.forward
     monkeypatch.setattr("textless.vocoder.rows.BATCH_FRAMES", 32)
-    monkeypatch.setattr(model, "forward", lambda units, *rest: shapes.append(tuple(units.shape)) or forward(units, *rest))
+    monkeypatch.setattr(
+        model, "forward", lambda units, *rest: shapes.append(tuple(units.shape)) or forward(units, *rest)
+    )
     for a, b in zip(model.resynth(rows), expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
     assert shapes == [(1, 31), (1, 30), (3, 8)]
@@ -199,7 +210,9 @@ def test_predicted_durations():
     # of Units the runs are joined (1, 4, 2), a bare array is taken literally
     units = Units(np.array([1, 4, 4, 2]), np.array([3, 1, 2, 5]), CONTRACT)
     np.testing.assert_array_equal(model.resynth(units, durations="predict"), model.resynth(np.repeat([1, 4, 2], 4)))
-    np.testing.assert_array_equal(model.resynth([1, 4, 4, 2], durations="predict"), model.resynth(np.repeat([1, 4, 4, 2], 4)))
+    np.testing.assert_array_equal(
+        model.resynth([1, 4, 4, 2], durations="predict"), model.resynth(np.repeat([1, 4, 4, 2], 4))
+    )
     with torch.no_grad():
         model.durations.project.bias.fill_(-3)
     assert len(model.resynth(units, durations="predict")) == 3 * 320
@@ -241,7 +254,9 @@ def test_f0_is_followed():
     rows = [units[:7], units]
     both = model.resynth(rows, f0=[np.full(7, 150.0), np.full(60, 100.0)])
     # These pulses are a hundred times as loud as speech. A sample sums 641 bins: 2^-24 · √641 = 1.5e-6 of the largest.
-    np.testing.assert_allclose(both[0], model.resynth(rows[0], f0=np.full(7, 150.0)), atol=2e-6 * np.abs(both[0]).max(), rtol=0)
+    np.testing.assert_allclose(
+        both[0], model.resynth(rows[0], f0=np.full(7, 150.0)), atol=2e-6 * np.abs(both[0]).max(), rtol=0
+    )
 
 
 def test_predicted_f0_is_what_it_speaks_with():
@@ -249,7 +264,9 @@ def test_predicted_f0_is_what_it_speaks_with():
     f0 = model.predict_f0(units, speaker="bob")
     assert f0.shape == (60,)
     assert 0 < (f0 > 0).sum() < 60
-    np.testing.assert_allclose(model.resynth(units, speaker="bob", f0=f0), model.resynth(units, speaker="bob"), atol=1e-5)
+    np.testing.assert_allclose(
+        model.resynth(units, speaker="bob", f0=f0), model.resynth(units, speaker="bob"), atol=1e-5
+    )
 
 
 def test_f0_that_cannot_be_followed():

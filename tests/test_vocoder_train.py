@@ -9,12 +9,18 @@ import pytest
 import torch
 from adamw import check, recorded
 
-from textless import training
 from textless.errors import AudioError, ContractError, TrainingError
-from textless.units.types import UnitContract, Units
+from textless.training import loop as training
+from textless.types import UnitContract, Units
 from textless.vocoder import Clip, UnitVocoder, VocoderConfig, duration, losses, train_vocoder
-from textless.vocoder.adversary import Discriminators, ResolutionDiscriminator, adversarial_loss, discriminator_loss, feature_loss
-from textless.vocoder.clips import Clips, by_duration
+from textless.vocoder.data import Clips, by_duration
+from textless.vocoder.discriminators import (
+    Discriminators,
+    ResolutionDiscriminator,
+    adversarial_loss,
+    discriminator_loss,
+    feature_loss,
+)
 
 CONTRACT = UnitContract(encoder="logmel", sample_rate=16000, frame_rate=50.0, n_units=7)
 
@@ -70,7 +76,9 @@ def test_it_learns_tones_silence_and_durations():
 
 
 def test_with_f0_it_learns_pitch_and_voicing():
-    model, figures = train(toy_clips(12, 0), f0=True, steps=150, batch=4, crop_seconds=0.3, lr=4e-3, dev=toy_clips(3, 1))
+    model, figures = train(
+        toy_clips(12, 0), f0=True, steps=150, batch=4, crop_seconds=0.3, lr=4e-3, dev=toy_clips(3, 1)
+    )
     assert figures["dev_voicing_error"] < 0.05
     units = Units(np.array([0, 1, 0, 2]), np.array([4, 7, 4, 2]), model.contract)  # as long as it knows them
     np.testing.assert_allclose(model.predict_f0(units.frames()), np.where(units.frames() == 0, 220, 0), rtol=0.03)
@@ -84,7 +92,9 @@ def clips_of(*lengths: int) -> list[Clip]:
     made = []
     for k, (frames, clip) in enumerate(zip(lengths, toy_clips(len(lengths), 3, frames=max(lengths)), strict=True)):
         units, f0 = clip.units.between(0, frames / 50), clip.f0[:frames]
-        wave = clip.waveform(0, 320 * frames) + 0.1 * np.random.default_rng(k).standard_normal(320 * frames).astype(np.float32)
+        wave = clip.waveform(0, 320 * frames) + 0.1 * np.random.default_rng(k).standard_normal(320 * frames).astype(
+            np.float32
+        )
         made.append(Clip(units, lambda a, b, wave=wave: wave[a:b], len(wave), None, f0))
     return made
 
@@ -105,10 +115,15 @@ def test_losses_are_those_of_the_rows_by_hand(monkeypatch):
     with torch.no_grad():
         for k in range(6):
             n, who = int(batch.lengths[k]), batch.speaker[k : k + 1]
-            made = model(batch.units[k : k + 1, :n], who, torch.tensor([n]), batch.f0[k : k + 1, :n], batch.noise[k : k + 1])
+            made = model(
+                batch.units[k : k + 1, :n], who, torch.tensor([n]), batch.f0[k : k + 1, :n], batch.noise[k : k + 1]
+            )
             made = torch.nn.functional.pad(made, (0, 320 * (crop - n)))
             scales = ((2048, 160), (1024, 80), (512, 40), (256, 20), (128, 10))
-            both = [[losses.log_mel(x, sample_rate=16000, window=w, n_mels=m) for x in (made, real[k : k + 1])] for w, m in scales]
+            both = [
+                [losses.log_mel(x, sample_rate=16000, window=w, n_mels=m) for x in (made, real[k : k + 1])]
+                for w, m in scales
+            ]
             mel.append(np.mean([float((a - b).abs().mean()) for a, b in both]))
             n = int(batch.counts[k])
             guess = model.durations(batch.joined[k : k + 1, :n], who, torch.tensor([n]))[0]
@@ -118,7 +133,9 @@ def test_losses_are_those_of_the_rows_by_hand(monkeypatch):
             for (voicing, octaves), step in zip(guess.tolist(), batch.contour[k, :n].tolist(), strict=True):
                 probability = 1 / (1 + math.exp(-voicing))
                 hz = 60 * 2 ** ((step - 1) / 48)
-                pitch.append(-math.log(probability) + abs(octaves - math.log2(hz / 200)) if step else -math.log(1 - probability))
+                pitch.append(
+                    -math.log(probability) + abs(octaves - math.log2(hz / 200)) if step else -math.log(1 - probability)
+                )
     # Logarithms of float32 magnitudes near their floor of 1e-5, beside others up to 100, are off by some of their last bits.
     assert found["mel"] == pytest.approx(np.mean(mel), rel=1e-4)
     assert found["duration"] == pytest.approx(np.mean(off), rel=1e-5)
@@ -193,7 +210,10 @@ def test_a_spectrum_as_it_is_judged_written_out():
 def test_predictors_see_sequences_of_256():
     contract = CONTRACT.with_(n_units=2)
     units = Units(np.arange(300) % 2, np.full(300, 2), contract)
-    data = Clips([Clip(units, lambda a, b: np.zeros(b - a, np.float32), 600 * 320)], vocoder(speakers=["default"], contract=contract))
+    data = Clips(
+        [Clip(units, lambda a, b: np.zeros(b - a, np.float32), 600 * 320)],
+        vocoder(speakers=["default"], contract=contract),
+    )
     batch = data.draw(np.random.default_rng(0), 50, 10)
     assert batch.joined.shape == batch.passage.shape == (50, 256)
     assert set(batch.counts.tolist()) == set(batch.passages.tolist()) == {256}
@@ -281,7 +301,9 @@ def test_losses_of_a_judgement_written_out():
     made = ([torch.tensor([[1.0, 0.0]]), torch.tensor([-1.0])], [torch.tensor([[3.0, -2.0], [1.0, 2.0]])])
     assert float(discriminator_loss(real, made)) == pytest.approx(((0.25 + 0.5) + (1 + 1)) / 2)
     assert float(adversarial_loss(made)) == pytest.approx((0.5 + 4) / 2)
-    assert float(feature_loss(real, made)) == pytest.approx((0.5 / 2 + 1 / 0.5) / 2)  # each row relative to its own features
+    assert float(feature_loss(real, made)) == pytest.approx(
+        (0.5 / 2 + 1 / 0.5) / 2
+    )  # each row relative to its own features
 
 
 def test_seed_decides(tmp_path):
@@ -306,7 +328,9 @@ def test_crops_keep_units_and_audio_aligned():
     waves = [np.repeat(f / 128, 320).astype(np.float32) for f in frames]
     waves[0] = np.append(waves[0], np.full(200, -1, np.float32))  # samples after the last frame belong to no unit
     waves[1] = waves[1][:-40]  # a last frame that the audio does not fill
-    clips = [Clip(Units(f, None, contract), lambda a, b, w=w: w[a:b], len(w)) for f, w in zip(frames, waves, strict=True)]
+    clips = [
+        Clip(Units(f, None, contract), lambda a, b, w=w: w[a:b], len(w)) for f, w in zip(frames, waves, strict=True)
+    ]
     data = Clips(clips, vocoder(speakers=["default"], contract=contract))
     rng = np.random.default_rng(0)
     rows, starts, units, _, lengths, *_ = data.draw(rng, 400, 10)

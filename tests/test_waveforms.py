@@ -9,21 +9,22 @@ import pytest
 import torch
 
 import textless
+from textless.audio.f0 import track_f0
+from textless.audio.waveform import as_waveform
 from textless.errors import AudioError, DumpError, ModelError
-from textless.units.encode import SIGNAL, HubertEncoder
-from textless.units.hubert import PRESETS, Hubert
+from textless.metrics.mcd import mel_cepstral_distortion
+from textless.metrics.perturb import add_noise, change_speed, perturb, shift_pitch, stretch
+from textless.metrics.speech import compare
+from textless.units.encoders.hubert import PRESETS, Hubert
+from textless.units.encoders.hubert_encoder import HubertEncoder
+from textless.units.encoders.projected import ProjectedEncoder
+from textless.units.encoders.signal import SIGNAL
 from textless.units.kmeans import Codebook
-from textless.units.ladder import LadderEncoder, fit_ladder
-from textless.units.lda import DIM, LdaEncoder
-from textless.units.perturb import add_noise, change_speed, perturb, shift_pitch, stretch
-from textless.units.projected import ProjectedEncoder
-from textless.units.voice import DIM as VOICE_DIM
-from textless.units.voice import Voice
-from textless.vocoder.f0 import track_f0
+from textless.units.mfcc_lda.ladder import LadderEncoder, fit_ladder
+from textless.units.mfcc_lda.lda import DIM, LdaEncoder
+from textless.units.mfcc_lda.vtln import DIM as VOICE_DIM
+from textless.units.mfcc_lda.vtln import Voice
 from textless.vocoder.griffin_lim import copy_synthesis
-from textless.vocoder.mcd import mel_cepstral_distortion
-from textless.vocoder.quality import compare
-from textless.waveforms import as_waveform
 
 WAVE = (0.3 * np.sin(0.05 * np.arange(4000))).astype(np.float32)
 
@@ -85,7 +86,9 @@ def test_what_is_one(value):
 def test_a_loud_waveform_stays_as_it_is():
     np.testing.assert_array_equal(as_waveform(WAVE * 6), WAVE * 6)  # an overshoot
     np.testing.assert_array_equal(as_waveform(WAVE.astype(np.float16)), WAVE.astype(np.float16).astype(np.float32))
-    np.testing.assert_array_equal(as_waveform(torch.from_numpy(WAVE).bfloat16()), torch.from_numpy(WAVE).bfloat16().float().numpy())
+    np.testing.assert_array_equal(
+        as_waveform(torch.from_numpy(WAVE).bfloat16()), torch.from_numpy(WAVE).bfloat16().float().numpy()
+    )
     assert as_waveform([]).shape == (0,)
 
 

@@ -44,7 +44,9 @@ def test_a_worker_that_dies_takes_nothing_with_it(tmp_path, step, alone, mode):
 
 
 def test_workers_that_always_die_are_told_in_one_line(tmp_path, step):
-    with pytest.raises(StoreError, match=r"copy: the workers of loky:2 die at once, perhaps for lack of memory; use fewer"):
+    with pytest.raises(
+        StoreError, match=r"copy: the workers of loky:2 die at once, perhaps for lack of memory; use fewer"
+    ):
         Store(tmp_path / "store", on="loky:2").run(step(mode="die"))
     assert list((tmp_path / "store" / "shards").glob("*")) == []
 
@@ -70,7 +72,10 @@ def cluster():
     from distributed import LocalCluster
 
     options = {"n_workers": 2, "threads_per_worker": 1, "protocol": "tcp://", "dashboard_address": None}
-    with dask.config.set({"distributed.scheduler.allowed-failures": 1}), LocalCluster(processes=True, **options) as workers:
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        LocalCluster(processes=True, **options) as workers,
+    ):
         yield workers
 
 

@@ -133,14 +133,38 @@ def test_a_whole_number_is_a_float_where_one_is_wanted(load):
     ("text", "line", "error"),
     [
         ("steps: {fitt: {units: 1}}", 1, "unknown step 'fitt'; did you mean 'fit'?"),
-        ("steps:\n  in: {step: files, place: x}\n  fit: {data: $in, units: 1, untis: 2}", 3, "no field 'untis'; did you mean 'units'?"),
-        ("steps:\n  fit: {data: $inn, units: 1}\n  in: {step: files, place: x}", 2, r"no step \$inn; did you mean 'in'?"),
-        ('steps:\n  in: {step: files, place: "${rot}"}\nvars: {root: 1}', 2, r"no variable \${rot}; did you mean 'root'?"),
-        ("steps:\n  in: {step: files, place: x}\n  fit: {data: $in, units: many}", 3, r"fit\.units must be int, not 'many'"),
-        ("steps:\n  in: {step: files, place: x}\n  fit: {data: $in, units: true}", 3, r"fit\.units must be int, not True"),
+        (
+            "steps:\n  in: {step: files, place: x}\n  fit: {data: $in, units: 1, untis: 2}",
+            3,
+            "no field 'untis'; did you mean 'units'?",
+        ),
+        (
+            "steps:\n  fit: {data: $inn, units: 1}\n  in: {step: files, place: x}",
+            2,
+            r"no step \$inn; did you mean 'in'?",
+        ),
+        (
+            'steps:\n  in: {step: files, place: "${rot}"}\nvars: {root: 1}',
+            2,
+            r"no variable \${rot}; did you mean 'root'?",
+        ),
+        (
+            "steps:\n  in: {step: files, place: x}\n  fit: {data: $in, units: many}",
+            3,
+            r"fit\.units must be int, not 'many'",
+        ),
+        (
+            "steps:\n  in: {step: files, place: x}\n  fit: {data: $in, units: true}",
+            3,
+            r"fit\.units must be int, not True",
+        ),
         ("steps:\n  in: {step: files, place: x}\n  fit: {data: in, units: 1}", 3, r"fit\.data must be step, not 'in'"),
         ("steps:\n  in: {step: files, place: x}\n  fit: {data: $in}", 3, "step fit needs units"),
-        ("steps:\n  a: {step: fit, data: $b, units: 1}\n  b: {step: fit, data: $a, units: 1}", 2, "a → b → a is a circle"),
+        (
+            "steps:\n  a: {step: fit, data: $b, units: 1}\n  b: {step: fit, data: $a, units: 1}",
+            2,
+            "a → b → a is a circle",
+        ),
         ("steps:\n  in: {step: files, place: x}\n  in: {step: files, place: y}", 3, "'in' stands twice"),
         ("steps:\n  in: {step: files, place: x, keep: tmp}", 2, "keep is 'tmp'; known: temp, always"),
         ("stesp: {}", 1, "unknown section 'stesp'; did you mean 'steps'?"),
@@ -148,8 +172,16 @@ def test_a_whole_number_is_a_float_where_one_is_wanted(load):
         ("steps: {in: {step: [files]}}", 1, "unknown step "),
         ("steps:\n  in: {step: files", 2, "not YAML"),
         ('vars: {a: "${b}", b: "${a}"}\nsteps: {in: {step: files, place: "${a}"}}', 1, "refers to itself"),
-        ('vars: {n: many}\nsteps:\n  fit: {data: $in, units: "${n}"}\n  in: {step: files, place: x}', 1, r"fit\.units must be int"),
-        ("steps:\n  in: {step: files, place: x}\n  fit: {data: $in, units: $in}", 3, r"fit\.units must be int, not a step files"),
+        (
+            'vars: {n: many}\nsteps:\n  fit: {data: $in, units: "${n}"}\n  in: {step: files, place: x}',
+            1,
+            r"fit\.units must be int",
+        ),
+        (
+            "steps:\n  in: {step: files, place: x}\n  fit: {data: $in, units: $in}",
+            3,
+            r"fit\.units must be int, not a step files",
+        ),
         ("steps:\n  in: {step: files, place: {{x}}}", 2, "a name in a value must be a word"),
     ],
 )
@@ -210,7 +242,9 @@ def test_an_extended_file_alone_is_the_same_pipeline(write):
 
 
 def test_variables_are_replaced_and_steps_merged_field_by_field(write):
-    steps = extend(write, "extends: ../base.yaml\nvars: {n: 30}\nsteps: {new: {step: pair, left: $top}, fit: {fast: true}}").steps
+    steps = extend(
+        write, "extends: ../base.yaml\nvars: {n: 30}\nsteps: {new: {step: pair, left: $top}, fit: {fast: true}}"
+    ).steps
     assert list(steps) == ["in", "fit", "top", "new"]
     assert steps["fit"] == Fit(data=steps["in"], units=30, rate=0.25, fast=True)
     assert steps["top"].data is steps["fit"]
@@ -259,7 +293,10 @@ steps:
 
 
 def test_a_chain_of_three(write, tmp_path):
-    write(base=BASE, mid_p='extends: ../base.yaml\nvars: {n: 21}\nsteps: {fit: {rate: 2}, more: {step: files, place: "m"}}')
+    write(
+        base=BASE,
+        mid_p='extends: ../base.yaml\nvars: {n: 21}\nsteps: {fit: {rate: 2}, more: {step: files, place: "m"}}',
+    )
     file = write(sub_p="extends: ../mid/p.yaml\nvars: {root: own}\nsteps: {fit: {fast: true}, more: {kind: k}}")
     steps = load_pipeline(file, TABLE).steps
     assert list(steps) == ["in", "fit", "top", "more"]
@@ -291,13 +328,25 @@ def test_a_recipe_by_name_is_found(write, tmp_path):
 @pytest.mark.parametrize(
     ("text", "place", "error"),
     [
-        ("extends: ../base.yaml\nsteps: {fit: {step: pair, left: $in}, in: {step: pair, left: $in}}", "p.yaml:2", "in → in is a circle"),
-        ("extends: ../base.yaml\nsteps:\n  fit: {step: pair, left: $inn}", "p.yaml:3", r"no step \$inn; did you mean 'in'"),
+        (
+            "extends: ../base.yaml\nsteps: {fit: {step: pair, left: $in}, in: {step: pair, left: $in}}",
+            "p.yaml:2",
+            "in → in is a circle",
+        ),
+        (
+            "extends: ../base.yaml\nsteps:\n  fit: {step: pair, left: $inn}",
+            "p.yaml:3",
+            r"no step \$inn; did you mean 'in'",
+        ),
         ("extends: ../base.yaml\nsteps:\n  fti: {units: 1}", "p.yaml:3", "unknown step 'fti'; did you mean 'fit'"),
         ("extends: ../base.yaml\nsteps:\n  tpo: {units: 1}", "p.yaml:3", "unknown step 'tpo'; did you mean 'top'"),
         ("extends: ../base.yaml\nsteps:\n  fit:\n    step: pair", "p.yaml:3", "step pair needs left"),
         ("extends: ../base.yaml\nsteps:\n  fit: {step: pair, left: $top}", "p.yaml:3", "fit → top → fit is a circle"),
-        ("extends: ../base.yaml\n\nvars: {root: 3}\nsteps: {in: {place: '${root}'}}", "p.yaml:3", r"in\.place must be str.*not 3"),
+        (
+            "extends: ../base.yaml\n\nvars: {root: 3}\nsteps: {in: {place: '${root}'}}",
+            "p.yaml:3",
+            r"in\.place must be str.*not 3",
+        ),
         ("extends: ../base.yaml\nstesp: {}", "p.yaml:2", "unknown section 'stesp'"),
         ("\nextends: ../gone.yaml", "p.yaml:2", r"extends \.\./gone\.yaml, but there is no file .*gone\.yaml"),
         ("extends: [../base.yaml]", "p.yaml:1", "extends must be the name of one file"),
@@ -366,7 +415,9 @@ def test_shared_steps_are_the_same_objects(sweep):
 def test_only_what_a_step_depends_on_is_in_its_name(sweep):
     p = sweep(SWEPT, "{n: [1, 2], seed: [0, 1]}")
     assert [name for name in p.steps if name[:2] in ("in", "km", "lm")] == ["in", "km", "lm@seed=0", "lm@seed=1"]
-    assert [name for name in p.steps if name.startswith("say")] == [f"say@n={n},seed={s}" for n in (1, 2) for s in (0, 1)]
+    assert [name for name in p.steps if name.startswith("say")] == [
+        f"say@n={n},seed={s}" for n in (1, 2) for s in (0, 1)
+    ]
 
 
 def test_a_field_that_is_swept_hides_its_variable(sweep):
@@ -401,7 +452,12 @@ def test_every_instance_of_a_temporary_step_is_temporary(sweep):
 
 def test_values_may_be_lists_paths_numbers_nothing_and_steps(sweep, tmp_path):
     p = sweep(SWEPT, "{in.kind: [[a, b], [a], c, null]}")
-    assert [n for n in p.steps if n.startswith("in")] == ["in@in.kind=a+b", "in@in.kind=a", "in@in.kind=c", "in@in.kind=null"]
+    assert [n for n in p.steps if n.startswith("in")] == [
+        "in@in.kind=a+b",
+        "in@in.kind=a",
+        "in@in.kind=c",
+        "in@in.kind=null",
+    ]
     assert [p.steps[f"in@in.kind={k}"].kind for k in ("a+b", "a", "c", "null")] == [["a", "b"], ["a"], "c", None]
     assert p.variants["say@in.kind=a+b"] == {"in.kind": ["a", "b"]}
     assert sweep(SWEPT, "\n  in.kind:\n    - a\n    -").variants["in@in.kind=null"] == {"in.kind": None}
@@ -441,7 +497,10 @@ def test_a_thousand_combinations_are_taken_and_no_more(sweep):
     assert len(sweep(SWEPT, swept).steps) == 1 + 10 + 100 + 1000
     with pytest.raises(PipelineError, match=r"p\.yaml:9: the sweep has 2000 combinations, more than 1000"):
         sweep(SWEPT, f"{{seed: {tens}, n: {tens}, km.units: {tens}, lm.fast: [true, false]}}")
-    assert len(sweep(SWEPT, f"{{seed: {tens}, n: {tens}, km.units: {tens}, lm.fast: [true, false]}}", "n=0").steps) == 1 + 10 + 200 + 200
+    assert (
+        len(sweep(SWEPT, f"{{seed: {tens}, n: {tens}, km.units: {tens}, lm.fast: [true, false]}}", "n=0").steps)
+        == 1 + 10 + 200 + 200
+    )
 
 
 @pytest.mark.parametrize(
@@ -481,7 +540,9 @@ def test_true_and_one_are_two_values(sweep):
 
 
 def test_names_that_would_meet_are_refused(sweep):
-    with pytest.raises(PipelineError, match=r"p\.yaml:9: two steps would be called 'in@in\.kind=a,in\.place=b,in\.place=c'"):
+    with pytest.raises(
+        PipelineError, match=r"p\.yaml:9: two steps would be called 'in@in\.kind=a,in\.place=b,in\.place=c'"
+    ):
         sweep(SWEPT, "{in.kind: ['a', 'a,in.place=b'], in.place: ['c', 'b,in.place=c']}")
     with pytest.raises(PipelineError, match=r"p\.yaml:8: a step's name cannot have an @"):
         sweep(SWEPT.rstrip("\n") + "\n  lm@seed=1: {step: files, place: x}", "{seed: [0, 1]}")
@@ -556,11 +617,18 @@ THOUSAND = ", ".join(map(str, range(1000)))
 AGAIN = ", ".join(["{}"] * 10)
 BOMBS = {
     "aliases": (
-        lines("vars:\n  l0: &l0 [x]\n", lambda n: f"  l{n}: &l{n} [{AGAIN.replace('{}', f'*l{n - 1}')}]\n", range(1, 10), IN),
+        lines(
+            "vars:\n  l0: &l0 [x]\n",
+            lambda n: f"  l{n}: &l{n} [{AGAIN.replace('{}', f'*l{n - 1}')}]\n",
+            range(1, 10),
+            IN,
+        ),
         "aliases",
     ),
     "aliases in mappings": (
-        lines("vars:\n  l0: &l0 {a: x}\n", lambda n: f"  l{n}: &l{n} {{a: *l{n - 1}, b: *l{n - 1}}}\n", range(1, 40), IN),
+        lines(
+            "vars:\n  l0: &l0 {a: x}\n", lambda n: f"  l{n}: &l{n} {{a: *l{n - 1}, b: *l{n - 1}}}\n", range(1, 40), IN
+        ),
         "aliases",
     ),
     "a long text, often": (f"vars:\n  t: &t {'x' * 100_000}\n  u: [{', '.join(['*t'] * 200)}]\n{IN}", "aliases"),
@@ -569,23 +637,44 @@ BOMBS = {
     "the file within itself": (f"&a\nvars: *a\n{IN}", "an alias is within itself"),
     "a name of a sweep": ("sweep: {n: [[&a [*a]]]}\nvars: {n: 1}\n" + IN, "an alias is within itself"),
     "variables": (
-        lines("vars:\n  v0: xxxxxxxxxx\n", lambda n: f'  v{n}: "{f"${{v{n - 1}}}" * 10}"\n', range(1, 10), IN.replace("x}", '"${v9}"}')),
+        lines(
+            "vars:\n  v0: xxxxxxxxxx\n",
+            lambda n: f'  v{n}: "{f"${{v{n - 1}}}" * 10}"\n',
+            range(1, 10),
+            IN.replace("x}", '"${v9}"}'),
+        ),
         "text without end",
     ),
     "variables in lists": (
-        lines("vars:\n  v0: [x]\n", lambda n: f'  v{n}: ["${{v{n - 1}}}", "${{v{n - 1}}}"]\n', range(1, 40), IN.replace("x}", '"${v39}"}')),
+        lines(
+            "vars:\n  v0: [x]\n",
+            lambda n: f'  v{n}: ["${{v{n - 1}}}", "${{v{n - 1}}}"]\n',
+            range(1, 40),
+            IN.replace("x}", '"${v39}"}'),
+        ),
         "text without end",
     ),
     "a chain of variables": (
-        lines("vars:\n  v0: x\n", lambda n: f'  v{n}: "${{v{n - 1}}}"\n', range(1, 2000), IN.replace("x}", '"${v1999}"}')),
+        lines(
+            "vars:\n  v0: x\n", lambda n: f'  v{n}: "${{v{n - 1}}}"\n', range(1, 2000), IN.replace("x}", '"${v1999}"}')
+        ),
         "a chain of more than 150",
     ),
     "a chain of steps": (
-        lines(IN + "  f0: {step: pair, left: $in}\n", lambda n: f"  f{n}: {{step: pair, left: $f{n - 1}}}\n", range(1, 400)),
+        lines(
+            IN + "  f0: {step: pair, left: $in}\n",
+            lambda n: f"  f{n}: {{step: pair, left: $f{n - 1}}}\n",
+            range(1, 400),
+        ),
         "a chain of more than 150",
     ),
     "a chain of steps, turned round": (
-        lines("steps:\n", lambda n: f"  f{n}: {{step: pair, left: $f{n + 1}}}\n", range(3000), "  f3000: {step: files, place: x}\n"),
+        lines(
+            "steps:\n",
+            lambda n: f"  f{n}: {{step: pair, left: $f{n + 1}}}\n",
+            range(3000),
+            "  f3000: {step: files, place: x}\n",
+        ),
         "a chain of more than 150",
     ),
     "digits": (IN + f"  fit: {{data: $in, units: {'1' * 5000}}}\n", "too large for a number"),
@@ -603,12 +692,19 @@ BOMBS = {
         f"vars: {{a: 1, b: 1, c: 1}}\nsweep: {{{', '.join(f'{v}: [{THOUSAND}]' for v in 'abc')}}}\n{IN}",
         "1000000000 combinations, more than 1000",
     ),
-    "a long sweep": (f"vars: {{a: 1}}\nsweep: {{a: [{', '.join(map(str, range(90_000)))}]}}\n{IN}", "90000 values of a, more than 1000"),
+    "a long sweep": (
+        f"vars: {{a: 1}}\nsweep: {{a: [{', '.join(map(str, range(90_000)))}]}}\n{IN}",
+        "90000 values of a, more than 1000",
+    ),
     "many steps in a sweep": (
-        f"vars: {{a: 1}}\nsweep: {{a: [{THOUSAND}]}}\n" + lines(IN, lambda n: f"  i{n}: {{step: files, place: x}}\n", range(500)),
+        f"vars: {{a: 1}}\nsweep: {{a: [{THOUSAND}]}}\n"
+        + lines(IN, lambda n: f"  i{n}: {{step: files, place: x}}\n", range(500)),
         "501 steps in 1000 combinations are more than 100000",
     ),
-    "a tag": ("steps:\n  in: {step: files, place: !!python/object/apply:os.system [ls]}\n", "tag tag:yaml.org,2002:python/object"),
+    "a tag": (
+        "steps:\n  in: {step: files, place: !!python/object/apply:os.system [ls]}\n",
+        "tag tag:yaml.org,2002:python/object",
+    ),
     "a tag of a type": (IN + "  fit: {data: $in, units: !!str 5}\n", "tag tag:yaml.org,2002:str is not taken"),
     "a merge": ("vars: {b: &b {place: x}}\nsteps:\n  in: {step: files, <<: *b}\n", "no field '<<'"),
     "several documents": (f"{IN}---\n{IN}", "another document"),
@@ -619,7 +715,10 @@ BOMBS = {
     "a name that stands twice": (f"{IN}  in: {{step: files, place: y}}\n", "'in' stands twice"),
     "a long name that is unknown": (f"{IN}  ? {'k' * 500_000}\n  : {{step: nope}}\n", "unknown step 'nope'"),
     "a long step that is unknown": (f"{IN}  a: {{step: {'k' * 500_000}}}\n", "unknown step 'kkk"),
-    "a long value of a wrong type": (f"{IN}  fit: {{data: $in, units: {'k' * 500_000}}}\n", "fit.units must be int, not 'kkk"),
+    "a long value of a wrong type": (
+        f"{IN}  fit: {{data: $in, units: {'k' * 500_000}}}\n",
+        "fit.units must be int, not 'kkk",
+    ),
     "a tab": ("steps:\n\tin: {step: files, place: x}\n", "not YAML"),
     "a NUL": ("steps:\n  in: {step: files, place: a\0b}\n", "not YAML (unacceptable character #x0000"),
     "a NUL that is written": ('steps:\n  in: {step: files, place: "a\\0b"}\n', "control characters"),
@@ -675,11 +774,22 @@ def test_what_is_large_and_good_is_taken(load, tmp_path):
     files = load(f"vars: {{r: /d}}\nsteps: {{in: {{step: files, place: [{many}]}}}}")["in"].place
     assert files == [f"/d/{n}" for n in range(5000)]
     assert load(f"\ufeff{IN}")["in"].place == str(tmp_path / "sub" / "x")
-    chain = load(lines(IN + "  f0: {step: pair, left: $in}\n", lambda n: f"  f{n}: {{step: pair, left: $f{n - 1}}}\n", range(1, 140)))
+    chain = load(
+        lines(
+            IN + "  f0: {step: pair, left: $in}\n",
+            lambda n: f"  f{n}: {{step: pair, left: $f{n - 1}}}\n",
+            range(1, 140),
+        )
+    )
     assert len(chain) == 141
     shared = load('vars: {s: &s [a, b], t: *s}\nsteps: {in: {step: files, place: x, kind: "${t}"}}')
     assert shared["in"].kind == ["a", "b"]
-    empty = lines("vars:\n  v0: ''\n", lambda n: f'  v{n}: "{f"${{v{n - 1}}}" * 10}"\n', range(1, 12), IN.replace("x}", '"y${v11}"}'))
+    empty = lines(
+        "vars:\n  v0: ''\n",
+        lambda n: f'  v{n}: "{f"${{v{n - 1}}}" * 10}"\n',
+        range(1, 12),
+        IN.replace("x}", '"y${v11}"}'),
+    )
     assert load(empty)["in"].place == str(tmp_path / "sub" / "y")  # looked up 11 times, not 10 to the 11th
     assert load(IN + f"  fit: {{data: $in, units: {2**63 - 1}}}")["fit"].units == 2**63 - 1
 

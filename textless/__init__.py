@@ -9,10 +9,29 @@ speech = m.resynth(more)
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
+
+from textless import moved
+from textless.lazy import attach
+
+if TYPE_CHECKING:
+    from textless import metrics as metrics
+    from textless.audio.corpus import Corpus as Corpus
+    from textless.audio.io import read_audio as read_audio
+    from textless.audio.io import stream_audio as stream_audio
+    from textless.audio.io import write_audio as write_audio
+    from textless.errors import TextlessError as TextlessError
+    from textless.lm import load_lm as load_lm
+    from textless.model import Model as Model
+    from textless.model import load as load
+    from textless.types import UnitContract as UnitContract
+    from textless.types import Units as Units
+    from textless.units.dump import open_dump as open_dump
+    from textless.units.encoders.load import load_encoder as load_encoder
+    from textless.units.kmeans import load_codebook as load_codebook
+    from textless.vocoder import load_vocoder as load_vocoder
 
 __version__ = "0.1.0"
 
@@ -20,30 +39,22 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "load": "textless.model",
     "Model": "textless.model",
-    "load_encoder": "textless.units.encode",
+    "load_encoder": "textless.units.encoders.load",
     "load_codebook": "textless.units.kmeans",
     "load_lm": "textless.lm",
     "load_vocoder": "textless.vocoder",
     "open_dump": "textless.units.dump",
-    "read_audio": "textless.audio",
-    "stream_audio": "textless.audio",
-    "write_audio": "textless.audio",
-    "Corpus": "textless.corpus",
-    "Units": "textless.units.types",
-    "UnitContract": "textless.units.types",
+    "read_audio": "textless.audio.io",
+    "stream_audio": "textless.audio.io",
+    "write_audio": "textless.audio.io",
+    "Corpus": "textless.audio.corpus",
+    "Units": "textless.types",
+    "UnitContract": "textless.types",
     "TextlessError": "textless.errors",
+    "metrics": "textless.metrics",
 }
 __all__ = sorted(_PUBLIC)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'textless' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = attach(__name__, _PUBLIC)
 
 
 def _one_thread() -> None:
@@ -55,3 +66,5 @@ def _one_thread() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_one_thread)
+
+moved.install()

@@ -29,7 +29,9 @@ class Between:
     below: bool = False
 
     def allows(self, value: float) -> bool:
-        return (self.least < value if self.above else self.least <= value) and (value < self.most if self.below else value <= self.most)
+        return (self.least < value if self.above else self.least <= value) and (
+            value < self.most if self.below else value <= self.most
+        )
 
     def __str__(self) -> str:
         low = f"{'above' if self.above else 'from'} {self.least}"
@@ -102,7 +104,13 @@ def describe(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         base, rule = arguments
-        return ", ".join(map(str, rule.known)) if isinstance(rule, OneOf) else str(rule) if base is str else f"{describe(base)} {rule}"
+        return (
+            ", ".join(map(str, rule.known))
+            if isinstance(rule, OneOf)
+            else str(rule)
+            if base is str
+            else f"{describe(base)} {rule}"
+        )
     if origin in (typing.Union, types.UnionType):
         return " or ".join(describe(option) for option in arguments)
     if origin is tuple:
@@ -120,8 +128,16 @@ def check(value: Any, hint: Any, what: str, error: type[TextlessError] = ModelEr
     except ValueError:  # an integer of too many digits
         shown = "a number of thousands of digits"
     shown = shown if len(shown) <= 60 else f"{shown[:57]}…"
-    names = any(isinstance(rule, OneOf) for option in (hint, *typing.get_args(hint)) for rule in getattr(option, "__metadata__", ()))
-    raise error(f"{what} is {shown}; known: {describe(hint)}" if names else f"{what} is {shown} where {describe(hint)} is wanted")
+    names = any(
+        isinstance(rule, OneOf)
+        for option in (hint, *typing.get_args(hint))
+        for rule in getattr(option, "__metadata__", ())
+    )
+    raise error(
+        f"{what} is {shown}; known: {describe(hint)}"
+        if names
+        else f"{what} is {shown} where {describe(hint)} is wanted"
+    )
 
 
 def check_fields(thing: Any, error: type[TextlessError] = ModelError, prefix: str = "") -> None:

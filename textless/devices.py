@@ -41,7 +41,9 @@ def check_training(device: str, precision: str) -> None:
         with torch.cuda.device(device):
             if not torch.cuda.is_bf16_supported(including_emulation=False):
                 name = torch.cuda.get_device_name(device)
-                raise DeviceError(f"device {device!r} ({name}) has no bfloat16, or emulates it slowly; train with precision fp32")
+                raise DeviceError(
+                    f"device {device!r} ({name}) has no bfloat16, or emulates it slowly; train with precision fp32"
+                )
 
 
 def fork_rng(device: str) -> AbstractContextManager[None]:

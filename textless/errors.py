@@ -62,7 +62,9 @@ class RowsFailedError(TextlessError):
     def of(cls, failures: list[dict[str, str]]) -> "RowsFailedError":
         """Says the one error, or how many there are and the first."""
         error = failures[0]["error"]
-        return cls(error if len(failures) == 1 else f"none of the {len(failures)} rows could be done; the first: {error}")
+        return cls(
+            error if len(failures) == 1 else f"none of the {len(failures)} rows could be done; the first: {error}"
+        )
 
 
 class PipelineError(TextlessError):

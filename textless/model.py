@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from textless.corpus import file_stem
+from textless.audio.corpus import file_stem
+from textless.audio.waveform import are_several
 from textless.errors import ContractError, DumpError, ModelError, is_out_of_memory
+from textless.model_io import CONFIG
 from textless.names import plain
+from textless.types import UnitContract, Units
 from textless.units.dump import MORE, UnitRow, split_row
-from textless.units.types import UnitContract, Units
-from textless.waveforms import are_several
-from textless.weights import CONFIG
 
 if TYPE_CHECKING:
     from textless.lm.decoder import UnitDecoder
@@ -75,12 +75,18 @@ class Model:
             from textless.devices import resolve
 
             resolve(device)
-        self.name, self.layer, self.device, self.precision, self.lm_precision = name, layer, device, precision, lm_precision
+        self.name, self.layer, self.device, self.precision, self.lm_precision = (
+            name,
+            layer,
+            device,
+            precision,
+            lm_precision,
+        )
         self.parts = {"encoder": encoder, "codebook": codebook, "lm": lm, "vocoder": vocoder}
 
     def place(self, part: str) -> Path | str:
         """Folder, file or name of a part. Raises ModelError when the set lacks it."""
-        from textless.units.published import PUBLISHED
+        from textless.units.encoders.zoo import PUBLISHED
 
         given = self.parts[part]
         published = str(self.name) in PUBLISHED and not Path(self.name).exists()
@@ -98,12 +104,16 @@ class Model:
 
     @functools.cached_property
     def tokenizer(self) -> Any:
-        from textless.units.encode import SIGNAL, Tokenizer, load_encoder
+        from textless.units.encoders.load import load_encoder
+        from textless.units.encoders.signal import SIGNAL
         from textless.units.kmeans import load_codebook
+        from textless.units.tokenizer import Tokenizer
 
         if self.parts["encoder"] in SIGNAL and self.parts["codebook"] is None:
             name = self.parts["encoder"]
-            raise ModelError(f"--encoder {name} has no codebook of its own; give --codebook FILE (`textless run` trains one)")
+            raise ModelError(
+                f"--encoder {name} has no codebook of its own; give --codebook FILE (`textless run` trains one)"
+            )
         encoder, codebook = self.place("encoder"), load_codebook(self.place("codebook"))
         layer, window = self.layer or codebook.contract.layer, codebook.contract.window
         loaded = load_encoder(encoder, layer, window=window, device=self.device, precision=self.precision)
@@ -119,10 +129,12 @@ class Model:
 
     @functools.cached_property
     def vocoder(self) -> UnitVocoder:
-        from textless.units.encode import resolve_precision
+        from textless.units.encoders.load import resolve_precision
         from textless.vocoder import load_vocoder
 
-        return load_vocoder(self.place("vocoder"), precision=resolve_precision(self.precision, self.device)).to(self.device)
+        return load_vocoder(self.place("vocoder"), precision=resolve_precision(self.precision, self.device)).to(
+            self.device
+        )
 
     @property
     def sample_rate(self) -> int:
@@ -160,7 +172,7 @@ class Model:
 
 def load(name: str | Path, *, device: str = "cpu", precision: str = "fp32") -> Model:
     """A set of models: an embedded one by name (`tiny-en`), a folder, or a published encoder with its codebook. Raises ModelError."""
-    from textless.units.published import PUBLISHED
+    from textless.units.encoders.zoo import PUBLISHED
 
     return Model(name if str(name) in PUBLISHED else find_model(name), device=device, precision=precision)
 
@@ -172,15 +184,17 @@ def bundle(out: Path, *, encoder: Path, codebook: Path, lm: Path, vocoder: Path)
     nothing that was measured or trained on changes. Raises ContractError when the parts do not fit, ModelError when rounding would change
     a weight.
     """
+    from textless.model_io import load_model, read_config, save_model
     from textless.units.kmeans import load_codebook
-    from textless.weights import load_model, read_config, save_model
 
     contract = load_codebook(codebook).contract
     for part, folder, kind in (("encoder", encoder, "hubert"), ("lm", lm, "lm"), ("vocoder", vocoder, "vocoder")):
         config, tensors = load_model(folder, kind=kind)
         half = {k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in tensors.items()}
         if changed := next((k for k, v in tensors.items() if not np.array_equal(half[k].astype(v.dtype), v)), None):
-            raise ModelError(f"{folder}: {changed} changes when rounded to half precision; round before the later stages are trained")
+            raise ModelError(
+                f"{folder}: {changed} changes when rounded to half precision; round before the later stages are trained"
+            )
         save_model(out / part, kind=kind, config=config, tensors=half)
         if part != "encoder":
             theirs = UnitContract.from_dict(read_config(folder, kind=kind)["contract"])
@@ -269,7 +283,9 @@ def resynth_row(
     except (MemoryError, RuntimeError) as e:
         if not is_out_of_memory(e):
             raise
-        raise ModelError(f"{row.id}: its {row.units.n_frames} frames take more memory than is free; cut the row into parts") from None
+        raise ModelError(
+            f"{row.id}: its {row.units.n_frames} frames take more memory than is free; cut the row into parts"
+        ) from None
 
 
 def _who(vocoder: UnitVocoder, row: UnitRow, speaker: str | int | None) -> str | int | None:
@@ -325,7 +341,7 @@ def _alike(name: str) -> str:
 
 def speak_rows(vocoder: UnitVocoder, rows: Iterable[UnitRow], folder: Path, **options: Any) -> Iterator[Path]:
     """Speak each row into `ID.wav`, with the options of `resynth_row`; files that are there are kept: an interrupted call goes on."""
-    from textless.audio import write_audio
+    from textless.audio.io import write_audio
 
     for row, name in named(rows):
         path = folder / f"{name}.wav"

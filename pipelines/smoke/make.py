@@ -34,7 +34,9 @@ def main() -> None:
             waveform, sample_rate = soundfile.read(wav)
             wav.unlink()
             name = f"{speaker}-{n}"
-            soundfile.write(HERE / f"{name}.opus", soxr.resample(waveform, sample_rate, 16000), 16000, format="OGG", subtype="OPUS")
+            soundfile.write(
+                HERE / f"{name}.opus", soxr.resample(waveform, sample_rate, 16000), 16000, format="OGG", subtype="OPUS"
+            )
             rows.append(f"{name}\t{name}.opus\t{speaker}\t{'dev' if n == len(SENTENCES) - 1 else 'train'}\n")
     (HERE / "speech.tsv").write_text("id\tpath\tspeaker\tsplit\n" + "".join(rows))
 

@@ -71,7 +71,11 @@ def test_published_vocoders(name):
     voc = textless.load_vocoder(GOLDEN / f"codehifigan_{name}.pt", config=GOLDEN / f"codehifigan_{name}.json")
     if name == "duration":
         assert np.array_equal(voc.predict_durations([golden["code"]])[0], golden["durations"])
-    wave = voc.resynth(golden["code"], speaker=3 if name == "speakers" else None, durations="predict" if name == "duration" else "given")
+    wave = voc.resynth(
+        golden["code"],
+        speaker=3 if name == "speakers" else None,
+        durations="predict" if name == "duration" else "given",
+    )
     assert wave.shape == golden["wav"].shape
     assert np.abs(wave - golden["wav"]).max() < 1e-4 * np.abs(golden["wav"]).max()
 

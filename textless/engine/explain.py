@@ -29,7 +29,10 @@ def why(pipeline: Pipeline, store: Store, name: str) -> list[str]:
     # The nearest of its kind is the one that was probably meant; of equals the newest.
     causes = [differences(store, name, step, m) for m in others]
     nearest = min(range(len(others)), key=lambda i: len(causes[i]))
-    return [f"{name} differs from {step.type}-{others[nearest]['key'][:12]}, the nearest of its kind:", *causes[nearest]]
+    return [
+        f"{name} differs from {step.type}-{others[nearest]['key'][:12]}, the nearest of its kind:",
+        *causes[nearest],
+    ]
 
 
 def differences(store: Store, name: str, step: Step, manifest: dict[str, Any]) -> list[str]:
@@ -37,7 +40,9 @@ def differences(store: Store, name: str, step: Step, manifest: dict[str, Any]) -
     return _causes(manifest["lineage"], store.keys.lineage(step), manifest["key"], store.keys.of(step), name, set())
 
 
-def _causes(old: dict[str, Any], new: dict[str, Any], old_key: str, new_key: str, where: str, told: set[tuple[str, str]]) -> list[str]:
+def _causes(
+    old: dict[str, Any], new: dict[str, Any], old_key: str, new_key: str, where: str, told: set[tuple[str, str]]
+) -> list[str]:
     """Recursive difference of two payloads. What several ways lead to is told once."""
     if old_key == new_key or (old_key, new_key) in told:
         return []
@@ -71,7 +76,11 @@ def provenance(store: Store, name: str, step: Step) -> list[str]:
         key, payload = store.keys.of(step), store.keys.payload(step)
         where = f"{'  ' * depth}{field}: "
         if isinstance(step, Source):
-            places = {f.name: str(v) for f in fields(step) if f.metadata.get("path") and (v := getattr(step, f.name)) is not None}
+            places = {
+                f.name: str(v)
+                for f in fields(step)
+                if f.metadata.get("path") and (v := getattr(step, f.name)) is not None
+            }
             lines.append(f"{where}{step.type} {key[:12]}{_listed({**payload['fields'], **places})}")
             return
         if key in told:
@@ -81,8 +90,12 @@ def provenance(store: Store, name: str, step: Step) -> list[str]:
         lines.append(f"{where}{store.name(step)}, version {step.version}{_listed(payload['fields'])}")
         if manifest := store.manifest(step):
             when = time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest["finished"]))
-            libraries = ", ".join(f"{k} {v}" for k, v in manifest["versions"].items() if k in ("textless", "python", "torch"))
-            lines.append(f"{'  ' * depth}  made {when} on {manifest['host']} in {manifest['seconds']:.0f} s with {libraries}")
+            libraries = ", ".join(
+                f"{k} {v}" for k, v in manifest["versions"].items() if k in ("textless", "python", "torch")
+            )
+            lines.append(
+                f"{'  ' * depth}  made {when} on {manifest['host']} in {manifest['seconds']:.0f} s with {libraries}"
+            )
         else:
             lines.append(f"{'  ' * depth}  not in the store any more")
         for field, parent in step.inputs().items():

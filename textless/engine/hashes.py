@@ -36,7 +36,9 @@ class FileHashes:
         except (OSError, ValueError, RecursionError):
             return {}
         items = known.items() if isinstance(known, dict) else ()
-        return {path: entry for path, entry in items if isinstance(entry, list) and len(entry) == 5 and is_hash(entry[-1:])}
+        return {
+            path: entry for path, entry in items if isinstance(entry, list) and len(entry) == 5 and is_hash(entry[-1:])
+        }
 
     def __call__(self, path: str) -> str:
         try:

@@ -37,7 +37,13 @@ class Job:
     """
 
     def __init__(
-        self, path: Path, inputs: dict[str, Path], progress: Progress, *, scratch: Path | None = None, root: Path | None = None
+        self,
+        path: Path,
+        inputs: dict[str, Path],
+        progress: Progress,
+        *,
+        scratch: Path | None = None,
+        root: Path | None = None,
     ) -> None:
         self.path, self.inputs, self._progress, self._root = path, inputs, progress, root
         self.scratch = scratch or path / ".scratch"
@@ -67,7 +73,9 @@ def remote_job(path: Path, inputs: dict[str, Path], scratch: Path, root: Path | 
 
 def write_failures(path: Path, failures: list[dict[str, Any]]) -> None:
     """A line of JSON for each row that could not be done."""
-    rows = [{name: encodable(value) if isinstance(value, str) else value for name, value in f.items()} for f in failures]
+    rows = [
+        {name: encodable(value) if isinstance(value, str) else value for name, value in f.items()} for f in failures
+    ]
     write_text(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
 
 

@@ -19,7 +19,17 @@ from textless.engine.hashes import is_hash, write_text
 from textless.errors import StoreError
 
 MANIFEST = "manifest.json"
-LIBRARIES = ("torch", "numpy", "faiss-cpu", "faiss-gpu-cu12", "scikit-learn", "soundfile", "soxr", "pystoi", "pocketsphinx")
+LIBRARIES = (
+    "torch",
+    "numpy",
+    "faiss-cpu",
+    "faiss-gpu-cu12",
+    "scikit-learn",
+    "soundfile",
+    "soxr",
+    "pystoi",
+    "pocketsphinx",
+)
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -156,7 +166,9 @@ def faults(folder: Path, files: Mapping[str, Any], digests: Digests | None = Non
     """
     for name, about in files.items():
         path = folder / name
-        size, sha256 = (about, None) if isinstance(about, int) else (about["size"], about["sha256"])  # older manifests have sizes alone
+        size, sha256 = (
+            (about, None) if isinstance(about, int) else (about["size"], about["sha256"])
+        )  # older manifests have sizes alone
         try:
             there = path.stat().st_size if path.is_file() else None
             if there is None:

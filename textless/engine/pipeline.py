@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from textless.engine import live, ranks
+from textless.engine.gc import needed, record_run
 from textless.engine.job import Progress
-from textless.engine.keep import needed, record_run
 from textless.engine.lease import guard
 from textless.engine.step import Source, Step
 from textless.engine.store import Store
@@ -49,7 +49,9 @@ class Pipeline:
         picked: dict[str, None] = {}
         for name in targets:
             if name not in self.steps and name not in swept:
-                raise PipelineError(f"no step {quoted(name)} in the pipeline{did_you_mean(name, [*self.steps, *swept])}")
+                raise PipelineError(
+                    f"no step {quoted(name)} in the pipeline{did_you_mean(name, [*self.steps, *swept])}"
+                )
             picked |= dict.fromkeys([name] if name in self.steps else swept[name])
         return list(picked)
 
@@ -133,7 +135,9 @@ class Pipeline:
                 self._drop(store, name)
         return folders
 
-    def _make(self, store: Store, wanted: list[str], started: Callable[[str, int, int], None], progress: Progress) -> int:
+    def _make(
+        self, store: Store, wanted: list[str], started: Callable[[str, int, int], None], progress: Progress
+    ) -> int:
         """Make what is missing, and return how many steps were."""
         for step in self.above(wanted):
             if not isinstance(step, Source) and store.work(step).exists() and store.has(step):
@@ -183,6 +187,8 @@ class Pipeline:
         step = self.steps[name]
         takers = [s for s in self.steps.values() if any(parent is step for parent in s.inputs().values())]
         with contextlib.suppress(StoreError), guard(store.root / "work"):  # a record that is damaged may want it
-            wanted = store.name(step) in needed(store.root) or any(run.may_want(store.name(step)) for run in live.runs(store.root))
+            wanted = store.name(step) in needed(store.root) or any(
+                run.may_want(store.name(step)) for run in live.runs(store.root)
+            )
             if not wanted and not any(map(store.busy, takers)):
                 store.drop(step)

@@ -59,4 +59,6 @@ def wait_until_left(scratch: Path) -> None:
 
 
 def _launch() -> str:
-    return " ".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "WORLD_SIZE"))
+    return " ".join(
+        os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "WORLD_SIZE")
+    )

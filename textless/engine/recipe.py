@@ -66,11 +66,15 @@ def read_recipe(path: Path, find: Find | None = None, above: tuple[Path, ...] = 
     if "steps" in top:
         for name, (key, node) in reader.mapping(top["steps"][1], "steps").items():
             if "@" in name:
-                raise PipelineError(f"{reader.place(key)}: a step's name cannot have an @, which stands before the settings of a sweep")
+                raise PipelineError(
+                    f"{reader.place(key)}: a step's name cannot have an @, which stands before the settings of a sweep"
+                )
             recipe.steps[name] = {k: reader.value(v) for k, (_, v) in reader.mapping(node, name).items()}
             recipe.places[name] = reader.place(key)
     if "sweep" in top:
-        recipe.sweep = {name: reader.axis(name, *nodes) for name, nodes in reader.mapping(top["sweep"][1], "sweep").items()}
+        recipe.sweep = {
+            name: reader.axis(name, *nodes) for name, nodes in reader.mapping(top["sweep"][1], "sweep").items()
+        }
     if "extends" not in top:
         return recipe
     node = top["extends"][1]
@@ -78,7 +82,9 @@ def read_recipe(path: Path, find: Find | None = None, above: tuple[Path, ...] = 
         raise PipelineError(f"{reader.place(node)}: more than {EXTENDED} files extend one another; put them together")
     below, above = reader.extended(node, find), (*above, path)
     if below.resolve() in [p.resolve() for p in above]:
-        raise PipelineError(f"{reader.place(node)}: {' → '.join(map(str, (*above, below)))} is a circle; a file cannot extend itself")
+        raise PipelineError(
+            f"{reader.place(node)}: {' → '.join(map(str, (*above, below)))} is a circle; a file cannot extend itself"
+        )
     return _merge(read_recipe(below, find, above), recipe)
 
 
@@ -105,7 +111,9 @@ def _compose(path: Path) -> yaml.Node | None:
     except OSError as e:
         raise PipelineError(f"{path}: {e.strerror}") from None
     if len(data) > BYTES:
-        raise PipelineError(f"{path}: more than {BYTES >> 20} MB is no pipeline; name files by a glob, or in a manifest")
+        raise PipelineError(
+            f"{path}: more than {BYTES >> 20} MB is no pipeline; name files by a glob, or in a manifest"
+        )
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -121,7 +129,10 @@ def _compose(path: Path) -> yaml.Node | None:
                     pass
             except yaml.YAMLError as better:
                 error = better
-        mark, said = getattr(error, "problem_mark", None), " ".join(str(getattr(error, "problem", None) or error).split())
+        mark, said = (
+            getattr(error, "problem_mark", None),
+            " ".join(str(getattr(error, "problem", None) or error).split()),
+        )
         raise PipelineError(f"{path}{f':{mark.line + 1}' if mark else ''}: not YAML ({said[:200]})") from None
 
 
@@ -136,7 +147,9 @@ def _check_events(path: Path, text: str) -> None:
         if count > VALUES:
             raise PipelineError(f"{place}: more than {VALUES} values; name files by a glob, or in a manifest")
         if getattr(event, "tag", None) is not None:
-            raise PipelineError(f"{place}: tag {cut(event.tag)} is not taken; write a text in quotes, and other values plainly")
+            raise PipelineError(
+                f"{place}: tag {cut(event.tag)} is not taken; write a text in quotes, and other values plainly"
+            )
 
 
 class _Reader:
@@ -158,7 +171,9 @@ class _Reader:
         out: dict[str, tuple[yaml.Node, yaml.Node]] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise PipelineError(f'{self.place(key)}: a name in {what} must be a word; a variable is written "${{name}}"')
+                raise PipelineError(
+                    f'{self.place(key)}: a name in {what} must be a word; a variable is written "${{name}}"'
+                )
             if key.value in out:
                 raise PipelineError(f"{self.place(key)}: {quoted(key.value)} stands twice")
             self._check(key)
@@ -190,14 +205,18 @@ class _Reader:
             if _CONTROL.search(node.value):
                 raise PipelineError(f"{self.place(node)}: {quoted(node.value)} has control characters; leave them out")
         if self.values > 2 * VALUES or self.characters > FOLLOWED:
-            raise PipelineError(f"{self.place(node)}: aliases of aliases say more than {VALUES} values; write what is meant")
+            raise PipelineError(
+                f"{self.place(node)}: aliases of aliases say more than {VALUES} values; write what is meant"
+            )
 
     def axis(self, name: str, key: yaml.Node, node: yaml.Node) -> Axis:
         """The values of a setting that is swept."""
         if not isinstance(node, yaml.SequenceNode) or not node.value:
             raise PipelineError(f"{self.place(node)}: sweep of {name} must be a list of values")
         if len(node.value) > LIMIT:
-            raise PipelineError(f"{self.place(node)}: {len(node.value)} values of {cut(name)}, more than {LIMIT}; shorten the list")
+            raise PipelineError(
+                f"{self.place(node)}: {len(node.value)} values of {cut(name)}, more than {LIMIT}; shorten the list"
+            )
         choices: list[Choice] = []
         for n in node.value:
             choice = Choice(self.value(n), _text(n))

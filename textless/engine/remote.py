@@ -22,7 +22,12 @@ from typing import Any, NamedTuple
 from textless.engine.manifest import MANIFEST, parse_manifest, publish, sync, whole_manifest
 from textless.errors import StoreError, TextlessError, did_you_mean
 
-OBJECT_STORES = {"s3", "gs", "abfs", "memory"}  # what is written there appears whole, and can be asked not to replace anything
+OBJECT_STORES = {
+    "s3",
+    "gs",
+    "abfs",
+    "memory",
+}  # what is written there appears whole, and can be asked not to replace anything
 THREADS = 8
 LARGE = 32 << 20  # bytes; larger files go one at a time, since fsspec holds several parts of each in memory
 Progress = Callable[[int, int, str], None]
@@ -99,7 +104,9 @@ def pull(url: str, root: Path, names: Iterable[str], progress: Progress = lambda
                     raise
                 what = "missing"
             if not _holds(target, file):
-                raise StoreError(f"{url}/blobs/{file.sha256}: {what}; remove it and the manifests that list it there, and push again")
+                raise StoreError(
+                    f"{url}/blobs/{file.sha256}: {what}; remove it and the manifests that list it there, and push again"
+                )
             sync(target)
 
         done, total, pulled = 0, sum(map(len, files.values())), []
@@ -221,7 +228,10 @@ def _create(fs: Any, base: str, path: str, data: bytes) -> bool:
             fs.link(partial, path)
         except FileExistsError:
             return False
-        except (AttributeError, OSError):  # no links here: between the next two lines another's manifest may come, which is as good
+        except (
+            AttributeError,
+            OSError,
+        ):  # no links here: between the next two lines another's manifest may come, which is as good
             if is_there():
                 return False
             fs.mv(partial, path)
@@ -236,7 +246,9 @@ def _explain(url: str) -> Iterator[None]:
     except TextlessError:
         raise
     except ImportError as e:
-        raise StoreError(f"{url}: {e}; pip install {getattr(e.__cause__, 'name', None) or 'what it asks for'}") from None
+        raise StoreError(
+            f"{url}: {e}; pip install {getattr(e.__cause__, 'name', None) or 'what it asks for'}"
+        ) from None
     except Exception as e:
         if type(e).__module__ == "builtins" and not isinstance(e, OSError | ValueError | NotImplementedError):
             raise  # a mistake of ours

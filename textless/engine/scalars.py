@@ -64,8 +64,14 @@ def coerce(value: Any, hint: Any, what: str) -> Any:
             return float(value)
         if origin is type(None) and value is None:
             return None
-        if isinstance(origin, type) and isinstance(value, origin) and not (isinstance(value, bool) and origin is not bool):
+        if (
+            isinstance(origin, type)
+            and isinstance(value, origin)
+            and not (isinstance(value, bool) and origin is not bool)
+        ):
             return value
     wanted = " or ".join("nothing" if o is type(None) else getattr(o, "__name__", str(o)).lower() for o in options)
     # A step's repr holds all that is above it.
-    raise PipelineError(f"{what} must be {wanted}, not {f'a step {value.type}' if isinstance(value, Step) else quoted(value)}")
+    raise PipelineError(
+        f"{what} must be {wanted}, not {f'a step {value.type}' if isinstance(value, Step) else quoted(value)}"
+    )

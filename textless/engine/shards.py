@@ -122,7 +122,13 @@ def shard_damage(shard: Path, digests: Digests) -> list[str]:
     if about is None:
         return [f"{shard / ABOUT}: missing or damaged"]
     hashes = about.get("sha256", {})  # older versions wrote none
-    return list(faults(shard / "result", {n: {"size": size, "sha256": hashes.get(n)} for n, size in about["sizes"].items()}, digests))
+    return list(
+        faults(
+            shard / "result",
+            {n: {"size": size, "sha256": hashes.get(n)} for n, size in about["sizes"].items()},
+            digests,
+        )
+    )
 
 
 def _read_about(shard: Path) -> dict[str, Any] | None:
@@ -130,7 +136,11 @@ def _read_about(shard: Path) -> dict[str, Any] | None:
         about = json.loads((shard / ABOUT).read_bytes())
         failures, sizes, hashes = about["failures"], about["sizes"], about.get("sha256", {})
         right = all(isinstance(f, dict) and {"id", "error"} <= f.keys() for f in failures)
-        right = right and all(type(size) is int for size in sizes.values()) and ("sha256" not in about or hashes.keys() == sizes.keys())
+        right = (
+            right
+            and all(type(size) is int for size in sizes.values())
+            and ("sha256" not in about or hashes.keys() == sizes.keys())
+        )
         return about if right else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
@@ -183,7 +193,10 @@ def link(source: Path, target: Path) -> None:
 
 
 def run_shards(
-    job: Job, rows: list[Any], shard: Callable[[list[Any], Path], list[dict[str, Any]]], shard_path: Callable[[int], str]
+    job: Job,
+    rows: list[Any],
+    shard: Callable[[list[Any], Path], list[dict[str, Any]]],
+    shard_path: Callable[[int], str],
 ) -> None:
     """Do rows in shards that are finished one by one, in this process: for what is not a step.
 
@@ -222,7 +235,9 @@ def run_map(step: MapStep, job: Job) -> None:
             job.progress(done, len(task.keys), "shards")
         for n, key in enumerate(task.keys):
             if n not in placed:
-                with contextlib.suppress(FileNotFoundError):  # dropped with another artefact since it was found, or its bytes changed
+                with contextlib.suppress(
+                    FileNotFoundError
+                ):  # dropped with another artefact since it was found, or its bytes changed
                     placed[n] = job.pool.place(key, job.path / step.shard_path(n))
         if len(placed) == len(task.keys):
             break
@@ -236,7 +251,9 @@ def run_map(step: MapStep, job: Job) -> None:
 
 def _vanishing(job: Job) -> StoreError:
     where = job.pool.shared or job.pool.own
-    return StoreError(f"{where}: shards are gone or damaged as soon as they are made; check the disk, and what else cleans it up")
+    return StoreError(
+        f"{where}: shards are gone or damaged as soon as they are made; check the disk, and what else cleans it up"
+    )
 
 
 class _Task:
@@ -282,7 +299,9 @@ def _by_workers(task: _Task, missing: list[int]) -> Iterator[None]:
         return _by_loky(task, missing, int(where))
     if kind == "dask" and where:
         return _by_dask(task, missing, where)
-    raise StoreError(f"--on {task.job.on}: expected loky:N, N processes here, or dask:ADDRESS, the workers of a scheduler")
+    raise StoreError(
+        f"--on {task.job.on}: expected loky:N, N processes here, or dask:ADDRESS, the workers of a scheduler"
+    )
 
 
 def _by_loky(task: _Task, missing: list[int], size: int) -> Iterator[None]:
@@ -335,7 +354,9 @@ def _by_dask(task: _Task, missing: list[int], where: str) -> Iterator[None]:
 
 
 def _dying(task: _Task) -> StoreError:
-    return StoreError(f"{task.step.type}: the workers of {task.job.on} die at once, perhaps for lack of memory; use fewer")
+    return StoreError(
+        f"{task.step.type}: the workers of {task.job.on} die at once, perhaps for lack of memory; use fewer"
+    )
 
 
 _known: tuple[Path, _Task] | None = None

@@ -126,11 +126,6 @@ class MapStep(Step):
     def finish(self, job: Job, tools: Any) -> None:
         """Called when all shards are there."""
 
-    def run(self, job: Job) -> None:
-        from textless.engine.shards import run_map
-
-        run_map(self, job)
-
 
 class Keys:
     """Payloads and keys of steps.
@@ -170,7 +165,9 @@ class Keys:
         identities = [step.identity(row, self.hash_file) for row in rows]
         later = {f.name: f.default for f in fields(step) if f.metadata.get("added")}
         settings = {k: v for k, v in step.settings().items() if k not in later or v != later[k]}
-        return digest({"step": step.type, "version": step.version, "fields": settings, "inputs": inputs, "rows": identities})
+        return digest(
+            {"step": step.type, "version": step.version, "fields": settings, "inputs": inputs, "rows": identities}
+        )
 
     def _entry(self, step: Step) -> tuple[Step, dict[str, Any], str]:
         if id(step) not in self._known:
@@ -203,4 +200,6 @@ def _json_value(value: Any, where: str) -> Any:
         return [_json_value(v, where) for v in value]
     if isinstance(value, dict) and all(isinstance(k, str) for k in value):
         return {k: _json_value(v, where) for k, v in value.items()}
-    raise StepTypeError(f"{where}: {quoted(value)} ({type(value).__name__}) cannot enter a key; only JSON values and steps can")
+    raise StepTypeError(
+        f"{where}: {quoted(value)} ({type(value).__name__}) cannot enter a key; only JSON values and steps can"
+    )

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from textless.engine import ranks
+from textless.engine.gc import damage
 from textless.engine.hashes import FileHashes, write_error, write_text
 from textless.engine.job import Job, Progress, remote_job, temporaries, write_failures
-from textless.engine.keep import damage
 from textless.engine.lease import Lease, guard
 from textless.engine.manifest import MANIFEST, faults, publish, read_manifest, write_manifest
-from textless.engine.shards import Pool
-from textless.engine.step import Keys, Source, Step
+from textless.engine.shards import Pool, run_map
+from textless.engine.step import Keys, MapStep, Source, Step
 from textless.errors import RowsFailedError, StoreError
 
 POLL = 0.2  # seconds
@@ -64,9 +64,13 @@ class Store:
         if manifest is None:
             return False
         if manifest["key"] != self.keys.of(step):
-            raise StoreError(f"{self.folder(step)}: made of something else, whose key begins alike; give another store with --store")
+            raise StoreError(
+                f"{self.folder(step)}: made of something else, whose key begins alike; give another store with --store"
+            )
         changed = {
-            k: (manifest["fields"][k], v) for k, v in step.settings().items() if k in manifest["fields"] and manifest["fields"][k] != v
+            k: (manifest["fields"][k], v)
+            for k, v in step.settings().items()
+            if k in manifest["fields"] and manifest["fields"][k] != v
         }
         if changed:
             name, (old, new) = next(iter(changed.items()))
@@ -80,7 +84,9 @@ class Store:
         """None where the artefact is not there, or damaged as far as is seen without reading its files: then a warning says so, once."""
         folder = self.folder(step)
         manifest = read_manifest(folder)
-        fault = next(faults(folder, manifest["files"]), None) if manifest else f"{folder / MANIFEST}: missing or damaged"
+        fault = (
+            next(faults(folder, manifest["files"]), None) if manifest else f"{folder / MANIFEST}: missing or damaged"
+        )
         if fault is None:
             return manifest
         if folder.exists() and folder not in self._warned:  # else it was dropped
@@ -140,7 +146,7 @@ class Store:
                 self._check_inputs(step)
                 if step.collective:
                     ranks.call(scratch)
-                step.run(job)
+                run_map(step, job) if isinstance(step, MapStep) else step.run(job)
                 if step.collective:
                     ranks.wait_until_left(scratch)
                 self._publish(step, job, attempts=attempts, seconds=round(time.monotonic() - start, 3))
@@ -161,7 +167,9 @@ class Store:
         """Raise StoreError when an input is not there, or not all of it: nothing is made of a part."""
         for name, parent in step.inputs().items():
             if not isinstance(parent, Source) and not self.has(parent):
-                raise StoreError(f"{step.type}.{name}: {self.folder(parent)} is not there any more, or damaged; run again")
+                raise StoreError(
+                    f"{step.type}.{name}: {self.folder(parent)} is not there any more, or damaged; run again"
+                )
 
     def _sweep(self, work: Path, lease: Lease) -> bool:
         """Put away what earlier attempts left, all but checkpoints and finished shards. False if the lease was lost."""
@@ -226,7 +234,12 @@ class Store:
         (job.path / MARK).unlink()
         if job.failures:
             write_failures(job.path / "failures.jsonl", job.failures)
-        about |= {"step": step.type, "key": self.keys.of(step), "payload": self.keys.payload(step), "fields": step.settings()}
+        about |= {
+            "step": step.type,
+            "key": self.keys.of(step),
+            "payload": self.keys.payload(step),
+            "fields": step.settings(),
+        }
         about |= {"lineage": self.keys.lineage(step), "metrics": job.metrics, "contract": job.contract}
         about |= {"failures": len(job.failures), "amount": job.amount, "shards": job.shards}
         write_manifest(job.path, about, job.digests)
@@ -264,10 +277,14 @@ class Store:
             raise
         except Exception as e:
             if isinstance(e, NotADirectoryError | FileExistsError) and not self.root.is_dir():
-                raise StoreError(f"{self.root}: not a folder; give another place with --store or TEXTLESS_STORE") from None
+                raise StoreError(
+                    f"{self.root}: not a folder; give another place with --store or TEXTLESS_STORE"
+                ) from None
             told = (os.strerror(n) for n in CANNOT_WRITE if getattr(e, "errno", None) == n or os.strerror(n) in str(e))
             if problem := next(told, None) or self._cannot_write():
-                raise StoreError(f"{self.root}: {problem}; run again when there is room, or give another place with --store") from None
+                raise StoreError(
+                    f"{self.root}: {problem}; run again when there is room, or give another place with --store"
+                ) from None
             raise
 
     def _cannot_write(self) -> str | None:

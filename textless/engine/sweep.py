@@ -33,7 +33,9 @@ def combinations(axes: dict[str, Axis]) -> list[tuple[Choice, ...]]:
     if count > LIMIT:
         place = next(iter(axes.values())).place
         said = str(count) if count < 10**12 else f"10^{math.log10(count):.0f}"
-        raise PipelineError(f"{place}: the sweep has {said} combinations, more than {LIMIT}; fix a setting with -s, or shorten its list")
+        raise PipelineError(
+            f"{place}: the sweep has {said} combinations, more than {LIMIT}; fix a setting with -s, or shorten its list"
+        )
     return list(itertools.product(*(axis.choices for axis in axes.values())))
 
 

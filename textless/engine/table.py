@@ -60,7 +60,9 @@ def csv(found: Iterable[Table]) -> str:
 
 
 def _text(table: Table) -> str:
-    columns = [c for c in table.columns if not (c.endswith(("_low", "_high")) and c.rpartition("_")[0] in table.columns)]
+    columns = [
+        c for c in table.columns if not (c.endswith(("_low", "_high")) and c.rpartition("_")[0] in table.columns)
+    ]
     lines = [[table.type, *columns]]
     for name, row in table.rows.items():
         values = dict(zip(table.columns, row, strict=True))

@@ -34,7 +34,9 @@ DEEPEST = 150  # steps, each taking the one before
 INSTANCES = 100_000  # steps, in all combinations of a sweep
 
 
-def load_pipeline(path: Path | str, table: Table, settings: Iterable[str] = (), *, find: Find | None = None) -> Pipeline:
+def load_pipeline(
+    path: Path | str, table: Table, settings: Iterable[str] = (), *, find: Find | None = None
+) -> Pipeline:
     """Read a pipeline file.
 
     Args:
@@ -47,7 +49,9 @@ def load_pipeline(path: Path | str, table: Table, settings: Iterable[str] = (), 
     try:
         return _Builder(read_recipe(Path(path), find), table, settings).pipeline()
     except RecursionError:
-        raise PipelineError(f"{path}: a chain of more than {DEEPEST} steps, or of as many variables; shorten it") from None
+        raise PipelineError(
+            f"{path}: a chain of more than {DEEPEST} steps, or of as many variables; shorten it"
+        ) from None
 
 
 class _Builder:
@@ -60,7 +64,9 @@ class _Builder:
         self._known: dict[tuple[Any, ...], Step] = {}
         self._depths: dict[int, int] = {}
         self._resolved: dict[str, Value] = {}  # variables
-        self._sizes: dict[int, tuple[list[Any], int]] = {}  # by list, which is kept so that its address is not given to another
+        self._sizes: dict[
+            int, tuple[list[Any], int]
+        ] = {}  # by list, which is kept so that its address is not given to another
         self._expanded = 0
         for setting in settings:
             name, equals, text = setting.partition("=")
@@ -80,7 +86,9 @@ class _Builder:
         ways = combinations(self.axes)
         if len(ways) * len(self.specs) > INSTANCES:
             place = next(iter(self.axes.values())).place if self.axes else next(iter(self.places.values()))
-            raise PipelineError(f"{place}: {len(self.specs)} steps in {len(ways)} combinations are more than {INSTANCES}; split the file")
+            raise PipelineError(
+                f"{place}: {len(self.specs)} steps in {len(ways)} combinations are more than {INSTANCES}; split the file"
+            )
         for combination in ways:
             for (name, axis), choice in zip(self.axes.items(), combination, strict=True):
                 self._set(name, choice.value, axis.place)
@@ -178,7 +186,9 @@ class _Builder:
             size = self._size(self._resolved[name])
             self._expanded += EACH + size
             if size > LONGEST or self._expanded > EXPANDED:
-                raise PipelineError(f"{value.place}: variables of variables say a text without end; write what is meant")
+                raise PipelineError(
+                    f"{value.place}: variables of variables say a text without end; write what is meant"
+                )
             return self._resolved[name]
 
         if match := _VAR.fullmatch(text):

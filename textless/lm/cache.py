@@ -16,7 +16,7 @@ class KVCache:
     Attributes:
         both: (layers, 2, B, heads, length, head_dim), the keys and the values.
         filled: (B,) int64.
-        graph: what `textless.lm.reader` has recorded for steps on a GPU.
+        graph: what `textless.lm.fast_decode` has recorded for steps on a GPU.
     """
 
     graph: Any = None

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from textless.errors import ContractError
 from textless.lm.cache import KVCache
-from textless.lm.reader import Reader
-from textless.units.types import Units
+from textless.lm.fast_decode import Reader
+from textless.types import Units
 
 SCORED = 8192  # tokens that are scored together
 
@@ -98,7 +98,9 @@ class UnitDecoder(nn.Module):
                 row[1 : 1 + len(taken[i])] = torch.tensor(taken[i], dtype=torch.int64)
             tokens = tokens.to(self.device)
             with self.evaluating():
-                log_p = self.log_probabilities(self(tokens[:, :-1])).gather(-1, tokens[:, 1:, None])[..., 0].cpu().numpy()
+                log_p = (
+                    self.log_probabilities(self(tokens[:, :-1])).gather(-1, tokens[:, 1:, None])[..., 0].cpu().numpy()
+                )
             scores |= {i: -row[: len(taken[i]) + 1] for i, row in zip(some, log_p, strict=True)}
         return [scores[i] for i in range(len(taken))]
 

@@ -12,7 +12,7 @@ import torch
 
 from textless.errors import ContractError
 from textless.lm.cache import KVCache
-from textless.units.types import Units
+from textless.types import Units
 
 if TYPE_CHECKING:
     from textless.lm.decoder import UnitDecoder
@@ -59,14 +59,18 @@ class Sampling:
         ):
             value = getattr(self, name)
             if value is not None and not (least <= value <= most and value < infinity):
-                raise ValueError(f"{name} must be {f'from {least} to {most}' if most < infinity else f'at least {least:g}'}, got {value}")
+                raise ValueError(
+                    f"{name} must be {f'from {least} to {most}' if most < infinity else f'at least {least:g}'}, got {value}"
+                )
 
     def draw(self, logits: np.ndarray, seen: Sequence[int], generator: np.random.Generator) -> int:
         """An index of (K,) float64 logits, -inf = never; `seen` are the tokens before it. Temperature 0: the largest."""
         p = self.weights(logits, seen)
         cumulative = np.cumsum(p)
         # Never past the last index of positive probability, even when the product rounds up to the whole sum.
-        return int(min(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"), np.flatnonzero(p)[-1]))
+        return int(
+            min(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"), np.flatnonzero(p)[-1])
+        )
 
     def weights(self, logits: np.ndarray, seen: Sequence[int]) -> np.ndarray:
         """(K,) float64 in proportion to which `draw` takes an index."""
@@ -74,7 +78,9 @@ class Sampling:
             logits = logits.copy()
         if self.repetition_penalty != 1:
             old = np.unique(np.asarray(seen, np.int64))
-            logits[old] = np.where(logits[old] > 0, logits[old] / self.repetition_penalty, logits[old] * self.repetition_penalty)
+            logits[old] = np.where(
+                logits[old] > 0, logits[old] / self.repetition_penalty, logits[old] * self.repetition_penalty
+            )
         if self.no_repeat_ngram:
             banned = [u for u in completions(seen, self.no_repeat_ngram) if np.isfinite(logits[u])]
             if len(banned) < np.isfinite(logits).sum():  # when nothing else is left, a repeat it is
@@ -110,9 +116,23 @@ class Continuation:
     """One prompt on its way: what was added, how much is wanted, and the generator that decides."""
 
     def __init__(
-        self, prompt: Units, *, sampling: Sampling, end: int, frames: int | None, max_units: int | None, seed: int, durations: bool
+        self,
+        prompt: Units,
+        *,
+        sampling: Sampling,
+        end: int,
+        frames: int | None,
+        max_units: int | None,
+        seed: int,
+        durations: bool,
     ) -> None:
-        self.prompt, self.sampling, self.end, self.frames_left, self.units_left = prompt, sampling, end, frames, max_units
+        self.prompt, self.sampling, self.end, self.frames_left, self.units_left = (
+            prompt,
+            sampling,
+            end,
+            frames,
+            max_units,
+        )
         self.deduplicated = prompt.durations is not None
         self.durations_wanted = self.deduplicated and durations
         self.generator = np.random.default_rng(seed)
@@ -148,7 +168,9 @@ class Continuation:
         """Draw the duration of the unit just added from (max_duration,) logits, and cut it where the asked length ends."""
         duration = 1
         if self.durations_wanted:
-            duration += Sampling(temperature=self.sampling.temperature).draw(logits.astype(np.float64), (), self.generator)
+            duration += Sampling(temperature=self.sampling.temperature).draw(
+                logits.astype(np.float64), (), self.generator
+            )
         if self.frames_left is not None:
             duration = min(duration, self.frames_left)
             self.frames_left -= duration
@@ -162,12 +184,22 @@ class Continuation:
         return Units(np.array(self.units[start:], np.int64), durations, self.prompt.contract)
 
     def result(self, only_new: bool) -> Units:
-        prompt = self.prompt if self.durations_wanted == self.deduplicated else Units(self.prompt.units, None, self.prompt.contract)
+        prompt = (
+            self.prompt
+            if self.durations_wanted == self.deduplicated
+            else Units(self.prompt.units, None, self.prompt.contract)
+        )
         return self.added() if only_new else prompt + self.added()
 
 
 def begin(
-    lm: UnitDecoder, prompts: Sequence[Units], seeds: Sequence[int], *, sampling: Sampling, seconds: float | None, max_new_units: int | None
+    lm: UnitDecoder,
+    prompts: Sequence[Units],
+    seeds: Sequence[int],
+    *,
+    sampling: Sampling,
+    seconds: float | None,
+    max_new_units: int | None,
 ) -> list[Continuation]:
     """Continuations that are still empty. The prompts are already under the model's contract.
 
@@ -182,12 +214,24 @@ def begin(
     frames = None
     if seconds is not None:
         if lm.frame_rate is None:
-            raise ContractError("the frame rate of the language model's units is unknown; ask for max_new_units instead of seconds")
+            raise ContractError(
+                "the frame rate of the language model's units is unknown; ask for max_new_units instead of seconds"
+            )
         if not lm.has_durations and any(p.durations is not None for p in prompts):
-            raise ContractError("this language model does not say how long units last; ask for max_new_units instead of seconds")
+            raise ContractError(
+                "this language model does not say how long units last; ask for max_new_units instead of seconds"
+            )
         frames = round(seconds * lm.frame_rate)
     return [
-        Continuation(p, sampling=sampling, end=lm.n_units, frames=frames, max_units=max_new_units, seed=seed, durations=lm.has_durations)
+        Continuation(
+            p,
+            sampling=sampling,
+            end=lm.n_units,
+            frames=frames,
+            max_units=max_new_units,
+            seed=seed,
+            durations=lm.has_durations,
+        )
         for p, seed in zip(prompts, seeds, strict=True)
     ]
 
@@ -231,7 +275,9 @@ def _steps(lm: UnitDecoder, batch: Sequence[Continuation]) -> Iterator[bool]:
             message = f"a prompt of {len(c.prompt)} units is longer than the model's context of {context}; reading its last {half}"
             warnings.warn(message, UserWarning, stacklevel=5)
     tokens = [c.tokens if len(c.tokens) <= context else c.tokens[-half:] for c in batch]
-    fresh = [i for i in range(len(batch)) if not i or tokens[i] != tokens[i - 1]]  # the others are more samples of the same prompt
+    fresh = [
+        i for i in range(len(batch)) if not i or tokens[i] != tokens[i - 1]
+    ]  # the others are more samples of the same prompt
     longest = max(map(len, tokens))
     if len(fresh) == len(batch) and sum(map(len, tokens)) > FULL * longest * len(batch):
         # What fills up a row stands after its end: nobody before it looks there, and what it left in the cache is written over.

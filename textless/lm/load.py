@@ -9,10 +9,10 @@ import torch
 from textless.checks import check, read_fields
 from textless.errors import ContractError, ModelError
 from textless.lm.decoder import UnitDecoder
+from textless.lm.fast_decode import check_precision
 from textless.lm.model import LMConfig, UnitLM
-from textless.lm.reader import check_precision
-from textless.units.types import UnitContract
-from textless.weights import CONFIG, check_blocks, check_shapes, load_model, to_torch
+from textless.model_io import CONFIG, check_blocks, check_shapes, load_model, to_torch
+from textless.types import UnitContract
 
 
 def load_lm(
@@ -36,11 +36,11 @@ def load_lm(
     """
     path = Path(path)
     if dictionary is not None or path.is_file():
-        from textless.lm.ulm import load_ulm
+        from textless.lm.gslm.ulm import load_ulm
 
         return load_ulm(path, Path(dictionary or path.parent / "dict.txt"), contract, precision=precision)
     if (path / "textless.json").is_file():
-        from textless.lm.causal import load_causal
+        from textless.lm.hf.causal import load_causal
 
         return load_causal(path)
     check_precision(precision)

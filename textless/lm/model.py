@@ -2,7 +2,7 @@
 
 The middle of GSLM (Lakhotia et al. 2021, arXiv:2102.01192): units without repeats, in sequences that begin and end with `</s>`. The
 durations beside them are pGSLM's duration stream (Kharitonov et al. 2022, arXiv:2109.03264), here as a classifier on the same hidden
-state. The decoder is Llama's (Touvron et al. 2023, arXiv:2302.13971), so that `textless.lm.llama` can hand it to transformers.
+state. The decoder is Llama's (Touvron et al. 2023, arXiv:2302.13971), so that `textless.lm.hf.llama` can hand it to transformers.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from textless.checks import Between, Count, Positive, Size, check_fields
 from textless.errors import ContractError, ModelError
 from textless.lm.decoder import UnitDecoder
-from textless.lm.fairseq import LONGEST
-from textless.lm.reader import RMS, Layer, Reader, check_precision, swiglu
-from textless.training import Dropout
-from textless.units.types import UnitContract
-from textless.weights import from_torch, save_model
+from textless.lm.fast_decode import RMS, Layer, Reader, check_precision, swiglu
+from textless.lm.gslm.fairseq import LONGEST
+from textless.model_io import from_torch, save_model
+from textless.training.loop import Dropout
+from textless.types import UnitContract
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,9 @@ class LMConfig:
         if self.dim % (2 * self.heads):
             raise ModelError(f"dim {self.dim} must be a multiple of 2 × heads ({self.heads})")
         if self.n_units < 2 or self.context < 2:
-            raise ModelError(f"a language model needs at least 2 units and a context of 2, got {self.n_units} and {self.context}")
+            raise ModelError(
+                f"a language model needs at least 2 units and a context of 2, got {self.n_units} and {self.context}"
+            )
 
     @property
     def head_dim(self) -> int:
@@ -65,7 +67,12 @@ PRESETS: dict[str, dict[str, int]] = {
     "tiny": {"dim": 320, "layers": 6, "heads": 5, "ffn_dim": 864},  # 7.6 M
     "small": {"dim": 512, "layers": 8, "heads": 8, "ffn_dim": 1376},  # 25 M
     "base": {"dim": 768, "layers": 12, "heads": 12, "ffn_dim": 2048},  # 85 M
-    "gslm": {"dim": 1024, "layers": 12, "heads": 16, "ffn_dim": 2752},  # 153 M: GSLM's width and depth; its 4096 without a gate are these
+    "gslm": {
+        "dim": 1024,
+        "layers": 12,
+        "heads": 16,
+        "ffn_dim": 2752,
+    },  # 153 M: GSLM's width and depth; its 4096 without a gate are these
 }
 
 
@@ -123,11 +130,24 @@ class UnitLM(UnitDecoder):
         ContractError: the contract's n_units is not the configuration's.
     """
 
-    def __init__(self, config: LMConfig, contract: UnitContract = UnitContract(), *, dropout: float = 0.0, precision: str = "fp32") -> None:
+    def __init__(
+        self,
+        config: LMConfig,
+        contract: UnitContract = UnitContract(),
+        *,
+        dropout: float = 0.0,
+        precision: str = "fp32",
+    ) -> None:
         super().__init__()
         if contract.n_units not in (None, config.n_units):
-            raise ContractError(f"the language model has {config.n_units} units but its contract says {contract.n_units}")
-        self.config, self.contract, self.precision = config, contract.with_(n_units=config.n_units), check_precision(precision)
+            raise ContractError(
+                f"the language model has {config.n_units} units but its contract says {contract.n_units}"
+            )
+        self.config, self.contract, self.precision = (
+            config,
+            contract.with_(n_units=config.n_units),
+            check_precision(precision),
+        )
         self.embed = nn.Embedding(config.n_units + 1, config.dim)
         self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(config, dropout) for _ in range(config.layers))
@@ -144,7 +164,9 @@ class UnitLM(UnitDecoder):
             if p.ndim == 2:
                 last = name.endswith(("out.weight", "down.weight"))
                 nn.init.normal_(p, std=0.02 / (2 * self.config.layers) ** 0.5 if last else 0.02)
-        nn.init.zeros_(self.duration.weight)  # all durations alike, without a draw: an imported model's fresh head is reproducible
+        nn.init.zeros_(
+            self.duration.weight
+        )  # all durations alike, without a draw: an imported model's fresh head is reproducible
 
     def forward(self, tokens: Tensor, *, positions: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Hidden states after the final norm.
@@ -166,7 +188,15 @@ class UnitLM(UnitDecoder):
 
     def reader(self) -> Reader:
         layers = [
-            Layer(RMS(b.norm1.weight, b.norm1.eps), b.qkv, b.out, RMS(b.norm2.weight, b.norm2.eps), b.gate_up, swiglu, b.down)
+            Layer(
+                RMS(b.norm1.weight, b.norm1.eps),
+                b.qkv,
+                b.out,
+                RMS(b.norm2.weight, b.norm2.eps),
+                b.gate_up,
+                swiglu,
+                b.down,
+            )
             for b in self.blocks
         ]
         return Reader(

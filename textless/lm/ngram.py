@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from textless.errors import ContractError, TrainingError
-from textless.units.types import Units
+from textless.types import Units
 
 FALLBACK = np.array([0.0, 0.5, 1.0, 1.5])  # discounts where the counts of counts give none, as in KenLM
 
@@ -90,7 +90,10 @@ class KneserNey:
                 if not len(start):
                     break
                 codes, found, inverse, times = np.unique(
-                    ids[start] * base + tokens[start + m - 1], return_index=True, return_inverse=True, return_counts=True
+                    ids[start] * base + tokens[start + m - 1],
+                    return_index=True,
+                    return_inverse=True,
+                    return_counts=True,
                 )
                 first = start[found]
                 ids = np.full(len(tokens), -1)
@@ -107,7 +110,9 @@ class KneserNey:
                 longer = grams[m][3]
                 counts = np.bincount(ids[longer + 1], minlength=len(codes))
                 if m > 1:
-                    counts = np.where(tokens[first] == n_units, times, counts)  # `</s>` inside a sequence can only be its beginning
+                    counts = np.where(
+                        tokens[first] == n_units, times, counts
+                    )  # `</s>` inside a sequence can only be its beginning
             orders.append(Order.of(codes, counts, contexts=len(orders[-1].codes) if orders else 1, base=base))
         return cls(n_units, orders)
 
@@ -123,7 +128,9 @@ class KneserNey:
         base = self.n_units + 1
         tokens = np.concatenate([[self.n_units], _units(units, self.n_units), [self.n_units]])
         p = np.full(len(tokens), 1 / base)
-        ids = np.zeros(len(tokens), np.int64)  # of the contexts of the next order, by the place of their first token; of the first, none
+        ids = np.zeros(
+            len(tokens), np.int64
+        )  # of the contexts of the next order, by the place of their first token; of the first, none
         for m, order in enumerate(self._orders, 1):
             context, last = ids[: len(tokens) - m + 1], tokens[m - 1 :]
             found = np.where(context < 0, -1, order.find(context * base + last))
@@ -152,5 +159,7 @@ def discounts(counts: np.ndarray) -> np.ndarray:
 def _units(sequence: Units | np.ndarray | Sequence[int], n_units: int) -> np.ndarray:
     units = Units.of(sequence).units
     if len(units) and units.max() >= n_units:
-        raise ContractError(f"unit {units.max()} is outside the codebook of {n_units} units; use models of one set, or encode again")
+        raise ContractError(
+            f"unit {units.max()} is outside the codebook of {n_units} units; use models of one set, or encode again"
+        )
     return units

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from textless.errors import TrainingError
-from textless.training import rng
-from textless.units.types import Units
+from textless.training.loop import rng
+from textless.types import Units
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,9 @@ class Documents:
     lengths: np.ndarray
 
     @classmethod
-    def pack(cls, documents: Iterable[Units], *, n_units: int, max_duration: int, folder: Path | None = None) -> Documents:
+    def pack(
+        cls, documents: Iterable[Units], *, n_units: int, max_duration: int, folder: Path | None = None
+    ) -> Documents:
         """Take documents one by one; empty ones are left out.
 
         Args:
@@ -72,7 +74,10 @@ class Documents:
         """The units of the first documents, together at most `most` tokens of them; at least of one."""
         ends = np.cumsum(self.lengths)
         count = len(ends) if most is None else max(1, int(np.searchsorted(ends, most, side="right")))
-        return [np.asarray(self.tokens[end - length + 1 : end], np.int64) for end, length in zip(ends[:count], self.lengths, strict=False)]
+        return [
+            np.asarray(self.tokens[end - length + 1 : end], np.int64)
+            for end, length in zip(ends[:count], self.lengths, strict=False)
+        ]
 
 
 def _write(files: Mapping[str, BinaryIO], rows: Iterable[dict[str, Any]], kinds: dict[str, type], n_units: int) -> None:
@@ -97,7 +102,9 @@ def _write_folder(folder: Path, rows: Iterable[dict[str, Any]], kinds: dict[str,
 def _map(folder: Path, kinds: dict[str, type]) -> dict[str, np.ndarray]:
     try:
         files = {name: folder / name for name in kinds}
-        found = {n: np.memmap(f, kinds[n], mode="r") if f.stat().st_size else np.empty(0, kinds[n]) for n, f in files.items()}
+        found = {
+            n: np.memmap(f, kinds[n], mode="r") if f.stat().st_size else np.empty(0, kinds[n]) for n, f in files.items()
+        }
     except (OSError, ValueError):
         found = {}
     if not found or not len(found["tokens"]) - 1 == len(found["durations"]) == found["lengths"].sum():
@@ -163,7 +170,9 @@ class Packer:
             np.concatenate([self.documents.tokens[at + 1 : at + length + 1] for at, length in spans]),
             np.concatenate([self.documents.durations[at : at + length] for at, length in spans]).astype(np.int64) - 1,
         )
-        tokens, positions, targets, classes = (torch.from_numpy(c.astype(np.int64).reshape(rows, self.context)) for c in columns)
+        tokens, positions, targets, classes = (
+            torch.from_numpy(c.astype(np.int64).reshape(rows, self.context)) for c in columns
+        )
         return Batch(tokens, positions, targets, classes.masked_fill_(classes < 0, -100))
 
 

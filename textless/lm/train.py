@@ -14,19 +14,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from textless.devices import check_training, fork_rng
-from textless.distributed import first_before_others, place, size
 from textless.errors import ContractError, TrainingError
 from textless.lm.decoder import UnitDecoder
 from textless.lm.model import PRESETS, LMConfig, UnitLM
 from textless.lm.ngram import KneserNey
 from textless.lm.packing import Batch, Documents, Packer, document_mask
-from textless.training import Clock, decay_groups, inverse_sqrt, train, update, warmup_cosine
-from textless.units.types import UnitContract, Units
+from textless.training.distributed import first_before_others, place, size
+from textless.training.loop import Clock, decay_groups, inverse_sqrt, train, update, warmup_cosine
+from textless.types import UnitContract, Units
 
-DURATION_WEIGHT = 0.25  # of the durations' cross-entropy beside the units': they ride on the hidden state, and must not shape it much
+DURATION_WEIGHT = (
+    0.25  # of the durations' cross-entropy beside the units': they ride on the hidden state, and must not shape it much
+)
 CHUNK = 1 << 24  # tokens that are counted at a time
 CLOCKED = 10_000  # steps of the schedule that a budget of time goes through
-COUNTED = 10_000_000  # tokens that n-grams are counted in at most, in a minute or two; 100 hours of speech have about as many
+COUNTED = (
+    10_000_000  # tokens that n-grams are counted in at most, in a minute or two; 100 hours of speech have about as many
+)
 
 
 def losses(lm: UnitDecoder, batch: Batch, *, whole: Batch | None = None) -> tuple[Tensor, Tensor]:
@@ -58,8 +62,13 @@ def evaluate(lm: UnitDecoder, documents: Sequence[Units]) -> dict[str, float]:
 
 def unigram_nll(documents: Documents, dev: Sequence[Units], n_units: int) -> float:
     """Nats per token of `dev` under the frequencies in `documents`, one added to each: what knows no context pays."""
-    wanted = np.append(np.bincount(np.concatenate([d.units for d in dev]), minlength=n_units), len(dev)).astype(np.float64)
-    pieces = (documents.tokens[i : min(i + CHUNK, len(documents.durations))] for i in range(0, len(documents.durations), CHUNK))
+    wanted = np.append(np.bincount(np.concatenate([d.units for d in dev]), minlength=n_units), len(dev)).astype(
+        np.float64
+    )
+    pieces = (
+        documents.tokens[i : min(i + CHUNK, len(documents.durations))]
+        for i in range(0, len(documents.durations), CHUNK)
+    )
     seen = 1 + sum(np.bincount(piece, minlength=n_units + 1) for piece in pieces)
     return float(-(wanted * np.log(seen / seen.sum())).sum() / wanted.sum())
 
@@ -136,7 +145,9 @@ def train_lm(
     if (steps is None) == (minutes is None):
         raise TrainingError("a budget is needed, in steps or in minutes; give one of the two")
     if minutes is not None and (not 0 < minutes < math.inf or size() > 1):
-        raise TrainingError(f"minutes is {minutes} and {size()} processes train; it must be above 0, in one process: give steps")
+        raise TrainingError(
+            f"minutes is {minutes} and {size()} processes train; it must be above 0, in one process: give steps"
+        )
     if preset not in PRESETS:
         raise TrainingError(f"preset is {preset!r}; known: {', '.join(PRESETS)}")
     if schedule not in ("cosine", "inverse_sqrt"):
@@ -144,7 +155,9 @@ def train_lm(
     if batch_tokens < context:
         raise TrainingError(f"batch_tokens {batch_tokens} is less than one row of context {context}")
     if start is not None and context > start.config.context:
-        raise TrainingError(f"context {context} is longer than the {start.config.context} tokens that the start can see")
+        raise TrainingError(
+            f"context {context} is longer than the {start.config.context} tokens that the start can see"
+        )
     device = place(device)
     check_training(device, precision)
     with fork_rng(device):
@@ -181,7 +194,9 @@ def train_lm(
 
     def step(n: int) -> dict[str, Tensor]:
         whole = packer.batch(n * rows, rows)
-        figures = update(optimiser, lambda part: part_losses(whole, part), rows=rows, lr=rate(n), clip=1.0, micro_batch=micro_batch)
+        figures = update(
+            optimiser, lambda part: part_losses(whole, part), rows=rows, lr=rate(n), clip=1.0, micro_batch=micro_batch
+        )
         figures["loss"] = figures.pop("unit_loss")  # what is reported is comparable to `nll_per_unit`
         return figures
 

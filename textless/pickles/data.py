@@ -56,7 +56,9 @@ _NOTHING: dict = {}
 def _content(stub: Stub) -> Any:
     """What a stub is about; an object that lives as long as the stub, as `plain` knows objects by their identity."""
     state = stub.state
-    if stub.name.startswith("omegaconf.") and type(state) is dict:  # the other attributes are _metadata, and _parent, which leads back up
+    if (
+        stub.name.startswith("omegaconf.") and type(state) is dict
+    ):  # the other attributes are _metadata, and _parent, which leads back up
         for key in ("_content", "_val"):
             if key in state:
                 return state[key]

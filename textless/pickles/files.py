@@ -25,7 +25,9 @@ def reading(path: Path | str) -> Iterator[None]:
     except OSError as e:
         raise ModelError(f"{path}: cannot be read ({e.strerror or shown(e)}); check the file") from None
     except Exception as e:
-        raise ModelError(f"{path}: is cut short, damaged, or of another kind ({type(e).__name__}: {shown(e)}); {DAMAGED}") from None
+        raise ModelError(
+            f"{path}: is cut short, damaged, or of another kind ({type(e).__name__}: {shown(e)}); {DAMAGED}"
+        ) from None
 
 
 def mapped(path: Path | str) -> mmap.mmap:

@@ -15,7 +15,11 @@ from textless.errors import ModelError
 from textless.pickles.files import mapped, reading
 from textless.pickles.machine import DAMAGED, INERT, TRUSTED, Reader, Stub, only
 
-UNPACKED, RATIO, SMALL = 4 << 30, 200, 64 << 20  # a compressed file may grow to RATIO times its size or SMALL, and never over UNPACKED
+UNPACKED, RATIO, SMALL = (
+    4 << 30,
+    200,
+    64 << 20,
+)  # a compressed file may grow to RATIO times its size or SMALL, and never over UNPACKED
 
 
 def load_joblib(path: Path | str) -> Any:
@@ -41,7 +45,9 @@ def _decompressor(head: bytes) -> Any:
     if head[:2] == b"BZ":
         return bz2.BZ2Decompressor()
     if head == b"\xfd7zXZ" or head[:2] == b"\x5d\x00":
-        return lzma.LZMADecompressor(memlimit=256 << 20)  # the file says how much memory it wants: the highest preset wants 65 MiB
+        return lzma.LZMADecompressor(
+            memlimit=256 << 20
+        )  # the file says how much memory it wants: the highest preset wants 65 MiB
     return None
 
 
@@ -69,9 +75,13 @@ class Joblib(Reader):
         wrapper = super().build(target, state)
         if type(wrapper) is not Stub or not wrapper.name.endswith("joblib.numpy_pickle.NumpyArrayWrapper"):
             return wrapper
-        subclass, shape, order, dtype = (only(wrapper.state, dict)[key] for key in ("subclass", "shape", "order", "dtype"))
+        subclass, shape, order, dtype = (
+            only(wrapper.state, dict)[key] for key in ("subclass", "shape", "order", "dtype")
+        )
         self.make_empty(subclass)  # refuses others
-        if wrapper.state.get("numpy_array_alignment_bytes") is not None:  # of joblib 1.2 and later: a byte says how many fill up
+        if (
+            wrapper.state.get("numpy_array_alignment_bytes") is not None
+        ):  # of joblib 1.2 and later: a byte says how many fill up
             self.source.read(self.source.read(1)[0])
         if (n := self.check_array(shape, dtype)) > self.size - self.source.tell():
             raise ModelError(f"is cut short: an array of {n} bytes is larger than the rest of the file; {DAMAGED}")

@@ -29,7 +29,9 @@ UNSAFE = "nothing was run; take the file from its first publisher, or its weight
 TRUSTED = "where you trust it, load it with what wrote it and save it again"
 
 _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # protocols 0 to 2 use the names of Python 2
-_RENAMED |= {f"builtins.{old}": f"builtins.{new}" for old, new in (("long", "int"), ("unicode", "str"), ("xrange", "range"))}
+_RENAMED |= {
+    f"builtins.{old}": f"builtins.{new}" for old, new in (("long", "int"), ("unicode", "str"), ("xrange", "range"))
+}
 INERT = r"(fairseq|fairseq_cli|omegaconf|sklearn|typing|enum|numpy\.random)\..+|argparse\.Namespace|builtins\.object"  # make stubs
 WORDS = (  # stand for a type, and cannot be called
     r"builtins\.(int|float|str|bool|list|dict|tuple)|numpy\.(ndarray|(u?int|float|complex)\d+|bool_?|str_|bytes_)"
@@ -100,7 +102,18 @@ class Reader:
             if name in _PUSH:
                 stack.append(arg)
                 continue
-            if name in ("APPENDS", "SETITEMS", "ADDITEMS", "LIST", "TUPLE", "DICT", "FROZENSET", "OBJ", "INST", "POP_MARK"):
+            if name in (
+                "APPENDS",
+                "SETITEMS",
+                "ADDITEMS",
+                "LIST",
+                "TUPLE",
+                "DICT",
+                "FROZENSET",
+                "OBJ",
+                "INST",
+                "POP_MARK",
+            ):
                 items, stack = stack, marks.pop()
             match name:
                 case "PUT" | "BINPUT" | "LONG_BINPUT":
@@ -198,7 +211,12 @@ class Reader:
     def build(self, target: Any, state: Any) -> Any:
         """An object with its state set: of a stub recorded, of arrays and dtypes checked and set, of a state dict left out."""
         if type(target) is Stub and target.state is None:
-            if type(state) is tuple and len(state) == 2 and type(state[1]) is dict and type(state[0]) in (dict, type(None)):  # with slots
+            if (
+                type(state) is tuple
+                and len(state) == 2
+                and type(state[1]) is dict
+                and type(state[0]) in (dict, type(None))
+            ):  # with slots
                 self.spend(len(state[0] or ()) + len(state[1]))
                 state = {**(state[0] or {}), **state[1]}
             target.state = state
@@ -207,7 +225,9 @@ class Reader:
             data = data.encode("latin1") if type(data) is str else data  # Python 2
             self.check_array(shape, dtype, data)
             target.__setstate__((1, shape, dtype, bool(fortran), data))
-        elif isinstance(target, np.dtype) and type(state) is tuple and list(state[2:5]) == [None] * 3:  # neither fields nor a shape
+        elif (
+            isinstance(target, np.dtype) and type(state) is tuple and list(state[2:5]) == [None] * 3
+        ):  # neither fields nor a shape
             if state[1] == ">":  # all else that numpy would take on trust is as in any dtype of that code
                 sizes = (target.itemsize, target.alignment) if target.kind in "SU" else (-1, -1)
                 target.__setstate__((3, ">", None, None, None, *sizes, 0))
@@ -310,7 +330,9 @@ Reader.functions |= {
     **{f"numpy.{core}.multiarray._reconstruct": Reader.make_empty for core in ("core", "_core")},
     **{f"numpy.{core}.multiarray.scalar": Reader.make_scalar for core in ("core", "_core")},
     **{f"numpy.{core}.numeric._frombuffer": Reader.make_array for core in ("core", "_core")},
-    **{f"pathlib.{kind}Path": Reader.make_path for kind in ("", "Posix", "Windows", "Pure", "PurePosix", "PureWindows")},
+    **{
+        f"pathlib.{kind}Path": Reader.make_path for kind in ("", "Posix", "Windows", "Pure", "PurePosix", "PureWindows")
+    },
 }
 
 
@@ -337,7 +359,9 @@ def hashable(keys: Iterable[Any]) -> list[Any]:
             if isinstance(part, np.generic) and part.dtype.kind in "biufSU":
                 continue
             if type(part) not in (str, bytes, float, bool, type(None), Stub, Name):
-                raise ModelError(f"has a key of type {type(part).__name__} or an endless one, which no model needs; {DAMAGED}")
+                raise ModelError(
+                    f"has a key of type {type(part).__name__} or an endless one, which no model needs; {DAMAGED}"
+                )
     return keys
 
 

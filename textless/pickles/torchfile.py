@@ -22,7 +22,14 @@ EXPANDED = 2**24  # elements of a tensor that repeats its storage; others are as
 OBJECTS = 64 << 20  # bytes of what stands beside the tensors
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older form
-_STORAGES = {"Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16", "Bool": "bool", "Byte": "uint8"}
+_STORAGES = {
+    "Double": "float64",
+    "Float": "float32",
+    "Half": "float16",
+    "BFloat16": "bfloat16",
+    "Bool": "bool",
+    "Byte": "uint8",
+}
 _STORAGES |= {"Char": "int8", "Short": "int16", "Int": "int32", "Long": "int64", "Untyped": "uint8"}
 _DTYPES = {*_STORAGES.values(), "uint16", "uint32", "uint64"}
 
@@ -41,7 +48,9 @@ def load_torch(path: Path | str) -> Any:
 class Torch(Reader):
     """Adds tensors. `storage(key, nbytes)` gives the bytes of a storage as a tensor of uint8."""
 
-    words = re.compile(rf"{WORDS}|torch\.(Tensor|nn\.parameter\.Parameter|((cuda|storage)\.)?({'|'.join(_STORAGES)})Storage)")
+    words = re.compile(
+        rf"{WORDS}|torch\.(Tensor|nn\.parameter\.Parameter|((cuda|storage)\.)?({'|'.join(_STORAGES)})Storage)"
+    )
 
     def __init__(self, source: mmap.mmap | io.BytesIO, storage: Callable[[str, int], Any]) -> None:
         import torch
@@ -70,7 +79,9 @@ class Torch(Reader):
             raise ValueError("a storage of two sizes")
         return data
 
-    def make_tensor(self, data: Any, offset: Any, size: Any, stride: Any, grad: Any = None, hooks: Any = None, metadata: Any = None) -> Any:
+    def make_tensor(
+        self, data: Any, offset: Any, size: Any, stride: Any, grad: Any = None, hooks: Any = None, metadata: Any = None
+    ) -> Any:
         if id(data) not in self.flat or metadata:
             raise ModelError(f"holds a tensor that is made of something else than a storage; {UNSAFE}")
         size, stride, (offset,) = (sizes(numbers, tuple, self.torch.Size) for numbers in (size, stride, (offset,)))
@@ -79,9 +90,16 @@ class Torch(Reader):
             raise ModelError(f"holds a tensor that reaches outside of its storage; {DAMAGED}")
         return data.as_strided(size, stride, offset)
 
-    def make_tensor3(self, data: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, metadata: Any = None) -> Any:
+    def make_tensor3(
+        self, data: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, metadata: Any = None
+    ) -> Any:
         """Of dtypes without a storage class of their own."""
-        if id(data) not in self.flat or data.dtype != self.torch.uint8 or dtype == self.torch.bool or data.data_ptr() % dtype.itemsize:
+        if (
+            id(data) not in self.flat
+            or data.dtype != self.torch.uint8
+            or dtype == self.torch.bool
+            or data.data_ptr() % dtype.itemsize
+        ):
             raise ModelError(f"holds a tensor that is made of something else than a storage; {UNSAFE}")
         view = data[: len(data) - len(data) % dtype.itemsize].view(only(dtype, self.torch.dtype))
         self.flat[id(view)] = view
@@ -177,10 +195,14 @@ def _load_legacy(source: mmap.mmap) -> Any:
     value, keys = reader.load(), only(reader.load(), list)
     if sorted(only(key, str) for key in keys) != sorted(storages):
         raise ModelError(f"lists other storages than its tensors use; {DAMAGED}")
-    widths = {key: dtype.itemsize for key, dtype in reversed(reader.storages)}  # the length is in elements of the first dtype
+    widths = {
+        key: dtype.itemsize for key, dtype in reversed(reader.storages)
+    }  # the length is in elements of the first dtype
     for key in keys:
         (count,) = struct.unpack("<q", source.read(8))
-        if count * widths[key] != len(storages[key]) or len(data := source.read(len(storages[key]))) != len(storages[key]):
+        if count * widths[key] != len(storages[key]) or len(data := source.read(len(storages[key]))) != len(
+            storages[key]
+        ):
             raise ModelError(f"is cut short, or has storages of other sizes than its tensors'; {DAMAGED}")
         storages[key].numpy()[:] = np.frombuffer(data, np.uint8)
     reader.check_bools()

@@ -13,11 +13,11 @@ from textless.engine.pipeline import Pipeline
 from textless.engine.step import Source
 from textless.engine.store import Store, check_bytes
 from textless.errors import DumpError
+from textless.metrics.units import frame_phones
 from textless.report.curves import Series, chart
 from textless.report.figures import Html, duration, joined, markup, number, picture
 from textless.steps import Assign, Encode
 from textless.units.dump import Dump, UnitRow
-from textless.units.quality import frame_phones
 
 TOP = 3  # phones of a unit that are named
 LEAST = 0.01  # of its frames, for that
@@ -71,19 +71,31 @@ def find_uses(pipeline: Pipeline, store: Store, phones: dict[str, list[tuple[flo
     """Of each dump that was made of audio, each once."""
     out: dict[str, Use] = {}
     for name, step in pipeline.steps.items():
-        if isinstance(step, Source) or not isinstance(step, Encode | Assign) or not store.has(step) or store.name(step) in out:
+        if (
+            isinstance(step, Source)
+            or not isinstance(step, Encode | Assign)
+            or not store.has(step)
+            or store.name(step) in out
+        ):
             continue
         try:
             dump = Dump(store.folder(step))
             if dump.contract.frame_rate and len(dump):
-                out[store.name(step)] = count(name, dump, phones, n_units=dump.contract.n_units, frame_rate=dump.contract.frame_rate)
+                out[store.name(step)] = count(
+                    name, dump, phones, n_units=dump.contract.n_units, frame_rate=dump.contract.frame_rate
+                )
         except DumpError:
             check_bytes([store.folder(step)])
     return list(out.values())
 
 
 def count(
-    name: str, rows: Iterable[UnitRow], alignments: dict[str, list[tuple[float, float, str]]], *, n_units: int | None, frame_rate: float
+    name: str,
+    rows: Iterable[UnitRow],
+    alignments: dict[str, list[tuple[float, float, str]]],
+    *,
+    n_units: int | None,
+    frame_rate: float,
 ) -> Use:
     """Go once through the rows."""
     pairs: Counter[int] = Counter()
@@ -170,7 +182,9 @@ def _by_phone(use: Use, living: np.ndarray) -> np.ndarray:
     if use.together is None:
         return living
     top = use.together.argmax(1)
-    return np.array(sorted(living.tolist(), key=lambda k: (use.together[k].sum() == 0, top[k], -use.together[k, top[k]])))
+    return np.array(
+        sorted(living.tolist(), key=lambda k: (use.together[k].sum() == 0, top[k], -use.together[k, top[k]]))
+    )
 
 
 def _transitions(use: Use, living: np.ndarray, maps: list[dict[str, Any]]) -> Html:
@@ -182,7 +196,13 @@ def _transitions(use: Use, living: np.ndarray, maps: list[dict[str, Any]]) -> Ht
     rows = [f"unit {i}" for i in k]
     # The root makes rare successors visible beside the usual ones.
     return _map(
-        "what follows what", f"from the unit of the row to that of the column, {how}", np.sqrt(shares), rows, rows, maps, square=True
+        "what follows what",
+        f"from the unit of the row to that of the column, {how}",
+        np.sqrt(shares),
+        rows,
+        rows,
+        maps,
+        square=True,
     )
 
 
@@ -274,7 +294,9 @@ def _phones_of(counts: np.ndarray, phones: list[str]) -> Html:
     if not total:
         return markup('<td class="words" data-value="">–</td><td data-value="-1">–</td>')
     top = [i for i in np.argsort(-counts, kind="stable")[:TOP].tolist() if counts[i]]
-    named = joined((markup("{}&nbsp;{:.0%}", phones[i], counts[i] / total) for i in top if counts[i] >= LEAST * total), " ")
+    named = joined(
+        (markup("{}&nbsp;{:.0%}", phones[i], counts[i] / total) for i in top if counts[i] >= LEAST * total), " "
+    )
     # The bar begins with the top phones one by one; what is left is joined by manner.
     rest: Counter[str] = Counter()
     for i in np.flatnonzero(counts).tolist():
@@ -282,7 +304,9 @@ def _phones_of(counts: np.ndarray, phones: list[str]) -> Html:
             rest[manner(phones[i])] += int(counts[i])
     pieces = [(manner(phones[i]), int(counts[i]), phones[i]) for i in top]
     pieces += [(m, n, f"other {m}s" if m != "silence" else m) for m, n in rest.most_common()]
-    bar = joined(markup('<i class="{}" style="flex:{}" title="{} {:.0%}"></i>', m, n, what, n / total) for m, n, what in pieces)
+    bar = joined(
+        markup('<i class="{}" style="flex:{}" title="{} {:.0%}"></i>', m, n, what, n / total) for m, n, what in pieces
+    )
     return markup(
         '<td class="words" data-value="{phone}"><span class="shares">{bar}</span>{named}</td><td data-value="{first:.4f}">{first:.0%}</td>',
         phone=phones[top[0]],

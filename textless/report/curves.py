@@ -50,7 +50,13 @@ def curves(pipeline: Pipeline, store: Store) -> dict[tuple[str, str, str], list[
                     if len(points) > 1:
                         add(name, step, figure, "step", points)
             elif all(map(is_finite, value)):
-                add(name, step, key.removesuffix("_curve"), "round", [(float(n), float(v)) for n, v in enumerate(value, 1)])
+                add(
+                    name,
+                    step,
+                    key.removesuffix("_curve"),
+                    "round",
+                    [(float(n), float(v)) for n, v in enumerate(value, 1)],
+                )
     return out
 
 
@@ -68,7 +74,14 @@ def curves_html(found: dict[tuple[str, str, str], list[Series]], charts: list[di
     return joined(out)
 
 
-def chart(title: str, x_label: str, series: Sequence[Series], charts: list[dict[str, Any]], *, bars: Sequence[str] | None = None) -> Html:
+def chart(
+    title: str,
+    x_label: str,
+    series: Sequence[Series],
+    charts: list[dict[str, Any]],
+    *,
+    bars: Sequence[str] | None = None,
+) -> Html:
     """A figure with lines; or with `bars`, what each x is called, one bar for each of a single series' points."""
     xs, ys = [x for s in series for x, _ in s.points], [y for s in series for _, y in s.points]
     low, high = (0.0, max(ys)) if bars is not None else (min(ys), max(ys))
@@ -98,8 +111,12 @@ def chart(title: str, x_label: str, series: Sequence[Series], charts: list[dict[
         parts.append(markup(line, LEFT, py(y), WIDTH - RIGHT, LEFT - 6, py(y) + 4, written))
     if bars is None:
         whole = [x for x, _ in ticks(x0, x1) if x == int(x)]
-        parts += [markup('<text x="{}" y="{}" class="x">{}</text>', px(x), HEIGHT - BOTTOM + 16, number(x)) for x in whole]
-    parts.append(markup('<text x="{}" y="{}" class="x name">{}</text>', (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 3, x_label))
+        parts += [
+            markup('<text x="{}" y="{}" class="x">{}</text>', px(x), HEIGHT - BOTTOM + 16, number(x)) for x in whole
+        ]
+    parts.append(
+        markup('<text x="{}" y="{}" class="x name">{}</text>', (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 3, x_label)
+    )
     if bars is not None:
         wide = max(0.4, round((px(1) - px(0)) * 0.86, 2))
         strokes = "".join(f"M{px(x)} {py(0)}V{py(y)}" for x, y in series[0].points)
@@ -109,7 +126,11 @@ def chart(title: str, x_label: str, series: Sequence[Series], charts: list[dict[
             points = " ".join(f"{px(x)},{py(y)}" for x, y in s.points)
             parts.append(markup('<polyline class="{}" points="{}"/>', _look(s), points))
     parts.append(markup('<path class="cross" d=""/>'))
-    said = ", ".join(f"{s.name} ends at {number(s.points[-1][1])}" for s in series) if bars is None else f"{len(bars)} bars"
+    said = (
+        ", ".join(f"{s.name} ends at {number(s.points[-1][1])}" for s in series)
+        if bars is None
+        else f"{len(bars)} bars"
+    )
     charts.append(
         {
             "box": [LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM],
@@ -122,7 +143,9 @@ def chart(title: str, x_label: str, series: Sequence[Series], charts: list[dict[
     legend = Html()
     if bars is None:
         key = '<li><svg viewBox="0 0 24 6" aria-hidden="true"><path class="{}" d="M0 3H24"/></svg>{} <b>{}</b></li>'
-        legend = markup('<ul class="legend">{}</ul>', joined(markup(key, _look(s), s.name, number(s.points[-1][1])) for s in series))
+        legend = markup(
+            '<ul class="legend">{}</ul>', joined(markup(key, _look(s), s.name, number(s.points[-1][1])) for s in series)
+        )
     return markup(
         '<figure class="chart"><figcaption>{title}</figcaption>'
         '<svg viewBox="0 0 {width} {height}" data-chart="{n}" tabindex="0" role="img" '

@@ -16,7 +16,9 @@ def examples_html(examples: list[Example], tracks: list[dict[str, Any]]) -> Html
 
 
 def _example(n: int, example: Example, tracks: list[dict[str, Any]]) -> Html:
-    about = " · ".join(filter(None, [f"speaker {example.speaker}" if example.speaker else "", duration(example.tracks[0].total)]))
+    about = " · ".join(
+        filter(None, [f"speaker {example.speaker}" if example.speaker else "", duration(example.tracks[0].total)])
+    )
     longest = max(track.seconds for track in example.tracks)
     zoom = markup(
         '<div class="zoom"><button type="button" data-zoom="0.667" aria-label="show more time">−</button>'
@@ -36,11 +38,17 @@ def _example(n: int, example: Example, tracks: list[dict[str, Any]]) -> Html:
 
 def _track(track: Track, tracks: list[dict[str, Any]]) -> Html:
     n = len(tracks)
-    part = "" if track.seconds > track.total - 0.02 else f"{track.start:.1f} to {track.start + track.seconds:.1f} s of {track.total:.1f} s"
+    part = (
+        ""
+        if track.seconds > track.total - 0.02
+        else f"{track.start:.1f} to {track.start + track.seconds:.1f} s of {track.total:.1f} s"
+    )
     note = " · ".join(filter(None, [track.note, part]))
     player = picture = Html()
     if track.waveform is not None:
-        player = markup('<audio controls preload="metadata" src="{}" aria-label="{}"></audio>', sound(track.waveform), track.name)
+        player = markup(
+            '<audio controls preload="metadata" src="{}" aria-label="{}"></audio>', sound(track.waveform), track.name
+        )
         path, columns = wave_path(track.waveform)
         picture = markup(
             '<svg class="wave" viewBox="0 -100 {columns} 200" preserveAspectRatio="none" aria-hidden="true"><path d="{path}"/></svg>'
@@ -71,10 +79,16 @@ def _track(track: Track, tracks: list[dict[str, Any]]) -> Html:
     if track.kind == "continuation" and track.prompt is not None:
         at = min(max(track.prompt - track.start, 0.0), track.seconds)
         heard = markup('<span class="prompt" style="flex:{:.4f}">prompt</span>', at) if at > 0 else ""
-        bar = markup('<div class="parts">{}<span class="new" style="flex:{:.4f}">continuation</span></div>', heard, track.seconds - at)
+        bar = markup(
+            '<div class="parts">{}<span class="new" style="flex:{:.4f}">continuation</span></div>',
+            heard,
+            track.seconds - at,
+        )
         if 0 < at < track.seconds:
             seam = markup('<div class="seam" style="left:{:.3f}%"></div>', 100 * at / track.seconds)
-    tracks.append({"seconds": round(track.seconds, 4), "start": round(track.start, 4), "rows": rows, "name": track.name})
+    tracks.append(
+        {"seconds": round(track.seconds, 4), "start": round(track.start, 4), "rows": rows, "name": track.name}
+    )
     return markup(
         '<section class="track {track.kind}" data-track="{n}" aria-label="{track.name}"><header>'
         '<div><strong>{track.name}</strong> <small>{note}</small></div><output class="told"></output>{player}</header>'

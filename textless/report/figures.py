@@ -16,8 +16,8 @@ from typing import Any, LiteralString, TypeGuard
 
 import numpy as np
 
-from textless.audio import SAMPLE_RATE, to_int16
-from textless.figures import FIGURES, SPEECH
+from textless.audio.io import SAMPLE_RATE, to_int16
+from textless.metrics.table import FIGURES, SPEECH
 
 LABELS = {
     **FIGURES,
@@ -101,7 +101,13 @@ def label(name: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.1f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def _address(kind: str, content: bytes) -> str:
@@ -122,8 +128,14 @@ def png(levels: np.ndarray) -> bytes:
     height, width = levels.shape
     anchors = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in VIRIDIS])
     at = np.linspace(0, len(anchors) - 1, LEVELS)
-    palette = np.stack([np.interp(at, range(len(anchors)), channel) for channel in anchors.T], axis=1).round().astype(np.uint8)
-    rows = np.concatenate([np.zeros((height, 1), np.uint8), levels.astype(np.uint8)], axis=1)  # each line starts with its filter: none
+    palette = (
+        np.stack([np.interp(at, range(len(anchors)), channel) for channel in anchors.T], axis=1)
+        .round()
+        .astype(np.uint8)
+    )
+    rows = np.concatenate(
+        [np.zeros((height, 1), np.uint8), levels.astype(np.uint8)], axis=1
+    )  # each line starts with its filter: none
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -142,8 +154,8 @@ def spectrogram(waveform: np.ndarray) -> str:
     """The address of a picture of 80 mel bands, high ones on top. Column t shows the 10 ms from t / 100 s on, so it spans the waveform."""
     import torch
 
-    from textless.units.logmel import log_mel
-    from textless.units.mfcc import HOP, WINDOW
+    from textless.audio.mel import log_mel
+    from textless.audio.mfcc import HOP, WINDOW
 
     columns = max(1, math.ceil(len(waveform) / HOP))
     before = (WINDOW - HOP) // 2  # so that a window has its middle in the middle of its column
@@ -172,7 +184,10 @@ def ticks(low: float, high: float, count: int = 5) -> list[tuple[float, str]]:
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     values = [round(k * step, 12) for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
-    return [(v, f"{v:.{digits}f}" if 1e-4 < step < 1e4 or not v else f"{v:.0e}".replace("e-0", "e-").replace("e+0", "e")) for v in values]
+    return [
+        (v, f"{v:.{digits}f}" if 1e-4 < step < 1e4 or not v else f"{v:.0e}".replace("e-0", "e-").replace("e+0", "e"))
+        for v in values
+    ]
 
 
 def powers(low: float, high: float) -> list[tuple[float, str]]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from textless.audio import SAMPLE_RATE, audio_samples, read_audio
+from textless.audio.io import SAMPLE_RATE, audio_samples, read_audio
 from textless.engine.pipeline import Pipeline
 from textless.engine.step import Source, Step
 from textless.engine.store import Store, check_bytes
@@ -77,7 +77,7 @@ class _Spoken(NamedTuple):
 
 def read_phones(pipeline: Pipeline, store: Store) -> dict[str, list[tuple[float, float, str]]]:
     """All alignments of a pipeline by id; those that cannot be read are left out."""
-    from textless.units.quality import read_alignments
+    from textless.metrics.units import read_alignments
 
     steps = pipeline.steps.values()
     files = [step.file for step in steps if isinstance(step, Alignments)]
@@ -91,7 +91,9 @@ def read_phones(pipeline: Pipeline, store: Store) -> dict[str, list[tuple[float,
     return out
 
 
-def find_examples(pipeline: Pipeline, store: Store, phones: dict[str, list[tuple[float, float, str]]], *, count: int) -> list[Example]:
+def find_examples(
+    pipeline: Pipeline, store: Store, phones: dict[str, list[tuple[float, float, str]]], *, count: int
+) -> list[Example]:
     """The first examples by id."""
     return _Finder(pipeline, store, phones).examples(count)
 
@@ -106,7 +108,9 @@ class _Finder:
     def examples(self, count: int) -> list[Example]:
         spoken = self._spoken()
         # Which ids there are costs a look through every dump; sound is then read of the first ones only.
-        roots = sorted({root for one in spoken for _, _, root in self._rows(one)}, key=lambda root: (root[1], root[0]))[:count]
+        roots = sorted({root for one in spoken for _, _, root in self._rows(one)}, key=lambda root: (root[1], root[0]))[
+            :count
+        ]
         self._wanted = {name for _, name in roots}
         found: dict[tuple[str, str], list[tuple[_Spoken, UnitRow | None, str]]] = defaultdict(list)
         for one in spoken:
@@ -118,7 +122,10 @@ class _Finder:
         for _, tracks in drafts:
             for track, file in tracks:
                 _cut(track, file, limit)
-        return [Example(root[1], speaker, [t for t, _ in tracks]) for root, (speaker, tracks) in zip(roots, drafts, strict=True)]
+        return [
+            Example(root[1], speaker, [t for t, _ in tracks])
+            for root, (speaker, tracks) in zip(roots, drafts, strict=True)
+        ]
 
     def _spoken(self) -> list[_Spoken]:
         """In the pipeline's order, and continuations that nobody spoke."""
@@ -132,7 +139,7 @@ class _Finder:
 
     def _rows(self, one: _Spoken) -> Iterator[tuple[UnitRow | None, str, tuple[str, str]]]:
         """Each row, what its file is called, and its root: (where its audio comes from, id there)."""
-        from textless.corpus import file_stem
+        from textless.audio.corpus import file_stem
         from textless.model import named
 
         if one.units is None:
@@ -176,7 +183,9 @@ class _Finder:
         audio = getattr(step, "audio", None) or getattr(getattr(step, "frames", None), "audio", None)
         return audio if isinstance(audio, CorpusStep) else None
 
-    def _example(self, root: tuple[str, str], found: list[tuple[_Spoken, UnitRow | None, str]]) -> tuple[str | None, list]:
+    def _example(
+        self, root: tuple[str, str], found: list[tuple[_Spoken, UnitRow | None, str]]
+    ) -> tuple[str | None, list]:
         """Speaker; tracks, not yet cut, and the file of each."""
         tracks: list[tuple[Track, tuple[str, int] | None]] = []
         original, rows = self._original(root, found)
@@ -279,7 +288,9 @@ def _cut(track: Track, file: tuple[str, int] | None, limit: float) -> None:
         path, offset = file
         try:
             track.waveform = read_audio(
-                path, offset=offset + round(track.start * SAMPLE_RATE), samples=max(1, round(track.seconds * SAMPLE_RATE))
+                path,
+                offset=offset + round(track.start * SAMPLE_RATE),
+                samples=max(1, round(track.seconds * SAMPLE_RATE)),
             )
             track.seconds = len(track.waveform) / SAMPLE_RATE
         except AudioError as e:

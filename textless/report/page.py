@@ -18,14 +18,39 @@ from textless.errors import OutputExistsError, PipelineError
 from textless.report.codebooks import find_uses, uses_html
 from textless.report.curves import curves, curves_html
 from textless.report.examples import examples_html
-from textless.report.figures import LEVELS, VIRIDIS, Html, data, duration, figure, is_finite, joined, label, markup, number, text
+from textless.report.figures import (
+    LEVELS,
+    VIRIDIS,
+    Html,
+    data,
+    duration,
+    figure,
+    is_finite,
+    joined,
+    label,
+    markup,
+    number,
+    text,
+)
 from textless.report.material import find_examples, read_phones
 
 GENERATOR = markup('<meta name="generator" content="textless report">')
 HEAD = 2000  # bytes in which a report says what it is
 KEY_FIGURES = 4  # of a step, in the table of steps
 # Those that say most come first; others in the order of the manifest.
-FIRST = ("pnmi", "abx_within", "mcd", "uer", "wer", "nll_per_unit", "ngram_nll_per_unit", "loss", "masked_loss", "inertia", "dead_units")
+FIRST = (
+    "pnmi",
+    "abx_within",
+    "mcd",
+    "uer",
+    "wer",
+    "nll_per_unit",
+    "ngram_nll_per_unit",
+    "loss",
+    "masked_loss",
+    "inertia",
+    "dead_units",
+)
 
 
 def make_report(pipeline: Pipeline, store: Store, out: Path, *, examples: int = 8, title: str) -> None:
@@ -40,10 +65,14 @@ def make_report(pipeline: Pipeline, store: Store, out: Path, *, examples: int = 
     out = Path(out)
     if out.is_dir() or (out.exists() and GENERATOR.encode() not in out.read_bytes()[:HEAD]):
         raise OutputExistsError(f"{out}: is there and is no report of textless; remove it or give another -o")
-    manifests = {name: store.manifest(s) for name, s in pipeline.steps.items() if not isinstance(s, Source) and store.has(s)}
+    manifests = {
+        name: store.manifest(s) for name, s in pipeline.steps.items() if not isinstance(s, Source) and store.has(s)
+    }
     store.save_hashes()
     if not manifests:
-        raise PipelineError(f"nothing of {pipeline.file or 'the pipeline'} is done; `textless run {pipeline.file or 'FILE'}` makes it")
+        raise PipelineError(
+            f"nothing of {pipeline.file or 'the pipeline'} is done; `textless run {pipeline.file or 'FILE'}` makes it"
+        )
     page = _page(pipeline, store, manifests, examples=examples, title=title)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, page)
@@ -74,7 +103,8 @@ def _page(pipeline: Pipeline, store: Store, manifests: dict[str, Any], *, exampl
         "about": _about(pipeline, manifests),
         "nav": joined(markup('<a href="#{}">{}</a>', anchor, name) for anchor, name, _ in there),
         "sections": joined(
-            markup('<section id="{}"><h2>{}</h2>{}{}</section>', anchor, name, _INTRO.get(anchor, ""), body) for anchor, name, body in there
+            markup('<section id="{}"><h2>{}</h2>{}{}</section>', anchor, name, _INTRO.get(anchor, ""), body)
+            for anchor, name, body in there
         ),
         "data": data({"tracks": tracks, "charts": charts, "maps": maps, "colours": VIRIDIS, "levels": LEVELS}),
     }
@@ -87,7 +117,9 @@ _INTRO = {
         '<p class="intro">Click into a waveform or spectrogram to go there, on a unit or a phone to hear it alone. '
         "With the keyboard: arrow keys in a row of units, Enter plays.</p>"
     ),
-    "units": markup('<p class="intro">What each dump makes of its codebook. Columns of the table sort by a click on their head.</p>'),
+    "units": markup(
+        '<p class="intro">What each dump makes of its codebook. Columns of the table sort by a click on their head.</p>'
+    ),
 }
 
 
@@ -115,7 +147,9 @@ def _steps(pipeline: Pipeline, store: Store, manifests: dict[str, Any]) -> Html:
         if manifest is None:
             wanted = [n for n, s in pipeline.steps.items() if any(p is step for p in s.inputs().values())]
             dropped = name in pipeline.temporary and any(n in manifests for n in wanted)
-            missing.append(markup("<li><b>{}</b> {}{}</li>", name, step.type, " (temporary, dropped)" if dropped else ""))
+            missing.append(
+                markup("<li><b>{}</b> {}{}</li>", name, step.type, " (temporary, dropped)" if dropped else "")
+            )
             continue
         failures = markup(' <em class="bad">{} rows failed</em>', manifest["failures"]) if manifest["failures"] else ""
         lines.append(
@@ -142,7 +176,9 @@ def _steps(pipeline: Pipeline, store: Store, manifests: dict[str, Any]) -> Html:
     )
 
 
-def _key_figures(pipeline: Pipeline, name: str, manifest: dict[str, Any], found: dict[str, tuple[Table, list[Any]]]) -> Html:
+def _key_figures(
+    pipeline: Pipeline, name: str, manifest: dict[str, Any], found: dict[str, tuple[Table, list[Any]]]
+) -> Html:
     if name not in found:
         curve = (manifest["metrics"] or {}).get("curve")
         return _named(curve[-1] if isinstance(curve, list) and curve and isinstance(curve[-1], dict) else {})
@@ -156,7 +192,9 @@ def _named(values: dict[str, Any]) -> Html:
     """The figures that say most."""
     # Bounds, chance levels and members of groups are in the tables below.
     values = {
-        c: v for c, v in values.items() if "." not in c and not c.endswith(("_low", "_high", "_chance", "_cells", "_curve")) and c != "step"
+        c: v
+        for c, v in values.items()
+        if "." not in c and not c.endswith(("_low", "_high", "_chance", "_cells", "_curve")) and c != "step"
     }
     names = [c for c in FIRST if c in values] + [c for c in values if c not in FIRST]
     return joined((markup("{} <b>{}</b>", label(c), figure(c, values[c])) for c in names[:KEY_FIGURES]), " · ")
@@ -187,7 +225,11 @@ def _table(table: Table, pipeline: Pipeline) -> Html:
             return markup("<td>{}</td>", "" if value is None else value)
         low, high, chance = (columns.get(c + b, [None] * len(names))[n] for b in ("_low", "_high", "_chance"))
         told = number(value) if c in swept else figure(c, value)
-        interval = markup(" <small>[{}, {}]</small>", figure(c, low), figure(c, high)) if low is not None and high is not None else ""
+        interval = (
+            markup(" <small>[{}, {}]</small>", figure(c, low), figure(c, high))
+            if low is not None and high is not None
+            else ""
+        )
         guess = markup(" <small>chance {}</small>", figure(c, chance)) if chance is not None else ""
         return markup("<td>{}{}{}</td>", told, interval, guess)
 

@@ -15,7 +15,7 @@ from textless.steps.sources import Alignments, Corpus, Text
 
 if TYPE_CHECKING:
     from textless.engine.job import Job
-    from textless.units.items import Alignment
+    from textless.metrics.items import Alignment
 
 COLUMNS = ("id", "start", "end", "phone")
 
@@ -31,7 +31,7 @@ class Align(AudioMap):
 
     @cached_property
     def _words(self) -> dict[str, str]:
-        from textless.recognise import read_text
+        from textless.metrics.asr import read_text
 
         return read_text(self.text.file)
 
@@ -39,7 +39,7 @@ class Align(AudioMap):
         return [super().identity(row, hash_file), self._words.get(row.id)]
 
     def tools(self, job: Job) -> dict[str, str]:
-        from textless.recognise import check_recogniser
+        from textless.metrics.asr import check_recogniser
 
         check_recogniser("alignments need")
         return self._words
@@ -48,8 +48,8 @@ class Align(AudioMap):
         return f"data/{n:05d}.tsv"
 
     def shard(self, tools: dict[str, str], rows: list, out: Path) -> list[dict[str, Any]]:
-        from textless.corpus import read_rows
-        from textless.units.align import align
+        from textless.audio.corpus import read_rows
+        from textless.metrics.align import align
 
         failures = []
         with open(out, "w", newline="", encoding="utf-8") as f:
@@ -60,13 +60,16 @@ class Align(AudioMap):
                         raise waveform
                     if row.id not in tools:
                         raise CorpusError("cannot be aligned: there are no words of this id")
-                    table.writerows([row.id, f"{start:.2f}", f"{end:.2f}", phone] for start, end, phone in align(waveform, tools[row.id]))
+                    table.writerows(
+                        [row.id, f"{start:.2f}", f"{end:.2f}", phone]
+                        for start, end, phone in align(waveform, tools[row.id])
+                    )
                 except TextlessError as e:
                     failures.append({"id": row.id, "error": str(e)})
         return failures
 
     def finish(self, job: Job, tools: Any) -> None:
-        from textless.units.quality import read_alignments
+        from textless.metrics.units import read_alignments
 
         with open(job.path / "phones.tsv", "w", encoding="utf-8") as f:
             f.write("\t".join(COLUMNS) + "\n")
@@ -77,8 +80,10 @@ class Align(AudioMap):
 
 def read_phones(job: Job, step: Any) -> dict[str, Alignment] | None:
     """What a step's field `alignments` holds, a file or the artefact of `Align`; None where it is empty."""
-    from textless.units.quality import read_alignments
+    from textless.metrics.units import read_alignments
 
     if step.alignments is None:
         return None
-    return read_alignments(step.alignments.file if isinstance(step.alignments, Alignments) else job.inputs["alignments"] / "phones.tsv")
+    return read_alignments(
+        step.alignments.file if isinstance(step.alignments, Alignments) else job.inputs["alignments"] / "phones.tsv"
+    )

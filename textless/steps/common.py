@@ -12,11 +12,11 @@ from textless.errors import TrainingError
 from textless.steps.sources import Corpus, Model, or_missing
 
 if TYPE_CHECKING:
-    from textless.corpus import PackedAudio
-    from textless.curves import Board
+    from textless.audio.corpus import PackedAudio
     from textless.engine.job import Job
+    from textless.training.tensorboard import Board
+    from textless.types import UnitContract
     from textless.units.dump import UnitRow
-    from textless.units.types import UnitContract
 
 
 Precision = Annotated[str, OneOf("fp32", "bf16")]  # `auto` differs from machine to machine
@@ -33,7 +33,7 @@ class AudioMap(MapStep):
         return list(self.audio.load())
 
     def identity(self, row: Any, hash_file: HashFile) -> Any:
-        from textless.corpus import row_identity
+        from textless.audio.corpus import row_identity
 
         return row_identity(row, or_missing(hash_file))
 
@@ -43,7 +43,15 @@ def units_identity(row: UnitRow) -> list[Any]:
     units, durations = row.units.units, row.units.durations
     digest = hashlib.sha256(units.tobytes() + (b"" if durations is None else b"/" + durations.tobytes()))
     digest.update(_contract_text(row.units.contract).encode())
-    return [row.id, digest.hexdigest(), row.speaker, row.source, row.offset, row.samples, repr(sorted(row.extra.items()))]
+    return [
+        row.id,
+        digest.hexdigest(),
+        row.speaker,
+        row.source,
+        row.offset,
+        row.samples,
+        repr(sorted(row.extra.items())),
+    ]
 
 
 # What a contract's text began with when the first keys were made. Keys of `continue` and `resynth` depend on it.
@@ -74,9 +82,9 @@ def finish_units(job: Job, contract: UnitContract) -> None:
 
 def packed(job: Job, corpus: Corpus, ids: set[str]) -> PackedAudio:
     """The audio of the rows that have units, by id, decoded into the step's scratch folder. The order of a manifest is not in the key."""
-    from textless.corpus import Corpus as Rows
-    from textless.corpus import PackedAudio
-    from textless.distributed import first_before_others
+    from textless.audio.corpus import Corpus as Rows
+    from textless.audio.corpus import PackedAudio
+    from textless.training.distributed import first_before_others
 
     rows = sorted((row for row in corpus.load() if row.id in ids), key=lambda row: row.id)
     if not rows:
@@ -87,7 +95,7 @@ def packed(job: Job, corpus: Corpus, ids: set[str]) -> PackedAudio:
 
 def board(job: Job, name: str) -> Board | None:
     """TensorBoard's event files of a training, where they are wanted."""
-    from textless.curves import Board
+    from textless.training.tensorboard import Board
 
     return Board(job.tensorboard, name) if job.tensorboard else None
 

@@ -30,14 +30,18 @@ class Ladder(Step):
 
     def check(self) -> None:
         if self.n_clusters <= self.dim:
-            raise TrainingError(f"n_clusters is {self.n_clusters}, which cannot make dim {self.dim}; more clusters, or a smaller dim")
+            raise TrainingError(
+                f"n_clusters is {self.n_clusters}, which cannot make dim {self.dim}; more clusters, or a smaller dim"
+            )
 
     def run(self, job: Job) -> None:
-        from textless.corpus import read_some
-        from textless.units.ladder import fit_ladder
+        from textless.audio.corpus import read_some
+        from textless.units.mfcc_lda.ladder import fit_ladder
 
         rows = read_some(self.audio.load(), seconds=3600 * self.hours, seed=self.seed)
-        encoder, job.metrics = fit_ladder(rows, n_clusters=self.n_clusters, dim=self.dim, rounds=self.rounds, seed=self.seed)
+        encoder, job.metrics = fit_ladder(
+            rows, n_clusters=self.n_clusters, dim=self.dim, rounds=self.rounds, seed=self.seed
+        )
         encoder.save(job.path)
         job.contract = encoder.contract.to_dict()
 
@@ -59,7 +63,9 @@ class Lda(Step):
 
     def check(self) -> None:
         if self.method == "lda" and self.codebook is None:
-            raise TrainingError("lda needs a codebook, whose clusters are to stand apart; give codebook, or method: pca")
+            raise TrainingError(
+                "lda needs a codebook, whose clusters are to stand apart; give codebook, or method: pca"
+            )
 
     def inputs(self) -> dict[str, Step]:
         """With the encoder that made the frames: it becomes part of the result."""
@@ -67,11 +73,10 @@ class Lda(Step):
         return {**super().inputs(), **below}
 
     def run(self, job: Job) -> None:
-        from textless.units.encode import load_encoder
+        from textless.units.encoders.load import load_encoder, save_projected
         from textless.units.frames import read_frames, read_pairs
         from textless.units.kmeans import load_codebook
-        from textless.units.lda import LdaEncoder, fit_projection
-        from textless.units.projected import save_projected
+        from textless.units.mfcc_lda.lda import LdaEncoder, fit_projection
 
         folder, contract = job.inputs["frames"], frames_contract(job.inputs["frames"])
         if self.codebook is None:
@@ -121,15 +126,19 @@ class Pretrain(Step):
     device: Device = runtime("cpu")
     micro_batch: Count | None = runtime(None)
 
+    def layers(self) -> int:
+        """Layers of the encoder that is trained."""
+        return LAYERS[self.preset]
+
     def run(self, job: Job) -> None:
+        from textless.audio.mfcc import to_rate
+        from textless.model_io import load_model, round_half, to_torch
         from textless.units.dump import Dump
-        from textless.units.encode import save_encoder
-        from textless.units.hubert import PRESETS
-        from textless.units.hubert_frames import FRAME_RATE, n_frames
-        from textless.units.ladder import LadderEncoder
-        from textless.units.mfcc import to_rate
-        from textless.units.pretrain import pretrain
-        from textless.weights import load_model, round_half, to_torch
+        from textless.units.encoders.hubert import PRESETS
+        from textless.units.encoders.hubert_encoder import save_encoder
+        from textless.units.encoders.hubert_frames import FRAME_RATE, n_frames
+        from textless.units.encoders.pretrain import pretrain
+        from textless.units.mfcc_lda.ladder import LadderEncoder
 
         dump = Dump(job.inputs["labels"])
         contract = dump.contract

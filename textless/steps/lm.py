@@ -47,9 +47,9 @@ class TrainLM(Step):
 
     def run(self, job: Job) -> None:
         from textless.lm import from_causal, train_lm
-        from textless.lm.score import by_speaker
+        from textless.metrics.lm import by_speaker
+        from textless.model_io import round_half
         from textless.units.dump import Dump
-        from textless.weights import round_half
 
         steps = self.steps
         if self.tokens is not None:
@@ -145,15 +145,17 @@ class Continue(MapStep):
         return write_results(out, ((row, row) for row in new), contract=tools.contract)
 
     def finish(self, job: Job, tools: Any) -> None:
-        from textless.lm.diversity import diversity
+        from textless.metrics.diversity import diversity
+        from textless.types import Units
         from textless.units.dump import Dump
-        from textless.units.types import Units
 
         finish_units(job, tools.contract)
         added: dict[str, list] = {}
         for row in Dump(job.path):
             new = Units.from_frames(row.units.frames()[row.extra["prompt_frames"] :])
-            added.setdefault(row.id.removesuffix(f"-{row.extra['sample']}") if self.samples > 1 else row.id, []).append(new.units)
+            added.setdefault(row.id.removesuffix(f"-{row.extra['sample']}") if self.samples > 1 else row.id, []).append(
+                new.units
+            )
         if added:
             job.metrics = {**(job.metrics or {}), "diversity": diversity(added)}
 
@@ -171,7 +173,7 @@ class Score(Step):
 
     def run(self, job: Job) -> None:
         from textless.lm import load_lm
-        from textless.lm.score import by_speaker, controls, likelihoods, score
+        from textless.metrics.lm import by_speaker, controls, likelihoods, score
         from textless.units.dump import Dump
 
         lm, rows = load_lm(place(job, self, "lm")), list(Dump(job.inputs["units"]))

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from textless.engine.job import Job
-    from textless.units.encode import Tokenizer
+    from textless.units.tokenizer import Tokenizer
 
 
 def _phones(job: Job, step: Any) -> dict[str, Any]:
-    from textless.units.items import read_items
+    from textless.metrics.items import read_items
 
     return {"alignments": read_phones(job, step), "items": read_items(step.items.file) if step.items else None}
 
@@ -48,8 +48,8 @@ class UnitQuality(Step):
     seed: Seed = 0
 
     def run(self, job: Job) -> None:
+        from textless.metrics.units import measure_units
         from textless.units.dump import Dump
-        from textless.units.quality import measure_units
 
         dump = Dump(job.inputs["units"])
         _finish(job, "quality.json", measure_units(dump, **_phones(job, self), seed=self.seed), dump.contract.to_dict())
@@ -71,13 +71,15 @@ class FrameABX(Step):
 
     def check(self) -> None:
         if isinstance(self.frames, Frames) and self.frames.fraction < 1:
-            raise TrainingError(f"only {self.frames.fraction:g} of the frames are kept; abx needs them all (fraction: 1)")
+            raise TrainingError(
+                f"only {self.frames.fraction:g} of the frames are kept; abx needs them all (fraction: 1)"
+            )
         if self.alignments is None and self.items is None:
             raise TrainingError("abx compares phones; give alignments or items")
 
     def run(self, job: Job) -> None:
+        from textless.metrics.units import measure_frames
         from textless.units.frames import read_frames
-        from textless.units.quality import measure_frames
 
         contract = frames_contract(job.inputs["frames"])
         figures = measure_frames(
@@ -118,8 +120,8 @@ class Robustness(AudioMap):
         return f"data/{n:05d}.jsonl"
 
     def shard(self, tools: Tokenizer, rows: list, out: Path) -> list[dict[str, Any]]:
-        from textless.corpus import read_rows
-        from textless.units.robustness import edit_distances
+        from textless.audio.corpus import read_rows
+        from textless.metrics.robustness import edit_distances
 
         failures, lines = [], []
         for row, waveform in read_rows(rows):
@@ -134,9 +136,11 @@ class Robustness(AudioMap):
         return failures
 
     def finish(self, job: Job, tools: Tokenizer) -> None:
-        from textless.units.robustness import mean_distances
+        from textless.metrics.robustness import mean_distances
 
-        figures = mean_distances(({k: v for k, v in row.items() if k != "id"} for row in _lines(job.path)), seed=self.seed)
+        figures = mean_distances(
+            ({k: v for k, v in row.items() if k != "id"} for row in _lines(job.path)), seed=self.seed
+        )
         _finish(job, "robustness.json", figures, tools.contract.to_dict())
 
 
@@ -152,8 +156,8 @@ class CopySynthesis(AudioMap):
         return f"data/{n:05d}"
 
     def shard(self, tools: Any, rows: list, out: Path) -> list[dict[str, Any]]:
-        from textless.audio import write_audio
-        from textless.corpus import file_stem, read_rows
+        from textless.audio.corpus import file_stem, read_rows
+        from textless.audio.io import write_audio
         from textless.vocoder.griffin_lim import copy_synthesis
 
         out.mkdir(exist_ok=True)
@@ -191,9 +195,9 @@ class SpeechQuality(MapStep):
         check_layer(self)
 
     def rows(self, job: Job) -> list:
-        from textless.corpus import Corpus as Rows
-        from textless.recognise import read_text
-        from textless.vocoder.quality import check_text, pair_rows
+        from textless.audio.corpus import Corpus as Rows
+        from textless.metrics.asr import read_text
+        from textless.metrics.speech import check_text, pair_rows
 
         pairs = pair_rows(Rows.load(job.inputs["speech"]), self.reference.load())
         if self.text:
@@ -201,14 +205,14 @@ class SpeechQuality(MapStep):
         return pairs
 
     def identity(self, row: Any, hash_file: HashFile) -> Any:
-        from textless.corpus import row_identity
+        from textless.audio.corpus import row_identity
 
         return [row_identity(row.real, or_missing(hash_file)), hash_file(row.made.path)]
 
     def tools(self, job: Job) -> Any:
         """Tokenizer and words, or None. What the measures need must be there: a result does not depend on what is installed."""
-        from textless.recognise import check_recogniser, read_text
-        from textless.vocoder.quality import check_stoi
+        from textless.metrics.asr import check_recogniser, read_text
+        from textless.metrics.speech import check_stoi
 
         check_stoi()
         if self.text:
@@ -219,7 +223,7 @@ class SpeechQuality(MapStep):
         return f"data/{n:05d}.jsonl"
 
     def shard(self, tools: Any, rows: list, out: Path) -> list[dict[str, Any]]:
-        from textless.vocoder.quality import compare_pairs
+        from textless.metrics.speech import compare_pairs
 
         tokenizer, text = tools
         sentences = list(compare_pairs(rows, encode=tokenizer.encode_batch if tokenizer else None, text=text))
@@ -227,7 +231,7 @@ class SpeechQuality(MapStep):
         return [s for s in sentences if "error" in s]
 
     def finish(self, job: Job, tools: Any) -> None:
-        from textless.vocoder.bootstrap import summarise
+        from textless.metrics.systems import summarise
 
         figures = summarise(_lines(job.path), seed=self.seed)
         _finish(job, "speech_quality.json", figures, tools[0].contract.to_dict() if tools[0] else None)
@@ -247,9 +251,9 @@ class Difference(Step):
         return () if self.alignments else (self.a, self.b)
 
     def run(self, job: Job) -> None:
-        from textless.units.difference import unit_difference
+        from textless.metrics.difference import unit_difference
+        from textless.metrics.systems import differences
         from textless.units.dump import Dump
-        from textless.vocoder.bootstrap import differences
 
         phones = read_phones(job, self)
         if phones is not None:

@@ -12,7 +12,7 @@ from textless.engine.step import HashFile, Source, path
 from textless.errors import ModelError, StoreError
 
 if TYPE_CHECKING:
-    from textless.corpus import Corpus as Rows
+    from textless.audio.corpus import Corpus as Rows
 
 
 def or_missing(hash_file: HashFile) -> HashFile:
@@ -42,7 +42,7 @@ class Corpus(Source):
 
     @functools.cached_property
     def _rows(self) -> Rows:
-        from textless.corpus import Corpus as Rows
+        from textless.audio.corpus import Corpus as Rows
 
         return Rows.load(self.manifest, splits=self.splits, split=self.split)
 
@@ -100,9 +100,11 @@ class Model(Source):
 
     def content(self, hash_file: HashFile) -> dict[str, Any]:
         if entry := self._published():
-            from textless.units.published import fetch_codebook, fetch_encoder
+            from textless.units.encoders.zoo import fetch_codebook, fetch_encoder
 
-            places = {"encoder": fetch_encoder(self.name or "")} | ({"codebook": fetch_codebook(self.name or "")} if entry.codebook else {})
+            places = {"encoder": fetch_encoder(self.name or "")} | (
+                {"codebook": fetch_codebook(self.name or "")} if entry.codebook else {}
+            )
             hashes = {f"{part}/{k}": v for part, place in places.items() for k, v in _weights(place, hash_file).items()}
             return {**hashes, "normalisation": entry.normalisation, "layer": entry.layer}
         return _weights(self._place(), hash_file)
@@ -116,7 +118,7 @@ class Model(Source):
 
     def layers(self) -> int | None:
         """Of the encoder, where a configuration on disk says so."""
-        from textless.weights import CONFIG, read_json
+        from textless.model_io import CONFIG, read_json
 
         with contextlib.suppress(ModelError):
             config = read_json(Path(self.part("encoder")) / CONFIG)
@@ -125,18 +127,22 @@ class Model(Source):
         return None
 
     def _published(self) -> Any:
-        from textless.units.published import PUBLISHED
+        from textless.units.encoders.zoo import PUBLISHED
 
         return PUBLISHED.get(self.name or "") if self.file is None else None
 
     def _place(self) -> Path:
         from textless.model import find_model
 
-        return Path(self.file) if self.file is not None and Path(self.file).is_file() else find_model(self.file or self.name or "")
+        return (
+            Path(self.file)
+            if self.file is not None and Path(self.file).is_file()
+            else find_model(self.file or self.name or "")
+        )
 
 
 def _weights(place: Path, hash_file: HashFile) -> dict[str, str]:
     """Hashes of everything that a model is read from."""
-    from textless.weights import model_files
+    from textless.model_io import model_files
 
     return {name: hash_file(str(file)) for name, file in model_files(place).items()}

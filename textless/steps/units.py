@@ -11,19 +11,19 @@ from textless.checks import Between, Count, NotNegative, OneOf, Positive, Seed, 
 from textless.engine.step import Step, runtime
 from textless.errors import AudioError, ModelError, TrainingError
 from textless.steps.common import AudioMap, Device, Precision, finish_units, place
-from textless.steps.sources import Corpus, Model
+from textless.steps.sources import Corpus
 
 if TYPE_CHECKING:
     from textless.engine.job import Job
-    from textless.units.encode import Tokenizer
-    from textless.units.types import UnitContract
+    from textless.types import UnitContract
+    from textless.units.tokenizer import Tokenizer
 
 
 FrontEnd = Annotated[str, OneOf("mfcc", "logmel", "context_mfcc")]  # `units.encode.SIGNAL`
 
 
 def encoder_of(job: Job, step: Any, contract: UnitContract | None = None) -> Any:
-    from textless.units.encode import load_encoder
+    from textless.units.encoders.load import load_encoder
 
     if isinstance(step.encoder, str):
         return load_encoder(step.encoder, device=step.device)
@@ -34,22 +34,22 @@ def encoder_of(job: Job, step: Any, contract: UnitContract | None = None) -> Any
 
 def check_layer(step: Any) -> None:
     """Raise ModelError for an encoder that is no front end's name, or a layer that it has not, as far as is known before it is made."""
-    from textless.steps.encoders import LAYERS, Pretrain
-
     if isinstance(step.encoder, str):
         check(step.encoder, FrontEnd, f"{step.type}.encoder")
         if step.layer is not None:
-            raise ModelError(f"{step.type}.layer is {step.layer}, but the front end {step.encoder} has no layers; leave it out")
-    if step.layer is None or not isinstance(step.encoder, Pretrain | Model):
+            raise ModelError(
+                f"{step.type}.layer is {step.layer}, but the front end {step.encoder} has no layers; leave it out"
+            )
+    if step.layer is None or not hasattr(step.encoder, "layers"):  # of a pretraining or a model; others have none
         return
-    layers = LAYERS[step.encoder.preset] if isinstance(step.encoder, Pretrain) else step.encoder.layers()
+    layers = step.encoder.layers()
     if layers is not None and step.layer > layers:
         raise ModelError(f"{step.type}.layer is {step.layer}, but the encoder has layers 1 to {layers}")
 
 
 def tokenizer_of(job: Job, step: Any) -> Tokenizer:
-    from textless.units.encode import Tokenizer
     from textless.units.kmeans import load_codebook
+    from textless.units.tokenizer import Tokenizer
 
     codebook = load_codebook(place(job, step, "codebook"))
     return Tokenizer(encoder_of(job, step, codebook.contract), codebook)
@@ -76,7 +76,7 @@ class Frames(AudioMap):
         check_layer(self)
 
     def tools(self, job: Job) -> Any:
-        from textless.units.projected import ProjectedEncoder
+        from textless.units.encoders.projected import ProjectedEncoder
 
         encoder = encoder_of(job, self)
         return ProjectedEncoder(encoder, context=self.context) if self.context else encoder
@@ -85,8 +85,8 @@ class Frames(AudioMap):
         return f"data/{n:05d}"
 
     def shard(self, tools: Any, rows: list, out: Path) -> list[dict[str, Any]]:
-        from textless.units.encode import encode_rows
         from textless.units.frames import thin, write_frames
+        from textless.units.tokenizer import encode_rows
 
         failures, frames = [], []
         for row, _, pieces in encode_rows(rows, tools, batch_seconds=self.batch_seconds):
@@ -101,11 +101,13 @@ class Frames(AudioMap):
 
     def finish(self, job: Job, tools: Any) -> None:
         job.contract = tools.contract.to_dict()
-        (job.path / "frames.json").write_text(json.dumps({"contract": job.contract, "fraction": self.fraction}, indent=1) + "\n")
+        (job.path / "frames.json").write_text(
+            json.dumps({"contract": job.contract, "fraction": self.fraction}, indent=1) + "\n"
+        )
 
 
 def frames_contract(folder: Path) -> UnitContract:
-    from textless.units.types import UnitContract
+    from textless.types import UnitContract
 
     return UnitContract.from_dict(json.loads((folder / "frames.json").read_text())["contract"])
 
@@ -176,7 +178,7 @@ class Encode(AudioMap):
 
     def shard(self, tools: Tokenizer, rows: list, out: Path) -> list[dict[str, Any]]:
         from textless.units.dump import write_results
-        from textless.units.encode import tokenize
+        from textless.units.tokenizer import tokenize
 
         return write_results(out, tokenize(rows, tools, batch_seconds=self.batch_seconds), contract=tools.contract)
 
@@ -194,13 +196,15 @@ class Assign(Step):
 
     def check(self) -> None:
         if isinstance(self.frames, Frames) and self.frames.fraction < 1:
-            raise TrainingError(f"only {self.frames.fraction:g} of the frames are kept; assign needs them all (fraction: 1)")
+            raise TrainingError(
+                f"only {self.frames.fraction:g} of the frames are kept; assign needs them all (fraction: 1)"
+            )
 
     def run(self, job: Job) -> None:
+        from textless.types import Units
         from textless.units.dump import UnitRow, write_results
         from textless.units.frames import read_frames
         from textless.units.kmeans import load_codebook
-        from textless.units.types import Units
 
         codebook = load_codebook(job.inputs["codebook"])
         contract = codebook.contract_for(frames_contract(job.inputs["frames"]))

@@ -14,7 +14,7 @@ from textless.errors import AudioError, ModelError, TrainingError
 from textless.steps.common import AudioMap, Device, Precision, board, packed, place, progress, units_identity
 from textless.steps.sources import Corpus
 
-SAMPLE_RATE = 16_000  # Hz, of `textless.audio`, which is not imported for planning
+SAMPLE_RATE = 16_000  # Hz, of `textless.audio.io`, which is not imported for planning
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,15 +35,17 @@ class F0(AudioMap):
 
     def check(self) -> None:
         if round(SAMPLE_RATE / self.frame_rate) * self.frame_rate != SAMPLE_RATE:
-            raise TrainingError(f"f0.frame_rate is {self.frame_rate:g}, not a whole number of samples each at {SAMPLE_RATE} Hz")
+            raise TrainingError(
+                f"f0.frame_rate is {self.frame_rate:g}, not a whole number of samples each at {SAMPLE_RATE} Hz"
+            )
 
     def shard_path(self, n: int) -> str:
         return f"data/{n:05d}"
 
     def shard(self, tools: Any, rows: list, out: Path) -> list[dict[str, Any]]:
-        from textless.corpus import read_rows
+        from textless.audio.corpus import read_rows
+        from textless.audio.f0 import track_f0
         from textless.units.frames import write_frames
-        from textless.vocoder.f0 import track_f0
 
         hop = round(SAMPLE_RATE / self.frame_rate)
         failures, waveforms = [], {}
@@ -62,12 +64,14 @@ class F0(AudioMap):
 
 def check_f0(job: Job, frame_rate: float | None) -> None:
     """Raise TrainingError where the step takes F0 and it is of another frame rate, if that is known: it would be that of elsewhere."""
-    from textless.weights import read_json
+    from textless.model_io import read_json
 
     if "f0" in job.inputs and frame_rate is not None:
         rate = read_json(job.inputs["f0"] / "frames.json").get("frame_rate")
         if rate != frame_rate:
-            raise TrainingError(f"units have {frame_rate:g} frames a second and F0 has {rate}; give F0 with frame_rate: {frame_rate:g}")
+            raise TrainingError(
+                f"units have {frame_rate:g} frames a second and F0 has {rate}; give F0 with frame_rate: {frame_rate:g}"
+            )
 
 
 def f0_of(job: Job, frame_rate: float | None) -> dict[str, Any]:
@@ -107,9 +111,9 @@ class TrainVocoder(Step):
     def run(self, job: Job) -> None:
         from functools import partial
 
+        from textless.model_io import round_half
         from textless.units.dump import Dump
         from textless.vocoder import Clip, load_vocoder, train_vocoder
-        from textless.weights import round_half
 
         dump = Dump(job.inputs["units"])
         rows, f0 = {row.id: row.units for row in dump}, f0_of(job, dump.contract.frame_rate)
@@ -184,7 +188,11 @@ class Resynth(MapStep):
         return [Utterance(row, name, f0.get(row.id)) for row, name in named(dump)]
 
     def identity(self, row: Utterance, hash_file: HashFile) -> Any:
-        return [row.name, units_identity(row.row), None if row.f0 is None else hashlib.sha256(row.f0.tobytes()).hexdigest()]
+        return [
+            row.name,
+            units_identity(row.row),
+            None if row.f0 is None else hashlib.sha256(row.f0.tobytes()).hexdigest(),
+        ]
 
     def tools(self, job: Job) -> UnitVocoder:
         from textless.vocoder import load_vocoder
@@ -197,7 +205,7 @@ class Resynth(MapStep):
         return "."
 
     def shard(self, tools: UnitVocoder, rows: list[Utterance], out: Path) -> list[dict[str, Any]]:
-        from textless.audio import write_audio
+        from textless.audio.io import write_audio
         from textless.model import resynth_row
 
         out.mkdir()
@@ -225,4 +233,6 @@ class Bundle(Step):
     def run(self, job: Job) -> None:
         from textless.model import bundle
 
-        job.contract = bundle(job.path, **{name: job.inputs[name] for name in ("encoder", "codebook", "lm", "vocoder")}).to_dict()
+        job.contract = bundle(
+            job.path, **{name: job.inputs[name] for name in ("encoder", "codebook", "lm", "vocoder")}
+        ).to_dict()

@@ -2,37 +2,59 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
+
+from textless.lazy import attach
+
+if TYPE_CHECKING:
+    from textless.metrics.encoding import measure_audio as measure_audio
+    from textless.metrics.items import items_of as items_of
+    from textless.metrics.items import read_items as read_items
+    from textless.metrics.units import measure_units as measure_units
+    from textless.metrics.units import read_alignments as read_alignments
+    from textless.metrics.units import unit_quality as unit_quality
+    from textless.types import UnitContract as UnitContract
+    from textless.types import Units as Units
+    from textless.units.dump import Dump as Dump
+    from textless.units.dump import UnitRow as UnitRow
+    from textless.units.dump import open_dump as open_dump
+    from textless.units.encoders.hubert import Hubert as Hubert
+    from textless.units.encoders.hubert import HubertConfig as HubertConfig
+    from textless.units.encoders.load import load_encoder as load_encoder
+    from textless.units.kmeans import Codebook as Codebook
+    from textless.units.kmeans import KMeans as KMeans
+    from textless.units.kmeans import fit_codebook as fit_codebook
+    from textless.units.kmeans import load_codebook as load_codebook
+    from textless.units.mfcc_lda.ladder import fit_ladder as fit_ladder
+    from textless.units.mfcc_lda.lda import fit_lda as fit_lda
+    from textless.units.tokenizer import Tokenizer as Tokenizer
+
+if __name__ != "textless.units":
+    raise ImportError("import textless.units: the folder units at the root of the repository is a link for readers")
 
 # Found when first asked for, so that `import textless.units` does not import torch.
 _WHERE = {
-    "UnitContract": "types",
-    "Units": "types",
-    "load_encoder": "encode",
-    "Tokenizer": "encode",
-    "Codebook": "kmeans",
-    "KMeans": "kmeans",
-    "fit_codebook": "kmeans",
-    "load_codebook": "kmeans",
-    "fit_ladder": "ladder",
-    "fit_lda": "lda",
-    "Hubert": "hubert",
-    "HubertConfig": "hubert",
-    "Dump": "dump",
-    "UnitRow": "dump",
-    "open_dump": "dump",
-    "items_of": "items",
-    "read_items": "items",
-    "read_alignments": "quality",
-    "unit_quality": "quality",
-    "measure_units": "quality",
-    "measure_audio": "measure",
+    "UnitContract": "textless.types",
+    "Units": "textless.types",
+    "load_encoder": "textless.units.encoders.load",
+    "Tokenizer": "textless.units.tokenizer",
+    "Codebook": "textless.units.kmeans",
+    "KMeans": "textless.units.kmeans",
+    "fit_codebook": "textless.units.kmeans",
+    "load_codebook": "textless.units.kmeans",
+    "fit_ladder": "textless.units.mfcc_lda.ladder",
+    "fit_lda": "textless.units.mfcc_lda.lda",
+    "Hubert": "textless.units.encoders.hubert",
+    "HubertConfig": "textless.units.encoders.hubert",
+    "Dump": "textless.units.dump",
+    "UnitRow": "textless.units.dump",
+    "open_dump": "textless.units.dump",
+    "items_of": "textless.metrics.items",
+    "read_items": "textless.metrics.items",
+    "read_alignments": "textless.metrics.units",
+    "unit_quality": "textless.metrics.units",
+    "measure_units": "textless.metrics.units",
+    "measure_audio": "textless.metrics.encoding",
 }
 __all__ = sorted(_WHERE)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+__getattr__, __dir__ = attach(__name__, _WHERE)

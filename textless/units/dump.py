@@ -15,9 +15,9 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from textless.errors import AudioError, ContractError, DumpError, TextlessError
+from textless.model_io import write_text
 from textless.names import encodable, plain
-from textless.units.types import UnitContract, Units
-from textless.weights import write_text
+from textless.types import UnitContract, Units
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,8 +53,15 @@ class UnitRow:
         source = "" if self.source is None else self.source
         if isinstance(source, str):  # a file's name may hold any bytes
             source = encodable(source)
-        values = {"id": _text("id", self.id), "speaker": None if self.speaker is None else _text("speaker", self.speaker)}
-        values |= {"source": _text("source", source), "offset": _count("offset", self.offset), "samples": _count("samples", self.samples)}
+        values = {
+            "id": _text("id", self.id),
+            "speaker": None if self.speaker is None else _text("speaker", self.speaker),
+        }
+        values |= {
+            "source": _text("source", source),
+            "offset": _count("offset", self.offset),
+            "samples": _count("samples", self.samples),
+        }
         if not values["id"]:
             raise DumpError("id is empty; each row needs one")
         if clash := [name for name in OURS if name in self.extra]:
@@ -102,7 +109,9 @@ def _schema(contract: UnitContract, durations: bool, extra: Iterable[pa.Field]) 
         pa.field("samples", pa.int64(), nullable=False),
         *extra,
     ]
-    return pa.schema(fields, metadata={"textless": json.dumps({"version": VERSION, "contract": contract.to_dict()}, sort_keys=True)})
+    return pa.schema(
+        fields, metadata={"textless": json.dumps({"version": VERSION, "contract": contract.to_dict()}, sort_keys=True)}
+    )
 
 
 def extra_types(rows: Sequence[UnitRow], known: Mapping[str, pa.DataType] | None = None) -> dict[str, pa.DataType]:
@@ -123,7 +132,9 @@ def _extra(rows: Sequence[UnitRow], name: str, kind: pa.DataType | None = None) 
             return array
     first = next(v for v in values if v is not None)
     which = kind or f"the type of {str(first)[:40]!r} ({type(first).__name__})"
-    raise DumpError(f"{rows[0].id}: in the rows from here on, column {name!r} does not keep {which} in each row; give it one simple type")
+    raise DumpError(
+        f"{rows[0].id}: in the rows from here on, column {name!r} does not keep {which} in each row; give it one simple type"
+    )
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -187,8 +198,13 @@ def _table(rows: Sequence[UnitRow], schema: pa.Schema, durations: bool) -> pa.Ta
     records = [_record(row, durations) for row in rows]
     for row in rows:
         if late := sorted(row.extra.keys() - set(schema.names)):
-            raise DumpError(f"{row.id}: column {late[0]!r} is in none of the first {ROW_GROUP} rows; give it there, or null")
-    arrays = [pa.array([r[f.name] for r in records], f.type) if f.name in OURS else _extra(rows, f.name, f.type) for f in schema]
+            raise DumpError(
+                f"{row.id}: column {late[0]!r} is in none of the first {ROW_GROUP} rows; give it there, or null"
+            )
+    arrays = [
+        pa.array([r[f.name] for r in records], f.type) if f.name in OURS else _extra(rows, f.name, f.type)
+        for f in schema
+    ]
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
@@ -248,7 +264,13 @@ def finish_dump(folder: Path, *, contract: UnitContract, license: str | None = N
             shards[shard.name] = _footer(shard)
     if contract.frame_rate:
         totals["hours"] = round(totals["frames"] / contract.frame_rate / 3600, 4)
-    about = {"textless": "dump", "version": VERSION, "contract": contract.to_dict(), "totals": totals, "license": license}
+    about = {
+        "textless": "dump",
+        "version": VERSION,
+        "contract": contract.to_dict(),
+        "totals": totals,
+        "license": license,
+    }
     write_text(folder / "README.md", _readme(contract, totals, license))
     write_text(folder / "dump.json", json.dumps({**about, "shards": shards}, indent=1) + "\n")
     return totals
@@ -330,7 +352,9 @@ class Dump:
         for shard in shards:
             with _opened(shard) as file:
                 if listed is not None and listed.get(shard.name) != _footer(shard):
-                    raise DumpError(f"{shard}: not the shard that dump.json lists; copy the dump again, or encode again")
+                    raise DumpError(
+                        f"{shard}: not the shard that dump.json lists; copy the dump again, or encode again"
+                    )
                 _check_shard(shard, file, self.contract)
                 for group in range(file.metadata.num_row_groups):
                     self._starts.append(self._total)
@@ -383,12 +407,16 @@ def _check_shard(shard: Path, file: pq.ParquetFile, contract: UnitContract) -> N
         group = file.metadata.row_group(g)
         values = max(group.column(k).num_values for k in range(group.num_columns))
         if values > MOST_VALUES or group.total_byte_size > MOST_BYTES:
-            raise DumpError(f"{shard}: a row group of {values} values, {group.total_byte_size} bytes; write smaller ones")
+            raise DumpError(
+                f"{shard}: a row group of {values} values, {group.total_byte_size} bytes; write smaller ones"
+            )
     if text := (schema.metadata or {}).get(b"textless"):
         try:
             theirs = UnitContract.from_dict(json.loads(text)["contract"])
         except (ValueError, KeyError, TypeError, ContractError) as e:
-            raise DumpError(f"{shard}: its contract cannot be read ({_line(e)}); copy the dump again, or encode again") from None
+            raise DumpError(
+                f"{shard}: its contract cannot be read ({_line(e)}); copy the dump again, or encode again"
+            ) from None
         if name := contract.conflict(theirs):
             raise DumpError(f"{shard}: is of another dump: its contract has another {name} than dump.json")
 
@@ -423,7 +451,9 @@ def _row(record: dict[str, Any], contract: UnitContract) -> UnitRow:
 
 
 def _integers(values: Any) -> Any:
-    return np.empty(0, np.int64) if isinstance(values, list) and not values else values  # an empty list would become float
+    return (
+        np.empty(0, np.int64) if isinstance(values, list) and not values else values
+    )  # an empty list would become float
 
 
 def _read_about(path: Path) -> dict[str, Any]:
@@ -440,8 +470,14 @@ def _read_about(path: Path) -> dict[str, Any]:
         contract = _check_about(about, "dump")
         totals, shards = about.get("totals"), about.get("shards")
         totals = {} if totals is None else totals
-        counts = {name: totals[name] for name in ("rows", "units", "frames") if name in totals} if isinstance(totals, dict) else None
-        if counts is None or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in counts.values()):
+        counts = (
+            {name: totals[name] for name in ("rows", "units", "frames") if name in totals}
+            if isinstance(totals, dict)
+            else None
+        )
+        if counts is None or not all(
+            isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in counts.values()
+        ):
             raise DumpError("totals must be an object with whole numbers of rows, units and frames")
         if shards is not None and not (isinstance(shards, dict) and shards):
             raise DumpError("shards must be an object with a hash for each shard")
@@ -489,7 +525,9 @@ def write_stream(out: IO[str], rows: Iterable[UnitRow], *, contract: UnitContrac
         try:
             line = json.dumps(record | row.extra)
         except (TypeError, ValueError, RecursionError) as e:
-            raise DumpError(f"{row.id}: the extra columns {', '.join(sorted(row.extra))[:200]} cannot be written as JSON ({e})") from None
+            raise DumpError(
+                f"{row.id}: the extra columns {', '.join(sorted(row.extra))[:200]} cannot be written as JSON ({e})"
+            ) from None
         out.write(line + "\n")
         out.flush()
     return n
@@ -522,7 +560,9 @@ def join_parts(rows: Iterable[UnitRow]) -> Iterator[UnitRow]:
         raise DumpError(f"{parts[0].id}: its last part did not come; was the command before this one stopped?")
 
 
-def read_stream(lines: IO[str] | Sequence[str], *, name: str = "standard input", parts: bool = False) -> Iterator[UnitRow]:
+def read_stream(
+    lines: IO[str] | Sequence[str], *, name: str = "standard input", parts: bool = False
+) -> Iterator[UnitRow]:
     """Rows of a stream, as they come; `parts`: rows in parts are not joined. Raises DumpError that names the line."""
     rows = _read_lines(lines, name)
     return rows if parts else join_parts(rows)

@@ -78,7 +78,9 @@ def sample_frames(shards: Sequence[Path], n: int | None, seed: int = 0) -> np.nd
         frames = _open(shard)
         if len(dims := {frames.shape[1]: shard, **dims}) > 1:
             (a, first), (b, second) = dims.items()
-            raise TrainingError(f"{first}: frames of {a} dimensions, but {b} in {second}; they are of different encoders")
+            raise TrainingError(
+                f"{first}: frames of {a} dimensions, but {b} in {second}; they are of different encoders"
+            )
         for name, _ in _rows(shard, len(frames)):
             if name in seen:
                 raise TrainingError(f"{shard}: row {name!r} stands twice among the shards; give each shard once")
@@ -91,7 +93,9 @@ def sample_frames(shards: Sequence[Path], n: int | None, seed: int = 0) -> np.nd
         here = np.flatnonzero(taken[place] == numbers) if len(taken) else np.empty(0, np.int64)
         out[place[here]] = x = frames[here]
         if not (finite := np.isfinite(x).all(1)).all():
-            raise TrainingError(f"{shard}: {_name(shard, int(here[finite.argmin()]))} holds NaN or infinite values; leave that file out")
+            raise TrainingError(
+                f"{shard}: {_name(shard, int(here[finite.argmin()]))} holds NaN or infinite values; leave that file out"
+            )
     return out
 
 
@@ -126,9 +130,14 @@ def _open(shard: Path) -> np.ndarray:
 
 def _rows(shard: Path, frames: int) -> list[tuple[str, int]]:
     """(id, frames) of each row. Raises TrainingError when they do not add up to the shard's frames."""
-    names, counts = (shard / "frames.ids").read_text().split("\n")[:-1], list(map(int, (shard / "frames.len").read_text().split()))
+    names, counts = (
+        (shard / "frames.ids").read_text().split("\n")[:-1],
+        list(map(int, (shard / "frames.len").read_text().split())),
+    )
     if len(names) != len(counts) or sum(counts) != frames:
-        raise TrainingError(f"{shard}: {len(names)} ids and {sum(counts)} frames listed, but {frames} frames there; make the frames again")
+        raise TrainingError(
+            f"{shard}: {len(names)} ids and {sum(counts)} frames listed, but {frames} frames there; make the frames again"
+        )
     return list(zip(names, counts, strict=True))
 
 
@@ -144,4 +153,6 @@ def _name(shard: Path, frame: int) -> str:
 def thin(pieces: Iterable[np.ndarray], name: str, *, fraction: float, seed: int) -> np.ndarray:
     """A random share of a file's frames, given in pieces, which depends on its id and not on its neighbours. Returns (t, D) float32."""
     draw = np.random.default_rng((seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")))
-    return np.concatenate([frames if fraction >= 1 else frames[draw.random(len(frames)) < fraction] for frames in pieces])
+    return np.concatenate(
+        [frames if fraction >= 1 else frames[draw.random(len(frames)) < fraction] for frames in pieces]
+    )

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from textless.audio.mfcc import SAMPLE_RATE
 from textless.checks import NotNegative, check
 from textless.errors import ContractError, ModelError, TrainingError, did_you_mean
+from textless.model_io import CONFIG, load_model, save_model, take
+from textless.types import UnitContract
 from textless.units.lloyd import Assignment, Points, cluster, gpus
-from textless.units.mfcc import SAMPLE_RATE
-from textless.units.types import UnitContract
-from textless.weights import CONFIG, load_model, save_model, take
 
 if TYPE_CHECKING:
-    from textless.units.published import Published
+    from textless.units.encoders.zoo import Published
 
 TRANSFORMS = ("none", "layer_norm")
 # Iterations and starting points unless told otherwise; those of mini-batches are fairseq's (examples/hubert/simple_kmeans).
@@ -53,7 +53,9 @@ class Codebook:
         distances: of training's frames to their centroids, the `mean` and some quantiles ("0.75": …); None where they are not known.
     """
 
-    def __init__(self, centroids: np.ndarray, contract: UnitContract = UnitContract(), distances: dict[str, float] | None = None) -> None:
+    def __init__(
+        self, centroids: np.ndarray, contract: UnitContract = UnitContract(), distances: dict[str, float] | None = None
+    ) -> None:
         centroids = np.ascontiguousarray(centroids, np.float32)
         if centroids.ndim != 2 or not centroids.size:
             raise ModelError(f"centroids must be (K, D), got shape {centroids.shape}")
@@ -61,7 +63,9 @@ class Codebook:
             raise ModelError("centroids hold NaN or infinite values")
         self.centroids, self.distances = centroids, distances
         self.contract = contract.with_(
-            n_units=len(centroids), codebook=hashlib.sha256(centroids.tobytes()).hexdigest(), transform=contract.transform or "none"
+            n_units=len(centroids),
+            codebook=hashlib.sha256(centroids.tobytes()).hexdigest(),
+            transform=contract.transform or "none",
         )
 
     @property
@@ -71,9 +75,13 @@ class Codebook:
     def declare(self, entry: Published) -> Codebook:
         """Fill in what is published of these centroids, in place. Raises ModelError when their number is another."""
         if entry.n_units not in (None, self.n_units):
-            raise ModelError(f"the file holds {self.n_units} centroids where {entry.n_units} are published; remove it and fetch it again")
+            raise ModelError(
+                f"the file holds {self.n_units} centroids where {entry.n_units} are published; remove it and fetch it again"
+            )
         rate = entry.frame_rate
-        self.contract = self.contract.with_(layer=entry.layer, normalisation=entry.normalisation, sample_rate=SAMPLE_RATE, frame_rate=rate)
+        self.contract = self.contract.with_(
+            layer=entry.layer, normalisation=entry.normalisation, sample_rate=SAMPLE_RATE, frame_rate=rate
+        )
         return self
 
     def contract_for(self, frames: UnitContract) -> UnitContract:
@@ -81,7 +89,9 @@ class Codebook:
         mine = self.contract.with_(n_units=None, codebook=None, transform=None)
         if mine != UnitContract():  # of a stranger's centroids nothing is known
             frames.check(mine, mine="the encoder", theirs="the codebook")
-        return frames.with_(transform=self.contract.transform, n_units=self.contract.n_units, codebook=self.contract.codebook)
+        return frames.with_(
+            transform=self.contract.transform, n_units=self.contract.n_units, codebook=self.contract.codebook
+        )
 
     def predict(self, frames: np.ndarray) -> np.ndarray:
         """Index of the nearest centroid of each frame, the first of equals. (T, D) float32 → (T,) int64.
@@ -95,7 +105,9 @@ class Codebook:
         frames = np.asarray(frames)
         if frames.ndim != 2 or frames.shape[1] != self.centroids.shape[1] or frames.dtype.kind not in "fiu":
             what = f"frames of shape {frames.shape} and type {frames.dtype}"
-            raise ModelError(f"{what} do not fit a codebook of {self.centroids.shape[1]} dimensions; give (T, D) float32")
+            raise ModelError(
+                f"{what} do not fit a codebook of {self.centroids.shape[1]} dimensions; give (T, D) float32"
+            )
         # Seen from their middle, so that frames far from the origin do not lose the digits that tell centroids apart.
         middle = self.centroids.mean(0)
         centroids = self.centroids - middle
@@ -147,13 +159,15 @@ def load_codebook(source: Path | str) -> Codebook:
     Raises:
         ModelError: no such file or name, or no codebook in it.
     """
-    from textless.units.published import PUBLISHED, fetch_codebook
+    from textless.units.encoders.zoo import PUBLISHED, fetch_codebook
 
     if not Path(source).exists() and str(source) in PUBLISHED:
         return _foreign(fetch_codebook(str(source))).declare(PUBLISHED[str(source)])
     path = Path(source)
     if not path.exists():
-        raise ModelError(f"{path}: no such file or folder, and no published codebook has this name{did_you_mean(str(source), PUBLISHED)}")
+        raise ModelError(
+            f"{path}: no such file or folder, and no published codebook has this name{did_you_mean(str(source), PUBLISHED)}"
+        )
     if path.is_dir():
         config, tensors = load_model(path, kind="codebook")
         distances = check(config.get("distances") or {}, dict, f"{path / CONFIG}: distances")
@@ -163,9 +177,13 @@ def load_codebook(source: Path | str) -> Codebook:
             contract = UnitContract.from_dict(check(config.get("contract"), dict, f"{path / CONFIG}: contract"))
         except ContractError as e:
             raise ModelError(f"{path / CONFIG}: {e}") from None
-        codebook = Codebook(take(path, tensors, "centroids"), contract, distances if {"mean", *QUANTILES} <= distances.keys() else None)
+        codebook = Codebook(
+            take(path, tensors, "centroids"), contract, distances if {"mean", *QUANTILES} <= distances.keys() else None
+        )
         if contract.n_units not in (None, codebook.n_units):
-            raise ModelError(f"{path}: has {codebook.n_units} centroids where its contract says {contract.n_units}; copy the model again")
+            raise ModelError(
+                f"{path}: has {codebook.n_units} centroids where its contract says {contract.n_units}; copy the model again"
+            )
         return codebook
     codebook = _foreign(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -186,7 +204,9 @@ def _foreign(path: Path) -> Codebook:
         content = plain(load_joblib(path))
         centroids = content.get("cluster_centers_") if isinstance(content, dict) else content
     if not isinstance(centroids, np.ndarray):
-        raise ModelError(f"{path}: holds no k-means (no cluster_centers_); give a codebook folder, a .npy or scikit-learn's file")
+        raise ModelError(
+            f"{path}: holds no k-means (no cluster_centers_); give a codebook folder, a .npy or scikit-learn's file"
+        )
     if centroids.dtype.kind not in "fiu":
         raise ModelError(f"{path}: holds centroids of type {centroids.dtype}, which are not numbers")
     try:
@@ -234,10 +254,16 @@ class KMeans:
         seed: int = 0,
         contract: UnitContract = UnitContract(),
     ) -> None:
-        for what, value, known in (("algorithm", algorithm, ALGORITHMS), ("init", init, INITS), ("transform", transform, TRANSFORMS)):
+        for what, value, known in (
+            ("algorithm", algorithm, ALGORITHMS),
+            ("init", init, INITS),
+            ("transform", transform, TRANSFORMS),
+        ):
             if value not in known:
                 raise TrainingError(f"{what} {value!r} is unknown; known: {', '.join(known)}")
-        self.iterations, self.restarts = (b if a is None else a for a, b in zip((iterations, restarts), ALGORITHMS[algorithm], strict=True))
+        self.iterations, self.restarts = (
+            b if a is None else a for a, b in zip((iterations, restarts), ALGORITHMS[algorithm], strict=True)
+        )
         for what, value in (("n_units", n_units), ("iterations", self.iterations), ("restarts", self.restarts)):
             if value < 1:
                 raise TrainingError(f"{what} is {value} but must be at least 1")
@@ -245,7 +271,9 @@ class KMeans:
         self.tolerance, self.seed, self.contract = tolerance, seed, contract
         self.metrics: dict[str, Any] = {}
         self._codebook: Codebook | None = None
-        self._stream: tuple[Any, np.ndarray, np.ndarray] | None = None  # scikit-learn's object, the mean taken away, frames of each unit
+        self._stream: tuple[Any, np.ndarray, np.ndarray] | None = (
+            None  # scikit-learn's object, the mean taken away, frames of each unit
+        )
 
     @property
     def codebook(self) -> Codebook:
@@ -286,7 +314,9 @@ class KMeans:
         when D changes.
         """
         if self.algorithm != "minibatch":
-            raise TrainingError("lloyd has to see all frames again and again; algorithm='minibatch' learns from a stream")
+            raise TrainingError(
+                "lloyd has to see all frames again and again; algorithm='minibatch' learns from a stream"
+            )
         if self._stream is None:
             self._stream = self._minibatch(), self._points(frames).mean, np.zeros(self.n_units, np.int64)
         kmeans, mean, counts = self._stream
@@ -303,9 +333,13 @@ class KMeans:
         if frames.ndim != 2 or not frames.shape[1]:
             raise TrainingError(f"frames must be (N, D), got shape {frames.shape}")
         if len(frames) < (self.n_units if mean is None else 1):
-            raise TrainingError(f"{len(frames)} frames cannot make {self.n_units} units; give more audio or fewer units")
+            raise TrainingError(
+                f"{len(frames)} frames cannot make {self.n_units} units; give more audio or fewer units"
+            )
         if mean is not None and frames.shape[1] != len(mean):
-            raise TrainingError(f"frames of {frames.shape[1]} dimensions after some of {len(mean)}; a stream is of one encoder")
+            raise TrainingError(
+                f"frames of {frames.shape[1]} dimensions after some of {len(mean)}; a stream is of one encoder"
+            )
         points = Points(frames, lambda x: transform_frames(x, self.transform))
         measured = points.measure()
         points.mean = measured if mean is None else mean
@@ -333,7 +367,9 @@ class KMeans:
         self.metrics = {"inertia": curve[-1], "inertia_curve": curve, "dead_units": dead, "repaired_units": repaired}
 
 
-def fit_codebook(frames: np.ndarray | Sequence[np.ndarray], n_units: int, **options: Any) -> tuple[Codebook, dict[str, Any]]:
+def fit_codebook(
+    frames: np.ndarray | Sequence[np.ndarray], n_units: int, **options: Any
+) -> tuple[Codebook, dict[str, Any]]:
     """Cluster frames: (N, D) float32, or several such arrays, which are joined. Options are those of `KMeans`.
 
     Returns:
@@ -345,7 +381,9 @@ def fit_codebook(frames: np.ndarray | Sequence[np.ndarray], n_units: int, **opti
     if not isinstance(frames, np.ndarray):
         frames = list(frames)
         if len(dims := {x.shape[1:] for x in frames}) > 1:
-            raise TrainingError(f"frames of different shapes {', '.join(map(str, sorted(dims)))} cannot be joined; they are of one encoder")
+            raise TrainingError(
+                f"frames of different shapes {', '.join(map(str, sorted(dims)))} cannot be joined; they are of one encoder"
+            )
         frames = np.concatenate(frames) if frames else np.empty((0, 1), np.float32)
     kmeans = KMeans(n_units, **options).fit(frames)
     return kmeans.codebook, kmeans.metrics

@@ -129,7 +129,9 @@ class Assignment:
         self.inertia = float(self.distances.mean(dtype=np.float64))
 
 
-def lloyd(points: Points, centroids: np.ndarray, *, iterations: int, tolerance: float) -> tuple[np.ndarray, list[float], int, int]:
+def lloyd(
+    points: Points, centroids: np.ndarray, *, iterations: int, tolerance: float
+) -> tuple[np.ndarray, list[float], int, int]:
     """Lloyd's iterations; a centroid without a point is put on the point that is farthest from its own.
 
     Args:

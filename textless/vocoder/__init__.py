@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
+
+from textless.lazy import attach
+
+if TYPE_CHECKING:
+    from textless.vocoder.data import Clip as Clip
+    from textless.vocoder.load import load_vocoder as load_vocoder
+    from textless.vocoder.model import UnitVocoder as UnitVocoder
+    from textless.vocoder.model import VocoderConfig as VocoderConfig
+    from textless.vocoder.train import train_vocoder as train_vocoder
+
+if __name__ != "textless.vocoder":
+    raise ImportError("import textless.vocoder: the folder vocoder at the root of the repository is a link for readers")
 
 # Imported on first use: torch takes more than a second, and `import textless` must not wait for it.
 _WHERE = {
-    "UnitVocoder": "model",
-    "VocoderConfig": "model",
-    "load_vocoder": "load",
-    "Clip": "clips",
-    "train_vocoder": "train",
+    "UnitVocoder": "textless.vocoder.model",
+    "VocoderConfig": "textless.vocoder.model",
+    "load_vocoder": "textless.vocoder.load",
+    "Clip": "textless.vocoder.data",
+    "train_vocoder": "textless.vocoder.train",
 }
-__all__ = ["Clip", "UnitVocoder", "VocoderConfig", "load_vocoder", "train_vocoder"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+__all__ = sorted(_WHERE)
+__getattr__, __dir__ = attach(__name__, _WHERE)

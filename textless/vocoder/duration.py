@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from textless.training import Dropout
+from textless.training.loop import Dropout
+from textless.vocoder.backbone import FrameConv, padded
 from textless.vocoder.rows import present
-from textless.vocoder.trunk import FrameConv, padded
 
 DROPOUT = 0.5  # FastSpeech 2's; without it a small corpus is learnt by heart
 

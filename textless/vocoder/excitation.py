@@ -73,7 +73,9 @@ class Excitation(nn.Module):
         Shape: (B, (left + T + right) * hop) → (B, T, n_fft / 2 + 1) complex64.
         """
         beyond = self.sides[0] * self.hop - (self.n_fft - self.hop) // 2
-        return torch.fft.rfft(samples[:, beyond : samples.shape[1] - beyond].unfold(1, self.n_fft, self.hop) * self.window)
+        return torch.fft.rfft(
+            samples[:, beyond : samples.shape[1] - beyond].unfold(1, self.n_fft, self.hop) * self.window
+        )
 
 
 def _line(values: Tensor, frame: int) -> Tensor:

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from textless.audio.waveform import as_waveform
 from textless.errors import AudioError
 from textless.vocoder.losses import log_mel, mel_filters
-from textless.waveforms import as_waveform
 
 WINDOW, HOP, BANDS = 1024, 256, 80  # of `losses.log_mel_l1`
 INVERSION, ITERATIONS, MOMENTUM = 50, 60, 0.99

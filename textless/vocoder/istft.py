@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textless.vocoder.trunk import padded
+from textless.vocoder.backbone import padded
 
 
 class ISTFT(nn.Module):

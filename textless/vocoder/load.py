@@ -6,15 +6,17 @@ from pathlib import Path
 
 import torch
 
-from textless import weights
+from textless import model_io as weights
 from textless.checks import check, read_fields
 from textless.errors import ContractError, ModelError
-from textless.units.types import UnitContract
-from textless.vocoder.hifigan import UnitHifiGan, load_hifigan
+from textless.types import UnitContract
+from textless.vocoder.hifigan.model import UnitHifiGan, load_hifigan
 from textless.vocoder.model import UnitVocoder, VocoderConfig
 
 
-def load_vocoder(path: Path | str, config: Path | str | None = None, *, precision: str = "fp32") -> UnitVocoder | UnitHifiGan:
+def load_vocoder(
+    path: Path | str, config: Path | str | None = None, *, precision: str = "fp32"
+) -> UnitVocoder | UnitHifiGan:
     """Read a vocoder, ready for `resynth`.
 
     Args:

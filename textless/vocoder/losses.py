@@ -47,7 +47,9 @@ def magnitudes(waveform: Tensor, window: int) -> Tensor:
 
     Shape: (B, samples) float32, samples > window / 2 → (B, window / 2 + 1, floor(samples / hop) + 1).
     """
-    spectrum = torch.stft(waveform, window, window // 4, window=_hann(window).to(waveform.device), center=True, return_complex=True)
+    spectrum = torch.stft(
+        waveform, window, window // 4, window=_hann(window).to(waveform.device), center=True, return_complex=True
+    )
     # abs() has no usable gradient at 0
     return torch.sqrt(spectrum.real.square() + spectrum.imag.square() + 1e-10)
 
@@ -66,7 +68,10 @@ def log_mel_l1(made: Tensor, real: Tensor, *, sample_rate: int) -> Tensor:
 def multi_scale_mel(made: Tensor, real: Tensor, *, sample_rate: int) -> Tensor:
     """Mean over SCALES of the L1 distance of log-mel magnitudes (DAC, Kumar 2023; BigVGAN-v2). (B, samples) twice → ()."""
     distances = [
-        (log_mel(made, sample_rate=sample_rate, window=w, n_mels=m) - log_mel(real, sample_rate=sample_rate, window=w, n_mels=m))
+        (
+            log_mel(made, sample_rate=sample_rate, window=w, n_mels=m)
+            - log_mel(real, sample_rate=sample_rate, window=w, n_mels=m)
+        )
         .abs()
         .mean()
         for w, m in SCALES

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from textless import weights
+from textless import model_io as weights
 from textless.checks import Between, Count, OneOf, Size, check_fields
 from textless.errors import ModelError
-from textless.units.types import UnitContract, Units
+from textless.types import UnitContract, Units
+from textless.vocoder.backbone import ConvNeXtBlock, FrameConv, Trunk, initialise, padded
 from textless.vocoder.duration import DurationPredictor
 from textless.vocoder.excitation import Excitation
 from textless.vocoder.head import SpectrumHead
 from textless.vocoder.pitch import F0_BINS, PitchPredictor, dequantise_f0, predicted_f0, quantise_f0
 from textless.vocoder.rows import batches, check_units, index_of, is_one, pad, present
-from textless.vocoder.trunk import ConvNeXtBlock, FrameConv, Trunk, initialise, padded
 
 SAMPLE_RATE = 16_000  # Hz, where the contract does not say
 QUIET = -4.0  # log-gain that filters begin with
@@ -81,7 +81,9 @@ class VocoderConfig:
         sample_rate = contract.sample_rate or SAMPLE_RATE
         hop = round(sample_rate / contract.frame_rate)
         if hop * contract.frame_rate != sample_rate:
-            raise ModelError(f"{sample_rate} Hz is not a whole number of samples a frame at {contract.frame_rate:g} frames per second")
+            raise ModelError(
+                f"{sample_rate} Hz is not a whole number of samples a frame at {contract.frame_rate:g} frames per second"
+            )
         return cls(
             n_units=contract.n_units,
             speakers=tuple(speakers),
@@ -93,7 +95,13 @@ class VocoderConfig:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "nano": {"dim": 64, "ffn_dim": 192, "layers": 4, "duration_dim": 64, "pitch_dim": 64},  # 0.4 M parameters: smoke tests
+    "nano": {
+        "dim": 64,
+        "ffn_dim": 192,
+        "layers": 4,
+        "duration_dim": 64,
+        "pitch_dim": 64,
+    },  # 0.4 M parameters: smoke tests
     "small": {"dim": 256, "ffn_dim": 768, "layers": 6},  # 3.9 M with F0
     "base": {"dim": 512, "ffn_dim": 1536, "layers": 8},  # 16 M
 }
@@ -179,7 +187,9 @@ class UnitVocoder(nn.Module):
     def speakers(self) -> tuple[str, ...]:
         return self.config.speakers
 
-    def forward(self, units: Tensor, speakers: Tensor, lengths: Tensor, f0: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+    def forward(
+        self, units: Tensor, speakers: Tensor, lengths: Tensor, f0: Tensor | None = None, noise: Tensor | None = None
+    ) -> Tensor:
         """Waveforms of frame units.
 
         Args:
@@ -213,7 +223,9 @@ class UnitVocoder(nn.Module):
 
     def _excite(self, f0: Tensor, mask: Tensor, noise: Tensor | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         source, rows = self.excitation, len(f0)
-        samples, _ = source.pulses(padded(dequantise_f0(f0), source.f0_sides), torch.zeros(rows, dtype=torch.float64, device=f0.device))
+        samples, _ = source.pulses(
+            padded(dequantise_f0(f0), source.f0_sides), torch.zeros(rows, dtype=torch.float64, device=f0.device)
+        )
         samples = samples * mask.repeat_interleave(self.config.hop, 1)
         first = torch.zeros(rows, dtype=torch.int64, device=f0.device) if noise is None else noise
         beyond = (source.sides[0] * source.hop, source.sides[1] * source.hop)
@@ -255,7 +267,9 @@ class UnitVocoder(nn.Module):
                 u.deduplicated().units if isinstance(given, Units) else u.units
                 for u, given in zip(rows, [units] if one else units, strict=True)
             ]
-            frames = [np.repeat(u, d) for u, d in zip(joined, self.predict_durations(joined, speaker=index), strict=True)]
+            frames = [
+                np.repeat(u, d) for u, d in zip(joined, self.predict_durations(joined, speaker=index), strict=True)
+            ]
         else:
             frames = [u.frames() for u in rows]
         waveforms = self._speak(frames, index, None if f0 is None else self._checked_f0([f0] if one else f0, frames))
@@ -290,7 +304,11 @@ class UnitVocoder(nn.Module):
         pitch, source = 0, 0.0
         if config.f0:
             pitch = sum(m.sides[1] for m in self.pitch.modules() if isinstance(m, FrameConv))
-            source = self.excitation.f0_sides[1] + self.excitation.sides[1] / config.upsample + self.head.istft.sides[1] / config.upsample
+            source = (
+                self.excitation.f0_sides[1]
+                + self.excitation.sides[1] / config.upsample
+                + self.head.istft.sides[1] / config.upsample
+            )
         return (pitch + max(sum(frames) + istft / config.upsample, source) + 1) / self.frame_rate
 
     def predict_durations(self, units: Sequence[np.ndarray], *, speaker: str | int | None = None) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from textless.vocoder.trunk import Trunk
+from textless.vocoder.backbone import Trunk
 
 LOWEST, HIGHEST = 60.0, 550.0  # Hz
 BINS_PER_OCTAVE = 48  # 25 cents each
@@ -32,7 +32,10 @@ def dequantise_f0(bins: Tensor) -> Tensor:
 
 
 _FREQUENCIES = torch.cat(
-    [torch.zeros(1, dtype=torch.float64), LOWEST * 2 ** (torch.arange(F0_BINS - 1, dtype=torch.float64) / BINS_PER_OCTAVE)]
+    [
+        torch.zeros(1, dtype=torch.float64),
+        LOWEST * 2 ** (torch.arange(F0_BINS - 1, dtype=torch.float64) / BINS_PER_OCTAVE),
+    ]
 )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textless.errors import ContractError, ModelError
-from textless.units.types import UnitContract, Units
+from textless.types import UnitContract, Units
 
 BATCH_FRAMES = 12_000  # frames (4 minutes at 50 Hz) that are synthesised at once, padding included
 
@@ -30,7 +30,12 @@ def present(lengths: Tensor, n: int) -> Tensor:
 
 def is_one(units: Any) -> bool:
     """Whether this is one sequence of units, or something that `check_units` refuses, and not a list of sequences."""
-    return not isinstance(units, Sequence) or isinstance(units, str | bytes) or not units or isinstance(units[0], int | np.integer)
+    return (
+        not isinstance(units, Sequence)
+        or isinstance(units, str | bytes)
+        or not units
+        or isinstance(units[0], int | np.integer)
+    )
 
 
 def check_units(units: Any, contract: UnitContract, n_units: int) -> Units:

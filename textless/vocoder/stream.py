@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from textless.errors import ModelError
-from textless.units.types import Units
+from textless.types import Units
+from textless.vocoder.backbone import Trunk, padded
 from textless.vocoder.pitch import dequantise_f0, predicted_f0
-from textless.vocoder.trunk import Trunk, padded
 
 if TYPE_CHECKING:
     from textless.vocoder.model import UnitVocoder
@@ -96,14 +96,18 @@ class Speaking:
         self.trunk = chain_of(vocoder.trunk)
         self.upsample = None
         if config.upsample > 1:
-            self.upsample = Chain(Stage(vocoder.upsample.double), Stage(vocoder.upsample.block, vocoder.upsample.block.sides))
+            self.upsample = Chain(
+                Stage(vocoder.upsample.double), Stage(vocoder.upsample.block, vocoder.upsample.block.sides)
+            )
         istft = vocoder.head.istft
         # The last column says that a frame is there.
         self.add = Stage(lambda x: istft.add(x[..., :-1], x[..., -1]), istft.sides)
         self.frames = 0  # of the iSTFT that were made
         if config.f0:
             source = vocoder.excitation
-            self.pitch = Chain(*chain_of(vocoder.pitch.trunk).stages, Stage(lambda x: predicted_f0(vocoder.pitch.project(x).float())))
+            self.pitch = Chain(
+                *chain_of(vocoder.pitch.trunk).stages, Stage(lambda x: predicted_f0(vocoder.pitch.project(x).float()))
+            )
             self.units, self.filters, self.pulses = Queue(), Queue(), Queue()
             self.phase = torch.zeros(1, dtype=torch.float64, device=self.speaker.device)
             self.source = Chain(
@@ -112,7 +116,9 @@ class Speaking:
 
     def push(self, units: np.ndarray) -> np.ndarray:
         """Frame units (n,) int64 in the codebook → the samples that they complete, (m,) float32, maybe none."""
-        return self._step(torch.from_numpy(np.asarray(units, np.int64))[None].to(self.speaker.device) if len(units) else None, False)
+        return self._step(
+            torch.from_numpy(np.asarray(units, np.int64))[None].to(self.speaker.device) if len(units) else None, False
+        )
 
     def finish(self) -> np.ndarray:
         """The samples that waited for more units."""

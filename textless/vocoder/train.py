@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from textless import training
 from textless.devices import check_training, fork_rng
-from textless.distributed import place
 from textless.errors import TrainingError
-from textless.units.types import UnitContract
+from textless.training import loop as training
+from textless.training.distributed import place
+from textless.types import UnitContract
 from textless.vocoder import losses
-from textless.vocoder.adversary import SIZES, Discriminators, adversarial_loss, discriminator_loss, feature_loss
-from textless.vocoder.clips import NO_NAME, Batch, Clip, Clips, by_duration
+from textless.vocoder.data import NO_NAME, Batch, Clip, Clips, by_duration
+from textless.vocoder.discriminators import SIZES, Discriminators, adversarial_loss, discriminator_loss, feature_loss
 from textless.vocoder.model import UnitVocoder, VocoderConfig
 from textless.vocoder.pitch import MIDDLE, dequantise_f0
 from textless.vocoder.rows import present
@@ -138,14 +138,20 @@ def train_vocoder(
     def losses_of(whole: Batch, part: slice) -> dict[str, Tensor]:
         made, real = pair(whole, part)
         share = len(real) / batch
-        found = {"mel": losses.multi_scale_mel(made, real, sample_rate=config.sample_rate) * share, **_predictors(model, whole, part)}
+        found = {
+            "mel": losses.multi_scale_mel(made, real, sample_rate=config.sample_rate) * share,
+            **_predictors(model, whole, part),
+        }
         loss = sum(found.values())
         if judges:
             with autocast():
                 with torch.no_grad():
                     of_real = judges(real)
                 of_made = judges(made)
-            found |= {"adversarial": adversarial_loss(of_made) * share, "features": feature_loss(of_real, of_made) * share}
+            found |= {
+                "adversarial": adversarial_loss(of_made) * share,
+                "features": feature_loss(of_real, of_made) * share,
+            }
             loss = loss + (MEL - 1) * found["mel"] + found["adversarial"] + FEATURES * found["features"]
         return {"loss": loss, **found}
 
@@ -179,7 +185,9 @@ def train_vocoder(
     lengths = [c.units.n_frames for c in clips]
     seconds = batch * float(np.average(np.minimum(crop, lengths), weights=lengths)) / model.frame_rate
     speed = "audio_hours_per_hour", seconds
-    curve = training.train(step, state, steps=steps, seed=seed, checkpoint=checkpoint, log=on_row, speed=speed, device=device)
+    curve = training.train(
+        step, state, steps=steps, seed=seed, checkpoint=checkpoint, log=on_row, speed=speed, device=device
+    )
     model.load_state_dict(average.weights)
     model.eval()
     return model, {"curve": curve, **(_measure(model, held_out) if held_out else {})}
@@ -188,7 +196,9 @@ def train_vocoder(
 def _predictors(model: UnitVocoder, whole: Batch, part: slice) -> dict[str, Tensor]:
     """What the predictors of durations and of F0 are off by, in some rows of a batch, divided by what the whole batch holds."""
     device = model.unit_embedding.weight.device
-    units, durations, counts, speaker = (x[part].to(device) for x in (whole.joined, whole.durations, whole.counts, whole.speaker))
+    units, durations, counts, speaker = (
+        x[part].to(device) for x in (whole.joined, whole.durations, whole.counts, whole.speaker)
+    )
     real = present(counts, units.shape[1])
     predicted = model.durations(units, speaker, counts)
     found = {"duration": (predicted[real] - durations[real].float().log()).square().sum() / int(whole.counts.sum())}

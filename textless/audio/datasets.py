@@ -1,0 +1,307 @@
+"""Public speech by name: fetched, checked and unpacked into a folder that `textless encode` and the step `corpus` read."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import json
+import shutil
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from textless.audio.fetch import Progress, fetch, one_at_a_time
+from textless.errors import CorpusError, OutputExistsError, did_you_mean
+from textless.model_io import write_text
+
+MARK = ".textless.json"  # in an unpacked folder: what it is, and how many audio files it has
+AUDIO = (".flac", ".wav")
+EXPANSION = 20  # times its own size that an archive may have unpacked; audio in a .tar.gz has at most a few times
+SMALL = 1_000_000  # bytes of an archive; a smaller one may unpack to as much as one of this size, since tar pads
+NAME = 1 << 16  # bytes of a header that holds a name
+SPLITS = ("corpus", "id", "speaker", "split")  # columns of splits.tsv
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """A .tar.gz whose members all lie in one folder. `sha256` and `size` (bytes) are None where nobody has published them."""
+
+    url: str
+    sha256: str | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A public corpus.
+
+    Attributes:
+        archives: unpacked into one folder, each without its outermost folder.
+        files: audio files in them all.
+        who: path of an audio file in that folder → (speaker, split).
+        about: licence, and whom to name.
+    """
+
+    archives: tuple[Archive, ...]
+    files: int
+    who: Callable[[PurePosixPath], tuple[str, str]]
+    about: str
+
+
+# The speakers of train-clean-5 that tiny-en did not learn from; dev-clean-2 has other speakers, all of them unseen.
+HELD_OUT = {"2416": "dev", "3664": "dev", "332": "test", "1867": "test", "1970": "test", "4640": "test"}
+
+
+def _librispeech(path: PurePosixPath) -> tuple[str, str]:
+    """PART/SPEAKER/CHAPTER/ID.flac"""
+    part, speaker = path.parts[0], path.parts[-3]
+    return speaker, HELD_OUT.get(speaker, "train") if part == "train-clean-5" else part
+
+
+# By sentence, since some were read more than once; what was read wrong is another sentence.
+SENTENCES = {
+    "dev": """a0051 a0080 a0098 a0103 a0146 a0150 a0183 a0189 a0203 a0210 a0238 a0248 a0251 a0253 a0265 a0283 a0284 a0351 a0362 a0395 a0408
+a0423 a0436 a0479 a0501 a0511 a0521 a0529 a0564 a0573 a0578 b0091 b0095 b0106 b0141 b0159 b0189 b0195 b0218 b0225 b0265 b0324 b0340 b0344
+b0365 b0378 b0399 b0428 b0439 b0475 b0491 b0505 b0536 b0537""",
+    "test": """a0004 a0008 a0009 a0013 a0023 a0062 a0088 a0131 a0132 a0137 a0162 a0178 a0180 a0188 a0190 a0193 a0200 a0208 a0211 a0214 a0217
+a0229 a0237 a0287 a0294 a0300 a0313 a0323 a0332 a0337 a0372 a0387 a0399 a0440 a0467 a0472 a0489 a0491 a0495 a0532 a0545 a0546 a0551 a0588
+b0010 b0035 b0039 b0055 b0068 b0077 b0078 b0088 b0099 b0121 b0136 b0147 b0161 b0169 b0214 b0230 b0235 b0252 b0260 b0277 b0280 b0297 b0298
+b0310 b0314 b0319 b0355 b0387 b0408 b0422 b0432 b0441 b0450 b0464 b0502 b0531""",
+}
+MISREAD = ("arctic_a0062_1592747107", "arctic_b0439_1592528989", "arctic_b0537_1592524792")
+
+
+def _kathleen(path: PurePosixPath) -> tuple[str, str]:
+    """data/arctic_PROMPT_TIME.wav"""
+    prompt = path.stem[len("arctic_") :][:5]
+    return "kathleen", "train" if path.stem in MISREAD else next(
+        (s for s, some in SENTENCES.items() if prompt in some), "train"
+    )
+
+
+DATASETS = {
+    "mini_librispeech": Dataset(
+        archives=(
+            Archive(
+                url="https://www.openslr.org/resources/31/train-clean-5.tar.gz",
+                sha256="47805806c8b15f7549f3c51bd6b7da72ec0128a34d32830c8014a88658c0292d",
+                size=332_954_390,
+            ),
+            Archive(
+                url="https://www.openslr.org/resources/31/dev-clean-2.tar.gz",
+                sha256="176ec501490eced2d6c1f89f4f0ddc7dfe799e649e5322f8ba49fe3ff50c8012",
+                size=126_046_265,
+            ),
+        ),
+        files=1519 + 1089,
+        who=_librispeech,
+        about="CC BY 4.0: LibriSpeech ASR corpus, V. Panayotov, G. Chen, D. Povey, S. Khudanpur; prepared by OpenSLR (openslr.org/31)",
+    ),
+    "kathleen_en": Dataset(
+        # GitHub packs a commit anew for who asks, so there is no checksum: gzip's own and the number of files must do.
+        archives=(
+            Archive(
+                url="https://github.com/rhasspy/dataset-voice-kathleen/archive/c51cb971036a127359b43c621f26ca5081eab13e.tar.gz"
+            ),
+        ),
+        files=1620,
+        who=_kathleen,
+        about="CC0: Rhasspy dataset-voice-kathleen (github.com/rhasspy/dataset-voice-kathleen)",
+    ),
+}
+
+
+def fetch_dataset(
+    name: str, folder: Path | str, *, progress: Progress = lambda done, total, what: None
+) -> tuple[Path, bool]:
+    """Fetch a corpus into `folder/NAME`, with `folder/NAME.tsv` (audio, id, speaker, split), `folder/NAME.txt` (id, words; where the
+    archives hold any) and its lines of `folder/splits.tsv`.
+
+    The folder appears whole, by rename; a call that was killed is finished by the next. One that is there is left as it is.
+
+    Returns the manifest, and whether anything had to be unpacked.
+
+    Raises ModelError as `fetch`, OutputExistsError when the folder is somebody else's, CorpusError when an archive is damaged or holds
+    anything but plain files in its own folder, when files are missing, and when the folder cannot be written.
+    """
+    if name not in DATASETS:
+        raise CorpusError(f"no data set {name!r}{did_you_mean(name, DATASETS)}")
+    dataset, folder = DATASETS[name], Path(folder)
+    target, work = folder / name, folder / f"{name}.partial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with one_at_a_time(folder / ".fetch.lock"):
+            if new := not target.exists():
+                archives = [fetch(a.url, sha256=a.sha256, size=a.size, progress=progress) for a in dataset.archives]
+                shutil.rmtree(work, ignore_errors=True)
+                try:
+                    for path in archives:
+                        unpack(path, work, progress)
+                    found = sum(1 for _ in _audio(work))
+                    if found != dataset.files:
+                        raise CorpusError(
+                            f"{name}: the archives hold {found} audio files where {dataset.files} are expected; try again"
+                        )
+                except CorpusError:
+                    shutil.rmtree(work, ignore_errors=True)
+                    _forget(dataset, archives)
+                    raise
+                write_text(work / MARK, json.dumps({"dataset": name, "files": found}) + "\n")
+                work.rename(target)
+            _check_whole(target, name)
+            _write_tables(target, name, dataset)
+    except OSError as e:
+        raise CorpusError(
+            f"{e.filename or folder}: cannot be written ({e.strerror or e}); make room, or give another folder with -o"
+        ) from None
+    return folder / f"{name}.tsv", new
+
+
+def unpack(archive: Path, folder: Path, progress: Progress = lambda done, total, what: None) -> None:
+    """Unpack a .tar.gz below `folder`, without its outermost folder.
+
+    Raises CorpusError when it is cut short or damaged, has a member that is no plain file, would lie elsewhere or has a name that cannot be
+    printed, and when it unpacks to more than EXPANSION times its size.
+    """
+    if not hasattr(tarfile, "data_filter"):
+        raise CorpusError("this Python cannot unpack archives safely; use 3.11.4 or newer")
+    folder.mkdir(parents=True, exist_ok=True)
+    total = archive.stat().st_size
+    try:
+        with open(archive, "rb") as raw, gzip.GzipFile(fileobj=raw) as whole:
+            stream = _Bounded(whole, EXPANSION * max(total, SMALL))
+            with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as tar:
+                for member in tar:
+                    parts = PurePosixPath(member.name).parts
+                    if member.isdir():
+                        continue
+                    name = f"{member.name[:100]!r}{' …' if len(member.name) > 100 else ''}"
+                    if not member.isreg() or member.size < 0 or ".." in parts or len(parts) < 2 or parts[0] == "/":
+                        raise CorpusError(
+                            f"{archive}: {name} is not a plain file in a folder of its own; nothing was unpacked"
+                        )
+                    if not member.name.isprintable() or any(len(part.encode()) > 255 for part in parts):
+                        raise CorpusError(f"{archive}: {name} is not a name that a file can have; nothing was unpacked")
+                    # Times of files say nothing, and some cannot be set.
+                    plain = member.replace(name="/".join(parts[1:]), mtime=None, deep=False)  # type: ignore[arg-type]
+                    try:
+                        tar.extract(plain, folder, filter="data")
+                    except (FileExistsError, IsADirectoryError, NotADirectoryError):
+                        raise CorpusError(
+                            f"{archive}: {name} is both a file and a folder; nothing was unpacked"
+                        ) from None
+                    progress(raw.tell() // 1_000_000, total // 1_000_000, f"MB of {archive.name} unpacked")
+            while stream.read(1 << 20):  # its checksum stands at its end, behind what tar wants to see
+                pass
+    except tarfile.FilterError as e:
+        raise CorpusError(f"{archive}: {e}; nothing was unpacked") from None
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, OverflowError, RecursionError) as e:
+        raise CorpusError(f"{archive}: is cut short or damaged ({e}); the same command fetches it again") from None
+
+
+class _Member(tarfile.TarInfo):
+    """A member of small headers: tarfile reads names and the maps of sparse files, of whatever length, into memory."""
+
+    NAMES = (
+        tarfile.GNUTYPE_LONGNAME,
+        tarfile.GNUTYPE_LONGLINK,
+        tarfile.XHDTYPE,
+        tarfile.XGLTYPE,
+        tarfile.SOLARIS_XHDTYPE,
+    )
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.size < 0 or (self.type in self.NAMES and self.size > NAME):
+            raise tarfile.ReadError("a header of another length than headers have")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+    def _refuse(self, *_: object) -> None:
+        raise tarfile.ReadError("a sparse file")
+
+    _proc_sparse = _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse
+
+
+class _Bounded:
+    """A stream that gives no more than `limit` bytes, and raises CorpusError where there are more."""
+
+    def __init__(self, stream: gzip.GzipFile, limit: int) -> None:
+        self.stream, self.limit, self.done = stream, limit, 0
+
+    def read(self, size: int) -> bytes:
+        block = self.stream.read(size)
+        self.done += len(block)
+        if self.done > self.limit:
+            raise CorpusError(
+                f"{self.stream.name}: unpacks to more than {self.limit} bytes, which no audio does; nothing was unpacked"
+            )
+        return block
+
+
+def _forget(dataset: Dataset, paths: list[Path]) -> None:
+    """An archive that has no checksum and turned out to be wrong is not to be taken from the cache again."""
+    for archive, path in zip(dataset.archives, paths, strict=True):
+        if archive.sha256 is None:
+            path.unlink(missing_ok=True)
+            path.with_name(f"{path.name}.sha256").unlink(missing_ok=True)
+
+
+def _audio(folder: Path) -> Iterator[PurePosixPath]:
+    """Audio files below a folder, relative to it, sorted."""
+    yield from (PurePosixPath(p.relative_to(folder).as_posix()) for p in sorted(folder.rglob("*")) if p.suffix in AUDIO)
+
+
+def _check_whole(target: Path, name: str) -> None:
+    try:
+        files = json.loads((target / MARK).read_text())["files"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise OutputExistsError(
+            f"{target}: exists and was not made by `textless fetch`; give another folder with -o"
+        ) from None
+    found = sum(1 for _ in _audio(target))
+    if found != files:
+        raise CorpusError(f"{target}: holds {found} of the {files} audio files of {name}; remove it and fetch it again")
+
+
+def _write_tables(target: Path, name: str, dataset: Dataset) -> None:
+    """The manifest and the words, where there are none, and what is missing of splits.tsv; lines that are there stay as they are."""
+    rows = [(path, path.stem, *dataset.who(path)) for path in _audio(target)]
+    manifest, splits = target.with_name(f"{name}.tsv"), target.with_name("splits.tsv")
+    if not manifest.exists():
+        write_text(
+            manifest, _table([("audio", "id", "speaker", "split"), *((f"{name}/{p}", *rest) for p, *rest in rows)])
+        )
+    text = target.with_name(f"{name}.txt")
+    if not text.exists() and (words := _words(target, {row[1] for row in rows})):
+        write_text(text, _table(sorted(words.items())))
+    there: list[list[str]] = []
+    if splits.exists():
+        with open(splits, encoding="utf-8", newline="") as f, contextlib.suppress(UnicodeDecodeError, csv.Error):
+            there = list(csv.reader(f, delimiter="\t", quoting=csv.QUOTE_NONE))
+        if not there or tuple(there[0]) != SPLITS:
+            raise OutputExistsError(
+                f"{splits}: has other columns than {', '.join(SPLITS)}; give another folder with -o"
+            )
+    known = {line[1] for line in there if len(line) == len(SPLITS)}
+    if new := [(name, *rest) for _, *rest in rows if rest[0] not in known]:
+        write_text(splits, _table([*(there or [SPLITS]), *new]))
+
+
+def _words(target: Path, ids: set[str]) -> dict[str, str]:
+    """What is said in files, by id: LibriSpeech's lines of id and words in `*.trans.txt`, or `ID.txt` beside the audio."""
+    out: dict[str, str] = {}
+    for path in sorted(target.rglob("*.txt")):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        lines = (
+            [line.partition(" ") for line in text.splitlines()]
+            if path.name.endswith(".trans.txt")
+            else [(path.stem, "", text)]
+        )
+        out |= {name: " ".join(said.split()) for name, _, said in lines if name in ids and said.strip()}
+    return out
+
+
+def _table(rows: list) -> str:
+    return "".join("\t".join(row) + "\n" for row in rows)

@@ -1,0 +1,413 @@
+"""Files from the network, once: resumed, verified, kept in a cache."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import re
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from textless.errors import ModelError
+
+BLOCK = 1 << 16  # bytes read at once; at most so many are lost when the process is killed
+TIMEOUT = 30  # seconds without a byte, after which a connection counts as dropped
+TRIES = 4  # connections in a row that bring nothing, before giving up
+PAUSE = 0.5  # seconds before the second of them, doubled before each further one
+TRUE = {"1", "ON", "YES", "TRUE"}  # what huggingface_hub takes for set
+WEIGHTS, INDEX, PICKLE = "*.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+
+NUMBER = re.compile(r"[0-9]{1,18}")  # of bytes, in a header
+EXTENT = re.compile(r"bytes (?:([0-9]{1,18})-[0-9]{1,18}|\*)/([0-9]{1,18}|\*)")  # Content-Range
+TAG = re.compile(r"[\x20-\x7e]{1,256}")  # ETag or date that can be sent back
+
+Progress = Callable[[int, int, str], None]
+
+
+class _Dropped(Exception):
+    """A connection that ended early or a server that is busy: worth another try."""
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """To https, and from http to http: a server may neither make a client read files and FTP nor take the encryption away."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        if urlsplit(newurl).scheme not in {"https", urlsplit(req.full_url).scheme}:
+            raise urllib.error.URLError(f"redirected to {newurl}, which is not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+@contextlib.contextmanager
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """Hold a lock file, so that of several processes one at a time is in the block. Raises ModelError where there are no such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        raise ModelError("this system has no locks of files (fcntl); use Linux, macOS, or WSL on Windows") from None
+    with open(lock, "w") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+
+
+def fetch(url: str, *, sha256: str | None, size: int | None = None, progress: Progress | None = None) -> Path:
+    """The local copy of a file, downloaded at the first call and taken from the cache ever after, without network.
+
+    Args:
+        url: https://, http:// or file://.
+        sha256: of the file, 64 hex digits. None where nobody has published it: then what the first download brings is trusted,
+            its hash is kept beside it (`NAME.sha256`), and every later download from this URL must have the same.
+        size: in bytes, where known. No more is read, and less is refused.
+        progress: called with megabytes done, megabytes in all, and what they are of.
+
+    The file appears whole, by rename, after its size and hash are checked. Until then it grows as `NAME.partial`, and the
+    next call goes on where a killed one ended, unless the server has another file by now. Of several processes that want one
+    file at a time, one downloads and the others wait. The cache is $TEXTLESS_CACHE, else `textless/files` in the user's cache
+    folder; a file that was copied into it by hand is checked once and used.
+
+    Raises ModelError when there is no network or no such file, when the server redirects to anything but https (or from http to http),
+    when what comes is empty or a web page, when HF_HUB_OFFLINE is set, when size or hash are wrong, and when the cache cannot be written.
+    """
+    path = _place(url)
+    sha256 = sha256 and sha256.lower()
+    if _cached(path, sha256):
+        return path
+    if not url.startswith("file:") and (variable := _offline()):
+        with contextlib.suppress(OSError):  # so that there is a folder to copy to
+            path.parent.mkdir(parents=True, exist_ok=True)
+        raise ModelError(
+            f"{path.name} is not in the cache and {variable} is set: unset {variable} or copy {url} to {path}"
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with one_at_a_time(_beside(path, ".lock")):
+            if not _cached(path, sha256):  # another process may have been faster
+                total = _download(url, path, bool(sha256 or _recorded(path)), size, progress)
+                _accept(url, path, sha256, total)
+    except OSError as e:
+        raise ModelError(
+            f"{e.filename or path}: cannot be written ({e.strerror or e}); make room, or give another cache with TEXTLESS_CACHE"
+        ) from None
+    return path
+
+
+def fetch_repository(repo: str, *, revision: str | None = None) -> Path:
+    """The local folder of a repository of the Hugging Face hub: its config.json, preprocessor_config.json and weights.
+
+    Args:
+        repo: `owner/name`, looked up at $HF_ENDPOINT where that is set.
+        revision: commit, tag or branch; None is the main branch.
+
+    Weights are all `*.safetensors`, or pytorch_model.bin where the repository has none. They lie in huggingface_hub's own
+    cache, which resumes and verifies them. A repository that is there is returned without network, so that a branch stays at
+    the commit that it had when it was fetched.
+
+    Raises ModelError when the repository or revision does not exist, is gated or holds no weights, when there is no network,
+    and when HF_HUB_OFFLINE is set and it is not in the cache.
+    """
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    wanted = ["config.json", "preprocessor_config.json", INDEX, WEIGHTS]
+    with _hub_errors(repo, revision):
+        with contextlib.suppress(FileNotFoundError):  # is not there, or not all of it
+            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=wanted, local_files_only=True))
+            if _has_weights(folder):
+                return folder
+        if variable := _offline():
+            raise ModelError(
+                f"{repo} is not in the cache {constants.HF_HUB_CACHE} and {variable} is set: unset {variable} or give the folder of a "
+                f"copy of {constants.ENDPOINT}/{repo}"
+            )
+        names = [s.rfilename for s in HfApi().model_info(repo, revision=revision).siblings or []]
+        if not any(name.endswith(".safetensors") for name in names):
+            wanted.append(PICKLE)
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
+    if not _has_weights(folder):
+        raise ModelError(f"{repo}: holds no config.json with model.safetensors or {PICKLE}; is it an encoder?")
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------------------ places
+
+
+def _place(url: str) -> Path:
+    """Where a URL is kept: its own name in a folder that is unique for it. Raises ModelError for other schemes."""
+    if not url.startswith(("https://", "http://", "file://")):
+        raise ModelError(f"{url}: only https://, http:// and file:// can be fetched")
+    name = unquote(re.split(r"[?#]", url)[0].rsplit("/", 1)[-1])
+    name = re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII).lstrip(".")[-150:]
+    return _cache() / hashlib.sha256(url.encode()).hexdigest()[:12] / (name or "file")
+
+
+def _cache() -> Path:
+    if root := os.environ.get("TEXTLESS_CACHE"):
+        return Path(root)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "textless" / "files"
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _offline() -> str | None:
+    """The variable that forbids the network, of those that huggingface_hub heeds, in its order."""
+    for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        if value := os.environ.get(variable):
+            return variable if value.upper() in TRUE else None
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------------- one file
+
+
+def _cached(path: Path, sha256: str | None) -> bool:
+    """Whether the file is there. Raises ModelError when it is another than the one meant."""
+    if not path.is_file():
+        return False
+    found = _recorded(path)
+    if found is None:  # copied by hand
+        try:
+            found = _digest(path)
+        except OSError as e:
+            raise ModelError(f"{path}: cannot be read ({e.strerror})") from None
+        if sha256 in (None, found):
+            with contextlib.suppress(OSError):  # a cache that is shared and read-only only costs the time
+                _record(path, found)
+    if sha256 not in (None, found):
+        raise ModelError(f"{path}: has sha256 {found} where {sha256} is expected; remove it to fetch it again")
+    return True
+
+
+def _download(url: str, path: Path, known: bool, size: int | None, progress: Progress | None) -> int | None:
+    """Bring `NAME.partial` to its full length, over as many connections as it takes. Returns that length where it is known."""
+    partial = _beside(path, ".partial")
+    idle = furthest = 0
+    while True:
+        try:
+            return _receive(url, path, known, size, progress)
+        except _Dropped as e:
+            reached = _length(partial)
+            idle = idle + 1 if reached <= furthest else 1
+            furthest = max(furthest, reached)
+            if idle >= TRIES:
+                raise _unreachable(url, path, str(e)) from None
+        time.sleep(PAUSE * 2 ** (idle - 1))
+
+
+def _receive(url: str, path: Path, known: bool, size: int | None, progress: Progress | None) -> int | None:
+    """One connection: the rest of the file, or all of it where the server has no ranges or another file by now."""
+    partial, tag = _beside(path, ".partial"), _beside(path, ".etag")
+    start = _length(partial)
+    version = _tag(tag.read_text(errors="replace")) if tag.is_file() else ""
+    headers = {"User-Agent": "textless"}
+    if start and (version or known):  # with neither nobody would notice that the two parts are of different files
+        headers["Range"] = f"bytes={start}-"
+        if version:
+            headers["If-Range"] = version
+    with _connect(url, headers, path) as response:
+        status, total = getattr(response, "status", None), None  # a file:// has no status
+        extent = EXTENT.fullmatch(response.headers.get("Content-Range", ""))
+        if status in (206, 416):
+            total = int(extent[2]) if extent and extent[2] != "*" else None
+            if status == 416 and total == start:
+                return total  # all of it was there, killed before its hash was checked
+            if status == 416 or not extent or extent[1] != str(start):
+                partial.unlink(missing_ok=True)
+                raise _Dropped("the server sends another part than the one asked for")
+        else:
+            start, length = 0, response.headers.get("Content-Length", "")
+            total = int(length) if NUMBER.fullmatch(length) else None
+        if response.headers.get_content_type() == "text/html":
+            raise _web_page(url, path)
+        if None not in (total, size) and total != size:
+            partial.unlink(missing_ok=True)
+            raise ModelError(
+                f"{url}: has {total} bytes where {size} are expected; the file at this address was replaced"
+            )
+        total = size if total is None else total
+        with open(partial, "ab" if start else "wb") as f:
+            if not start:
+                tag.write_text(_version(response.headers))
+            done = start
+            while block := _read(response):
+                done += len(block)
+                if total is not None and done > total:
+                    partial.unlink(missing_ok=True)
+                    raise ModelError(
+                        f"{url}: sends more than the {total} bytes that are expected; the file at this address was replaced"
+                    )
+                f.write(block)
+                if progress:
+                    progress(_megabytes(done), _megabytes(total or done), f"MB of {path.name}")
+        if total is not None and done < total:
+            raise _Dropped(f"the connection ended after {done} of {total} bytes")
+        return total
+
+
+def _connect(url: str, headers: dict[str, str], path: Path) -> Any:
+    """The server's answer. Raises _Dropped where another try may help, else ModelError."""
+    try:
+        return urllib.request.build_opener(_Redirects).open(
+            urllib.request.Request(url, headers=headers), timeout=TIMEOUT
+        )
+    except urllib.error.HTTPError as e:
+        if e.code == 416:
+            return e
+        e.close()
+        reason = _line(f"HTTP {e.code} {e.reason}")
+        if e.code == 429 or e.code >= 500:
+            raise _Dropped(reason) from None
+        raise _unreachable(url, path, reason) from None
+    except (http.client.InvalidURL, ValueError) as e:
+        raise _unreachable(url, path, str(e)) from None
+    except (http.client.HTTPException, OSError) as e:
+        reason = e.reason if isinstance(e, urllib.error.URLError) else e
+        passing = isinstance(reason, (http.client.HTTPException, ConnectionError, TimeoutError))
+        if passing and not isinstance(reason, ConnectionRefusedError):
+            raise _Dropped(_line(reason)) from None
+        raise _unreachable(url, path, _line(reason)) from None
+
+
+def _read(response: Any) -> bytes:
+    try:
+        return response.read1(BLOCK)  # `read` believes a chunk of -1 bytes and reads without end
+    except (http.client.HTTPException, OSError, ValueError) as e:
+        raise _Dropped(_line(e)) from None
+
+
+def _accept(url: str, path: Path, sha256: str | None, total: int | None) -> None:
+    """Check the finished download and give it its name. Raises ModelError, and removes it, when it is not what it should be."""
+    partial, tag = _beside(path, ".partial"), _beside(path, ".etag")
+    if not _length(partial):
+        partial.unlink(missing_ok=True)
+        raise ModelError(f"{url}: brought an empty file; try again, or copy the file to {path}")
+    expected, found, fault = sha256 or _recorded(path), _digest(partial), ""
+    with open(partial, "rb") as f:
+        page = f.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
+    if page and expected != found:
+        partial.unlink()
+        raise _web_page(url, path)
+    if total is not None and _length(partial) != total:
+        fault = f"brought {_length(partial)} bytes where {total} are expected; try again"
+    elif expected not in (None, found):
+        fault = f"brought a file with sha256 {found} where {expected} is expected; " + (
+            "it was damaged on the way or replaced"
+            if sha256
+            else f"remove {_beside(path, '.sha256')} if it was meant to change"
+        )
+    if fault:
+        partial.unlink()
+        tag.unlink(missing_ok=True)
+        raise ModelError(f"{url}: {fault}")
+    _record(path, found)
+    partial.replace(path)
+    tag.unlink(missing_ok=True)
+
+
+def _version(headers: Any) -> str:
+    """What If-Range compares: a strong ETag, else the date; "" without either."""
+    etag = headers.get("ETag", "")
+    return _tag(etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", ""))
+
+
+def _tag(value: str) -> str:
+    """ "" for what no header can hold."""
+    return value if TAG.fullmatch(value) else ""
+
+
+def _recorded(path: Path) -> str | None:
+    """The hash that is kept beside a file."""
+    with contextlib.suppress(OSError):
+        if found := re.match(r"[0-9a-f]{64}\b", _beside(path, ".sha256").read_text(errors="replace")):
+            return found[0]
+    return None
+
+
+def _record(path: Path, digest: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(f"{digest}  {path.name}\n")  # as sha256sum writes it
+    temporary.replace(_beside(path, ".sha256"))
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _length(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _megabytes(n: int) -> int:
+    return -(-n // 1_000_000)
+
+
+def _unreachable(url: str, path: Path, reason: str) -> ModelError:
+    return ModelError(f"{url}: cannot be fetched ({reason}); try again, or copy the file to {path}")
+
+
+def _web_page(url: str, path: Path) -> ModelError:
+    """No model or archive begins as HTML or XML; a login page and an error page do."""
+    return ModelError(
+        f"{url}: brought a web page, not the file (a login page or an error?); open it in a browser, or copy the file to {path}"
+    )
+
+
+def _line(reason: Any) -> str:
+    if isinstance(reason, socket.gaierror):
+        return "the host is not known, or there is no network"
+    text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+    return " ".join(str(text).split())
+
+
+# ------------------------------------------------------------------------------------------------------------ the hub
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whether a snapshot is whole: older versions of huggingface_hub return one that was interrupted as if it were."""
+    if not (folder / "config.json").is_file():
+        return False
+    if (folder / INDEX).is_file():
+        try:
+            return all(
+                (folder / name).is_file() for name in json.loads((folder / INDEX).read_text())["weight_map"].values()
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return False
+    return any(folder.glob(WEIGHTS)) or (folder / PICKLE).is_file()
+
+
+@contextlib.contextmanager
+def _hub_errors(repo: str, revision: str | None) -> Iterator[None]:
+    """Turns whatever huggingface_hub and the HTTP library of its version raise into one line."""
+    from huggingface_hub import constants, errors
+
+    at = f"{constants.ENDPOINT}/{repo}"
+    try:
+        yield
+    except ModelError:
+        raise
+    except errors.GatedRepoError:
+        raise ModelError(f"{at}: is gated; accept its terms on that page, then log in with `hf auth login`") from None
+    except errors.RevisionNotFoundError:
+        raise ModelError(f"{at}: has no revision {revision!r}") from None
+    except errors.RepositoryNotFoundError:
+        raise ModelError(
+            f"{at}: no such repository, or a private one; check the name, or log in with `hf auth login`"
+        ) from None
+    except errors.HFValidationError:
+        raise ModelError(f"{repo}: neither a folder nor the name of a repository (owner/name)") from None
+    except Exception as e:
+        answer = getattr(e, "response", None)
+        reason = f"HTTP {answer.status_code}" if answer is not None else _line(str(e).split("\n")[0] or e)
+        raise ModelError(f"{at}: cannot be fetched ({reason}); try again, or give the folder of a copy") from None

@@ -1,0 +1,119 @@
+"""What commands are given: audio, dumps, streams, standard input."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from textless.audio.corpus import Corpus, Row, load_sources
+from textless.cli.outputs import sole
+from textless.engine.job import Progress
+from textless.errors import ContractError, TextlessError
+from textless.model import Model
+from textless.types import UnitContract, Units
+from textless.units.dump import Dump, UnitRow, read_file, read_stream
+
+
+class StandardInput:
+    """The inputs, with `-` replaced by a temporary file of what stands on standard input."""
+
+    def __init__(self, inputs: list[str]) -> None:
+        self.inputs = inputs
+
+    def __enter__(self) -> list[str]:
+        self.stack = contextlib.ExitStack()
+        if "-" not in self.inputs:
+            return self.inputs
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(sole(Path(tempfile.gettempdir()) / f"stdin.{uuid.uuid4().hex}"))
+            folder.mkdir(mode=0o700)
+            with open(folder / "stdin.wav", "wb") as f:
+                shutil.copyfileobj(sys.stdin.buffer, f)
+            self.stack = stack.pop_all()
+        return [str(folder / "stdin.wav") if i == "-" else i for i in self.inputs]
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
+
+
+def tokenize_files(
+    rows: Iterable[Row],
+    tokenizer: Any,
+    progress: Progress,
+    watch: Callable[[UnitRow, float], None] = lambda row, distance: None,
+) -> Iterator[tuple[Any, Any]]:
+    from textless.units.tokenizer import tokenize
+
+    rows = list(rows)
+    for n, result in enumerate(tokenize(rows, tokenizer, watch=watch), 1):
+        yield result
+        progress(n, len(rows), "files")
+
+
+def unit_rows(
+    inputs: list[str], models: Model, contract: str | None, *, parts: bool = False
+) -> Iterator[tuple[Any, Any]]:
+    """(what it came from, UnitRow or AudioError) of every input: a stream, a dump, or audio, which is encoded on the way.
+
+    `parts`: rows that standard input holds in parts are not joined.
+    """
+    declared = _declared(contract)
+    tokenizer = None
+    audio = [name for name in inputs if not holds_units(name)]
+    each = load_sources(audio) if audio else []  # together, so that their ids differ
+    Corpus(row for rows in each for row in rows)
+    waiting = iter(each)
+    for name in inputs:
+        if name == "-":
+            found: Iterable[tuple[Any, Any]] = ((r, r) for r in read_stream(sys.stdin, parts=parts))
+        elif (Path(name) / "dump.json").exists():
+            found = ((r, r) for r in Dump(Path(name)))
+        elif holds_units(name):
+            found = ((r, r) for r in read_file(Path(name)))
+        else:
+            tokenizer = tokenizer or models.tokenizer
+            found = tokenize_files(next(waiting), tokenizer, lambda done, total, what: None)
+        for source, row in found:
+            yield source, _declare(row, declared) if declared and isinstance(row, UnitRow) else row
+
+
+def holds_units(name: str) -> bool:
+    """A stream or a dump, and not audio."""
+    return (
+        name == "-"
+        or (Path(name) / "dump.json").exists()
+        or (Path(name).suffix.lower() == ".jsonl" and _is_unit_stream(Path(name)))
+    )
+
+
+def _is_unit_stream(path: Path) -> bool:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as f:  # a manifest's paths may be any bytes
+            return '"textless"' in f.readline()
+    except OSError as e:
+        raise TextlessError(f"{path}: cannot be read ({e})") from None
+
+
+def _declared(path: str | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        return UnitContract.from_dict(data.get("contract", data) if isinstance(data, dict) else data).to_dict()
+    except (OSError, ValueError, RecursionError, ContractError) as e:
+        raise ContractError(f"{path}: not a contract ({e})") from None
+
+
+def _declare(row: UnitRow, declared: dict[str, Any]) -> UnitRow:
+    """Fill in what the row's contract does not know."""
+    known = {k: v for k, v in row.units.contract.to_dict().items() if v is not None}
+    contract = UnitContract.from_dict({**declared, **known})
+    return replace(row, units=Units(row.units.units, row.units.durations, contract))

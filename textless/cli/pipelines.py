@@ -1,0 +1,336 @@
+"""The commands around pipelines and the store. Nothing is computed here; nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+
+from textless.cli.progress import Line
+from textless.errors import OutputExistsError, PipelineError, StoreError, TextlessError, did_you_mean
+
+settings_option = click.option(
+    "-s", "settings", multiple=True, metavar="NAME=VALUE", help="Replace a variable, or a field: km2.n_units=200."
+)
+store_option = click.option(
+    "--store",
+    type=click.Path(file_okay=False),
+    help="Where artefacts are kept.  [default: $TEXTLESS_STORE, ~/.cache/textless]",
+)
+
+
+def pipeline_options(f: Any) -> Any:
+    return click.argument("pipeline", metavar="FILE|NAME")(settings_option(store_option(f)))
+
+
+@click.command()
+@pipeline_options
+@click.argument("targets", nargs=-1)
+@click.option("--dry-run", is_flag=True, help="Say what would run, and about how long, going by earlier runs.")
+@click.option(
+    "--on",
+    metavar="WORKERS",
+    help="Where shards are done: loky:N, N processes here; dask:ADDRESS, those of a scheduler.",
+)
+@click.option("--tensorboard", is_flag=True, help="Write the curves of trainings to STORE/tensorboard.")
+@click.option(
+    "--table", "figures", is_flag=True, help="Print the figures of what was asked for, as `textless table` does."
+)
+@click.option("--report", "page", metavar="FILE", help="Make a page of it too, as `textless report` does.")
+def run(
+    pipeline: str,
+    targets: tuple[str, ...],
+    settings: tuple[str, ...],
+    store: str | None,
+    dry_run: bool,
+    on: str | None,
+    tensorboard: bool,
+    figures: bool,
+    page: str | None,
+) -> int:
+    """Make what is missing of a pipeline, or of the TARGET steps. Killed at any moment, the same command goes on.
+
+    Trainings run in several processes under torchrun and accelerate launch: torchrun --nproc_per_node 2 -m textless run FILE
+    """
+    from textless.engine.ranks import rank
+    from textless.engine.table import tables, text
+
+    if tensorboard and not find_spec("tensorboard"):
+        raise TextlessError("tensorboard is not installed; pip install 'textless[train]'")
+    graph, place = _open(pipeline, settings, store)
+    place.tensorboard, place.on = tensorboard, on
+    if dry_run:
+        return _dry_run(graph, place, targets)
+    line = Line()
+    made = graph.run(place, targets, started=line.start, progress=line)
+    line.end()
+    failed = graph.failed(place, targets)
+    if rank() == 0:
+        for name, folder in made.items():
+            click.echo(f"{name:12} {folder}")
+        if figures:
+            click.echo("\n" + text(tables(graph, place, made)))
+        if page:
+            _report(graph, place, page)
+        for name, (rows, file) in failed.items():
+            click.echo(f"{name}: {rows} rows failed: {file}", err=True)
+    return 1 if failed else 0
+
+
+def _dry_run(graph: Any, place: Any, targets: tuple[str, ...]) -> int:
+    from textless.engine.estimate import estimate
+
+    missing = graph.plan(place, targets)
+    seconds = estimate(place, missing)
+    names = [graph.name_of(step) for step in missing]
+    for name, step, needs in zip(names, missing, seconds, strict=True):
+        click.echo(
+            f"{name:{max(map(len, names))}}  {place.name(step):32}  {'' if needs is None else f'about {_duration(needs)}'}".rstrip()
+        )
+    total = (
+        f", about {_duration(sum(s for s in seconds if s is not None))}" if any(s is not None for s in seconds) else ""
+    )
+    unknown = f" and {seconds.count(None)} steps of unknown length" if total and None in seconds else ""
+    click.echo(f"{len(missing)} of {len(graph.steps)} steps would run{total}{unknown}", err=True)
+    return 0
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+@click.command()
+@pipeline_options
+@click.argument("step")
+def why(pipeline: str, step: str, settings: tuple[str, ...], store: str | None) -> None:
+    """Say why a step would run: what differs from the last one made, down to the cause."""
+    from textless.engine.explain import why as explain
+
+    graph, place = _open(pipeline, settings, store)
+    for name in graph.pick([step]):
+        for line in explain(graph, place, name):
+            click.echo(line)
+
+
+@click.command()
+@pipeline_options
+def status(pipeline: str, settings: tuple[str, ...], store: str | None) -> None:
+    """Say what of a pipeline is done."""
+    graph, place = _open(pipeline, settings, store)
+    width = max(map(len, graph.steps), default=0)
+    for name, step in graph.steps.items():
+        state = graph.state(place, name)
+        manifest = place.manifest(step) if state == "done" else None
+        seconds = f"{manifest['seconds']:8.1f} s  {place.name(step)}" if manifest else ""
+        click.echo(f"{name:{width}}  {step.type:14} {state:8} {seconds}".rstrip())
+    place.save_hashes()
+
+
+@click.command()
+@pipeline_options
+@click.argument("step")
+@click.option(
+    "--provenance",
+    is_flag=True,
+    help="How it came about: every step above it, with settings, time and place, and the sources.",
+)
+def show(pipeline: str, step: str, settings: tuple[str, ...], store: str | None, provenance: bool) -> None:
+    """Print what is known of a step's result: fields, figures, contract, files."""
+    from textless.engine.explain import provenance as tell
+
+    graph, place = _open(pipeline, settings, store)
+    for name in graph.pick([step]):
+        manifest = place.manifest(graph.steps[name])
+        if manifest is None:
+            state = "is damaged" if graph.state(place, name) == "damaged" else "has not been made"
+            raise PipelineError(f"{name} {state}; `textless run {pipeline} {name}` makes it")
+        click.echo(str(place.folder(graph.steps[name])))
+        if provenance:
+            click.echo("\n".join(tell(place, name, graph.steps[name])))
+            continue
+        for key in ("fields", "metrics", "contract", "files", "failures", "seconds", "attempts", "versions"):
+            value = manifest[key]
+            if key == "metrics" and isinstance(value, dict):
+                value = {k: v[-1] if isinstance(v, list) and v else v for k, v in value.items()}  # of a curve, its end
+            if key == "files":
+                value = {
+                    k: v if isinstance(v, int) else v["size"] for k, v in value.items()
+                }  # older manifests have sizes alone
+            click.echo(f"{key}: {json.dumps(value, indent=1) if isinstance(value, dict) else value}")
+
+
+@click.command()
+@pipeline_options
+@click.argument("targets", nargs=-1)
+@click.option("--csv", "as_csv", is_flag=True, help="Comma-separated, every digit, a line for each step and figure.")
+def table(pipeline: str, targets: tuple[str, ...], settings: tuple[str, ...], store: str | None, as_csv: bool) -> None:
+    """Put the figures of a pipeline's steps side by side: a table for each type of step."""
+    from textless.engine.table import csv, tables, text
+
+    graph, place = _open(pipeline, settings, store)
+    found = tables(graph, place, targets)
+    if not found:
+        raise PipelineError(f"no figures yet; `textless run {pipeline}` makes them")
+    click.echo(csv(found) if as_csv else text(found), nl=not as_csv)
+
+
+@click.command()
+@pipeline_options
+@click.option("-o", "--output", "out", required=True, metavar="FILE", help="The page: FILE.html.")
+@click.option(
+    "--examples", default=8, show_default=True, type=click.IntRange(min=0), help="How many recordings are shown."
+)
+def report(pipeline: str, out: str, examples: int, settings: tuple[str, ...], store: str | None) -> None:
+    """Make one page, to be opened in any browser, of what a pipeline made: sounds with their units, figures, curves, codebooks."""
+    graph, place = _open(pipeline, settings, store)
+    _report(graph, place, out, examples)
+
+
+def _report(graph: Any, place: Any, out: str, examples: int = 8) -> None:
+    from textless.engine.step import Source
+    from textless.engine.store import check_bytes
+    from textless.report import make_report
+
+    try:
+        make_report(graph, place, Path(out), examples=examples, title=Path(graph.file).stem)
+    except (OutputExistsError, PipelineError, StoreError):
+        raise
+    except Exception:
+        check_bytes(place.folder(s) for s in graph.above(graph.steps) if not isinstance(s, Source) and place.has(s))
+        raise
+    click.echo(f"{'report':12} {Path(out).resolve()}")
+
+
+@click.command()
+@click.argument("pipeline", metavar="[FILE|NAME]", required=False)
+@settings_option
+@store_option
+def verify(pipeline: str | None, settings: tuple[str, ...], store: str | None) -> int:
+    """Read every byte of what is in the store, or of what a pipeline has there, and compare it with what was written."""
+    from textless.engine.gc import damage
+    from textless.engine.manifest import Digests
+    from textless.engine.shards import shard_damage
+    from textless.engine.step import Source
+    from textless.engine.store import Store
+
+    if pipeline:
+        graph, place = _open(pipeline, settings, store)
+        steps = [s for s in graph.above(graph.steps) if not isinstance(s, Source)]
+        folders = sorted({place.folder(s) for s in steps if place.folder(s).exists()})
+        keys = {key for s in steps for key in (place.manifest(s) or {}).get("shards", ())}
+        shards = sorted(p for key in keys if (p := place.root / "shards" / key).is_dir())
+    else:
+        root = Store(store).root
+        folders, shards = (
+            sorted(p for p in (root / kind).glob("[!.]*") if p.is_dir()) for kind in ("artefacts", "shards")
+        )
+    line, digests, bad = Line(), Digests(), [0, 0]
+    for n, folder in enumerate([*folders, *shards], 1):
+        found = damage(folder, digests) if n <= len(folders) else shard_damage(folder, digests)
+        for text in found:
+            click.echo(text)
+        bad[n > len(folders)] += bool(found)
+        line(n, len(folders) + len(shards), "artefacts and shards")
+    line.end()
+    said = f"{bad[0]} of {len(folders)} artefacts" + (f" and {bad[1]} of {len(shards)} shards" if shards else "")
+    click.echo(f"{said} are damaged{'; remove their folders and run again' if any(bad) else ''}", err=True)
+    return 1 if any(bad) else 0
+
+
+@click.command()
+@store_option
+@click.option("--days", default=30.0, show_default=True, help="What runs of so many days need is kept.")
+@click.option("--yes", is_flag=True, help="Remove it; without, it is only listed.")
+def gc(store: str | None, days: float, yes: bool) -> None:
+    """List, or with --yes remove, what no run of the last days needs: artefacts, unfinished work, shards."""
+    from textless.engine.gc import forget, garbage, remove
+    from textless.engine.store import Store
+
+    root = Store(store).root
+    total = count = 0
+    for folder, size in garbage(root, days=days):
+        if not yes or remove(root, folder, days=days):
+            click.echo(f"{size / 1e6:10.1f} MB  {folder}")
+            total, count = total + size, count + 1
+    if yes:
+        forget(root, days=days)
+    click.echo(
+        f"{count} folders, {total / 1e6:.1f} MB{' removed' if yes else '; --yes removes them' if count else ''}",
+        err=True,
+    )
+
+
+@click.command()
+@click.argument("url")
+@pipeline_options
+@click.argument("targets", nargs=-1)
+def push(url: str, pipeline: str, targets: tuple[str, ...], settings: tuple[str, ...], store: str | None) -> None:
+    """Copy what is done of a pipeline to a URL: s3://BUCKET/FOLDER, or any other that fsspec knows."""
+    from textless.engine import remote
+    from textless.engine.step import Source
+
+    graph, place = _open(pipeline, settings, store)
+    names = [place.name(s) for s in graph.above(targets) if not isinstance(s, Source) and place.has(s)]
+    line = Line()
+    sent = remote.push(place.root, url, names, line)
+    line.end()
+    for name in sent:
+        click.echo(name)
+    click.echo(f"{len(sent)} of {len(names)} artefacts sent, the others are there", err=True)
+
+
+@click.command()
+@click.argument("url")
+@pipeline_options
+@click.argument("targets", nargs=-1)
+def pull(url: str, pipeline: str, targets: tuple[str, ...], settings: tuple[str, ...], store: str | None) -> None:
+    """Bring what a pipeline misses from a URL that it was pushed to; `run` then makes the rest."""
+    from textless.engine import remote
+
+    graph, place = _open(pipeline, settings, store)
+    found = remote.there(url, [place.name(step) for step in graph.plan(place, targets)])
+    line = Line()
+    brought = remote.pull(url, place.root, graph.wanted(place, targets, found), line)
+    line.end()
+    for name in brought:
+        click.echo(name)
+    left = len(graph.plan(place, targets))
+    click.echo(f"{len(brought)} artefacts brought, {left} steps left for `textless run`", err=True)
+
+
+COMMANDS = (run, why, status, show, table, report, verify, gc, push, pull)
+
+
+def _open(pipeline: str, settings: tuple[str, ...], store: str | None) -> Any:
+    from textless.engine.store import Store
+    from textless.engine.yaml import load_pipeline
+    from textless.steps import STEPS
+
+    file = find_pipeline(pipeline)
+    graph = load_pipeline(file, STEPS, settings, find=find_pipeline)
+    graph.file = str(file)
+    return graph, Store(store)
+
+
+def find_pipeline(name: str) -> Path:
+    """A file, or a recipe that comes with textless by its name. Raises PipelineError that lists those."""
+    if Path(name).suffix in (".yaml", ".yml") or os.sep in name:
+        if not Path(name).is_file():
+            raise PipelineError(f"{name}: no such file")
+        return Path(name)
+    package = Path(__file__).parent.parent
+    folders = (package / "pipelines", package.parent / "pipelines")  # in the wheel; in a clone
+    known = {p.stem: p for folder in folders for p in folder.glob("*.yaml")}
+    if name not in known:
+        raise PipelineError(f"no pipeline {name!r}{did_you_mean(name, known)}")
+    return known[name]

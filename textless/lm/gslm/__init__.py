@@ -1,0 +1,1 @@
+"""GSLM's published unit language models, read from fairseq's files."""

@@ -1,0 +1,129 @@
+"""The unit language model as transformers' LlamaForCausalLM and back, for what is built around transformers (generate, TRL, vLLM, SlamKit).
+
+A Llama has no duration head: it is left behind on the way out, and fresh on the way in.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from textless.errors import ModelError
+from textless.lm.model import LMConfig, UnitLM
+from textless.types import UnitContract
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+
+def to_llama(lm: UnitLM) -> LlamaForCausalLM:
+    """The same units, the same logits; float32, in evaluation mode. Token n_units is `</s>`: bos and eos."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    c = lm.config
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=c.n_units + 1,
+            hidden_size=c.dim,
+            intermediate_size=c.ffn_dim,
+            num_hidden_layers=c.layers,
+            num_attention_heads=c.heads,
+            num_key_value_heads=c.heads,
+            max_position_embeddings=c.context,
+            rms_norm_eps=c.norm_eps,
+            rope_theta=c.rope_theta,
+            tie_word_embeddings=True,
+            attention_bias=False,
+            mlp_bias=False,
+            bos_token_id=c.n_units,
+            eos_token_id=c.n_units,
+        )
+    )
+    state = {
+        "model.embed_tokens.weight": lm.embed.weight,
+        "lm_head.weight": lm.embed.weight,
+        "model.norm.weight": lm.norm.weight,
+    }
+    for i, block in enumerate(lm.blocks):
+        names = _names(i)
+        for name, weight in zip(names["qkv"], block.qkv.weight.chunk(3), strict=True):
+            state[name] = weight
+        for name, weight in zip(names["gate_up"], block.gate_up.weight.chunk(2), strict=True):
+            state[name] = weight
+        for ours in ("norm1", "norm2", "out", "down"):
+            state[names[ours][0]] = getattr(block, ours).weight
+    model.load_state_dict({k: v.detach().cpu() for k, v in state.items()})
+    return model.eval()
+
+
+def from_llama(model: LlamaForCausalLM, contract: UnitContract) -> UnitLM:
+    """A Llama over units as a unit language model, in evaluation mode. Its duration head is fresh: all durations alike.
+
+    Args:
+        model: vocabulary of n_units + 1, the last token is `</s>` (eos).
+        contract: of its units.
+
+    Raises:
+        ModelError: something in it that this architecture does not have (grouped keys, biases, scaled RoPE, an untied output …).
+        ContractError: another number of units than in the contract.
+    """
+    c = model.config
+    rope = getattr(c, "rope_parameters", None) or {
+        "rope_theta": c.rope_theta,
+        **(getattr(c, "rope_scaling", None) or {}),
+    }
+    required = {
+        "model_type": (c.model_type, "llama"),
+        "eos_token_id": (c.eos_token_id, c.vocab_size - 1),
+        "num_key_value_heads": (c.num_key_value_heads, c.num_attention_heads),
+        "head_dim": (
+            getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads,
+            c.hidden_size // c.num_attention_heads,
+        ),
+        "hidden_act": (c.hidden_act, "silu"),
+        "tie_word_embeddings": (c.tie_word_embeddings, True),
+        "attention_bias": (c.attention_bias, False),
+        "mlp_bias": (c.mlp_bias, False),
+        "rope_type": (rope.get("rope_type", "default"), "default"),
+    }
+    for name, (found, wanted) in required.items():
+        if found != wanted:
+            raise ModelError(f"the Llama model has {name} {found!r}; a unit language model needs {wanted!r}")
+    config = LMConfig(
+        n_units=c.vocab_size - 1,
+        dim=c.hidden_size,
+        layers=c.num_hidden_layers,
+        heads=c.num_attention_heads,
+        ffn_dim=c.intermediate_size,
+        context=c.max_position_embeddings,
+        rope_theta=float(rope["rope_theta"]),
+        norm_eps=c.rms_norm_eps,
+    )
+    lm, source = UnitLM(config, contract), model.state_dict()
+    state = {"embed.weight": source["model.embed_tokens.weight"], "norm.weight": source["model.norm.weight"]}
+    for i in range(config.layers):
+        for ours, theirs in _names(i).items():
+            state[f"blocks.{i}.{ours}.weight"] = torch.cat([source[name] for name in theirs])
+    state["duration.weight"] = lm.duration.weight
+    lm.load_state_dict({k: v.detach().cpu().float() for k, v in state.items()})
+    return lm.eval()
+
+
+def export_llama(lm: UnitLM, folder: Path | str) -> None:
+    """Write a folder that `transformers.AutoModelForCausalLM.from_pretrained` loads, with equal logits."""
+    to_llama(lm).save_pretrained(folder)
+
+
+def _names(layer: int) -> dict[str, list[str]]:
+    """Our parameter → those of transformers that it holds, one below the other."""
+    p = f"model.layers.{layer}"
+    return {
+        "norm1": [f"{p}.input_layernorm.weight"],
+        "qkv": [f"{p}.self_attn.{x}_proj.weight" for x in "qkv"],
+        "out": [f"{p}.self_attn.o_proj.weight"],
+        "norm2": [f"{p}.post_attention_layernorm.weight"],
+        "gate_up": [f"{p}.mlp.{x}_proj.weight" for x in ("gate", "up")],
+        "down": [f"{p}.mlp.down_proj.weight"],
+    }

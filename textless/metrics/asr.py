@@ -1,0 +1,85 @@
+"""What a recogniser of English understands: PocketSphinx with the model in its wheel, offline. A weak judge, and a relative one: give the
+word error rate of the original audio beside that of what was made of it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from textless.audio.io import to_int16
+from textless.audio.waveform import as_waveform
+from textless.errors import CorpusError, TextlessError
+from textless.names import plain
+
+if TYPE_CHECKING:
+    from pocketsphinx import Decoder
+
+
+def recognise(waveform: np.ndarray) -> str:
+    """The words in a waveform (samples,) float32 in [-1, 1] at 16 kHz, "" where there are none.
+
+    PocketSphinx 5 as it comes: acoustic model `en-us`, its trigram model, CMUdict; cepstral mean of the whole file (`cmn` batch), noise
+    removal, three passes. A decoder carries noise estimates and Gaussians over to its next file, so each file has one of its own, at 0.3 s:
+    what is heard depends on the file alone.
+
+    Raises:
+        TextlessError: pocketsphinx is not installed.
+    """
+    samples = to_int16(as_waveform(waveform)).tobytes()
+    key = hashlib.sha256(samples).digest()
+    if key not in _heard:
+        _heard[key] = _decode(samples)
+    return _heard[key]
+
+
+_heard: dict[bytes, str] = {}  # by the hash of the samples: in one run several systems stand beside the same originals
+
+
+def _decode(samples: bytes) -> str:
+    check_recogniser()
+    from pocketsphinx import Decoder
+
+    decoder = Decoder(samprate=16000, cmn="batch", loglevel="FATAL")
+    listen(decoder, samples)
+    found = decoder.hyp()
+    return found.hypstr if found else ""
+
+
+def listen(decoder: Decoder, samples: bytes) -> None:
+    """Let a decoder of PocketSphinx go over a whole utterance, 16-bit samples."""
+    decoder.start_utt()
+    decoder.process_raw(samples, full_utt=True)
+    decoder.end_utt()
+
+
+def check_recogniser(what: str = "word error rates need") -> None:
+    """Raises TextlessError when pocketsphinx is not installed."""
+    if not find_spec("pocketsphinx"):
+        raise TextlessError(f"{what} pocketsphinx, which is not installed; pip install 'textless[eval]'")
+
+
+def words_of(text: str) -> list[str]:
+    """What word error rates compare: lower case, runs of letters and digits, apostrophes between them kept; hyphens and any other
+    punctuation part words. Numbers are not spelled out."""
+    return re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower().replace("’", "'"))
+
+
+def read_text(path: Path | str) -> dict[str, str]:
+    """Lines of id, tab, words → {id: words}. Raises CorpusError that names the line."""
+    out: dict[str, str] = {}
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise CorpusError(f"{path}: cannot be read as text ({e})") from None
+    for n, line in enumerate(lines, 1):
+        name, _, text = line.partition("\t")
+        if line.strip() and not words_of(text):
+            raise CorpusError(f"{path}, line {n}: no words after a tab; a line is an id, a tab and what is said")
+        if line.strip():
+            out[plain(name)] = text
+    return out

@@ -1,0 +1,110 @@
+"""Does a language model repeat itself? GSLM's self-BLEU and auto-BLEU on units, and loops.
+
+Lakhotia et al. 2021 (arXiv:2102.01192), section on the evaluation of generation, which takes them of a recogniser's transcripts; on
+units, of which there are fewer kinds and more per second, they are higher, and only compare with the same on real speech.
+All take units as they stand: deduplicate first, or a long unit counts as a repetition.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from textless.types import Units
+
+LOOP = 8  # units, about a third of a second: words may come twice, this many units in a row hardly by chance
+
+Sample = Units | np.ndarray | Sequence[int]
+
+
+def _ngrams(sequence: Sample, n: int) -> Counter[tuple[int, ...]]:
+    units = Units.of(sequence).units.tolist()
+    return Counter(zip(*(units[k:] for k in range(n)), strict=False))
+
+
+def _geometric_mean(values: Sequence[float]) -> float:
+    return float(np.prod(values)) ** (1 / len(values))
+
+
+def recurring(sequence: Sample, n: int) -> float:
+    """Share of the n-grams that occur elsewhere in the sequence too, overlapping or not: auto-BLEU(u, n) of the paper. 0 if none."""
+    counts = _ngrams(sequence, n)
+    return sum(c for c in counts.values() if c > 1) / max(1, counts.total())
+
+
+def auto_bleu(sequence: Sample, n: int = 2) -> float:
+    """Diversity within a sample: the geometric mean of `recurring` over 1- to n-grams (Lakhotia et al. 2021); 0 where all differ.
+
+    GSLM's own script leaves out occurrences that overlap; of deduplicated units, these are at least trigrams.
+    """
+    return _geometric_mean([recurring(sequence, k) for k in range(1, n + 1)])
+
+
+def self_bleu(sequences: Sequence[Sample], n: int = 2) -> float:
+    """Diversity between samples: mean BLEU of each against all others as references (Zhu et al. 2018, arXiv:1802.01886).
+
+    BLEU is the geometric mean over k = 1 … n of the clipped precision, in which a k-gram counts no more often than in the one reference
+    that has it most often (Papineni et al. 2002, section 2.1.1), without brevity penalty or smoothing, as in GSLM's script: 0 when no
+    k-gram of some k is shared, or the sample has none.
+
+    Raises:
+        ValueError: fewer than two sequences.
+    """
+    if len(sequences) < 2:
+        raise ValueError(f"self-BLEU compares at least two samples, got {len(sequences)}")
+    precisions = np.zeros((len(sequences), n))
+    for k in range(1, n + 1):
+        counts = [_ngrams(s, k) for s in sequences]
+        # The most often in any sequence, and in any but that one: what the others have at most, without comparing all with all.
+        most: dict[tuple[int, ...], int] = {}
+        next_most: dict[tuple[int, ...], int] = {}
+        for c in counts:
+            for gram, times in c.items():
+                first = most.get(gram, 0)
+                most[gram] = max(first, times)
+                next_most[gram] = max(next_most.get(gram, 0), min(first, times))
+        for i, c in enumerate(counts):
+            clipped = sum(min(times, next_most[g] if times == most[g] else most[g]) for g, times in c.items())
+            precisions[i, k - 1] = clipped / max(1, c.total())
+    return float(np.mean([_geometric_mean(p) for p in precisions]))
+
+
+def repeated_ngrams(sequence: Sample, n: int = LOOP) -> tuple[float, int]:
+    """(Share of the n-grams that were there before in the sequence, times that the most frequent one occurs); (0, 0) if none."""
+    counts = _ngrams(sequence, n)
+    return (1 - len(counts) / counts.total(), max(counts.values())) if counts else (0.0, 0)
+
+
+def diversity(samples_by_prompt: Mapping[str, Sequence[Sample]]) -> dict[str, float]:
+    """Summary of samples, several to a prompt.
+
+    Args:
+        samples_by_prompt: of each prompt what was sampled after it, without the prompt, which all its samples share.
+
+    Returns:
+        `prompts`, `samples`; `auto_bleu_2`: mean over samples; `self_bleu_2`: mean over prompts of their samples against each other,
+        and `vert_2`, the geometric mean of these two (Lakhotia et al. 2021), both missing where no prompt has two samples;
+        `repeated_8grams`: mean share; `most_of_an_8gram`: times that one occurs in a sample, at most; `without_loops`: share of samples in
+        which no 8-gram occurs more than twice.
+
+    Raises:
+        ValueError: no sample.
+    """
+    samples = [s for group in samples_by_prompt.values() for s in group]
+    if not samples:
+        raise ValueError("no sample to summarise")
+    repeats = [repeated_ngrams(s) for s in samples]
+    figures: dict[str, float] = {
+        "prompts": len(samples_by_prompt),
+        "samples": len(samples),
+        "auto_bleu_2": float(np.mean([auto_bleu(s) for s in samples])),
+        f"repeated_{LOOP}grams": float(np.mean([share for share, _ in repeats])),
+        f"most_of_an_{LOOP}gram": max(most for _, most in repeats),
+        "without_loops": float(np.mean([most <= 2 for _, most in repeats])),
+    }
+    if groups := [group for group in samples_by_prompt.values() if len(group) > 1]:
+        figures["self_bleu_2"] = float(np.mean([self_bleu(group) for group in groups]))
+        figures["vert_2"] = _geometric_mean([figures["auto_bleu_2"], figures["self_bleu_2"]])
+    return figures

@@ -1,0 +1,72 @@
+"""Do units stay when only the sound changes? Unit edit distance (Gat et al. 2022, Augmentation Invariant Discrete Representation for
+Generative Spoken Language Modeling, arXiv:2209.15483, section 3).
+
+The paper has an encoder f of waveforms to T' frames, a quantizer E of each frame to a unit, and a change g of the waveform. Its distance
+is LEV(dedup(E(f(x))), dedup(E(f(g(x))))) / T'_x. Units are deduplicated before they are compared, but T'_x is the number of frames of x,
+before deduplication. So a figure here is smaller than an error rate, which divides by the deduplicated units.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from textless.audio.waveform import as_waveform
+from textless.errors import CorpusError
+from textless.metrics.bootstrap import interval
+from textless.metrics.edit_distance import levenshtein
+from textless.metrics.perturb import PERTURBATIONS, perturb
+from textless.types import Units
+
+
+def unit_edit_distance(clean: Units, changed: Units) -> float:
+    """Edits between the deduplicated units of a file and those of its changed version, over the frames of the clean file.
+
+    0 is best. Raises CorpusError where `clean` is empty.
+    """
+    if not len(clean):
+        raise CorpusError("an edit distance is relative to the frames of the clean file, and there are none")
+    return levenshtein(clean.deduplicated().units, changed.deduplicated().units) / clean.n_frames
+
+
+def edit_distances(
+    waveform: np.ndarray, encode: Callable[[Sequence[np.ndarray]], Sequence[Units]], *, name: str = "", seed: int = 0
+) -> dict[str, float]:
+    """Unit edit distance of one file under each of `textless.metrics.perturb.PERTURBATIONS`.
+
+    The paper stretches in time, shifts the pitch, and adds reverberation, and noise from a corpus. Here are: `ued_speed_F`, resampling to F
+    times the speed, by which the pitch moves too; `ued_stretch_F`, at the same pitch; `ued_pitch_S`, S semitones, formants with it;
+    `ued_noise_D`, white noise D dB below the speech; no reverberation.
+
+    Args:
+        waveform: (samples,) float32 at 16 kHz.
+        encode: a list of waveforms to a list of their units, such as `Tokenizer.encode_batch` or `Model.encode`.
+        name, seed: of the noise.
+
+    Raises:
+        AudioError: shorter than a frame, also after it was sped up.
+    """
+    waveform = as_waveform(waveform)
+    own = zlib.crc32(f"{seed}/{name}".encode())
+    changed = [perturb(waveform, kind, seed=own) for kind in PERTURBATIONS]
+    clean, *others = encode([waveform, *changed])
+    return {f"ued_{kind}": unit_edit_distance(clean, units) for kind, units in zip(PERTURBATIONS, others, strict=True)}
+
+
+def mean_distances(files: Iterable[Mapping[str, float]], *, seed: int = 0) -> dict[str, float]:
+    """Means over files, each of the same weight whatever its length, as in the paper, and of two or more files their 95 % intervals.
+
+    Raises CorpusError when there are none.
+    """
+    files = list(files)
+    if not files:
+        raise CorpusError("there is no audio whose units could be compared")
+    means = {}
+    for name in files[0]:
+        values = np.array([file[name] for file in files])
+        means[name] = float(values.mean())
+        if len(values) > 1:
+            means[f"{name}_low"], means[f"{name}_high"] = interval(values, seed=seed)
+    return means

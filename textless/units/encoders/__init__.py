@@ -1,0 +1,1 @@
+"""Waveforms → frames: HuBERT and its relatives, ours and other people's."""

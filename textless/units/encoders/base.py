@@ -1,0 +1,56 @@
+"""What every encoder offers, and what most of them can inherit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from textless.audio.waveform import are_several, as_blocks, as_waveform, as_waveforms
+from textless.types import UnitContract
+
+Blocks = Callable[
+    [], Iterable[np.ndarray]
+]  # gives a waveform from its start each time it is called, in blocks (samples,) float32
+
+
+class Encoder:
+    """Frames from waveforms. A file's frames never depend on what is encoded with it.
+
+    An encoder of its own gives the attributes, `encode_one` and `n_frames`; the rest follows, at the memory that a whole file takes.
+
+    Attributes:
+        sample_rate: Hz. frame_rate: frames a second. dim: D. contract: of the frames, without a codebook. precision: fp32 or bf16.
+    """
+
+    sample_rate: int
+    frame_rate: float
+    dim: int
+    contract: UnitContract
+    precision: str = "fp32"
+
+    def encode_one(self, waveform: np.ndarray) -> np.ndarray:
+        """(samples,) float32 in [-1, 1] → (T, D) float32. Raises AudioError when shorter than one frame."""
+        raise NotImplementedError
+
+    def n_frames(self, samples: int) -> int:
+        """T of a file of so many samples."""
+        raise NotImplementedError
+
+    def encode_batch(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Several files together; each as `encode_one` gives it, to 1e-5 of its largest value."""
+        return [self.encode_one(w) for w in waveforms]
+
+    def stream(self, blocks: Blocks) -> Iterator[np.ndarray]:
+        """Frames of one file, piece by piece: (t, D) float32. `blocks` may be called more than once. Raises as `encode_one`."""
+        yield self.encode_one(np.concatenate(list(as_blocks(blocks)())))
+
+    def encode(self, waveform: Any) -> Any:
+        """One waveform (samples,) float in [-1, 1] → frames (T, D) float32; a list of them → a list.
+
+        Raises AudioError when it is something else (see `as_waveform`), or shorter than one frame.
+        """
+        if are_several(waveform):
+            return self.encode_batch(as_waveforms(waveform))
+        return self.encode_one(as_waveform(waveform))

@@ -1,0 +1,410 @@
+"""HuBERT for inference: what `Hubert.forward` computes, in tiles and packed instead of padded, without the layers above the wanted one.
+
+Three things make it exact and fast.
+- The GroupNorm of the first convolution (base) needs statistics of the whole file. They follow from the moments of the waveform alone, the
+  mean and covariance of ten neighbouring samples, so that one cheap pass in float64 turns the norm, and the normalisation of the waveform
+  with it, into a scale and a shift of that convolution's weights. After that no frame depends on how a file is cut.
+- The convolutions are matrix products on channels-last tiles that stay in cache.
+- Files lie one behind the other, not side by side: products run over the frames of all, attention and positions over each. Nothing is
+  padded, so nothing can leak.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from textless.audio import mfcc
+from textless.audio.mel import log_mel
+from textless.errors import AudioError, ModelError
+from textless.units.encoders.base import Blocks
+from textless.units.encoders.hubert import CONV_KERNELS, CONV_STRIDES, EPSILON, Block, ConvLayer, Hubert, HubertConfig
+from textless.units.encoders.hubert_frames import FRAME_RATE, HOP, WINDOW, n_frames
+from textless.units.mfcc_lda.vtln import MEASURED, warping
+
+TILE = 100  # frames whose convolutions are computed at once: about as many as a core's cache holds
+STRETCH = 1500  # frames of the front end computed from one stretch of samples
+PACKED = 15_000  # frames that go through the trunk together at most, to bound memory
+MARGIN = 1 / 12  # of a window: how much context a frame has at least, inside, on either side
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Extractor:
+    """Outputs of a HuBERT's blocks, for whole files of any length.
+
+    Args:
+        model: with its weight norm folded (`Hubert.fold_weight_norm`).
+        precision: `fp32`, or `bf16`: matrix products in bfloat16; norms, statistics and the residual stream stay in float32.
+        window: seconds. In longer files the trunk sees windows of this length, and gives of each the frames with at least a twelfth of it
+            around them inside, or the file's end. 0: always the whole file, at quadratic cost.
+    """
+
+    def __init__(self, model: Hubert, *, precision: str = "fp32", window: float = 60.0) -> None:
+        if precision not in PRECISIONS:
+            raise ModelError(f"precision {precision!r} is unknown; known: {', '.join(PRECISIONS)}")
+        dtype = PRECISIONS[precision]
+        self.front = _ConvFront(model, dtype) if model.config.front_end == "conv" else _MelFront(model, dtype)
+        self.trunk = _Trunk(model, dtype)
+        self.window = round(window * FRAME_RATE)
+
+    @torch.inference_mode()
+    def __call__(self, waveforms: Sequence[np.ndarray], layers: Sequence[int]) -> list[list[np.ndarray]]:
+        """Several files together.
+
+        Args:
+            waveforms: each (samples,) float32 in [-1, 1] at 16 kHz.
+            layers: 1-based, the output of that block before any final norm; 0 is the input of the first block.
+
+        Returns:
+            for each file, for each layer, (T, dim) float32, T = floor((samples - 400) / 320) + 1.
+
+        Raises:
+            AudioError: one is shorter than a frame.
+        """
+        results: list[list[np.ndarray]] = [[] for _ in waveforms]
+        whole: dict[int, Tensor] = {}
+
+        def flush() -> None:
+            for i, outputs in zip(whole, self.trunk(list(whole.values()), layers), strict=True):
+                results[i] = [x.cpu().numpy() for x in outputs]
+            whole.clear()
+
+        for i, waveform in enumerate(waveforms):
+            frames = n_frames(len(waveform))
+            if self.window and frames > self.window:
+                parts = self.stream(lambda w=waveform: [w], layers)  # type: ignore[misc]
+                results[i] = [np.concatenate(x) for x in zip(*parts, strict=True)]
+                continue
+            if frames + sum(map(len, whole.values())) > PACKED:
+                flush()
+            whole[i] = self._features(lambda w=waveform: [w])(0, frames)  # type: ignore[misc]
+        flush()
+        return results
+
+    @torch.inference_mode()
+    def stream(self, blocks: Blocks, layers: Sequence[int]) -> Iterator[list[np.ndarray]]:
+        """One file of any length at bounded memory: for each layer (t, dim) float32, piece by piece, T frames together.
+
+        `blocks` is called twice or more: what is normalised over the file is measured first. Raises AudioError when the file is shorter
+        than a frame, or ends earlier than before.
+        """
+        features = self._features(blocks)
+        for start, stop, first, last in windows(features.total, self.window):
+            [outputs] = self.trunk([features(start, stop)], layers)
+            yield [x[first - start : last - start].cpu().numpy() for x in outputs]
+
+    def _features(self, blocks: Blocks) -> _Reader:
+        """The front end's output, T rows."""
+        measured = self.front.measure(blocks)
+        frames = n_frames(measured.samples)
+        if frames < 1:
+            raise AudioError(f"{measured.samples} samples are shorter than one frame ({WINDOW} samples at 16 kHz)")
+        samples, starts = _samples(blocks, measured.samples), range(0, frames, STRETCH)
+        return _Reader((self.front(samples, i, min(i + STRETCH, frames), measured) for i in starts), frames)
+
+
+def windows(frames: int, window: int) -> Iterator[tuple[int, int, int, int]]:
+    """(start, stop, first, last) of each window on a file: the trunk sees start … stop and gives first … last.
+
+    What they give lies end to end; each frame but those near the file's ends has `MARGIN` of a window around it. All windows are full.
+    """
+    margin, kept, start = round(window * MARGIN), 0, 0
+    while window and start + window < frames:
+        yield start, start + window, kept, start + window - margin
+        kept = start + window - margin
+        start = kept - margin
+    yield (max(0, frames - window) if window else 0), frames, kept, frames
+
+
+class _Reader:
+    """Stretches of something that comes in pieces: `reader(start, stop)`, with starts that never go back.
+
+    Attributes: total: how long all pieces are together.
+    """
+
+    def __init__(self, pieces: Iterator[Tensor], total: int) -> None:
+        self.pieces, self.total = pieces, total
+        self.held, self.at = next(pieces, torch.empty(0)), 0
+
+    def __call__(self, start: int, stop: int) -> Tensor:
+        parts = [self.held[start - self.at :]]
+        missing = stop - start - len(parts[0])
+        while missing > 0:
+            if (piece := next(self.pieces, None)) is None:
+                raise AudioError("the file changed while it was read; run again when it is complete")
+            parts.append(piece)
+            missing -= len(piece)
+        self.held, self.at = torch.cat(parts) if len(parts) > 1 else parts[0], start
+        return self.held[: stop - start]
+
+
+def _samples(blocks: Blocks, total: int) -> _Reader:
+    return _Reader((torch.from_numpy(np.ascontiguousarray(b, np.float32)) for b in blocks()), total)
+
+
+# --------------------------------------------------------------------------------------------------------- front ends
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What the first pass over a file gives the second: its length, the waveform's normalisation, and what the front end needs.
+
+    The normalised waveform is scale · (x - centre): what is large and constant goes first, or single precision would lose the rest. So that
+    the difference is exact, the centre is a float32, and misses the mean by `rest`.
+    """
+
+    samples: int
+    centre: float = 0.0
+    rest: float = 0.0
+    scale: float = 1.0
+    front: tuple[Tensor, ...] = ()
+
+
+def _level(blocks: Blocks, normalisation: str) -> _Measured:
+    """Length and normalisation of a waveform, in float64."""
+    samples, total, squares = 0, 0.0, 0.0
+    for block in blocks():
+        samples += len(block)
+        if normalisation != "none":
+            x = block.astype(np.float64)
+            total, squares = total + float(x.sum()), squares + float(x @ x)
+    if normalisation == "none" or not samples:
+        return _Measured(samples)
+    mean = total / samples
+    scale = (max(0.0, squares / samples - mean * mean) + EPSILON[normalisation]) ** -0.5
+    return _Measured(samples, centre := float(np.float32(mean)), mean - centre, scale)
+
+
+class _ConvFront:
+    """Seven convolutions as matrix products, channels last: samples → (t, conv_dim)."""
+
+    def __init__(self, model: Hubert, dtype: torch.dtype) -> None:
+        self.normalisation, self.dtype = model.config.normalisation, dtype
+        # Ten taps on one channel cost next to nothing, and samples have more than bfloat16's eight bits: the first stays in float32.
+        self.first, *self.rest = (
+            _Conv(c, torch.float32 if i == 0 else dtype) for i, c in enumerate(model.feature_extractor.conv_layers)
+        )
+        self.device = self.first.weight.device
+
+    def measure(self, blocks: Blocks) -> _Measured:
+        """Waveform normalisation and GroupNorm as the weight (10, conv_dim) and bias (conv_dim,) of the first convolution."""
+        level = _level(blocks, self.normalisation)
+        weight = self.first.weight.double() * level.scale
+        bias = -level.rest * weight.sum(0) + (0 if self.first.bias is None else self.first.bias.double())
+        if self.first.norm == "group":
+            mean, covariance = (x.to(self.device) for x in _taps(blocks))
+            level = replace(level, centre=float(mean.mean().float()))
+            variance = (weight * (covariance @ weight)).sum(0).clamp(min=0)
+            gain = self.first.gain.double() / torch.sqrt(variance + 1e-5)
+            # The convolution's own bias is part of the mean that the norm takes away.
+            weight, bias = weight * gain, self.first.offset.double() - ((mean - level.centre) @ weight) * gain
+        return replace(level, front=(weight.float(), bias.float()))
+
+    def __call__(self, samples: _Reader, start: int, stop: int, measured: _Measured) -> Tensor:
+        """Frames start … stop."""
+        x = samples(start * HOP, (stop - 1) * HOP + WINDOW).to(self.device) - measured.centre
+        frames = range(0, stop - start, TILE)
+        return torch.cat([self._tile(x[i * HOP :], min(TILE, stop - start - i), *measured.front) for i in frames])
+
+    def _tile(self, x: Tensor, frames: int, weight: Tensor, bias: Tensor) -> Tensor:
+        widths = [frames]
+        for conv in reversed(self.rest):
+            widths.append(2 * widths[-1] + conv.kernel - 2)
+        y = torch.addmm(bias, x.as_strided((widths.pop(), CONV_KERNELS[0]), (CONV_STRIDES[0], 1)), weight)
+        y = self.first.activate(y).to(self.dtype)
+        for conv in self.rest:
+            y = conv(y, widths.pop())
+        return y
+
+
+def _taps(blocks: Blocks) -> tuple[Tensor, Tensor]:
+    """Mean (10,) and covariance (10, 10) float64 of the samples that the taps of the first convolution meet over a file."""
+    k, s = CONV_KERNELS[0], CONV_STRIDES[0]
+    count, mean, products, rest = 0, torch.zeros(k).double(), torch.zeros(k, k).double(), np.empty(0)
+    for block in blocks():
+        rest = np.concatenate([rest, block.astype(np.float64)])
+        if (n := (len(rest) - k) // s + 1) > 0:
+            frames = torch.from_numpy(rest).unfold(0, k, s)
+            count, mean, products, rest = count + n, mean + frames.sum(0), products + frames.T @ frames, rest[n * s :]
+    mean, products = mean / max(count, 1), products / max(count, 1)
+    return mean, products - mean[:, None] * mean
+
+
+class _Conv:
+    """A convolution of stride 2 and kernel 2 or 3 (the first: of one channel), its norm and GELU, on channels-last frames."""
+
+    def __init__(self, layer: ConvLayer, dtype: torch.dtype) -> None:
+        weight = layer.conv.weight.detach().permute(2, 1, 0)  # (taps, in, out)
+        self.kernel, self.norm = len(weight), layer.norm
+        # Neighbouring frames lie one behind the other in memory: two taps are one product without a copy, a third is another.
+        self.third = weight[2].to(dtype).contiguous() if self.kernel == 3 else None
+        self.weight = weight[: 2 if self.third is not None else None].flatten(0, 1).to(dtype).contiguous()
+        self.bias = None if layer.conv.bias is None else layer.conv.bias.detach().to(dtype)
+        if self.norm != "none":
+            self.gain, self.offset = (
+                layer.layer_norm.weight.detach().to(dtype),
+                layer.layer_norm.bias.detach().to(dtype),
+            )
+
+    def __call__(self, x: Tensor, frames: int) -> Tensor:
+        """(at least 2 · frames + kernel - 2, in) → (frames, out)."""
+        pairs = x[: 2 * frames].view(frames, -1)
+        y = torch.mm(pairs, self.weight) if self.bias is None else torch.addmm(self.bias, pairs, self.weight)
+        if self.third is not None:
+            y.addmm_(x[2::2][:frames], self.third)
+        return self.activate(y)
+
+    def activate(self, y: Tensor) -> Tensor:
+        """Norm over channels, where it is that one (the norm over time stands in the weights), and GELU, in place where possible."""
+        if self.norm == "layer":
+            y = F.layer_norm(y, y.shape[1:], self.gain, self.offset)
+        return torch.ops.aten.gelu_(y)
+
+
+class _MelFront:
+    """Two convolutions on the normalised log-mel spectrogram: samples → (t, conv_dim)."""
+
+    def __init__(self, model: Hubert, dtype: torch.dtype) -> None:
+        self.config, self.voice, front = model.config, model.voice, model.feature_extractor
+        self.first, self.second = (
+            (c.weight.detach().to(dtype), c.bias.detach().to(dtype)) for c in (front.conv1, front.conv2)
+        )
+        self.device = self.first[0].device
+
+    def measure(self, blocks: Blocks) -> _Measured:
+        """Mean and deviation (n_mels,) of the spectrogram over the file; before them, where there is a voice, what warps it to that."""
+        level = _level(blocks, self.config.normalisation)
+        samples, frames = _samples(blocks, level.samples), mfcc.n_frames(level.samples)
+        if self.voice is not None and frames > 0:
+            beginning = self._mel(_samples(blocks, level.samples), 0, min(frames, MEASURED), level)
+            level = replace(level, front=(warping(self.voice.warp(beginning)).to(self.device),))
+        mean, power = torch.zeros(2, self.config.n_mels, dtype=torch.float64)
+        for i in range(0, frames, STRETCH):
+            mel = self._mel(samples, i, min(i + STRETCH, frames), level).cpu().double()
+            mean, power = mean + mel.sum(0) / frames, power + mel.square().sum(0) / frames
+        deviation = torch.sqrt((power - mean.square()).clamp(min=0) + 1e-5)
+        return replace(level, front=(*level.front, mean.float().to(self.device), deviation.float().to(self.device)))
+
+    def __call__(self, samples: _Reader, start: int, stop: int, measured: _Measured) -> Tensor:
+        """Frames start … stop."""
+        total, (*_, mean, deviation) = mfcc.n_frames(measured.samples), measured.front
+        # Frame t takes outputs 2t - 1 … 2t + 1 of the first convolution, which take a mel frame more on both sides.
+        low, high = 2 * start - 2, 2 * stop + 1
+        first, last = max(low, 0), min(high, total)
+        mel = (self._mel(samples, first, last, measured) - mean) / deviation
+        mel = F.pad(mel.T, (first - low, high - last)).to(self.first[0].dtype)  # outside of the file there is nothing
+        y = torch.ops.aten.gelu_(F.conv1d(mel[None], *self.first))
+        y[..., : max(0, -1 - low)] = 0  # nor are there outputs
+        y[..., total - low - 1 :] = 0
+        return torch.ops.aten.gelu_(F.conv1d(y, *self.second, stride=2))[0].T
+
+    def _mel(self, samples: _Reader, start: int, stop: int, level: _Measured) -> Tensor:
+        x = samples(start * mfcc.HOP, (stop - 1) * mfcc.HOP + mfcc.WINDOW).to(self.device)
+        mel = log_mel((x - level.centre - level.rest) * level.scale, n_mels=self.config.n_mels)
+        return mel @ level.front[0] if self.voice is not None and level.front else mel
+
+
+# -------------------------------------------------------------------------------------------------------------- trunk
+
+
+class _Trunk:
+    """Projection, positions and blocks over files that lie one behind the other."""
+
+    def __init__(self, model: Hubert, dtype: torch.dtype) -> None:
+        # The model itself is not kept: beside the laid out weights it would be held twice.
+        self.dtype, self.pre_ln, self.first_norm = dtype, model.config.pre_ln, model.encoder.layer_norm
+        self.norm = model.feature_projection.layer_norm
+        self.projection = _linear(dtype, model.feature_projection.projection)
+        self.positions = _Positions(model.encoder.pos_conv_embed.conv)
+        self.blocks = [_PackedBlock(block, model.config, self.dtype) for block in model.encoder.layers]
+
+    def __call__(self, features: Sequence[Tensor], layers: Sequence[int]) -> list[list[Tensor]]:
+        """For each file (t, conv_dim): for each layer (t, dim) float32. Blocks above the highest layer are not run."""
+        if not features:
+            return []
+        lengths = [len(x) for x in features]
+        x = torch.cat(list(features)).float()
+        x = F.linear(_norm(x, self.norm).to(self.dtype), *self.projection).float()
+        x = x + self.positions(x.split(lengths))
+        if not self.pre_ln:
+            x = _norm(x, self.first_norm)
+        outputs = {0: x}
+        for layer in range(1, max(layers) + 1):
+            x = self.blocks[layer - 1](x, lengths)
+            if layer in layers:
+                outputs[layer] = x
+        return [list(parts) for parts in zip(*(outputs[layer].split(lengths) for layer in layers), strict=True)]
+
+
+class _Positions:
+    """The positional convolution and its GELU over several files: [(t, dim)] float32 → (N, dim).
+
+    A kernel of 128 frames costs less by FFT, in pieces that overlap by a kernel (overlap-save): six times less on a CPU, also than in
+    bfloat16.
+    """
+
+    def __init__(self, conv: nn.Conv1d) -> None:
+        self.kernel, self.groups, self.bias = conv.weight.shape[2], conv.groups, conv.bias.detach()
+        self.length = max(256, 1 << (2 * self.kernel - 1).bit_length())
+        spectrum = torch.fft.rfft(conv.weight.detach().flip(2).double(), self.length).unflatten(0, (self.groups, -1))
+        self.weight = spectrum.permute(3, 0, 2, 1).to(torch.complex64).contiguous()  # (frequency, group, in, out)
+
+    def __call__(self, files: Sequence[Tensor]) -> Tensor:
+        left, step = self.kernel // 2, self.length - self.kernel + 1
+        pieces = []
+        for x in files:
+            right = -len(x) % step + self.kernel - 1 - left
+            pieces.append(F.pad(x.T, (left, right)).unfold(1, self.length, step))  # (dim, pieces, length)
+        x = torch.fft.rfft(torch.cat(pieces, dim=1)).unflatten(0, (self.groups, -1)).permute(3, 0, 2, 1)
+        y = torch.fft.irfft((x @ self.weight).permute(1, 3, 2, 0).flatten(0, 1), self.length)[..., self.kernel - 1 :]
+        parts = y.split([p.shape[1] for p in pieces], dim=1)
+        return F.gelu(
+            torch.cat([part.flatten(1)[:, : len(x)] for part, x in zip(parts, files, strict=True)], dim=1).T + self.bias
+        )
+
+
+class _PackedBlock:
+    """A block of the trunk: (N, dim) float32 → (N, dim) float32, products in `dtype`."""
+
+    def __init__(self, block: Block, config: HubertConfig, dtype: torch.dtype) -> None:
+        self.pre_ln, self.heads, self.dtype, attention = config.pre_ln, config.heads, dtype, block.attention
+        self.qkv = _linear(dtype, attention.q_proj, attention.k_proj, attention.v_proj)
+        self.out = _linear(dtype, attention.out_proj)
+        self.inner = _linear(dtype, block.feed_forward.intermediate_dense)
+        self.outer = _linear(dtype, block.feed_forward.output_dense)
+        self.norm1, self.norm2 = block.layer_norm, block.final_layer_norm
+
+    def __call__(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
+        if self.pre_ln:
+            x = x + self._attend(_norm(x, self.norm1), lengths)
+            return x + self._feed(_norm(x, self.norm2))
+        x = _norm(x + self._attend(x, lengths), self.norm1)
+        return _norm(x + self._feed(x), self.norm2)
+
+    def _attend(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
+        qkv = F.linear(x.to(self.dtype), *self.qkv).view(len(x), 3, self.heads, -1).permute(1, 2, 0, 3)
+        heads = [
+            F.scaled_dot_product_attention(*part[:, None]).squeeze(0).transpose(0, 1)
+            for part in qkv.split(lengths, dim=2)
+        ]
+        return F.linear(torch.cat(heads).flatten(1), *self.out)
+
+    def _feed(self, x: Tensor) -> Tensor:
+        return F.linear(torch.ops.aten.gelu_(F.linear(x.to(self.dtype), *self.inner)), *self.outer)
+
+
+def _linear(dtype: torch.dtype, *layers: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Weight and bias of one linear layer, or of several with the same input as one."""
+    weights, biases = [layer.weight.detach() for layer in layers], [layer.bias.detach() for layer in layers]
+    if len(layers) == 1:
+        return weights[0].to(dtype), biases[0].to(dtype)
+    return torch.cat(weights).to(dtype), torch.cat(biases).to(dtype)
+
+
+def _norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    return F.layer_norm(x, x.shape[1:], norm.weight, norm.bias, norm.eps)

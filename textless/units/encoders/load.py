@@ -1,0 +1,165 @@
+"""An encoder from a file, a folder or a name."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+
+from textless.checks import Between, Count, check
+from textless.errors import ModelError, did_you_mean
+from textless.model_io import CONFIG, load_model, read_json, save_model, take
+from textless.units.encoders.base import Encoder
+from textless.units.encoders.hubert_encoder import WINDOW_SECONDS, HubertEncoder
+from textless.units.encoders.projected import BASE, ProjectedEncoder
+from textless.units.encoders.signal import SIGNAL, SignalEncoder
+from textless.units.mfcc_lda.lda import LdaEncoder
+
+
+def load_encoder(
+    source: Path | str,
+    layer: int | None = None,
+    *,
+    precision: str = "fp32",
+    window: float | None = None,
+    normalisation: str | None = None,
+    device: str = "cpu",
+) -> Encoder:
+    """An encoder.
+
+    Args:
+        source: `mfcc`, `logmel`, `context_mfcc`; a folder of ours (HuBERT, ladder, projected); a folder of transformers (HuBERT,
+            wav2vec 2.0, WavLM, data2vec-audio, UniSpeech-SAT, w2v-BERT 2.0, …); a checkpoint of fairseq's (`.pt`, HuBERT or
+            wav2vec 2.0); a state dict of torchaudio's; or the name of a published one (`textless.units.encoders.zoo`), or `OWNER/NAME`
+            on the Hugging Face hub, which is fetched.
+        layer: 1-based, the output of that block before any final norm. None: the published name's layer, else the last. Nothing above
+            it is read or run.
+        precision: `fp32`; `bf16`, faster where the processor has matrix units for it; `auto`: bf16 there, else fp32.
+        window: seconds; files longer than this are seen in overlapping windows (see `Extractor`). None: 60. 0: files are always seen
+            whole, as encoders that transformers runs always do.
+        normalisation: of the waveform, `none`, `layer_norm_1e-5` or `zscore_1e-7`, instead of what the source says.
+
+    Raises:
+        ModelError: not an encoder, no such layer, damaged, or it cannot be fetched; weights that are not finite; a configuration that its
+            weights do not fit; made for audio of another rate than 16 kHz.
+        DeviceError: no such device.
+    """
+    from textless.devices import resolve
+
+    device = str(resolve(device))
+    if str(source) in SIGNAL:
+        return SignalEncoder(str(source))
+    precision = resolve_precision(precision, device)
+    source, layer, normalisation = resolve_encoder(source, layer, normalisation)
+    config = read_json(source / CONFIG) if source.is_dir() else {}
+    if config.get("kind") == "lda":
+        return LdaEncoder.load(source)
+    if config.get("kind") == "ladder":
+        from textless.units.mfcc_lda.ladder import LadderEncoder
+
+        return LadderEncoder.load(source)
+    if config.get("kind") == "projected":
+        return load_projected(
+            source, layer, precision=precision, window=window, normalisation=normalisation, device=device
+        )
+
+    from textless.units.encoders import convert as checkpoints
+
+    if "model_type" in config and not checkpoints.fits(config):
+        from textless.units.encoders.transformers import load_foreign
+
+        return load_foreign(source, layer, device=device, precision=precision, normalisation=normalisation)
+    checkpoint = checkpoints.open_checkpoint(source)
+    layer = checkpoint.config.layers if layer is None else layer
+    model = checkpoint.load(layer, normalisation=normalisation)
+    return HubertEncoder(
+        model, layer, device=device, precision=precision, window=WINDOW_SECONDS if window is None else window
+    )
+
+
+def resolve_encoder(
+    source: Path | str, layer: int | None = None, normalisation: str | None = None
+) -> tuple[Path, int | None, str | None]:
+    """A file or folder on disk, with layer and normalisation filled in from the table where the source is published.
+
+    Raises ModelError when there is no such file and no such name, or it cannot be fetched.
+    """
+    if Path(source).exists():
+        return Path(source), layer, normalisation
+    from textless.audio.fetch import fetch_repository
+    from textless.units.encoders.zoo import PUBLISHED, fetch_encoder
+
+    name = str(source)
+    if entry := PUBLISHED.get(name) or next((e for e in PUBLISHED.values() if e.encoder == name), None):
+        key = next(k for k, e in PUBLISHED.items() if e is entry)
+        path = fetch_encoder(key)
+        # fairseq's checkpoints say their normalisation themselves; the processor files in repositories are no guide.
+        if path.is_dir():
+            normalisation = normalisation or entry.normalisation
+        return path, layer or (entry.layer if key == name else None), normalisation
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        try:
+            return fetch_repository(name), layer, normalisation
+        except ModelError as e:
+            raise ModelError(f"{name}: no such file or folder here, and on the hub: {e}") from None
+    raise ModelError(
+        f"{name}: no such file or folder, and no published encoder has this name{did_you_mean(name, PUBLISHED)}"
+    )
+
+
+def resolve_precision(precision: str, device: str = "cpu") -> str:
+    """`auto` as `bf16` where the device has matrix units for it, else `fp32`. Raises ModelError for an unknown one."""
+    if precision in ("fp32", "bf16"):
+        return precision
+    if precision != "auto":
+        raise ModelError(f"precision {precision!r} is unknown; known: fp32, bf16, auto")
+    import torch
+
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def save_projected(
+    folder: Path, base: Path | str, projection: np.ndarray, *, layer: int | None, context: int = 0
+) -> None:
+    """Write a model folder that stands alone: the encoder below, whatever `load_encoder` takes, is copied into it. Raises ModelError."""
+    place, normalisation = str(base), None
+    if place not in SIGNAL:
+        source, layer, normalisation = resolve_encoder(base, layer)
+        place = BASE if source.is_dir() else f"{BASE}/{source.name}"
+        (folder / BASE).mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(
+                source, folder / BASE, ignore=shutil.ignore_patterns(".*", "manifest.json"), dirs_exist_ok=True
+            )
+        else:
+            shutil.copyfile(source, folder / place)
+    config = {"base": place, "layer": layer, "normalisation": normalisation, "context": context}
+    save_model(folder, kind="projected", config=config, tensors={"projection": projection})
+
+
+def load_projected(folder: Path, layer: int | None = None, **options: Any) -> ProjectedEncoder:
+    """Read one; options are `load_encoder`'s for the encoder below. Raises ModelError as that, and when another layer is asked for."""
+    config, tensors = load_model(folder, kind="projected")
+    for name, hint in (
+        ("base", str),
+        ("layer", Count | None),
+        ("normalisation", str | None),
+        ("context", Annotated[int, Between(0, 1000)]),
+    ):
+        check(config.get(name), hint, f"{Path(folder) / CONFIG}: {name}")
+    if layer not in (None, config["layer"]):
+        raise ModelError(f"{folder}: was fitted on layer {config['layer']}, not {layer}; leave the layer out")
+    base = config["base"]
+    if (base not in SIGNAL and Path(base).parts[:1] != (BASE,)) or ".." in Path(base).parts:
+        raise ModelError(f"{folder}: the encoder below, {base!r}, does not lie in it; copy the model again")
+    options["normalisation"] = options.get("normalisation") or config["normalisation"]
+    below = load_encoder(base if base in SIGNAL else folder / base, config["layer"], **options)
+    try:
+        return ProjectedEncoder(below, take(folder, tensors, "projection"), context=config["context"])
+    except ModelError as e:
+        raise ModelError(str(e) if str(e).startswith(str(folder)) else f"{folder}: {e}") from None
