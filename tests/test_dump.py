@@ -271,7 +271,7 @@ def test_a_source_that_is_not_unicode_is_spelled_out(tmp_path):
         ({"contract": {"frame_rate": float("nan")}}, "frame_rate must be a number"),
         ({"contract": {"frame_rate": float("inf")}}, "frame_rate must be a number"),
         ({"contract": {"encoder": 5}}, "encoder must be text"),
-        ({"contract": {"colour": 5}}, "unknown fields colour"),
+        ({"contract": {"colour": 5}}, "unknown fields 'colour'"),
     ],
 )
 def test_odd_headers(tmp_path, header, error):

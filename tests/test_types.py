@@ -88,5 +88,5 @@ def test_unknown_against_known_warns():
 
 def test_contract_round_trip_and_unknown_fields():
     assert UnitContract.from_dict(CONTRACT.to_dict()) == CONTRACT
-    with pytest.raises(ContractError, match="unknown fields colour"):
+    with pytest.raises(ContractError, match="unknown fields 'colour'"):
         UnitContract.from_dict({"colour": 1})

@@ -1,16 +1,20 @@
-"""`Units` and `UnitContract`: what passes between the stages, and what it says of its origin."""
+"""What passes between the stages (`Units`, `UnitRow`, `UnitContract`), and the four contracts that people extend.
+
+`Encoder`, `Quantizer`, `UnitDecoder` and `Vocoder` are protocols: a class of any origin that has these methods can be used in their place.
+"""
 
 from __future__ import annotations
 
 import numbers
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Protocol, overload, runtime_checkable
 
 import numpy as np
 
 from textless.errors import ContractError, ContractWarning, DumpError
+from textless.names import encodable, plain
 
 MOST_UNITS = 1 << 24  # of a codebook: figures hold a count for each
 LONGEST_ROW = 1 << 24  # frames, 93 h at 50 Hz; a row of 40 bytes must not ask for gigabytes
@@ -23,6 +27,7 @@ NUMBERS = {
     "n_units": (1, MOST_UNITS),
 }
 WHOLE = ("layer", "sample_rate", "n_units")
+OURS = ("id", "units", "durations", "frames", "speaker", "source", "offset", "samples")  # columns of a row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,3 +267,195 @@ def _int_vector(values: Any, what: str) -> np.ndarray:
     if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
         raise DumpError(f"{what} must be integers below 2^63, got {array.max()}")
     return array.astype(np.int64, copy=False)
+
+
+@dataclass(frozen=True, eq=False)
+class UnitRow:
+    """One sequence: `source` is the audio file's name; `offset` and `samples` are the part of it, at the contract's sample rate.
+
+    An id or speaker that is a whole number is taken as text. Raises DumpError for values of other types, an empty id, text that is not
+    Unicode, and extra columns with the name of one of the others.
+    """
+
+    id: str
+    units: Units
+    speaker: str | None = None
+    source: str = ""
+    offset: int = 0
+    samples: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        source = "" if self.source is None else self.source
+        if isinstance(source, str):  # a file's name may hold any bytes
+            source = encodable(source)
+        values = {
+            "id": _text("id", self.id),
+            "speaker": None if self.speaker is None else _text("speaker", self.speaker),
+        }
+        values |= {
+            "source": _text("source", source),
+            "offset": _count("offset", self.offset),
+            "samples": _count("samples", self.samples),
+        }
+        if not values["id"]:
+            raise DumpError("id is empty; each row needs one")
+        if clash := [name for name in OURS if name in self.extra]:
+            raise DumpError(f"{values['id']}: an extra column cannot be called {clash[0]}; rename it")
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise DumpError(f"{name} must be text, not {str(value)[:60]!r} ({type(value).__name__})")
+    if name == "source":
+        return encodable(value)
+    if encodable(value) != value:  # a `Row` of an odd file name has an id that can be written
+        raise DumpError(f"{name} is not Unicode text: {value[:60]!a}")
+    return plain(value)
+
+
+def _count(name: str, value: Any) -> int:
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 1 << 63:
+        raise DumpError(f"{name} must be a whole number of samples, not {str(value)[:60]!r}")
+    return int(value)
+
+
+# ----------------------------------------------------------------------------------------- what people extend
+
+Blocks = Callable[[], Iterable[np.ndarray]]  # a waveform from its start at each call, in blocks (samples,) float32
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Waveforms → frames. The frames of a file never depend on what is encoded with it.
+
+    `textless.units.encoders.base.Encoder` has everything but `encode_one`, `n_frames` and the attributes.
+
+    Attributes:
+        sample_rate: Hz.
+        frame_rate: frames a second.
+        dim: D.
+        contract: of the frames, without a quantizer.
+        precision: `fp32` or `bf16`.
+    """
+
+    sample_rate: int
+    frame_rate: float
+    dim: int
+    contract: UnitContract
+    precision: str
+
+    @overload
+    def encode(self, waveform: np.ndarray) -> np.ndarray: ...
+    @overload
+    def encode(self, waveform: Sequence[np.ndarray]) -> list[np.ndarray]: ...
+    def encode(self, waveform: np.ndarray | Sequence[np.ndarray]) -> np.ndarray | list[np.ndarray]:
+        """(samples,) float in [-1, 1] → (T, D) float32; a list → a list. Raises AudioError for what is no waveform, or too short."""
+
+    def encode_one(self, waveform: np.ndarray) -> np.ndarray:
+        """(samples,) float32 → (T, D) float32. Raises AudioError when it is shorter than one frame."""
+
+    def encode_batch(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Several files, each as `encode_one` gives it, to 1e-5 of its largest value."""
+
+    def n_frames(self, samples: int) -> int:
+        """T of a file of so many samples."""
+
+    def stream(self, blocks: Blocks) -> Iterator[np.ndarray]:
+        """Frames of one file, piece by piece: (t, D) float32. `blocks` may be called more than once. Raises as `encode_one`."""
+
+
+@runtime_checkable
+class Quantizer(Protocol):
+    """Frames → units.
+
+    Attributes:
+        dim: D of the frames that it takes.
+        n_units: K.
+        contract: of the frames that it was made on, with `n_units`, `codebook` and `transform` filled in.
+    """
+
+    contract: UnitContract
+
+    @property
+    def dim(self) -> int: ...
+    @property
+    def n_units(self) -> int: ...
+
+    def predict(self, frames: np.ndarray) -> np.ndarray:
+        """(T, D) float32 → (T,) int64 in [0, K). Raises ModelError when the frames are not (T, D) and finite."""
+
+    def contract_for(self, frames: UnitContract) -> UnitContract:
+        """Contract of the units that it makes of frames. Raises ContractError when it was made on frames of another kind."""
+
+
+@runtime_checkable
+class MeasuringQuantizer(Quantizer, Protocol):
+    """A quantizer that also says how well each frame fits, such as k-means."""
+
+    def nearest(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `predict`, and the distance of each frame to its unit: (T, D) float32 → (T,) int64, (T,) float32."""
+
+
+@runtime_checkable
+class UnitDecoder(Protocol):
+    """A language model over units: scores them, and continues them. `textless.lm.decoder.Decoder` has all but the network.
+
+    Attributes:
+        contract: of the units.
+    """
+
+    contract: UnitContract
+
+    @property
+    def n_units(self) -> int: ...
+
+    def nll(self, units: Units | np.ndarray | Sequence[int]) -> np.ndarray:
+        """(N + 1,) float64 nats: of each unit given those before it, and of the end. Raises ContractError for other units."""
+
+    def continue_units(
+        self,
+        prompt: Any,
+        *,
+        seconds: float | None = None,
+        max_new_units: int | None = None,
+        seed: int | Sequence[int] = 0,
+        only_new: bool = False,
+        **sampling: Any,
+    ) -> Any:
+        """Units → Units, a list → a list: the prompt with what is sampled after it. Raises ContractError for other units."""
+
+
+@runtime_checkable
+class Vocoder(Protocol):
+    """Units → speech.
+
+    Attributes:
+        contract: of the units that it takes.
+    """
+
+    contract: UnitContract
+
+    @property
+    def sample_rate(self) -> int: ...
+    @property
+    def speakers(self) -> tuple[str, ...]: ...
+
+    def resynth(self, units: Any, *, speaker: str | int | None = None, durations: str = "given", f0: Any = None) -> Any:
+        """Units or (N,) integers → (samples,) float32 in [-1, 1] at `sample_rate`; a list → a list. Raises ContractError, ModelError."""
+
+
+@runtime_checkable
+class StreamingVocoder(Vocoder, Protocol):
+    """A vocoder that speaks while units are still coming."""
+
+    def stream(
+        self, pieces: Iterable[Units | np.ndarray], *, speaker: str | int | None = None, durations: str = "given"
+    ) -> Iterator[np.ndarray]:
+        """Pieces of one sequence → pieces of what `resynth` makes of the whole, (samples,) float32."""

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -16,8 +16,7 @@ import numpy as np
 
 from textless.errors import AudioError, ContractError, DumpError, TextlessError
 from textless.model_io import write_text
-from textless.names import encodable, plain
-from textless.types import UnitContract, Units
+from textless.types import OURS, UnitContract, UnitRow, Units
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,66 +27,8 @@ ROW_GROUP = 256
 MOST_VALUES = 1 << 28  # units of a row group; a few bytes of parquet may promise any number
 DEEPEST = 30  # lists or structures within one another that parquet is read with
 MOST_BYTES = 1 << 31  # of a row group
-OURS = ("id", "units", "durations", "frames", "speaker", "source", "offset", "samples")
 MORE = "more"  # the column of a row in a stream whose next part follows
 LONGEST = 65535  # frames that one uint16 duration holds; a longer run is split
-
-
-@dataclass(frozen=True, eq=False)
-class UnitRow:
-    """One sequence: `source` is the audio file's name; `offset` and `samples` are the part of it, at the contract's sample rate.
-
-    An id or speaker that is a whole number is taken as text. Raises DumpError for values of other types, an empty id, text that is not
-    Unicode, and extra columns with the name of one of the others.
-    """
-
-    id: str
-    units: Units
-    speaker: str | None = None
-    source: str = ""
-    offset: int = 0
-    samples: int = 0
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        source = "" if self.source is None else self.source
-        if isinstance(source, str):  # a file's name may hold any bytes
-            source = encodable(source)
-        values = {
-            "id": _text("id", self.id),
-            "speaker": None if self.speaker is None else _text("speaker", self.speaker),
-        }
-        values |= {
-            "source": _text("source", source),
-            "offset": _count("offset", self.offset),
-            "samples": _count("samples", self.samples),
-        }
-        if not values["id"]:
-            raise DumpError("id is empty; each row needs one")
-        if clash := [name for name in OURS if name in self.extra]:
-            raise DumpError(f"{values['id']}: an extra column cannot be called {clash[0]}; rename it")
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-
-
-def _text(name: str, value: Any) -> str:
-    if isinstance(value, int | np.integer) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str):
-        raise DumpError(f"{name} must be text, not {str(value)[:60]!r} ({type(value).__name__})")
-    if name == "source":
-        return encodable(value)
-    if encodable(value) != value:  # a `Row` of an odd file name has an id that can be written
-        raise DumpError(f"{name} is not Unicode text: {value[:60]!a}")
-    return plain(value)
-
-
-def _count(name: str, value: Any) -> int:
-    if value is None:
-        return 0
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 1 << 63:
-        raise DumpError(f"{name} must be a whole number of samples, not {str(value)[:60]!r}")
-    return int(value)
 
 
 # ------------------------------------------------------------------------------------------------------------ parquet

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import overload
 
 import numpy as np
 
 from textless.audio.waveform import are_several, as_blocks, as_waveform, as_waveforms
-from textless.types import UnitContract
-
-Blocks = Callable[
-    [], Iterable[np.ndarray]
-]  # gives a waveform from its start each time it is called, in blocks (samples,) float32
+from textless.types import Blocks, UnitContract
 
 
 class Encoder:
@@ -46,7 +42,11 @@ class Encoder:
         """Frames of one file, piece by piece: (t, D) float32. `blocks` may be called more than once. Raises as `encode_one`."""
         yield self.encode_one(np.concatenate(list(as_blocks(blocks)())))
 
-    def encode(self, waveform: Any) -> Any:
+    @overload
+    def encode(self, waveform: np.ndarray) -> np.ndarray: ...
+    @overload
+    def encode(self, waveform: Sequence[np.ndarray]) -> list[np.ndarray]: ...
+    def encode(self, waveform: np.ndarray | Sequence[np.ndarray]) -> np.ndarray | list[np.ndarray]:
         """One waveform (samples,) float in [-1, 1] → frames (T, D) float32; a list of them → a list.
 
         Raises AudioError when it is something else (see `as_waveform`), or shorter than one frame.

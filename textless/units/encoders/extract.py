@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from textless.audio import mfcc
 from textless.audio.mel import log_mel
 from textless.errors import AudioError, ModelError
-from textless.units.encoders.base import Blocks
+from textless.types import Blocks
 from textless.units.encoders.hubert import CONV_KERNELS, CONV_STRIDES, EPSILON, Block, ConvLayer, Hubert, HubertConfig
 from textless.units.encoders.hubert_frames import FRAME_RATE, HOP, WINDOW, n_frames
 from textless.units.mfcc_lda.vtln import MEASURED, warping

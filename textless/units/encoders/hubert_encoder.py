@@ -13,9 +13,9 @@ import numpy as np
 from textless.audio.waveform import as_blocks, as_waveform, as_waveforms
 from textless.errors import ModelError
 from textless.model_io import from_torch, save_model
-from textless.types import UnitContract
+from textless.types import Blocks, UnitContract
 from textless.units.encoders import hubert_frames
-from textless.units.encoders.base import Blocks, Encoder
+from textless.units.encoders.base import Encoder
 
 if TYPE_CHECKING:
     from textless.units.encoders.hubert import Hubert

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from textless.errors import ModelError
-from textless.units.encoders.base import Blocks, Encoder
+from textless.types import Blocks
+from textless.units.encoders.base import Encoder
 from textless.units.mfcc_lda.lda import neighbours
 
 BASE = "base"  # folder of the encoder below, within the model's
