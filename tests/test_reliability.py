@@ -233,7 +233,7 @@ def test_a_key_of_a_shard_tells_all_that_it_depends_on(grown):
     assert one == keys.shard(Frames(audio=fewer, encoder="mfcc", batch_seconds=3.0, device="cuda"), rows)
     others = [
         keys.shard(Frames(audio=corpus, encoder="mfcc", seed=1), rows),
-        keys.shard(Frames(audio=corpus, encoder="mel"), rows),
+        keys.shard(Frames(audio=corpus, encoder="logmel"), rows),
         keys.shard(Frames(audio=corpus, encoder="mfcc"), rows[:2]),
         keys.shard(Frames(audio=corpus, encoder="mfcc"), rows[::-1]),
     ]
