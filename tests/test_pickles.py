@@ -21,8 +21,9 @@ import sklearn.cluster
 import torch
 
 from conftest import GOLDEN
+from textless import pickles
 from textless.errors import ModelError
-from textless.pickles import Stub, joblibfile, load_joblib, load_torch, machine, plain
+from textless.pickles import Stub, load_joblib, load_torch, plain
 
 DTYPES = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool uint16 uint32 uint64".split()  # noqa: SIM905
 
@@ -231,7 +232,7 @@ def test_modules_subclasses_and_storages(tmp_path):
     value = call(
         "torch._tensor._rebuild_from_type_v2", name("torch._utils._rebuild_tensor_v2"), name("torch.Tensor"), (), {}
     )
-    refuse(load_torch, archive(tmp_path / "no.pt", value), "make_tensor")
+    refuse(load_torch, archive(tmp_path / "no.pt", value), "_rebuild_from_type_v2")
     torch.save(layer, tmp_path / "module.pt")
     refuse(load_torch, tmp_path / "module.pt", "torch.nn.modules.linear.Linear")
 
@@ -463,7 +464,7 @@ def test_files_that_cannot_be_read(tmp_path):
             (tmp_path / "text").write_bytes(text)
             refuse(load, tmp_path / "text", "cut short, damaged, or of another kind")
         (tmp_path / "x").write_bytes(b"\x80\x09N.")
-        refuse(load, tmp_path / "x", "protocol 9")
+        refuse(load, tmp_path / "x", "protocol: 9")
     np.savez(tmp_path / "x", np.ones(2))
     refuse(load_torch, tmp_path / "x.npz", "torch.save did not write")
     refuse(load_joblib, GOLDEN / "ulm.pt", "is a zip")
@@ -676,6 +677,15 @@ def test_nothing_real_is_called_or_changed(tmp_path):
         assert load_joblib(tmp_path / "x") == np.dtype(">f8" if order == ">" else "f8")
     assert np.dtype("f8").isnative
     refuse_all(tmp_path, Code(dtype + code((3, "|", None, ("a",), {"a": 0}, 8, 1, 27)) + b"b"), "changes an object")
+    array = call("numpy._core.numeric._frombuffer", bytes(8), dtype, (1,), "C")
+    for target in (array, dtype, call("collections.OrderedDict"), call("builtins.bytearray"), call("builtins.set")):
+        refuse_all(tmp_path, Code(target + b"K\0a"))
+        refuse_all(tmp_path, Code(target + b"(K\0e"))
+    for target in (array, dtype, call("builtins.bytearray", b"x"), call("builtins.set")):
+        refuse_all(tmp_path, Code(target + b"K\0K\0s"))
+        refuse_all(tmp_path, Code(target + b"(K\0K\0u"))
+    for opcodes in (b"K\0K\0s", b"(K\0K\0u", b"K\0a", b"(K\0e"):
+        refuse(load_torch, archive(tmp_path / "x.pt", Code(tensor() + opcodes)), "Tensor")
     empty = call("numpy.core.multiarray._reconstruct", name("numpy.ndarray"), (0,), b"b")
     for shape, data in (((5,), bytes(8)), ((-1,), bytes(8)), ((2**62, 4), b""), ((1,), [1]), ("x", bytes(8))):
         refuse_all(tmp_path, Code(empty + code((1, shape, dtype, False, data)) + b"b"))
@@ -692,10 +702,16 @@ def test_bombs(tmp_path, monkeypatch):
     refuse_all(tmp_path, Code(b"]" + b"\x85" * 10_000), "nested deeper")
     refuse_all(tmp_path, Code(b"]" * 10_000 + b"a" * 9_999), "nested deeper")
     refuse_all(tmp_path, Code(name("fairseq.A") * 300 + b")\x81" + b"\x85\x81" * 299), "deeper")
+    shared = b"".join(
+        b"]h" + bytes([k - 1]) + b"aq" + bytes([k]) for k in range(1, 250)
+    )  # each holds the one before it, which is seen first
+    refuse_all(tmp_path, Code(b"(]q\0" + shared + b"l"), "nested deeper")
     for opcode, size in ((b"B", 4), (b"\x8e", 8), (b"\x96", 8), (b"T", 4), (b"X", 4), (b"\x8d", 8), (b"\x8b", 4)):
         refuse_all(tmp_path, Code(opcode + b"\xff" * (size - 1) + b"\x7f"))
     (tmp_path / "x").write_bytes(b"\x80\x04Nr\xff\xff\xff\x7f.")  # a memo of 2^31 places
     assert load_joblib(tmp_path / "x") is None
+    (tmp_path / "x").write_bytes(b"\x80\x04(Nr\xff\xff\xff\x7fj\xff\xff\xff\x7ft.")
+    assert load_joblib(tmp_path / "x") == (None, None)
     (tmp_path / "x").write_bytes(b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\xffN.")
     assert load_joblib(tmp_path / "x") is None
     (tmp_path / "x").write_bytes(program(Code(b"]" + b"2\x86" * 60)))  # shares one list 2^60 times
@@ -707,12 +723,16 @@ def test_bombs(tmp_path, monkeypatch):
     ):
         start = name(many) + b"r\0\0\1\0" + code((args,)) + b"r\1\0\1\0"
         refuse_all(tmp_path, Code(start + b"0j\0\0\1\0j\1\0\1\0R" * 1000), "steps or memory")
-    monkeypatch.setattr(machine, "STEPS", 100)
+    start = (
+        code("fairseq") + b"r\0\0\1\0" + code("a" * 10**5) + b"r\1\0\1\0"
+    )  # a name of 10^5 letters, joined 1000 times
+    refuse_all(tmp_path, Code(start + b"0j\0\0\1\0j\1\0\1\0\x93" * 1000), "steps or memory")
+    monkeypatch.setattr(pickles, "STEPS", 100)
     refuse_all(tmp_path, Code(b"N0" * 100 + b"N"), "steps or memory")
 
 
 def test_compressed_bombs(tmp_path, monkeypatch):
-    monkeypatch.setattr(joblibfile, "SMALL", 2**20)
+    monkeypatch.setattr(pickles, "SMALL", 2**20)
     for compress in ("zlib", "gzip", "bz2", "lzma", "xz"):
         joblib.dump(np.zeros(10**6), tmp_path / "x", compress=compress)
         refuse(load_joblib, tmp_path / "x", "grows to more than", "MiB")

@@ -11,7 +11,7 @@ from torch import Tensor
 from textless.checks import Between, check
 from textless.errors import ModelError
 from textless.model_io import check_finite
-from textless.pickles.files import reading
+from textless.pickles import reading
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")  # the first entries of every dictionary; its file begins after them
 END, UNKNOWN = 2, 3
