@@ -35,7 +35,7 @@ def end(process: subprocess.Popen[str], number: int, seconds: float = 30) -> tup
 
 COMMAND = """
     import functools, time
-    from textless import cli, signals
+    from textless.cli import app as cli, signals
     signals.GRACE = float(sys.argv[1])
 
     @cli.cli.command()
