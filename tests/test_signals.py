@@ -102,7 +102,7 @@ def test_a_step_that_is_terminated_gives_its_lease_back_and_goes_on(tmp_path):
         import fault_steps, time
         from textless.engine.pipeline import Pipeline
         from textless.engine.store import Store
-        from textless.signals import orderly_end
+        from textless.cli.signals import orderly_end
 
         def wait(self, below):
             print("ready", flush=True)
@@ -126,7 +126,7 @@ WORKERS = """
     import fault_steps, time
     from textless.engine.pipeline import Pipeline
     from textless.engine.store import Store
-    from textless.signals import orderly_end
+    from textless.cli.signals import orderly_end
 
     step = fault_steps.Copy(files=fault_steps.Files(folder=sys.argv[2]), pause=600.0, log=sys.argv[3])
     with orderly_end():
