@@ -28,7 +28,7 @@ def test_devices_that_are_there(gpus):
 def test_names_of_no_device(gpus, name):
     with pytest.raises(DeviceError) as e:
         resolve(name)
-    assert str(e.value) == f"device {name!r} is unknown; known: cpu, cuda, cuda:N"
+    assert str(e.value) == f"device is {name!r}; known: cpu, cuda, cuda:N"
 
 
 @pytest.mark.parametrize("name", ["cuda:2", "cuda:99", "cuda:256", f"cuda:{2**64}"])

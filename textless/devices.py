@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from textless.errors import DeviceError, TrainingError
+from textless.errors import DeviceError, TrainingError, check_known, unknown
 
 
 def resolve(device: str) -> torch.device:
@@ -22,7 +22,7 @@ def resolve(device: str) -> torch.device:
     if re.fullmatch(r"mps(:0)?", name):
         raise DeviceError("device 'mps' has no float64, which norms, statistics and F0 need; use cpu")
     if not re.fullmatch(r"cuda(:(0|[1-9][0-9]*))?", name):
-        raise DeviceError(f"device {name!r} is unknown; known: cpu, cuda, cuda:N")
+        raise DeviceError(unknown("device", name, ("cpu", "cuda", "cuda:N")))
     if not torch.cuda.is_available():
         why = "finds none on this machine" if torch.version.cuda or torch.version.hip else "was built without CUDA"
         raise DeviceError(f"device {name!r} is a GPU, but this torch {why}; use cpu")
@@ -35,8 +35,7 @@ def resolve(device: str) -> torch.device:
 
 def check_training(device: str, precision: str) -> None:
     """Raises TrainingError for an unknown precision, DeviceError for one that this device, which `resolve` knows, does not have."""
-    if precision not in ("fp32", "bf16"):
-        raise TrainingError(f"precision is {precision!r}; known: fp32, bf16")
+    check_known("precision", precision, ("fp32", "bf16"), TrainingError)
     if precision == "bf16" and device.startswith("cuda"):
         with torch.cuda.device(device):
             if not torch.cuda.is_bf16_supported(including_emulation=False):

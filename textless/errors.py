@@ -90,6 +90,17 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; known: {listed}{' …' if len(known) > 12 else ''}" if known else ""
 
 
+def unknown(what: str, value: object, known: Iterable[object]) -> str:
+    """The message about a value that is none of the known ones: `precision is 'fp16'; known: fp32, bf16`."""
+    return f"{what} is {quoted(value)}; known: {', '.join(map(str, known))}"
+
+
+def check_known(what: str, value: object, known: Iterable[object], error: type[Exception]) -> None:
+    """Raise `error` with the message of `unknown` unless the value is one of the known ones."""
+    if value not in (known := tuple(known)):
+        raise error(unknown(what, value, known))
+
+
 def quoted(value: object) -> str:
     """What a user gave, as an error shows it: `repr`, cut short where it is long."""
     return repr(value) if isinstance(value, str) and len(value) <= MOST else reprlib.repr(value)
