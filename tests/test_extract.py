@@ -100,7 +100,7 @@ def test_spectrogram(models, name, clip, samples, gain, offset):
     if config.normalisation != "none":
         x = (x - x.mean()) / np.sqrt(x.var() + EPSILON[config.normalisation])
     frames = np.lib.stride_tricks.sliding_window_view(x, mfcc.WINDOW)[:: mfcc.HOP] * np.hanning(mfcc.WINDOW)
-    filters = logmel.mel_filters(config.n_mels).double().numpy()
+    filters = logmel.htk_filters(config.n_mels).double().numpy()
     band = np.sqrt(np.square(np.abs(np.fft.rfft(frames, logmel.N_FFT))) @ filters)
     rounding = (
         14 * 2**-24 * np.linalg.norm(frames, axis=1, keepdims=True) * np.sqrt(mfcc.WINDOW) * np.sqrt(filters.sum(0))

@@ -7,7 +7,7 @@ import soxr
 import torch
 
 from textless import open_dump
-from textless.audio.mel import hz_to_mel, log_mel, mel_edges, normalise
+from textless.audio.mel import htk_edges, htk_log_mel, hz_to_htk, normalise
 from textless.engine.store import Store
 from textless.engine.yaml import load_pipeline
 from textless.errors import ModelError, TrainingError
@@ -32,15 +32,15 @@ def ladder(pieces):
 
 def test_warping_fetches_from_the_warped_frequency():
     """A peak at 2000 Hz lies at 2000 / w Hz afterwards; without a warp nothing changes, but at the top, where nothing is fetched."""
-    below = int((mel_edges(80)[1:-1] < hz_to_mel(torch.tensor(HIGHEST))).sum())
+    below = int((htk_edges(80)[1:-1] < hz_to_htk(torch.tensor(HIGHEST))).sum())
     assert below > 75
     torch.testing.assert_close(warping(1.0)[:, :below], torch.eye(80)[:, :below])
-    centres = mel_edges(80)[1:-1]
-    peak = torch.exp(-(((centres - hz_to_mel(torch.tensor(2000.0))) / 120) ** 2)).float()
+    centres = htk_edges(80)[1:-1]
+    peak = torch.exp(-(((centres - hz_to_htk(torch.tensor(2000.0))) / 120) ** 2)).float()
     for warp in WARPS:
         warped = peak @ warping(warp)
         assert float(warped @ centres.float() / warped.sum()) == pytest.approx(
-            float(hz_to_mel(torch.tensor(2000.0 / warp))), abs=15
+            float(hz_to_htk(torch.tensor(2000.0 / warp))), abs=15
         )
         torch.testing.assert_close(warping(warp).sum(0), torch.ones(80))  # each is an interpolation
     top = float(centres @ warping(1.16)[:, -1].double())  # the last filter would be fetched from far above 7600 Hz
@@ -76,15 +76,15 @@ def test_modulation_cepstra_are_two_cosine_transforms():
 def test_a_voice_finds_out_by_how_much_the_spectrum_was_stretched(ladder, clip, factor):
     """Speech that is played faster by a factor has its resonances higher by it; the model knows it as it was."""
     faster = torch.from_numpy(soxr.resample(clip, 16000 * factor, 16000))
-    assert ladder.voice.warp(log_mel(faster)) == factor
+    assert ladder.voice.warp(htk_log_mel(faster)) == factor
     # And takes it out: what is left is nearer to the original than it was.
-    original, stretched = (normalise(log_mel(torch.from_numpy(x)).mean(0)[:, None]) for x in (clip, faster.numpy()))
-    mended = normalise(ladder.voice(log_mel(faster)).mean(0)[:, None])
+    original, stretched = (normalise(htk_log_mel(torch.from_numpy(x)).mean(0)[:, None]) for x in (clip, faster.numpy()))
+    mended = normalise(ladder.voice(htk_log_mel(faster)).mean(0)[:, None])
     assert (mended - original)[:70].norm() <= 0.5 * (stretched - original)[:70].norm() or factor == 1.0
 
 
 def test_the_first_minute_of_a_long_file_counts(ladder, clip):
-    mel = log_mel(torch.from_numpy(clip))
+    mel = htk_log_mel(torch.from_numpy(clip))
     long = torch.cat([mel] * 9)[:MEASURED]
     assert ladder.voice.warp(torch.cat([long, torch.randn(4000, 80)])) == ladder.voice.warp(long)
 
@@ -92,7 +92,9 @@ def test_the_first_minute_of_a_long_file_counts(ladder, clip):
 def test_only_the_first_minute_of_a_file_counts(ladder, clip):
     """What follows is three times as long, and of another voice."""
     faster = torch.from_numpy(soxr.resample(clip, 16000 * 1.13, 16000))
-    beginning, rest = (torch.cat([log_mel(x)] * 30)[:n] for x, n in ((torch.from_numpy(clip), 6000), (faster, 18000)))
+    beginning, rest = (
+        torch.cat([htk_log_mel(x)] * 30)[:n] for x, n in ((torch.from_numpy(clip), 6000), (faster, 18000))
+    )
     assert ladder.voice.warp(rest) == 1.13
     assert ladder.voice.warp(torch.cat([beginning, rest])) == ladder.voice.warp(beginning) != 1.13
 

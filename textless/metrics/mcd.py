@@ -8,15 +8,15 @@ import math
 import numpy as np
 import torch
 
+from textless.audio.mel import slaney_log_mel
 from textless.audio.waveform import as_waveform
 from textless.errors import AudioError
-from textless.vocoder.losses import log_mel
 
 ORDER = 13  # cepstra 1 … 13; c0, the level, is left out
 
 
 def mel_cepstra(waveform: np.ndarray, *, sample_rate: int = 16000) -> np.ndarray:
-    """Cepstra c1 … c13 of the log-mel spectrum of `losses.log_mel` (80 bands, Slaney's scale, Hann window of 1024 samples, hop 256).
+    """Cepstra c1 … c13 of the log-mel spectrum of `slaney_log_mel` (80 bands, Slaney's scale, Hann window of 1024 samples, hop 256).
 
     c_k = 2 / N sum_n log m_n cos(pi k (n + 1/2) / N), m_n the magnitude in band n of N: the orthonormal DCT-II times sqrt(2 / N). So
     log m = c_0 / 2 + sum_k c_k cos(…), as SPTK's mel cepstra make up the logarithm of a warped spectrum, and distortions are in dB.
@@ -30,7 +30,7 @@ def mel_cepstra(waveform: np.ndarray, *, sample_rate: int = 16000) -> np.ndarray
     waveform = as_waveform(waveform)
     if len(waveform) <= 512:
         raise AudioError(f"{len(waveform)} samples have no spectrum; it takes more than 512")
-    mel = log_mel(torch.from_numpy(waveform)[None], sample_rate=sample_rate)[0].double().numpy()
+    mel = slaney_log_mel(torch.from_numpy(waveform)[None], sample_rate=sample_rate)[0].double().numpy()
     bands = len(mel)
     basis = np.cos(np.pi / bands * np.outer(np.arange(1, ORDER + 1), np.arange(bands) + 0.5))
     return (2 / bands * basis @ mel).T

@@ -154,14 +154,14 @@ def spectrogram(waveform: np.ndarray) -> str:
     """The address of a picture of 80 mel bands, high ones on top. Column t shows the 10 ms from t / 100 s on, so it spans the waveform."""
     import torch
 
-    from textless.audio.mel import log_mel
+    from textless.audio.mel import htk_log_mel
     from textless.audio.mfcc import HOP, WINDOW
 
     columns = max(1, math.ceil(len(waveform) / HOP))
     before = (WINDOW - HOP) // 2  # so that a window has its middle in the middle of its column
     padded = np.zeros((columns - 1) * HOP + WINDOW, np.float32)
     padded[before : before + len(waveform)] = waveform[: len(padded) - before]
-    mel = log_mel(torch.from_numpy(padded)).numpy().T[::-1]
+    mel = htk_log_mel(torch.from_numpy(padded)).numpy().T[::-1]
     return picture(1 + (mel - mel.max()) / RANGE)
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from textless.audio.mel import slaney_filters, slaney_log_mel
 from textless.audio.waveform import as_waveform
 from textless.errors import AudioError
-from textless.vocoder.losses import log_mel, mel_filters
 
 WINDOW, HOP, BANDS = 1024, 256, 80  # of `losses.log_mel_l1`
 INVERSION, ITERATIONS, MOMENTUM = 50, 60, 0.99
@@ -26,7 +26,7 @@ def copy_synthesis(waveform: np.ndarray, *, sample_rate: int = 16000, seed: int 
     if len(waveform) <= WINDOW // 2:
         raise AudioError(f"{len(waveform)} samples are too short to be rebuilt; it takes more than {WINDOW // 2}")
     wave = torch.from_numpy(waveform)
-    mel = log_mel(wave[None], sample_rate=sample_rate, window=WINDOW, n_mels=BANDS)[0].exp()
+    mel = slaney_log_mel(wave[None], sample_rate=sample_rate, window=WINDOW, n_mels=BANDS)[0].exp()
     magnitudes = mel_to_magnitudes(mel, sample_rate=sample_rate)
     return griffin_lim(magnitudes, samples=len(wave), seed=seed).numpy()
 
@@ -36,7 +36,7 @@ def mel_to_magnitudes(mel: Tensor, *, sample_rate: int) -> Tensor:
 
     Shape: (80, frames) float32, not logarithmic → (513, frames).
     """
-    filters = mel_filters(WINDOW, BANDS, sample_rate)
+    filters = slaney_filters(WINDOW, BANDS, sample_rate)
     overlap, wanted = filters @ filters.T, filters @ mel
     magnitudes = (torch.linalg.pinv(filters.T) @ mel).clamp(min=1e-8)
     for _ in range(INVERSION):

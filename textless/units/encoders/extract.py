@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textless.audio import mfcc
-from textless.audio.mel import log_mel
+from textless.audio.mel import htk_log_mel
 from textless.errors import AudioError, ModelError
 from textless.types import Blocks
 from textless.units.encoders.hubert import CONV_KERNELS, CONV_STRIDES, EPSILON, Block, ConvLayer, Hubert, HubertConfig
@@ -305,7 +305,7 @@ class _MelFront:
 
     def _mel(self, samples: _Reader, start: int, stop: int, level: _Measured) -> Tensor:
         x = samples(start * mfcc.HOP, (stop - 1) * mfcc.HOP + mfcc.WINDOW).to(self.device)
-        mel = log_mel((x - level.centre - level.rest) * level.scale, n_mels=self.config.n_mels)
+        mel = htk_log_mel((x - level.centre - level.rest) * level.scale, n_mels=self.config.n_mels)
         return mel @ level.front[0] if self.voice is not None and level.front else mel
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
-from textless.audio.mel import log_mel, normalise
+from textless.audio.mel import htk_log_mel, normalise
 from textless.audio.mfcc import SAMPLE_RATE
 from textless.checks import Between, Count, OneOf, Size, check_fields
 from textless.errors import ModelError
@@ -179,7 +179,7 @@ class Hubert(nn.Module):
             waveform = F.layer_norm(waveform, waveform.shape, eps=EPSILON[self.config.normalisation])
         if self.config.front_end == "conv":
             return waveform
-        mel = log_mel(waveform, n_mels=self.config.n_mels)
+        mel = htk_log_mel(waveform, n_mels=self.config.n_mels)
         return normalise(mel if self.voice is None else self.voice(mel))
 
     def forward(

@@ -15,9 +15,9 @@ from textless.units.mfcc_lda import lda
 def _log_mel(waveform: np.ndarray) -> np.ndarray:
     import torch
 
-    from textless.audio.mel import log_mel, normalise
+    from textless.audio.mel import htk_log_mel, normalise
 
-    return normalise(log_mel(torch.from_numpy(as_waveform(waveform)))).numpy()
+    return normalise(htk_log_mel(torch.from_numpy(as_waveform(waveform)))).numpy()
 
 
 class SignalEncoder(Encoder):

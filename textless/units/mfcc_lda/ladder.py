@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from textless.audio.mel import log_mel
+from textless.audio.mel import htk_log_mel
 from textless.audio.mfcc import SAMPLE_RATE
 from textless.audio.waveform import as_waveform, as_waveforms
 from textless.errors import ModelError, TrainingError
@@ -55,7 +55,7 @@ class LadderEncoder(Encoder):
     def encode_one(self, waveform: np.ndarray) -> np.ndarray:
         waveform = as_waveform(waveform)
         frames = hubert_frames.n_frames(len(waveform))
-        mel = log_mel(torch.from_numpy(waveform), n_mels=N_MELS)
+        mel = htk_log_mel(torch.from_numpy(waveform), n_mels=N_MELS)
         return (modulation_cepstra(mel, self.voice.warp(mel)) @ self.voice.projection).numpy()[:frames]
 
     def save(self, folder: Path | str) -> None:
@@ -98,7 +98,7 @@ def fit_ladder(
             f"{n_clusters} clusters cannot make {dim} dimensions; cluster into more units or keep fewer dimensions"
         )
     waveforms = as_waveforms(waveforms)
-    mels = [log_mel(torch.from_numpy(w), n_mels=N_MELS) for w in waveforms if hubert_frames.n_frames(len(w)) > 0]
+    mels = [htk_log_mel(torch.from_numpy(w), n_mels=N_MELS) for w in waveforms if hubert_frames.n_frames(len(w)) > 0]
     warps, curve = [1.0] * len(mels), []
     for _ in range(rounds):
         frames = (

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from textless.audio.mel import hz_to_mel, mel_edges, normalise
+from textless.audio.mel import htk_edges, hz_to_htk, normalise
 
 WARPS = (0.84, 0.87, 0.9, 0.93, 0.96, 0.98, 1.0, 1.02, 1.04, 1.07, 1.1, 1.13, 1.16)
 MEASURED = 6000  # mel frames, one minute: a longer file is judged by its beginning, so that it can be read as a stream
@@ -30,8 +30,8 @@ DIM = CEPSTRA * MODULATIONS
 @functools.lru_cache
 def warping(warp: float) -> Tensor:
     """What stretches the frequency axis: `mel @ warping(w)` has at f what `mel` has at w · f. (80, 80) float32."""
-    mels = mel_edges(N_MELS)[1:-1]
-    wanted = hz_to_mel((700.0 * torch.expm1(mels / 1127.0) * warp).clamp(max=HIGHEST))
+    mels = htk_edges(N_MELS)[1:-1]
+    wanted = hz_to_htk((700.0 * torch.expm1(mels / 1127.0) * warp).clamp(max=HIGHEST))
     place = ((wanted - mels[0]) / (mels[1] - mels[0])).clamp(0, N_MELS - 1)
     below = place.floor().clamp(max=N_MELS - 2).long()
     share = (place - below).float()
