@@ -17,25 +17,26 @@ from textless.moved import MOVED
 
 HEAVY = ("torch", "sklearn", "joblib", "pyarrow", "faiss", "transformers", "scipy")
 # Who may import whom: a room, and the rooms below it. Imports for type checkers alone do not count; lazy ones do.
-SMALL = {"errors", "names", "checks", "devices", "model_io", "pickles", "lazy"}
+SMALL = {"errors", "files", "names", "checks", "devices", "model_io", "pickles", "lazy"}
 BELOW = {
     "errors": set(),
     "names": set(),
+    "files": set(),
     "lazy": set(),
     "moved": set(),
     "checks": {"errors"},
     "devices": {"errors"},
     "pickles": {"errors"},
-    "model_io": {"errors", "pickles"},
+    "model_io": {"errors", "files", "pickles"},
     "types": {"errors", "names"},
-    "training": {"errors", "devices", "lazy"},
+    "training": {"errors", "files", "devices", "lazy"},
     "audio": {*SMALL, "types"},
     "units": {*SMALL, "types", "audio", "training"},
     "lm": {*SMALL, "types", "audio", "training", "units.dump"},
     "vocoder": {*SMALL, "types", "audio", "training", "units.dump"},
     "metrics": {*SMALL, "types", "audio", "units", "lm", "vocoder"},
     "model": {*SMALL, "types", "audio", "units", "lm", "vocoder"},
-    "engine": {"errors", "names", "checks"},
+    "engine": {"errors", "files", "names", "checks"},
     "steps": {*SMALL, "types", "audio", "training", "units", "lm", "vocoder", "metrics", "model", "engine"},
     "report": {*SMALL, "types", "audio", "units", "metrics", "model", "engine", "steps"},
     "cli": {*SMALL, "types", "audio", "units", "lm", "vocoder", "metrics", "model", "engine", "steps", "report"},

@@ -134,12 +134,12 @@ def test_the_generator_of_the_gpu_that_is_named_is_restored(gpus, monkeypatch):
 def test_devices_that_cannot_be_had(name, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for device, why in (
-        ("gpu0", "unknown"),
-        ("mps", "no float64"),
-        ("cuda", "is a GPU, but"),
-        ("cuda:99", "is a GPU, but"),
+        ("gpu0", "is 'gpu0'; known: cpu"),
+        ("mps", "'mps' has no float64"),
+        ("cuda", "'cuda' is a GPU, but"),
+        ("cuda:99", "'cuda:99' is a GPU, but"),
     ):
-        with pytest.raises(DeviceError, match=f"^device {device!r} .*{why}"):
+        with pytest.raises(DeviceError, match=f"^device {why}"):
             TRAININGS[name](tmp_path, device=device)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textless.errors import ModelError
+from textless.files import atomic, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,10 +33,9 @@ def save_model(folder: Path | str, *, kind: str, config: dict[str, Any], tensors
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{TENSORS}.{os.getpid()}"
-    # save_file would make it readable by its owner alone; and safetensors writes the memory of an array, whatever its strides say.
-    temporary.write_bytes(save({name: np.ascontiguousarray(t) for name, t in tensors.items()}))
-    temporary.replace(folder / TENSORS)
+    with atomic(folder / TENSORS) as temporary:
+        # save_file would make it readable by its owner alone; and safetensors writes the memory of an array, whatever its strides say.
+        temporary.write_bytes(save({name: np.ascontiguousarray(t) for name, t in tensors.items()}))
     write_text(folder / CONFIG, json.dumps({"kind": kind, **config}, indent=1) + "\n")
 
 
@@ -246,10 +245,3 @@ def round_half(state: dict[str, Any]) -> dict[str, Any]:
     What ships in half precision must be what the later stages were trained on: round first, then go on.
     """
     return {k: v.half().float() if v.is_floating_point() else v for k, v in state.items()}
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write beside and rename, so that a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)

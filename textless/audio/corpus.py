@@ -34,6 +34,7 @@ from textless.audio.io import (
     to_int16,
 )
 from textless.errors import AudioError, CorpusError
+from textless.files import atomic, sha256_of, write_text
 from textless.names import encodable, plain
 
 AHEAD = 20 * 60 * SAMPLE_RATE  # samples decoded before they are asked for
@@ -176,8 +177,7 @@ class Corpus:
 def sha256_file(path: str | Path) -> str:
     """sha256 of a file's bytes in hex. Raises AudioError when it cannot be read."""
     try:
-        with open(path, "rb") as f:
-            return hashlib.file_digest(f, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as e:
         raise AudioError(
             f"{path}: cannot be read ({e.strerror}); correct the manifest or copy the file again"
@@ -232,29 +232,22 @@ class PackedAudio:
             return cls(folder)
         folder.mkdir(parents=True, exist_ok=True)
         index.unlink(missing_ok=True)  # the old index must not meet the new audio
-        temporary = [p.with_name(f".{p.name}.{os.getpid()}") for p in (audio, index)]
         lengths, bad = [], {}
-        try:
-            with open(temporary[0], "wb") as f:
-                for row, decoded in read_rows(corpus):
-                    if isinstance(decoded, AudioError):
-                        if on_bad is None:
-                            raise decoded
-                        on_bad(row, decoded)
-                        bad[row.id] = str(decoded)
-                    else:
-                        f.write(to_int16(decoded).astype("<i2", copy=False).data)
-                        lengths.append(len(decoded))
+        with atomic(audio) as temporary, open(temporary, "wb") as f:
+            for row, decoded in read_rows(corpus):
+                if isinstance(decoded, AudioError):
+                    if on_bad is None:
+                        raise decoded
+                    on_bad(row, decoded)
+                    bad[row.id] = str(decoded)
+                else:
+                    f.write(to_int16(decoded).astype("<i2", copy=False).data)
+                    lengths.append(len(decoded))
             if not lengths:
                 raise CorpusError(
                     f"none of the {len(rows)} rows can be read, such as {next(iter(bad.values()), 'none at all')}"
                 )
-            temporary[1].write_text(json.dumps({"rows": rows, "lengths": lengths, "bad": bad}))
-            temporary[0].replace(audio)
-            temporary[1].replace(index)
-        finally:
-            for path in temporary:
-                path.unlink(missing_ok=True)
+        write_text(index, json.dumps({"rows": rows, "lengths": lengths, "bad": bad}))
         return cls(folder)
 
 

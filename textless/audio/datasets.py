@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from textless.audio.fetch import Progress, fetch, one_at_a_time
 from textless.errors import CorpusError, OutputExistsError, did_you_mean
-from textless.model_io import write_text
+from textless.files import write_text
 
 MARK = ".textless.json"  # in an unpacked folder: what it is, and how many audio files it has
 AUDIO = (".flac", ".wav")

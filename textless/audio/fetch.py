@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from textless.errors import ModelError
+from textless.files import sha256_of, write_text
 
 BLOCK = 1 << 16  # bytes read at once; at most so many are lost when the process is killed
 TIMEOUT = 30  # seconds without a byte, after which a connection counts as dropped
@@ -177,7 +178,7 @@ def _cached(path: Path, sha256: str | None) -> bool:
     found = _recorded(path)
     if found is None:  # copied by hand
         try:
-            found = _digest(path)
+            found = sha256_of(path)
         except OSError as e:
             raise ModelError(f"{path}: cannot be read ({e.strerror})") from None
         if sha256 in (None, found):
@@ -291,7 +292,7 @@ def _accept(url: str, path: Path, sha256: str | None, total: int | None) -> None
     if not _length(partial):
         partial.unlink(missing_ok=True)
         raise ModelError(f"{url}: brought an empty file; try again, or copy the file to {path}")
-    expected, found, fault = sha256 or _recorded(path), _digest(partial), ""
+    expected, found, fault = sha256 or _recorded(path), sha256_of(partial), ""
     with open(partial, "rb") as f:
         page = f.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
     if page and expected != found:
@@ -334,14 +335,7 @@ def _recorded(path: Path) -> str | None:
 
 
 def _record(path: Path, digest: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(f"{digest}  {path.name}\n")  # as sha256sum writes it
-    temporary.replace(_beside(path, ".sha256"))
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+    write_text(_beside(path, ".sha256"), f"{digest}  {path.name}\n")  # as sha256sum writes it
 
 
 def _length(path: Path) -> int:

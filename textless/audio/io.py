@@ -21,6 +21,7 @@ import soxr
 
 from textless.audio.containers import Stream, Window, find_streams
 from textless.errors import AudioError
+from textless.files import atomic
 
 SAMPLE_RATE = 16_000  # Hz
 BLOCK = 10 * SAMPLE_RATE  # samples decoded at once
@@ -220,19 +221,18 @@ def write_audio(path: str | Path, waveform: np.ndarray, *, sample_rate: int = SA
     kind, subtype = FORMATS[path.suffix.lower()]
     # libsndfile would floor instead of round
     data = to_int16(waveform) if subtype == "PCM_16" else waveform.clip(-1, 1)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with sf.SoundFile(os.fsencode(temporary), "w", sample_rate, 1, subtype, format=kind) as f:
+        with (
+            atomic(path) as temporary,
+            sf.SoundFile(os.fsencode(temporary), "w", sample_rate, 1, subtype, format=kind) as f,
+        ):
             for start in range(0, len(data), BLOCK):  # the Vorbis encoder keeps a whole write on its stack
                 f.write(data[start : start + BLOCK])
-        temporary.replace(path)
     except (sf.LibsndfileError, OSError, AssertionError) as e:  # soundfile asserts that the disk took every sample
         reason = getattr(e, "error_string", None) or getattr(e, "strerror", None) or "the disk may be full"
         raise AudioError(
             f"{path}: cannot be written at {sample_rate} Hz ({_line(reason)}); check the folder and the rate"
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_wav(out: BinaryIO, waveforms: Iterable[np.ndarray], *, sample_rate: int = SAMPLE_RATE) -> None:

@@ -18,7 +18,8 @@ from textless.cli.progress import one_line
 from textless.engine.job import Job, Progress, remove_temporaries, write_failures
 from textless.engine.step import digest
 from textless.errors import AudioError, OutputExistsError, RowsFailedError, TextlessError
-from textless.model_io import model_files, write_text
+from textless.files import write_text
+from textless.model_io import model_files
 from textless.types import UnitContract
 from textless.units.dump import UnitRow, finish_dump, write_stream
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import os
 import pickle
 import time
 import zipfile
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 
 from textless import devices
 from textless.errors import TrainingError
+from textless.files import atomic, sync
 from textless.training import distributed
 
 CHECKPOINT_SECONDS = 10.0
@@ -105,11 +105,9 @@ def train(
 
 
 def _save(path: Path, step: int, state: dict[str, Any], curve: list[dict[str, float]]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save({"step": step, "state": {k: v.state_dict() for k, v in state.items()}, "curve": curve}, temporary)
-    with open(temporary, "rb") as f:
-        os.fsync(f.fileno())  # else a power cut could leave neither this one nor the last
-    temporary.replace(path)
+    with atomic(path) as temporary:
+        torch.save({"step": step, "state": {k: v.state_dict() for k, v in state.items()}, "curve": curve}, temporary)
+        sync(temporary)  # else a power cut could leave neither this one nor the last
 
 
 def _resume(path: Path, state: dict[str, Any]) -> tuple[int, list[dict[str, float]]]:

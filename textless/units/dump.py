@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from textless.errors import AudioError, ContractError, DumpError, TextlessError
-from textless.model_io import write_text
+from textless.files import atomic, write_text
 from textless.types import OURS, UnitContract, UnitRow, Units
 
 if TYPE_CHECKING:
@@ -100,7 +100,6 @@ def write_shard(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     writer: pq.ParquetWriter | None = None
     total, group, types = 0, [], dict(extra or {})
 
@@ -109,27 +108,26 @@ def write_shard(
         if writer is None:
             types = extra_types(group, types)
             schema = _schema(contract, durations, (pa.field(name, kind) for name, kind in types.items()))
-            writer = pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True)
+            writer = pq.ParquetWriter(place, schema, compression="zstd", write_page_checksum=True)
         writer.write_table(_table(group, writer.schema, durations))
         total, group = total + len(group), []
 
     try:
-        for row in rows:
-            contract.check(row.units.contract, mine="the dump", theirs=row.id)
-            group.append(row)
-            if len(group) == ROW_GROUP:
+        with atomic(path) as place:
+            for row in rows:
+                contract.check(row.units.contract, mine="the dump", theirs=row.id)
+                group.append(row)
+                if len(group) == ROW_GROUP:
+                    flush()
+            if group or not total:
                 flush()
-        if group or not total:
-            flush()
-        if writer:
-            writer.close()
-        temporary.replace(path)
+            if writer:
+                writer.close()
     except (pa.ArrowException, OverflowError) as e:
         raise DumpError(f"{path}: cannot be written ({_line(e)})") from None
     finally:
         if writer:
             writer.is_open = False  # or it would try once more, and complain, when it is forgotten
-        temporary.unlink(missing_ok=True)
     return total
 
 

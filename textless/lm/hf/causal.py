@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from textless.checks import Count, check
 from textless.errors import ContractError, ModelError
+from textless.files import write_text
 from textless.lm.cache import KVCache
 from textless.lm.decoder import UnitDecoder
 from textless.lm.hf.pretrained import first_line, load_pretrained
 from textless.lm.packing import document_mask
-from textless.model_io import check_finite, from_torch, read_json, write_text
+from textless.model_io import check_finite, from_torch, read_json
 from textless.types import UnitContract
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 from textless.audio import mfcc
 from textless.devices import check_training, fork_rng
 from textless.errors import TrainingError
-from textless.model_io import round_half, write_text
+from textless.files import atomic, write_text
+from textless.model_io import round_half
 from textless.training.distributed import first_before_others, place
 from textless.training.loop import decay_groups, perplexity, rng, train, update, warmup_cosine
 from textless.units.encoders import hubert_frames
@@ -95,14 +95,15 @@ class CropSource:
         shape = (int(self.starts[-1]), self.config.n_mels)
         path, done = folder / "mel.f16", folder / "mel.json"
         if not (done.exists() and done.read_text() == json.dumps(shape)):
-            temporary = path.with_name(f".{path.name}.{os.getpid()}")
-            with open(temporary, "wb") as f:  # not mapped: on a full disk that would end the process
+            with (
+                atomic(path) as temporary,
+                open(temporary, "wb") as f,
+            ):  # not mapped: on a full disk that would end the process
                 for i in range(len(self.frames)):
                     mel = np.zeros((int(self.starts[i + 1] - self.starts[i]), self.config.n_mels), np.float16)
                     if self.frames[i]:
                         mel[:] = model.prepare(torch.from_numpy(self.audio.waveform(i))).numpy()
                     f.write(mel.data)
-            temporary.replace(path)
             write_text(done, json.dumps(shape))
         return np.memmap(path, np.float16, "r", shape=shape)
 
