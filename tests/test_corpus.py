@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
 
-from textless.audio import corpus as module
+from textless.audio import rows as module
 from textless.audio.corpus import (
     Corpus,
     PackedAudio,
@@ -136,7 +136,7 @@ def test_ids_are_paths_where_stems_are_alike(tmp_path):
     assert ids(f"{tmp_path}/*/*/a.*") == ["19/198/a", "26/495/a"]
 
 
-def test_an_id_that_stands_twice_names_both(tmp_path):
+def test_a_duplicate_id_names_both(tmp_path):
     touch(tmp_path, "a.wav", "a.opus")
     text = error(tmp_path)
     assert "id 'a'" in text
@@ -400,7 +400,7 @@ def test_tables_of_splits_that_do_not_fit(split_folder):
     write(splits, "id\tsplit\na\ttrain\na\ttrain\nb\tdev\n")
     assert len(Corpus.load(split_folder, splits=splits)) == 4
     write(splits, "id\tsplit\na\ttrain\na\tdev\n")
-    assert f"{splits}:3: id 'a' stands twice" in error(split_folder, splits=splits)
+    assert f"{splits}:3: duplicate id 'a'" in error(split_folder, splits=splits)
 
 
 # ---- names in other forms, and links
@@ -428,7 +428,7 @@ def test_names_that_differ_in_unicode_form_are_one(tmp_path):
     write(splits, f"id\tsplit\n{NFC}\t{NFC}\n{NFD}\t{NFD}\n")
     assert Corpus.load(tmp_path / "rec", splits=splits)[0].split == NFC
     touch(tmp_path, f"rec/{NFC}.wav")
-    assert "stands twice" in error(tmp_path / "rec")
+    assert "duplicate id" in error(tmp_path / "rec")
 
 
 def test_tables_are_joined_whatever_their_unicode_form(tmp_path):
@@ -495,7 +495,7 @@ def test_paths_that_no_file_can_have(tmp_path):
     path = tmp_path / "m.jsonl"
     for text in ('"a\\u0000.wav"', '"a\\ud800.wav"'):
         assert f"{path}:1: no file can have the path" in error(write(path, f'{{"path": {text}}}\n'))
-    assert "a path holds no NUL" in error("a\0.wav")
+    assert "a path cannot hold NUL" in error("a\0.wav")
 
 
 def test_each_file_is_one_row_whatever_links_there_are(tmp_path):

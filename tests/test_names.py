@@ -93,7 +93,7 @@ def test_files_of_several_inputs_have_the_ids_that_encode_gives(command, textles
 def test_one_file_twice_is_refused(textless_command, speech, tmp_path):
     code, _, err = textless_command("continue", speech / "a.wav", speech / "a.wav", "-o", tmp_path / "out.jsonl")
     assert code == 2
-    assert "stands twice" in err
+    assert "duplicate id" in err
     assert not (tmp_path / "out.jsonl").exists()
 
 

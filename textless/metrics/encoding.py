@@ -123,6 +123,8 @@ def _distances(
 ) -> Iterator[dict[str, float]]:
     for n, (row, waveform) in enumerate(read_rows(rows), 1):
         try:
+            if isinstance(waveform, AudioError):
+                raise waveform
             yield edit_distances(waveform, tokenizer.encode_batch, name=row.id, seed=seed)
         except AudioError as e:  # too short once it is sped up
             failures.append({"id": row.id, "error": f"{row.path}: {e}"})

@@ -157,8 +157,8 @@ def compare_pairs(
     """`compare` of each pair of files, with its `id`; or, for what cannot be read or compared, {"id", "error"}."""
     both = zip(pairs, read_rows(p.made for p in pairs), read_rows(p.real for p in pairs), strict=True)
     for pair, (_, made), (_, real) in both:
-        if unread := [waveform for waveform in (made, real) if isinstance(waveform, AudioError)]:
-            yield {"id": pair.id, "error": str(unread[0])}
+        if isinstance(made, AudioError) or isinstance(real, AudioError):
+            yield {"id": pair.id, "error": str(made if isinstance(made, AudioError) else real)}
             continue
         try:
             yield {
