@@ -11,10 +11,10 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary name in the folder of `path`, for the block to write: renamed to `path` after the block, removed if it raises.
+    """A temporary path next to `path` for the block to write: renamed to `path` at its end, removed if it raises.
 
-    A reader sees the old file or the new one, whoever else writes it at the same time. For a file that must survive a power cut, end the
-    block with `sync`.
+    A reader sees the old file or the new one, whoever else writes it at the same time. For a file that must survive a
+    power cut, end the block with `sync`.
     """
     temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}")
     try:
@@ -33,7 +33,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flush a file or folder to the disk (fsync), so that no power cut leaves a file that lists it and not the file itself."""
+    """Flush a file or folder to the disk (fsync): it survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

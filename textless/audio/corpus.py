@@ -1,4 +1,4 @@
-"""A corpus: an ordered list of parts of audio files, read from folders, globs and manifests without opening any of the audio."""
+"""A corpus: an ordered list of parts of audio files, read from folders, globs and manifests without decoding any."""
 
 from __future__ import annotations
 
@@ -62,25 +62,31 @@ class Corpus:
         """The rows of one source or of several, in order.
 
         A source is an audio file, a folder (all audio below it, sorted), a glob of audio files, or a manifest:
-        - fairseq .tsv: a line with the root folder, then `relative/path<TAB>samples`, all samples of the file, at the file's own
-          rate; the header of each file is read, and a row of another length means that the manifest is stale;
+        - fairseq .tsv: a line with the root folder, then `relative/path<TAB>samples`, all samples of the file, at the
+          file's own rate; the header of each file is read, and a row of another length means that the manifest is
+          stale;
         - .tsv or .csv with a header, .jsonl, .parquet: `audio` (or `path`, `file`, `file_name`), and optionally
           `id`, `offset` (samples at 16 kHz), `samples` (at 16 kHz) or `duration` (seconds), `speaker`, `split`.
-        Relative paths start at the manifest's folder. The id of a row without one is its file's stem; where two stems are equal, the
-        ids of all such rows are their paths from the sources' common folder, without suffix. A missing file is an error when it is read.
-        Links are followed; a folder or file that is also found without a link is taken once, by that path. Paths may be any bytes.
-        Ids, speakers and splits are compared in Unicode NFC; bytes of a file name that are not UTF-8 become `\\udcXX` in its id.
 
-        `splits` is a .tsv or .csv with the columns `id`, `split` and optionally `speaker`, joined by id, else by stem; its values
-        replace those of the source. `split` keeps the rows of that split, or of those. Raises CorpusError when a source is missing or
-        malformed, for a duplicate id, and when no row remains.
+        Relative paths start at the manifest's folder. The id of a row without one is its file's stem; where two stems
+        are equal, the ids of all such rows are their paths from the sources' common folder, without suffix. A missing
+        file is an error when it is read. Links are followed; a folder or file that is also found without a link is
+        taken once, by that path. Paths may be any bytes. Ids, speakers and splits are compared in Unicode NFC; bytes of
+        a file name that are not UTF-8 become `\\udcXX` in its id.
+
+        `splits` is a .tsv or .csv with the columns `id`, `split` and optionally `speaker`, joined by id, else by stem;
+        its values replace those of the source. `split` keeps the rows of that split, or of those. Raises CorpusError
+        when a source is missing or malformed, for a duplicate id, and when no row remains.
         """
         rows = [row for part in load_sources([source] if isinstance(source, str | Path) else source) for row in part]
         corpus = cls(rows if splits is None else join_splits(rows, Path(splits)))
         return corpus if split is None else corpus.select(split=split)
 
     def select(self, split: str | Collection[str] | None = None, speakers: Collection[str] | None = None) -> Corpus:
-        """The rows of one or several splits, of some speakers, or both. Raises CorpusError, listing the known ones, when none remains."""
+        """The rows of one or several splits, of some speakers, or both.
+
+        Raises CorpusError, listing the known ones, when none remains.
+        """
         splits = None if split is None else {plain(s) for s in ([split] if isinstance(split, str) else split)}
         speakers = None if speakers is None else {plain(s) for s in speakers}
         rows = [
@@ -110,7 +116,8 @@ class Corpus:
             return quote(value) if isinstance(value, str) else "null" if value is None else value
 
         rows = sorted(
-            f"[{quote(r.id)}, {quote(hashes[r.path])}, {r.offset}, {text(r.samples)}, {text(r.speaker)}, {text(r.split)}]"
+            f"[{quote(r.id)}, {quote(hashes[r.path])}, {r.offset}, "
+            f"{text(r.samples)}, {text(r.speaker)}, {text(r.split)}]"
             for r in self.rows
         )
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Audio files in and out: mono float32 at 16 kHz, whatever the file holds. Long files stream at bounded memory."""
+"""Reading and writing audio: mono float32 at 16 kHz from any format. Long files are streamed in bounded memory."""
 
 from __future__ import annotations
 
@@ -26,37 +26,22 @@ from textless.files import atomic
 SAMPLE_RATE = 16_000  # Hz
 BLOCK = 10 * SAMPLE_RATE  # samples decoded at once
 SLACK = 0.01  # seconds; durations in manifests are rounded
-LOUDEST = (
-    16.0  # decoders and hot mixes overshoot 1 and are clipped; beyond this the samples are integers kept as floats
-)
+# Decoders and hot mixes overshoot 1 and are clipped; beyond this the samples are integers kept as floats.
+LOUDEST = 16.0
 MP3_PADDING = 2 * 1152  # samples; encoders disagree by up to two frames on what the header counts
 
 RATES = (1_000, 1_000_000)  # Hz, lowest and highest; a header that states another is wrong
-CANCELLED = 0.1  # of the power that the mean of unrelated channels has; speech in less has cancelled itself
-FRESH = 2_000_000_000  # ns
-CHANNELS = 8  # of more, fewer samples are decoded at once
+CANCELLED = 0.1  # of the power that the mean of unrelated channels has; below it the channels cancel each other
+FRESH = 2_000_000_000  # ns since a file was written, within which its times do not tell whether it was written again
+CHANNELS = 8  # with more of them, fewer samples are decoded at once
 
-# what is looked for in folders: what libsndfile decodes and whose end is known
-AUDIO = (
-    ".wav",
-    ".wave",
-    ".bwf",
-    ".rf64",
-    ".w64",
-    ".flac",
-    ".ogg",
-    ".oga",
-    ".opus",
-    ".mp3",
-    ".aiff",
-    ".aif",
-    ".aifc",
-    ".au",
-    ".snd",
-)
-AUDIO += (".caf", ".sph", ".nist")
-# what holds sound as well and is passed over with a notice
 # fmt: off
+# Formats that folders and globs are searched for: libsndfile decodes them, and `containers` finds their end.
+AUDIO = (
+    ".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au",
+    ".snd", ".caf", ".sph", ".nist",
+)
+# Media that cannot be decoded; a search skips them with a warning.
 OTHER_MEDIA = (
     ".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".aac", ".ac3", ".eac3", ".dts", ".mp1", ".mp2",
     ".mpga", ".mpg", ".mpeg", ".wma", ".wmv", ".asf", ".amr", ".awb", ".ape", ".wv", ".mpc", ".tta", ".tak",
@@ -73,15 +58,17 @@ def read_audio(
 ) -> np.ndarray:
     """The waveform of a file, or `samples` of it from `offset` on, both counted at `sample_rate`.
 
-    Returns (samples,) float32 in [-1, 1]: channels averaged, resampled (soxr HQ), clipped. Reads what libsndfile decodes (wav, flac,
-    ogg vorbis, ogg opus, mp3, aiff, au, caf, w64, sph) at 1 kHz to 1 MHz. Files that were joined are read one after the other;
-    a header that does not know its length (0, the largest number, or wrapped at 4 GiB) means all that is there. Where channels cancel
-    each other one of them is taken, 10 s at a time, and a warning names the file. A part is that slice of the whole, exactly or, in a
-    wav or flac of another rate, to 1e-6. A file that ends up to 10 ms before `offset + samples` gives what it has.
+    Returns (samples,) float32 in [-1, 1]: channels averaged, resampled (soxr HQ), clipped. Reads what libsndfile
+    decodes (wav, flac, ogg vorbis, ogg opus, mp3, aiff, au, caf, w64, sph) at 1 kHz to 1 MHz. Concatenated files are
+    read to the end of the last; a header without a length (0, the largest number, or wrapped at 4 GiB) means all bytes
+    up to the end. Where channels cancel each other one of them is used, 10 s at a time, and a warning names the file. A
+    part is that slice of the whole, exactly or, in a wav or flac of another rate, to 1e-6. A file that ends up to 10 ms
+    before `offset + samples` gives what it has.
 
-    Raises AudioError, naming the file, when it is missing, empty, not audio, cut short, holds NaN or infinite samples, states a rate
-    that no recording has, or ends before the part asked for. An mp3 without a Xing, Info or VBRI header states no length: it is not
-    noticed when it is cut.
+    Raises AudioError, naming the file, when it is missing, empty, not audio, cut short, holds NaN or infinite samples,
+    states a sample rate outside the range above, or ends before the requested part. An mp3 without a Xing, Info or VBRI
+    header states no
+    length: that it is cut short goes unnoticed.
     """
     return np.concatenate(list(_part(path, offset, samples, sample_rate)))
 
@@ -89,10 +76,10 @@ def read_audio(
 def stream_audio(
     path: str | Path, *, offset: int = 0, samples: int | None = None, block: int = BLOCK, sample_rate: int = SAMPLE_RATE
 ) -> Iterator[np.ndarray]:
-    """The same in blocks of `block` samples (the last may be shorter), at bounded memory.
+    """As `read_audio`, in blocks of `block` samples (the last may be shorter), in bounded memory.
 
-    Yields (block,) float32 in [-1, 1] at `sample_rate`; put together they equal what `read_audio` gives. Raises as `read_audio`,
-    a fault in the middle of the file when it is reached.
+    Yields (block,) float32 in [-1, 1] at `sample_rate`; concatenated they equal the waveform of `read_audio`. Raises as
+    `read_audio`; damage in the middle of the file is raised where it is reached.
     """
     held = np.empty(0, np.float32)
     for part in _part(path, offset, samples, sample_rate):
@@ -105,10 +92,11 @@ def stream_audio(
 
 
 class Parts:
-    """Parts of one file, each as `read_audio` gives it, for rows that follow each other.
+    """Parts of one file, each as `read_audio` gives it, for consecutive rows.
 
-    Decoders of lossy formats must begin at the start. Here they go on from the part before, whose samples are kept for parts that
-    overlap; only a part that begins before it starts again. Not for several threads at once.
+    Decoders of lossy formats must begin at the start of a file. Here each part continues from the one before, whose
+    samples are kept for parts that overlap it; only a part with a smaller offset starts the decoder again. Not
+    thread-safe.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -116,7 +104,7 @@ class Parts:
         self._decoded: Iterator[np.ndarray] | None = None
         self._held: list[np.ndarray] = []  # blocks from sample _start on
         self._start = self._stop = 0
-        self._fault: AudioError | None = None  # where decoding cannot go on
+        self._fault: AudioError | None = None  # the error at which decoding ended
 
     def read(self, offset: int, samples: int | None = None) -> np.ndarray:
         """(samples,) float32 at 16 kHz. Raises as `read_audio`."""
@@ -145,7 +133,7 @@ class Parts:
         return np.concatenate(self._held)[offset - self._start : stop - self._start]
 
     def _drop(self, offset: int) -> None:
-        """Forget the blocks that end before `offset`."""
+        """Drop the blocks that end before `offset`."""
         while self._held and self._start + len(self._held[0]) <= offset:
             self._start += len(self._held.pop(0))
 
@@ -156,7 +144,7 @@ def _check_part(path: str | Path, offset: int, samples: int | None) -> None:
 
 
 def _part(path: str | Path, offset: int, samples: int | None, sample_rate: int) -> Iterator[np.ndarray]:
-    """What `read_audio` gives, as it is decoded."""
+    """The blocks of `read_audio`, as they are decoded."""
     _check_part(path, offset, samples)
     _check_rate(sample_rate)
     stop, position = None if samples is None else offset + samples, offset
@@ -170,11 +158,11 @@ def _part(path: str | Path, offset: int, samples: int | None, sample_rate: int) 
 
 
 def _check_end(path: str | Path, offset: int, stop: int | None, position: int, sample_rate: int) -> None:
-    """Whether a file that ends at `position` has the part from `offset` to `stop`."""
+    """Raise AudioError when a file that ends at `position` does not have the part from `offset` to `stop`."""
     if position == offset or (stop is not None and position < stop - SLACK * sample_rate):
-        wanted = f"samples {offset} to {stop}" if stop is not None else f"sample {offset} on"
+        part = f"samples {offset} to {stop}" if stop is not None else f"sample {offset} on"
         raise AudioError(
-            f"{path}: ends before {wanted} at {sample_rate} Hz ({audio_samples(path, sample_rate)} samples in all); "
+            f"{path}: ends before {part} at {sample_rate} Hz ({audio_samples(path, sample_rate)} samples in all); "
             "correct the manifest's offset and samples"
         )
 
@@ -187,7 +175,7 @@ def audio_samples(path: str | Path, sample_rate: int = SAMPLE_RATE) -> int:
 
 
 def audio_lengths(path: str | Path) -> tuple[int, int, int]:
-    """Samples of the whole file at its own rate, that rate in Hz, and `audio_samples`. Raises as that."""
+    """Samples of the whole file at its own rate, that rate in Hz, and `audio_samples`. Raises as `read_audio`."""
     sound = _survey(path)
     return sum(sound.frames), sound.rate, _resampled(sum(sound.frames), sound.rate, SAMPLE_RATE)
 
@@ -198,11 +186,12 @@ def _check_rate(rate: int) -> None:
 
 
 def write_audio(path: str | Path, waveform: np.ndarray, *, sample_rate: int = SAMPLE_RATE) -> None:
-    """Write a waveform, (samples,) float in [-1, 1] and clipped to that, in the format its suffix names.
+    """Write a waveform, (samples,) float, clipped to [-1, 1], in the format that the suffix names.
 
-    .wav and .flac are 16-bit (what was read from 16 bits is written back bit for bit), .ogg is Vorbis, .opus Opus. The file
-    appears whole, by rename, and replaces what was there. Raises AudioError for another suffix, a rate that the format does
-    not have, a waveform that is empty, not one-dimensional, not float or holds NaN, and a folder that cannot be written.
+    .wav and .flac are 16-bit (16-bit audio that was read is written back bit for bit), .ogg is Vorbis, .opus Opus. The
+    file is written atomically and replaces an existing one. Raises AudioError for another suffix, a rate that the
+    format does not have, a waveform that is empty, not one-dimensional, not float or holds NaN, and a folder that
+    cannot be written.
     """
     path, waveform = Path(path), np.asarray(waveform)
     if path.suffix.lower() not in FORMATS:
@@ -236,11 +225,11 @@ def write_audio(path: str | Path, waveform: np.ndarray, *, sample_rate: int = SA
 
 
 def write_wav(out: BinaryIO, waveforms: Iterable[np.ndarray], *, sample_rate: int = SAMPLE_RATE) -> None:
-    """Write (samples,) waveforms as they come, one after the other, as one 16-bit WAV into a pipe: its header says no length.
+    """Write (samples,) waveforms as they come into a pipe, as one 16-bit WAV whose header states no length.
 
-    Nothing is written before there is a first waveform. Raises AudioError when one holds NaN.
+    Nothing is written before the first waveform. Raises AudioError when one holds NaN.
     """
-    pipe = 0xFFFF_FFFF  # as ffmpeg writes it: until the end
+    pipe = 0xFFFF_FFFF  # the length that ffmpeg writes into a pipe: up to the end
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16)
     header = b"RIFF" + struct.pack("<I", pipe) + b"WAVE" + form + b"data" + struct.pack("<I", pipe)
     for waveform in waveforms:
@@ -256,15 +245,15 @@ def _pcm(waveform: np.ndarray) -> bytes:
 
 
 def to_int16(waveform: np.ndarray) -> np.ndarray:
-    """(samples,) float in [-1, 1] → (samples,) int16, 32768 steps to 1: the inverse of how 16-bit files are read."""
+    """(samples,) float in [-1, 1] → (samples,) int16, scaled by 32768: the inverse of reading a 16-bit file."""
     return np.rint(waveform * 32768.0).clip(-32768, 32767).astype(np.int16)
 
 
 class _Forward(sf.SoundFile):
-    """A file that is read from one end to the other.
+    """A file that is read from start to end.
 
-    soundfile seeks after every read from a seekable file, to where it already is; the mp3 decoder then loses what it carries
-    over from frame to frame, and the next samples are wrong by up to 0.5 (Opus: 2e-4).
+    soundfile seeks after every read from a seekable file, to the position that it already has; the mp3 decoder then
+    loses its state between frames, and the next samples are wrong by up to 0.5 (Opus: 2e-4).
     """
 
     def seekable(self) -> bool:
@@ -273,7 +262,7 @@ class _Forward(sf.SoundFile):
 
 @dataclass(frozen=True, slots=True)
 class _Sound:
-    """The streams of a file that have samples, how many each has, at `rate`; `exact`: whether a place in it can be found by seeking."""
+    """The streams of a file that have samples and their lengths at `rate`. `exact`: seeking is exact to the sample."""
 
     path: str
     streams: tuple[Stream, ...]
@@ -287,7 +276,7 @@ def _decode(path: str | Path, sample_rate: int, offset: int = 0) -> Iterator[np.
     sound = _survey(path)
     position, skip = 0, offset
     if sound.exact:
-        # start where both rates have a sample, a second early, since the resampler looks around
+        # start where both rates have a sample, one second early for the context of the resampler
         common, early = math.gcd(sound.rate, sample_rate), 0 if sound.rate == sample_rate else sample_rate
         periods = max(0, offset - early) * common // sample_rate
         position, skip = (
@@ -315,21 +304,20 @@ def _blocks(sound: _Sound, position: int) -> Iterator[tuple[np.ndarray, bool]]:
 
 
 def _stream_blocks(path: str, stream: Stream, before: int, position: int) -> Iterator[tuple[np.ndarray, bool]]:
-    """Those of one stream, behind `before` samples of others."""
+    """The blocks of one stream, which follows `before` samples of other streams."""
     with _opened(path, stream) as f:
         at_once = BLOCK if f.channels <= CHANNELS else max(1, BLOCK * CHANNELS // f.channels)
-        skip = (
-            0 if f.channels == 1 else position % at_once
-        )  # channels are compared over the same blocks wherever reading starts
+        # channels are compared over the same blocks wherever reading starts
+        skip = 0 if f.channels == 1 else position % at_once
         position -= skip
         if position:
             f.seek(position)
         last = False
         while not last:
-            wanted = min(at_once, f.frames - position)  # beyond them the flac decoder trips over any bytes that follow
-            block = _mono(f.read(wanted, dtype="float32", always_2d=True), path)
+            count = min(at_once, f.frames - position)  # past the last the flac decoder fails on bytes that follow
+            block = _mono(f.read(count, dtype="float32", always_2d=True), path)
             start, position = position + skip, position + len(block)
-            last = len(block) < wanted or position == f.frames
+            last = len(block) < count or position == f.frames
             block, skip = block[skip:], 0
             if len(block) and not (peak := np.abs(block).max()) <= LOUDEST:
                 if np.isfinite(peak):
@@ -338,28 +326,27 @@ def _stream_blocks(path: str, stream: Stream, before: int, position: int) -> Ite
                 raise AudioError(
                     f"{path}: sample {first} is NaN or infinite (counted at {f.samplerate} Hz); repair or drop the file"
                 )
-            # encoders of mp3 disagree by up to two frames on what they count
             if last and stream.stated and position < f.frames - (MP3_PADDING if f.format == "MP3" else 0):
                 raise AudioError(f"{path}: cut short (has {position} of {f.frames} samples); copy it again")
             yield block, last
 
 
 def _mono(block: np.ndarray, path: str) -> np.ndarray:
-    """(samples, channels) → (samples,): the mean of the channels or, where that cancels them, the first that is not quiet."""
+    """(samples, channels) → (samples,): the mean of the channels, or the first loud one where they cancel out."""
     if block.shape[1] == 1 or not len(block):
         return block[:, 0]
     mean = block.mean(axis=1)
     powers = np.einsum("tc,tc->c", block, block, dtype=np.float64) / len(block)
     if np.vdot(mean, mean) / len(block) < CANCELLED * powers.mean() / len(powers):
         warnings.warn(
-            f"{path}: its channels cancel each other; one of them is taken instead of their mean", stacklevel=1
+            f"{path}: its channels cancel each other; one of them is used instead of their mean", stacklevel=1
         )
         return block[:, int((powers >= powers.mean() / 2).argmax())]
     return mean
 
 
 def _survey(path: str | Path) -> _Sound:
-    """What is in a file, after everything that libsndfile would pass over in silence has been checked."""
+    """The streams of a file, after the checks that libsndfile does not make."""
     path = os.fspath(path)
     try:
         info = os.stat(path)
@@ -369,7 +356,7 @@ def _survey(path: str | Path) -> _Sound:
             raise AudioError(f"{path}: is not a file but a pipe or a device; save it as a file first")
         if not info.st_size:
             raise AudioError(f"{path}: is empty (0 bytes); copy it again")
-        # within the grain of its clock a file may have been written twice
+        # within the resolution of its clock a file may be written twice with equal times
         survey = _surveyed if time.time_ns() - info.st_mtime_ns > FRESH else _surveyed.__wrapped__
         return survey(path, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino)
     except FileNotFoundError:
@@ -382,21 +369,21 @@ def _survey(path: str | Path) -> _Sound:
 
 @lru_cache(maxsize=256)
 def _surveyed(path: str, size: int, *identity: int) -> _Sound:
-    """The same, of a file of `size` bytes; the rest says when its bytes are others."""
+    """As `_survey`, cached. `identity`: the times and the inode of the file, which change with its content."""
     try:
         with open(path, "rb") as raw:
-            found = find_streams(raw, size, os.path.splitext(path)[1].lower())
+            candidates = find_streams(raw, size, os.path.splitext(path)[1].lower())
     except AudioError as e:
         raise AudioError(f"{path}: {e}") from None
     streams, frames, rates, exact = [], [], [], True
-    for stream in found:
+    for stream in candidates:
         with _opened(path, stream) as f:
             samples = f.frames
             if stream.frames is not None and samples < stream.frames:
                 stream = replace(stream, header=stream.spare, plain=False)
                 samples = stream.frames
             rate = f.samplerate
-            # in all others seeking is inexact
+            # seeking is inexact in all other formats
             exact = exact and f.subtype.startswith(("PCM", "FLOAT", "DOUBLE"))
         if not RATES[0] <= rate <= RATES[1]:
             raise AudioError(
@@ -422,7 +409,7 @@ def _opened(path: str, stream: Stream) -> Iterator[_Forward]:
     try:
         try:
             f = _Forward(window or os.fsencode(path))  # soundfile encodes names that are not UTF-8 wrongly
-        except (sf.LibsndfileError, TypeError) as e:  # soundfile takes .raw for headerless and asks for its arguments
+        except (sf.LibsndfileError, TypeError) as e:  # for .raw soundfile asks for the arguments of a headerless file
             reason = getattr(e, "error_string", "no header")
             raise AudioError(
                 f"{path}: not audio that can be read ({_line(reason)}); convert it to wav or flac"
@@ -438,7 +425,7 @@ def _opened(path: str, stream: Stream) -> Iterator[_Forward]:
 
 
 def _resampled(samples: int, rate: int, target: int) -> int:
-    """Samples that soxr makes of `samples`: rounded to the nearest, halves up."""
+    """Length of `samples` after resampling by soxr: rounded to the nearest, halves up."""
     return (2 * samples * target + rate) // (2 * rate)
 
 

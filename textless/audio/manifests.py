@@ -24,8 +24,8 @@ class Draft:
     """The fields of a Row, perhaps without an id, and the folder that its path is relative to.
 
     Attributes:
-        links: of a file found by a search, the links that lead to it, as a sum: 1 for a folder within the source, 2 for the file, 4 for
-            the source. None for a file that was named.
+        links: of a file found by a search, the links that lead to it, as a sum: 1 for a folder within the source, 2 for
+            the file, 4 for the source. None for a file that was named.
     """
 
     fields: dict[str, Any]
@@ -76,7 +76,7 @@ def _tsv(source: str) -> Records:
 
 
 def _whole(path: str, counted: str) -> int | str:
-    """Samples at 16 kHz of a file that has `counted` samples at its own rate, or, when it has another number, a message that says so.
+    """Samples at 16 kHz of a file that has `counted` samples at its own rate, or a message when it has another number.
 
     A file that cannot be opened keeps the number, and its row fails when it is read.
     """
@@ -175,6 +175,7 @@ def _draft(record: Any, folder: str, place: str) -> Draft:
         name for name in ("id", "speaker", "split") if (value := fields.get(name)) and encodable(value) != value
     ]:
         raise CorpusError(
-            f"{place}: {wrong[0]} {fields[wrong[0]]!r} is not UTF-8; save the manifest as UTF-8 (paths may be any bytes)"
+            f"{place}: {wrong[0]} {fields[wrong[0]]!r} is not UTF-8; "
+            "save the manifest as UTF-8 (paths may be any bytes)"
         )
     return Draft(fields, folder)

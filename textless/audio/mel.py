@@ -1,7 +1,8 @@
-"""Log-mel spectrograms in torch, on the two scales that the field uses; they differ, and models made on one do not take the other.
+"""Log-mel spectrograms in torch, on the two scales in use. A model trained on one does not take the other.
 
-`htk_log_mel` is the encoders' front end: HTK's scale, mel energies at 100 Hz, centred nowhere: frame t begins at sample 160 t.
-`slaney_log_mel` is what vocoders are trained and judged by: Slaney's scale, mel magnitudes, frames centred on multiples of the hop.
+`htk_log_mel` is the encoders' front end: HTK's scale, energies, 100 Hz, frame t starts at sample 160 t.
+`slaney_log_mel`
+is what vocoders are trained and evaluated by: Slaney's scale, magnitudes, frames centred on multiples of the hop.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ def hz_to_htk(hz: Tensor) -> Tensor:
 
 
 def htk_edges(n_mels: int) -> Tensor:
-    """Where filters begin, peak and end: filter i has its peak at i + 1. (n_mels + 2,) float64 in mel, 20 Hz to Nyquist."""
+    """Where filters begin, peak and end: filter i has its peak at i + 1.
+
+    (n_mels + 2,) float64 in mel, 20 Hz to Nyquist.
+    """
     low, high = hz_to_htk(torch.tensor([20.0, SAMPLE_RATE / 2], dtype=torch.float64)).tolist()
     return torch.linspace(low, high, n_mels + 2, dtype=torch.float64)
 
@@ -79,7 +83,10 @@ log_mel = htk_log_mel  # its name before 0.2, for one release
 
 
 def normalise(features: Tensor) -> Tensor:
-    """Zero mean and unit variance over time in each channel: takes away microphone, level and some of the speaker. (T, D) → (T, D)."""
+    """Zero mean and unit variance over time in each channel: takes away microphone, level and some of the speaker.
+
+    (T, D) → (T, D).
+    """
     centred = features - features.mean(0)
     return centred / torch.sqrt(centred.square().mean(0) + 1e-5)
 

@@ -14,7 +14,7 @@ WINDOW, HOP = 400, 160  # samples: 25 ms every 10 ms
 FRAME_RATE = SAMPLE_RATE / HOP
 CEPSTRA, DIM = 13, 39
 N_FFT, N_MELS, LIFTER, PREEMPHASIS = 512, 23, 22, np.float32(0.97)
-BLOCK = 128  # frames computed together: they stay in the processor's cache, which is worth a factor of four
+BLOCK = 128  # frames computed together: they stay in the processor's cache, which makes it four times faster
 
 
 def n_frames(samples: int) -> int:
@@ -23,10 +23,10 @@ def n_frames(samples: int) -> int:
 
 
 def mfcc(waveform: np.ndarray) -> np.ndarray:
-    """13 MFCC, their deltas and delta-deltas, as fairseq's dump_mfcc_feature.py computes them by Kaldi's recipe (with dither 0).
+    """13 MFCC, their deltas and delta-deltas, as fairseq's dump_mfcc_feature.py: Kaldi's recipe, with dither 0.
 
-    The waveform stays in [-1, 1]: scaled to 16-bit integers, a fifth of the labels of a published codebook change. C0 stands in the place
-    of the energy (use_energy False).
+    The waveform stays in [-1, 1]: scaled to 16-bit integers, a fifth of the labels of a published codebook change. C0
+    takes the place of the energy (use_energy False).
 
     Args:
         waveform: (samples,) float32 in [-1, 1] at 16 kHz.
@@ -35,7 +35,7 @@ def mfcc(waveform: np.ndarray) -> np.ndarray:
         (T, 39) float32 at 100 Hz, T = floor((samples - 400) / 160) + 1.
 
     Raises:
-        AudioError: the waveform is shorter than one window, or none (see `as_waveform`).
+        AudioError: shorter than one window, or not a waveform (see `as_waveform`).
     """
     waveform = as_waveform(waveform)
     total = n_frames(len(waveform))
@@ -80,16 +80,20 @@ def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def deltas(features: np.ndarray) -> np.ndarray:
-    """Regression over five frames, edges replicated: d[t] = sum_n n (x[t + n] - x[t - n]) / 10, n = 1, 2. Shape: (T, D) → (T, D)."""
+    """Regression over five frames, edges replicated: d[t] = sum_n n (x[t + n] - x[t - n]) / 10, n = 1, 2.
+
+    (T, D) → (T, D).
+    """
     x = np.pad(features, ((2, 2), (0, 0)), mode="edge")
     return ((x[3:-1] - x[1:-3]) + 2 * (x[4:] - x[:-4])) / np.float32(10)
 
 
 def to_rate(labels: np.ndarray, *, rate: float, target_rate: float, frames: int) -> np.ndarray:
-    """Labels (or features) of a front end at `rate`, picked for the frames of an encoder at `target_rate`.
+    """Labels (or features) at `rate`, one for each frame of an encoder at `target_rate`.
 
-    Frame t of the encoder starts at the sample where frame `round(t * rate / target_rate)` of the labels starts, and both look at
-    25 ms from there. So at 100 against 50 Hz frame t belongs to MFCC frame 2 t: of 739 MFCC frames the 370 even ones remain.
+    Frame t of the encoder starts at the sample where frame `round(t * rate / target_rate)` of the labels starts, and
+    both look at 25 ms from there. So at 100 against 50 Hz frame t belongs to MFCC frame 2 t: of 739 MFCC frames the 370
+    even ones remain.
 
     Args:
         labels: (T', …) at `rate`.
@@ -99,12 +103,13 @@ def to_rate(labels: np.ndarray, *, rate: float, target_rate: float, frames: int)
         (T, …) at `target_rate`.
 
     Raises:
-        TrainingError: the last frame has no label, so the two are not of the same audio or a rate is wrong.
+        TrainingError: the last frame has no label, or labels are left over: the audio differs, or a rate is wrong.
     """
     index = np.round(np.arange(frames) * (rate / target_rate)).astype(np.int64)
     surplus = (rate / target_rate) * frames
     if frames and (index[-1] >= len(labels) or len(labels) > surplus + 1):
         raise TrainingError(
-            f"{len(labels)} labels at {rate:g} Hz do not fit {frames} frames at {target_rate:g} Hz; were they made from the same audio?"
+            f"{len(labels)} labels at {rate:g} Hz do not fit {frames} frames at {target_rate:g} Hz; "
+            "were they made from the same audio?"
         )
     return labels[index]

@@ -18,8 +18,8 @@ from textless.files import atomic, write_text
 class PackedAudio:
     """A corpus decoded once into one memory-mapped file of 16-bit samples, for trainings that draw random crops.
 
-    `ids` and `speakers` have an entry for each row, `lengths` is (N,) int64 in samples at 16 kHz. 16-bit audio at 16 kHz is kept bit for
-    bit.
+    `ids` and `speakers` have an entry for each row, `lengths` is (N,) int64 in samples at 16 kHz. 16-bit audio at 16
+    kHz is kept bit for bit.
     """
 
     def __init__(self, folder: str | Path):
@@ -50,9 +50,9 @@ class PackedAudio:
     ) -> PackedAudio:
         """Decode a corpus into `folder` (`audio.i16`, `index.json`), or open the folder if it already holds these rows.
 
-        The rows are compared, not the audio: a folder belongs to one content. A row that cannot be read is passed to `on_bad` and
-        left out, also when the folder is opened again; without `on_bad` its AudioError is raised. Raises CorpusError when no row
-        can be read.
+        The rows are compared, not the audio: a folder belongs to one content. A row that cannot be read is passed to
+        `on_bad` and left out, also when the folder is opened again; without `on_bad` its AudioError is raised. Raises
+        CorpusError when no row can be read.
         """
         corpus, folder = tuple(corpus), Path(folder)
         audio, index = folder / "audio.i16", folder / "index.json"

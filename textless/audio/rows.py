@@ -24,7 +24,7 @@ LONGEST_STEM = 180  # bytes; file systems take names of 255, and suffixes and nu
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`samples` samples of the file at `path` (absolute) from `offset` on, both counted at 16 kHz; samples None: to the end.
+    """`samples` samples of the file at `path` (absolute) from `offset` on, counted at 16 kHz; None: to the end.
 
     `id`, `speaker` and `split` are normalised by `names.plain`; the path is kept as the file system gives it.
     """
@@ -103,9 +103,10 @@ def read_rows(rows: Iterable[Row], *, longest: int | None) -> Iterator[tuple[Row
 def read_rows(rows: Iterable[Row], *, longest: int | None = None) -> Iterator[tuple[Row, Audio]]:
     """Each row with its waveform (samples,) float32, or the AudioError that reading it raised, in order.
 
-    Files are decoded in threads, since libsndfile and soxr release the interpreter lock, and at most AHEAD samples and a few rows ahead
-    of the reader, so that memory stays bounded; a single row may be longer. Consecutive rows of a lossy file, in the order of their
-    offsets, share one pass of the decoder. A row of more than `longest` samples comes as a Recording.
+    Files are decoded in threads, since libsndfile and soxr release the interpreter lock, and at most AHEAD samples and
+    a few rows ahead of the reader, so that memory stays bounded; a single row may be longer. Consecutive rows of a
+    lossy file, in the order of their offsets, share one pass of the decoder. A row of more than `longest` samples comes
+    as a Recording.
     """
 
     def length(row: Row) -> int:

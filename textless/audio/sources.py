@@ -76,7 +76,8 @@ def _decoded(source: str, drafts: list[Draft]) -> list[Draft]:
     other = [d.fields["path"] for d in drafts if not d.fields["path"].lower().endswith(AUDIO)]
     if other:
         suffixes = abridged(sorted({os.path.splitext(path)[1].lower() for path in other}))
-        what = f"{len(other)} audio or video {'file is' if len(other) == 1 else 'files are'} passed over, such as {other[0]}"
+        skipped = "file is passed over" if len(other) == 1 else "files are passed over"
+        what = f"{len(other)} audio or video {skipped}, such as {other[0]}"
         line = f"{source}: {what}; {suffixes} cannot be decoded, convert to wav or flac with ffmpeg"
         if len(other) == len(drafts):
             raise CorpusError(line)
@@ -158,7 +159,10 @@ def _name(drafts: list[Draft]) -> list[Row]:
 
 
 def join_splits(rows: list[Row], splits: Path) -> list[Row]:
-    """Rows with the split and speaker of a table, joined by id, else by stem. Raises CorpusError when no row is in it."""
+    """Rows with the split and speaker of a table, joined by id, else by stem.
+
+    Raises CorpusError when no row is in it.
+    """
     by_id: dict[str, dict[str, str]] = {}
     for n, record in read_table(str(splits), errors="strict")[1]:
         if not {"id", "split"} <= record.keys():
