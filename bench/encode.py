@@ -20,7 +20,7 @@ from textless.audio.corpus import Corpus, read_row
 from textless.model import EMBEDDED
 from textless.units.encoders.hubert import PRESETS, Hubert
 from textless.units.encoders.hubert_encoder import HubertEncoder
-from textless.units.kmeans import load_codebook
+from textless.units.quantizers import load_codebook
 
 LAYER = 6
 rows = list(Corpus.load(sys.argv[1]))

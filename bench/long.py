@@ -19,7 +19,7 @@ import textless
 from textless.audio.corpus import Corpus, read_row
 from textless.model import EMBEDDED
 from textless.units.encoders.load import load_encoder
-from textless.units.kmeans import load_codebook
+from textless.units.quantizers import load_codebook
 
 speakers: dict[str, list] = {}
 for row in sorted(Corpus.load(sys.argv[1]), key=lambda row: row.id):

@@ -648,7 +648,7 @@ def read_models(folder: Path) -> None:
     from textless.lm import load_lm
     from textless.model import Model
     from textless.units.encoders.load import load_encoder
-    from textless.units.kmeans import load_codebook
+    from textless.units.quantizers import load_codebook
     from textless.vocoder import load_vocoder
 
     readers: dict[str, Callable[[Path], Any]] = {
@@ -709,7 +709,7 @@ def read_pickles(folder: Path) -> None:
     from textless.lm import load_lm
     from textless.pickles import load_joblib, load_torch
     from textless.units.encoders.load import load_encoder
-    from textless.units.kmeans import load_codebook
+    from textless.units.quantizers import load_codebook
     from textless.vocoder import load_vocoder
 
     for file in only_changed(folder):

@@ -13,7 +13,8 @@ from textless.units.dump import open_dump
 from textless.units.encoders.hubert import PRESETS, Hubert
 from textless.units.encoders.hubert_encoder import HubertEncoder, save_encoder
 from textless.units.encoders.load import load_encoder
-from textless.units.kmeans import MEASURED, QUANTILES, Codebook, KMeans, fit_codebook, load_codebook, transform_frames
+from textless.units.kmeans import MEASURED, QUANTILES, Codebook, KMeans, fit_codebook, transform_frames
+from textless.units.quantizers import load_codebook
 from textless.units.tokenizer import Tokenizer, tokenize
 
 

@@ -6,7 +6,8 @@ import pytest
 from textless.errors import ContractError, ModelError, TrainingError
 from textless.types import UnitContract
 from textless.units import lloyd
-from textless.units.kmeans import Codebook, KMeans, fit_codebook, load_codebook, transform_frames
+from textless.units.kmeans import Codebook, KMeans, fit_codebook, transform_frames
+from textless.units.quantizers import load_codebook
 
 
 def blobs(k=5, n=80, dim=4, seed=0):

@@ -19,8 +19,9 @@ from textless.units.encoders.load import load_encoder, save_projected
 from textless.units.encoders.projected import ProjectedEncoder
 from textless.units.encoders.signal import SIGNAL
 from textless.units.frames import read_frames
-from textless.units.kmeans import Codebook, load_codebook
+from textless.units.kmeans import Codebook
 from textless.units.mfcc_lda.lda import DIM, LdaEncoder, context_mfcc, fit_lda, fit_projection
+from textless.units.quantizers import load_codebook
 from textless.units.tokenizer import Tokenizer
 
 

@@ -26,9 +26,10 @@ from textless.units.encoders.convert import open_checkpoint
 from textless.units.encoders.hubert import CONVENTION, PRESETS, Hubert, HubertConfig
 from textless.units.encoders.hubert_encoder import HubertEncoder, save_encoder
 from textless.units.encoders.load import save_projected
-from textless.units.kmeans import Codebook, load_codebook
+from textless.units.kmeans import Codebook
 from textless.units.mfcc_lda.ladder import LadderEncoder
 from textless.units.mfcc_lda.lda import LdaEncoder
+from textless.units.quantizers import load_codebook
 from textless.vocoder import UnitVocoder, VocoderConfig, load_vocoder
 
 SHAPE = {"conv_dim": 8, "dim": 16, "layers": 2, "heads": 2, "ffn_dim": 32, "pos_conv_kernel": 8, "pos_conv_groups": 2}

@@ -61,7 +61,7 @@ def given(units, tmp_path, speech, model_set, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in "ab":
         (speech / f"{name}.wav").rename(tmp_path / f"{name}.wav")
-    from textless.units.kmeans import load_codebook
+    from textless.units.quantizers import load_codebook
 
     np.save(tmp_path / "km.npy", load_codebook(model_set / "codebook").centroids + 1)
     return lambda name, letter: tuple(part.replace("A", letter) for part in COMMANDS[name])

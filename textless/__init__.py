@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from textless.types import Units as Units
     from textless.units.dump import open_dump as open_dump
     from textless.units.encoders.load import load_encoder as load_encoder
-    from textless.units.kmeans import load_codebook as load_codebook
+    from textless.units.quantizers import load_codebook as load_codebook
     from textless.vocoder import load_vocoder as load_vocoder
 
 __version__ = "0.1.0"
@@ -40,7 +40,7 @@ _PUBLIC = {
     "load": "textless.model",
     "Model": "textless.model",
     "load_encoder": "textless.units.encoders.load",
-    "load_codebook": "textless.units.kmeans",
+    "load_codebook": "textless.units.quantizers",
     "load_lm": "textless.lm",
     "load_vocoder": "textless.vocoder",
     "open_dump": "textless.units.dump",

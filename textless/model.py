@@ -106,7 +106,7 @@ class Model:
     def tokenizer(self) -> Any:
         from textless.units.encoders.load import load_encoder
         from textless.units.encoders.signal import SIGNAL
-        from textless.units.kmeans import load_codebook
+        from textless.units.quantizers import load_codebook
         from textless.units.tokenizer import Tokenizer
 
         if self.parts["encoder"] in SIGNAL and self.parts["codebook"] is None:
@@ -146,7 +146,7 @@ class Model:
 
     @property
     def n_units(self) -> int:
-        return self.tokenizer.codebook.n_units
+        return self.tokenizer.quantizer.n_units
 
     def encode(self, waveform: Any) -> Any:
         """Waveform (samples,) float in [-1, 1] at 16 kHz → Units, deduplicated; a list of them → a list.
@@ -185,7 +185,7 @@ def bundle(out: Path, *, encoder: Path, codebook: Path, lm: Path, vocoder: Path)
     a weight.
     """
     from textless.model_io import load_model, read_config, save_model
-    from textless.units.kmeans import load_codebook
+    from textless.units.quantizers import load_codebook
 
     contract = load_codebook(codebook).contract
     for part, folder, kind in (("encoder", encoder, "hubert"), ("lm", lm, "lm"), ("vocoder", vocoder, "vocoder")):

@@ -43,7 +43,7 @@ class UnitContract:
         sample_rate: of the audio, Hz.
         frame_rate: frames per second.
         n_units: size of the codebook.
-        codebook: sha256 of the centroids as float32.
+        codebook: sha256 of the quantizer's parameters; of k-means, of the centroids as float32.
 
     Raises ContractError for a field of another type, or a number that no units have.
     """
@@ -373,7 +373,7 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class Quantizer(Protocol):
-    """Frames → units.
+    """Frames → units. A subclass inherits `contract_for`.
 
     Attributes:
         dim: D of the frames that it takes.
@@ -393,14 +393,29 @@ class Quantizer(Protocol):
 
     def contract_for(self, frames: UnitContract) -> UnitContract:
         """Contract of the units that it makes of frames. Raises ContractError when it was made on frames of another kind."""
+        mine = self.contract.with_(n_units=None, codebook=None, transform=None)
+        if mine != UnitContract():  # the origin of other tools' quantizers is unknown
+            frames.check(mine, mine="the encoder", theirs="the codebook")
+        return frames.with_(
+            transform=self.contract.transform, n_units=self.contract.n_units, codebook=self.contract.codebook
+        )
 
 
 @runtime_checkable
 class MeasuringQuantizer(Quantizer, Protocol):
-    """A quantizer that also says how well each frame fits, such as k-means."""
+    """A quantizer that also says how well each frame fits, such as k-means. `textless encode` warns about audio that fits badly.
+
+    Attributes:
+        distances: of the training frames, their `mean` at least; None where they are unknown.
+    """
+
+    distances: dict[str, float] | None
 
     def nearest(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As `predict`, and the distance of each frame to its unit: (T, D) float32 → (T,) int64, (T,) float32."""
+
+    def is_far(self, distance: float, seconds: float) -> bool:
+        """Whether a file of this mean distance and length is unlike the training audio. False where `distances` is None."""
 
 
 @runtime_checkable

@@ -89,24 +89,27 @@ class _Distances:
     def __init__(self, tokenizer: Any, verbose: bool) -> None:
         from textless.units.encoders.signal import SIGNAL
 
-        self.codebook, self.rate, self.verbose = tokenizer.codebook, tokenizer.encoder.sample_rate, verbose
+        self.quantizer, self.rate, self.verbose = tokenizer.quantizer, tokenizer.encoder.sample_rate, verbose
         self.trained = (
             tokenizer.contract.encoder not in SIGNAL
         )  # distances of plain MFCC follow loudness and microphone
         self.files, self.far = 0, []
 
-    def __call__(self, row: UnitRow, distance: float) -> None:
+    def __call__(self, row: UnitRow, distance: float | None) -> None:
         seconds = (row.samples or 0) / self.rate
-        far, training = self.trained and self.codebook.is_far(distance, seconds), self.codebook.distances
         self.files += 1
-        self.far += [row.id] * far
-        if self.verbose:
+        text = f"{one_line(row.id)}: {seconds:.2f} s, {len(row.units)} units"
+        if distance is not None:  # the quantizer is a MeasuringQuantizer
+            far, training = self.trained and self.quantizer.is_far(distance, seconds), self.quantizer.distances
+            self.far += [row.id] * far
             known = (
                 f"{distance / (training['mean'] or 1):.2f} of training's{' (far)' * far}"
                 if training
                 else "unknown to the codebook"
             )
-            print(f"{one_line(row.id)}: {seconds:.2f} s, {len(row.units)} units, distance {known}", file=sys.stderr)
+            text += f", distance {known}"
+        if self.verbose:
+            print(text, file=sys.stderr)
 
     def warn(self) -> None:
         if self.far:

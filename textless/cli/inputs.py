@@ -48,7 +48,7 @@ def tokenize_files(
     rows: Iterable[Row],
     tokenizer: Any,
     progress: Progress,
-    watch: Callable[[UnitRow, float], None] = lambda row, distance: None,
+    watch: Callable[[UnitRow, float | None], None] = lambda row, distance: None,
 ) -> Iterator[tuple[Any, Any]]:
     from textless.units.tokenizer import tokenize
 

@@ -74,7 +74,7 @@ def measure_audio(
                     failures.append({"id": row.id, "error": str(e)})
                     continue
                 if tokenizer:
-                    made = Units.from_frames(tokenizer.codebook.predict(frames), tokenizer.contract)
+                    made = Units.from_frames(tokenizer.quantizer.predict(frames), tokenizer.contract)
                     units.append(UnitRow(id=row.id, units=made, speaker=row.speaker, samples=samples()))
                 if row.id in wanted:
                     yield row.id, frames

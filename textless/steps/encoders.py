@@ -10,7 +10,7 @@ from textless.engine.step import Step, runtime
 from textless.errors import TrainingError
 from textless.steps.common import Device, Precision, board, packed, place, progress
 from textless.steps.sources import Corpus
-from textless.steps.units import Frames, KMeans, frames_contract
+from textless.steps.units import Frames, frames_contract
 
 if TYPE_CHECKING:
     from textless.engine.job import Job
@@ -56,7 +56,7 @@ class Lda(Step):
     type = "lda"
     version = 2
     frames: Frames
-    codebook: KMeans | None = None
+    codebook: Step | None = None
     labelled: Frames | None = None
     method: Annotated[str, OneOf("lda", "pca")] = "lda"
     dim: Count = 40
@@ -75,14 +75,14 @@ class Lda(Step):
     def run(self, job: Job) -> None:
         from textless.units.encoders.load import load_encoder, save_projected
         from textless.units.frames import read_frames, read_pairs
-        from textless.units.kmeans import load_codebook
         from textless.units.mfcc_lda.lda import LdaEncoder, fit_projection
+        from textless.units.quantizers import load_codebook
 
         folder, contract = job.inputs["frames"], frames_contract(job.inputs["frames"])
         if self.codebook is None:
             pieces: Any = ((frames, None) for _, frames in read_frames(folder))
         else:
-            codebook = load_codebook(job.inputs["codebook"])
+            codebook = load_codebook(place(job, self, "codebook"))
             other = job.inputs["labelled"] if self.labelled else folder
             codebook.contract_for(frames_contract(other))
             pieces = ((frames, codebook.predict(theirs)) for frames, theirs in read_pairs(folder, other))

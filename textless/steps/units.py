@@ -48,7 +48,7 @@ def check_layer(step: Any) -> None:
 
 
 def tokenizer_of(job: Job, step: Any) -> Tokenizer:
-    from textless.units.kmeans import load_codebook
+    from textless.units.quantizers import load_codebook
     from textless.units.tokenizer import Tokenizer
 
     codebook = load_codebook(place(job, step, "codebook"))
@@ -192,7 +192,7 @@ class Assign(Step):
 
     type = "assign"
     frames: Frames
-    codebook: KMeans
+    codebook: Step
 
     def check(self) -> None:
         if isinstance(self.frames, Frames) and self.frames.fraction < 1:
@@ -204,9 +204,9 @@ class Assign(Step):
         from textless.types import Units
         from textless.units.dump import UnitRow, write_results
         from textless.units.frames import read_frames
-        from textless.units.kmeans import load_codebook
+        from textless.units.quantizers import load_codebook
 
-        codebook = load_codebook(job.inputs["codebook"])
+        codebook = load_codebook(place(job, self, "codebook"))
         contract = codebook.contract_for(frames_contract(job.inputs["frames"]))
         rows = {row.id: row for row in self.frames.audio.load()}
         results = (

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from textless.units.kmeans import Codebook as Codebook
     from textless.units.kmeans import KMeans as KMeans
     from textless.units.kmeans import fit_codebook as fit_codebook
-    from textless.units.kmeans import load_codebook as load_codebook
     from textless.units.mfcc_lda.ladder import fit_ladder as fit_ladder
     from textless.units.mfcc_lda.lda import fit_lda as fit_lda
+    from textless.units.quantizers import load_codebook as load_codebook
     from textless.units.tokenizer import Tokenizer as Tokenizer
 
 if __name__ != "textless.units":
@@ -41,7 +41,7 @@ _WHERE = {
     "Codebook": "textless.units.kmeans",
     "KMeans": "textless.units.kmeans",
     "fit_codebook": "textless.units.kmeans",
-    "load_codebook": "textless.units.kmeans",
+    "load_codebook": "textless.units.quantizers",
     "fit_ladder": "textless.units.mfcc_lda.ladder",
     "fit_lda": "textless.units.mfcc_lda.lda",
     "Hubert": "textless.units.encoders.hubert",

@@ -11,9 +11,9 @@ import numpy as np
 
 from textless.audio.mfcc import SAMPLE_RATE
 from textless.checks import NotNegative, check
-from textless.errors import ContractError, ModelError, TrainingError, did_you_mean
+from textless.errors import ContractError, ModelError, TrainingError
 from textless.model_io import CONFIG, load_model, save_model, take
-from textless.types import UnitContract
+from textless.types import MeasuringQuantizer, UnitContract
 from textless.units.lloyd import Assignment, Points, cluster, gpus
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def transform_frames(frames: np.ndarray, transform: str) -> np.ndarray:
     return centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + np.float32(1e-5))
 
 
-class Codebook:
+class Codebook(MeasuringQuantizer):
     """Centroids, and what must be done to frames before they are compared.
 
     Attributes:
@@ -69,6 +69,10 @@ class Codebook:
         )
 
     @property
+    def dim(self) -> int:
+        return self.centroids.shape[1]
+
+    @property
     def n_units(self) -> int:
         return len(self.centroids)
 
@@ -84,15 +88,6 @@ class Codebook:
         )
         return self
 
-    def contract_for(self, frames: UnitContract) -> UnitContract:
-        """Contract of the units that this codebook makes of frames. Raises ContractError when it was made on frames of another kind."""
-        mine = self.contract.with_(n_units=None, codebook=None, transform=None)
-        if mine != UnitContract():  # of a stranger's centroids nothing is known
-            frames.check(mine, mine="the encoder", theirs="the codebook")
-        return frames.with_(
-            transform=self.contract.transform, n_units=self.contract.n_units, codebook=self.contract.codebook
-        )
-
     def predict(self, frames: np.ndarray) -> np.ndarray:
         """Index of the nearest centroid of each frame, the first of equals. (T, D) float32 → (T,) int64.
 
@@ -103,11 +98,9 @@ class Codebook:
     def nearest(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The same, and how far away it is, after the transform: (T, D) float32 → (T,) int64, (T,) float32. Raises as `predict`."""
         frames = np.asarray(frames)
-        if frames.ndim != 2 or frames.shape[1] != self.centroids.shape[1] or frames.dtype.kind not in "fiu":
+        if frames.ndim != 2 or frames.shape[1] != self.dim or frames.dtype.kind not in "fiu":
             what = f"frames of shape {frames.shape} and type {frames.dtype}"
-            raise ModelError(
-                f"{what} do not fit a codebook of {self.centroids.shape[1]} dimensions; give (T, D) float32"
-            )
+            raise ModelError(f"{what} do not fit a codebook of {self.dim} dimensions; give (T, D) float32")
         # Seen from their middle, so that frames far from the origin do not lose the digits that tell centroids apart.
         middle = self.centroids.mean(0)
         centroids = self.centroids - middle
@@ -146,53 +139,30 @@ class Codebook:
             config["distances"] = self.distances
         save_model(folder, kind="codebook", config=config, tensors={"centroids": self.centroids})
 
-
-def load_codebook(source: Path | str) -> Codebook:
-    """A codebook.
-
-    Args:
-        source: a folder of ours; a `.npy` of centroids (K, D); a k-means of scikit-learn's that was pickled or dumped by joblib, as GSLM
-            and textlesslib keep theirs (`km.bin`), of which nothing is run; or the name of a published one, which is fetched.
-
-    The origin of a stranger's centroids is unknown, unless their file is one of the published.
-
-    Raises:
-        ModelError: no such file or name, or no codebook in it.
-    """
-    from textless.units.encoders.zoo import PUBLISHED, fetch_codebook
-
-    if not Path(source).exists() and str(source) in PUBLISHED:
-        return _foreign(fetch_codebook(str(source))).declare(PUBLISHED[str(source)])
-    path = Path(source)
-    if not path.exists():
-        raise ModelError(
-            f"{path}: no such file or folder, and no published codebook has this name{did_you_mean(str(source), PUBLISHED)}"
-        )
-    if path.is_dir():
-        config, tensors = load_model(path, kind="codebook")
-        distances = check(config.get("distances") or {}, dict, f"{path / CONFIG}: distances")
+    @classmethod
+    def load(cls, folder: Path | str) -> Codebook:
+        """Raises ModelError when the folder holds no codebook, or a damaged one."""
+        place = Path(folder) / CONFIG
+        config, tensors = load_model(folder, kind="codebook")
+        distances = check(config.get("distances") or {}, dict, f"{place}: distances")
         for name, value in distances.items():
-            check(value, NotNegative, f"{path / CONFIG}: distances.{name}")
+            check(value, NotNegative, f"{place}: distances.{name}")
         try:
-            contract = UnitContract.from_dict(check(config.get("contract"), dict, f"{path / CONFIG}: contract"))
+            contract = UnitContract.from_dict(check(config.get("contract"), dict, f"{place}: contract"))
         except ContractError as e:
-            raise ModelError(f"{path / CONFIG}: {e}") from None
-        codebook = Codebook(
-            take(path, tensors, "centroids"), contract, distances if {"mean", *QUANTILES} <= distances.keys() else None
-        )
+            raise ModelError(f"{place}: {e}") from None
+        # Of another version, which kept other quantiles, they are left out.
+        known = distances if {"mean", *QUANTILES} <= distances.keys() else None
+        codebook = cls(take(folder, tensors, "centroids"), contract, known)
         if contract.n_units not in (None, codebook.n_units):
             raise ModelError(
-                f"{path}: has {codebook.n_units} centroids where its contract says {contract.n_units}; copy the model again"
+                f"{place}: has {codebook.n_units} centroids where its contract says {contract.n_units}; copy the model again"
             )
         return codebook
-    codebook = _foreign(path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    entry = next((e for e in PUBLISHED.values() if e.codebook_sha256 == digest), None)
-    return codebook.declare(entry) if entry else codebook
 
 
-def _foreign(path: Path) -> Codebook:
-    """Centroids from a file of others."""
+def read_centroids(path: Path) -> Codebook:
+    """Centroids of unknown origin, from a `.npy` or from scikit-learn's k-means in a pickle, of which nothing is run. Raises ModelError."""
     from textless.pickles import load_joblib, plain
 
     if path.suffix == ".npy":

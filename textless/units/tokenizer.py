@@ -1,4 +1,4 @@
-"""Waveforms → units: an encoder with a codebook."""
+"""Waveforms → units: an encoder with a quantizer."""
 
 from __future__ import annotations
 
@@ -10,42 +10,48 @@ import numpy as np
 from textless.audio.corpus import Recording, Row, read_rows
 from textless.audio.waveform import as_waveform, as_waveforms
 from textless.errors import AudioError, ContractError
-from textless.types import Units
+from textless.types import Encoder, MeasuringQuantizer, Quantizer, Units
 from textless.units.dump import UnitRow
-from textless.units.encoders.base import Encoder
-from textless.units.kmeans import Codebook
 
 BATCH_SECONDS = 60.0  # of audio encoded together
 LONG_SECONDS = 600  # longer files are encoded as they are read
 
 
 class Tokenizer:
-    """Encoder and codebook: waveform → units. `contract` is what its units carry."""
+    """Encoder and quantizer: waveform → units. `contract` is what its units carry."""
 
-    def __init__(self, encoder: Encoder, codebook: Codebook) -> None:
-        """Raises ContractError when the codebook was made on frames of another encoder, layer or dimension."""
-        if codebook.centroids.shape[1] != encoder.dim:
+    def __init__(self, encoder: Encoder, quantizer: Quantizer) -> None:
+        """Raises ContractError when the quantizer was made on frames of another encoder, layer or dimension."""
+        if quantizer.dim != encoder.dim:
             raise ContractError(
-                f"the codebook has {codebook.centroids.shape[1]} dimensions but the encoder {encoder.dim}; use a pair"
+                f"the codebook has {quantizer.dim} dimensions but the encoder {encoder.dim}; use a pair"
             )
-        self.encoder, self.codebook, self.precision = encoder, codebook, encoder.precision
-        self.contract = codebook.contract_for(encoder.contract)
+        self.encoder, self.quantizer, self.precision = encoder, quantizer, encoder.precision
+        self.contract = quantizer.contract_for(encoder.contract)
+
+    @property
+    def codebook(self) -> Quantizer:
+        """The quantizer, by the name that it had before 0.2."""
+        return self.quantizer
 
     def encode(self, waveform: np.ndarray) -> Units:
         """(samples,) float in [-1, 1] → Units, deduplicated. Raises AudioError when it is something else, or shorter than one frame."""
-        return Units.from_frames(self.codebook.predict(self.encoder.encode_one(as_waveform(waveform))), self.contract)
+        return Units.from_frames(self.quantizer.predict(self.encoder.encode_one(as_waveform(waveform))), self.contract)
 
     def encode_batch(self, waveforms: Sequence[np.ndarray]) -> list[Units]:
         """Several waveforms together, each as `encode` gives it, and raising as that."""
-        return [self._units([frames]) for frames in self.encoder.encode_batch(as_waveforms(waveforms))]
+        return [self.measure([frames])[0] for frames in self.encoder.encode_batch(as_waveforms(waveforms))]
 
-    def _units(self, pieces: Iterable[np.ndarray]) -> Units:
-        return self.measure(pieces)[0]
+    def measure(self, pieces: Iterable[np.ndarray]) -> tuple[Units, float | None]:
+        """Frames of one file in pieces, (t, D) float32 each → its units, and the mean distance of its frames to their units.
 
-    def measure(self, pieces: Iterable[np.ndarray]) -> tuple[Units, float]:
-        """Frames of one file in pieces, (t, D) float32 each → its units, and the mean distance of frames to their centroids."""
-        found = [self.codebook.nearest(frames) for frames in pieces]
-        units, distances = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        The distance is None where the quantizer measures none (`MeasuringQuantizer`).
+        """
+        if not isinstance(self.quantizer, MeasuringQuantizer):
+            units = np.concatenate([self.quantizer.predict(frames) for frames in pieces])
+            return Units.from_frames(units, self.contract), None
+        nearest = [self.quantizer.nearest(frames) for frames in pieces]
+        units, distances = (np.concatenate(parts) for parts in zip(*nearest, strict=True))
         return Units.from_frames(units, self.contract), float(distances.mean(dtype=np.float64))
 
 
@@ -54,9 +60,9 @@ def tokenize(
     tokenizer: Tokenizer,
     *,
     batch_seconds: float = BATCH_SECONDS,
-    watch: Callable[[UnitRow, float], None] = lambda row, distance: None,
+    watch: Callable[[UnitRow, float | None], None] = lambda row, distance: None,
 ) -> Iterator[tuple[Row, UnitRow | AudioError]]:
-    """Units of every row, or why there are none, in order; see `encode_rows`. `watch` is told the mean distance of each (`measure`)."""
+    """Units of every row, or why there are none, in order; see `encode_rows`. `watch` receives each with its mean distance (`measure`)."""
     for row, samples, pieces in encode_rows(rows, tokenizer.encoder, batch_seconds=batch_seconds):
         try:
             if isinstance(pieces, AudioError):
@@ -66,9 +72,11 @@ def tokenize(
             yield row, e
             continue
         source = Path(row.path).name
-        made = UnitRow(id=row.id, units=units, speaker=row.speaker, source=source, offset=row.offset, samples=samples())
-        watch(made, distance)
-        yield row, made
+        result = UnitRow(
+            id=row.id, units=units, speaker=row.speaker, source=source, offset=row.offset, samples=samples()
+        )
+        watch(result, distance)
+        yield row, result
 
 
 def encode_rows(

@@ -1,0 +1,60 @@
+"""A quantizer from a folder, a file or a name: one table of the kinds that are known."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Protocol, Self, runtime_checkable
+
+from textless.errors import ModelError, did_you_mean
+from textless.model_io import CONFIG, read_json
+from textless.types import Quantizer
+from textless.units.kmeans import Codebook, read_centroids
+
+
+@runtime_checkable
+class StoredQuantizer(Quantizer, Protocol):
+    """A quantizer that a model folder holds: `config.json`, whose `kind` is a key of `KINDS`, and `model.safetensors`."""
+
+    def save(self, folder: Path | str) -> None:
+        """Write a model folder (`textless.model_io.save_model`)."""
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """Read what `save` wrote. Raises ModelError when the folder holds something else, or is damaged."""
+
+
+# `kind` of config.json → the class that reads the folder.
+KINDS: dict[str, type[StoredQuantizer]] = {"codebook": Codebook}
+
+
+def load_codebook(source: Path | str) -> StoredQuantizer:
+    """A quantizer.
+
+    Args:
+        source: a folder that one of `KINDS` wrote; a `.npy` of centroids (K, D); scikit-learn's k-means, pickled or dumped by joblib, as
+            GSLM and textlesslib publish it (`km.bin`), of which nothing is run; or a published name, which is fetched.
+
+    The origin of centroids from other tools is unknown, unless their file is a published one.
+
+    Raises:
+        ModelError: no such file or name, or no quantizer in it.
+    """
+    from textless.units.encoders.zoo import PUBLISHED, fetch_codebook
+
+    if not Path(source).exists() and str(source) in PUBLISHED:
+        return read_centroids(fetch_codebook(str(source))).declare(PUBLISHED[str(source)])
+    path = Path(source)
+    if not path.exists():
+        raise ModelError(
+            f"{path}: no such file or folder, and no published codebook has this name{did_you_mean(str(source), PUBLISHED)}"
+        )
+    if path.is_dir():
+        kind = read_json(path / CONFIG).get("kind")
+        if kind not in KINDS:
+            raise ModelError(f"{path}: holds a model of kind {kind!r} where a {' or '.join(KINDS)} is wanted")
+        return KINDS[kind].load(path)
+    codebook = read_centroids(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    entry = next((e for e in PUBLISHED.values() if e.codebook_sha256 == digest), None)
+    return codebook.declare(entry) if entry else codebook
