@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import overload
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, overload
 
 import numpy as np
 
 from textless.audio.waveform import are_several, as_blocks, as_waveform, as_waveforms
 from textless.types import Blocks, UnitContract
+
+
+def encoder_digest(
+    kind: str, weights: Sequence[np.ndarray] | Mapping[str, np.ndarray], settings: Mapping[str, Any] | None = None
+) -> str:
+    """sha256 that identifies an encoder in its contract: of its kind, settings and weights, byte for byte.
+
+    Args:
+        weights: in this order, or by name, which is hashed too and gives the order.
+        settings: what changes the output and does not show in the weights; empty where all is usual, and then not hashed.
+    """
+    digest = hashlib.sha256(kind.encode())
+    if settings:
+        digest.update(json.dumps(settings, sort_keys=True).encode())
+    if isinstance(weights, Mapping):
+        for name in sorted(weights):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(weights[name]).data)
+    else:
+        for array in weights:
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 class Encoder:

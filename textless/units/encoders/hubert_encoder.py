@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +13,7 @@ from textless.errors import ModelError
 from textless.model_io import from_torch, save_model
 from textless.types import Blocks, UnitContract
 from textless.units.encoders import hubert_frames
-from textless.units.encoders.base import Encoder
+from textless.units.encoders.base import Encoder, encoder_digest
 
 if TYPE_CHECKING:
     from textless.units.encoders.hubert import Hubert
@@ -73,20 +71,16 @@ class HubertEncoder(Encoder):
 
 
 def encoder_hash(model: Hubert) -> str:
-    """sha256 over names and float32 bytes of every parameter that the output depends on, weight norm folded.
+    """`encoder_digest` of every parameter that the output depends on, in float32, weight norm folded.
 
-    And over what weights do not show, such as the number of heads, where it is not what models of this width have (`hubert.unshown`).
+    And of what weights do not show, such as the number of heads, where it is not what models of this width have (`hubert.unshown`).
     """
     from textless.units.encoders.hubert import unshown
 
-    digest = hashlib.sha256()
-    if facts := unshown(model.config):
-        digest.update(json.dumps(facts, sort_keys=True).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        if name != "masked_spec_embed":
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().float().contiguous().numpy().data)
-    return digest.hexdigest()
+    used = {name: tensor for name, tensor in model.state_dict().items() if name != "masked_spec_embed"}
+    return encoder_digest(
+        "", {name: t.detach().cpu().float().numpy() for name, t in used.items()}, unshown(model.config)
+    )
 
 
 def save_encoder(folder: Path | str, model: Hubert) -> None:

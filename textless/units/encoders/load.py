@@ -69,9 +69,9 @@ def load_encoder(
     from textless.units.encoders import convert as checkpoints
 
     if "model_type" in config and not checkpoints.fits(config):
-        from textless.units.encoders.transformers import load_foreign
+        from textless.units.encoders.transformers import load_transformers
 
-        return load_foreign(source, layer, device=device, precision=precision, normalisation=normalisation)
+        return load_transformers(source, layer, device=device, precision=precision, normalisation=normalisation)
     checkpoint = checkpoints.open_checkpoint(source)
     layer = checkpoint.config.layers if layer is None else layer
     model = checkpoint.load(layer, normalisation=normalisation)

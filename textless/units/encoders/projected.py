@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from textless.errors import ModelError
 from textless.types import Blocks
-from textless.units.encoders.base import Encoder
+from textless.units.encoders.base import Encoder, encoder_digest
 from textless.units.mfcc_lda.lda import neighbours
 
 BASE = "base"  # folder of the encoder below, within the model's
@@ -38,9 +37,9 @@ class ProjectedEncoder(Encoder):
         self.projection = None if projection is None else np.ascontiguousarray(projection, np.float32)
         self.dim = width if self.projection is None else self.projection.shape[1]
         self.sample_rate, self.frame_rate, self.precision = base.sample_rate, base.frame_rate, base.precision
-        digest = hashlib.sha256(f"projected {base.contract.encoder} {base.contract.layer} {context} ".encode())
-        digest.update(b"" if self.projection is None else self.projection.tobytes())
-        self.contract = base.contract.with_(encoder=digest.hexdigest())
+        kind = f"projected {base.contract.encoder} {base.contract.layer} {context} "
+        weights = [] if self.projection is None else [self.projection]
+        self.contract = base.contract.with_(encoder=encoder_digest(kind, weights))
 
     def n_frames(self, samples: int) -> int:
         return self.base.n_frames(samples)

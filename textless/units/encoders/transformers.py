@@ -6,8 +6,6 @@ w2v-BERT 2.0. Only the blocks up to the wanted layer are built, read and run; a 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +19,7 @@ from textless.checks import Between, Positive, Size, check
 from textless.errors import AudioError, ModelError
 from textless.model_io import CONFIG, check_blocks, open_tensors, read_json
 from textless.types import UnitContract
-from textless.units.encoders.base import Encoder
+from textless.units.encoders.base import Encoder, encoder_digest
 from textless.units.encoders.convert import HEADS, check_rate, preprocessor_settings
 from textless.units.encoders.hubert import EPSILON, fold
 
@@ -42,14 +40,14 @@ PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
 WEIGHT_NORM = ((".weight_g", ".weight_v"), (".parametrizations.weight.original0", ".parametrizations.weight.original1"))
 
 
-def load_foreign(
+def load_transformers(
     folder: Path | str,
     layer: int | None,
     *,
     device: str = "cpu",
     precision: str = "fp32",
     normalisation: str | None = None,
-) -> ForeignEncoder:
+) -> TransformersEncoder:
     """An encoder from a folder of transformers: `config.json` beside safetensors, with or without a head.
 
     Args:
@@ -92,16 +90,12 @@ def load_foreign(
             f"{folder}: its configuration describes no {kind} that can be built ({type(e).__name__}: {reason})"
         ) from e
     state = _select(folder, names, get, model, layer)
-    digest = hashlib.sha256(kind.encode())
-    if facts := unshown(config):
-        digest.update(json.dumps(facts, sort_keys=True).encode())
-    for name, tensor in sorted(state.items()):
-        if not name.endswith("num_batches_tracked"):  # a counter of training
-            digest.update(name.encode())
-            digest.update(tensor.numpy())
+    # `num_batches_tracked` is a counter of training.
+    used = {name: tensor.numpy() for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    digest = encoder_digest(kind, used, unshown(config))
     model.load_state_dict(state, assign=True)
     model.requires_grad_(False).to(device, getattr(torch, PRECISIONS[precision]))
-    return ForeignEncoder(model, front, layer, digest.hexdigest(), precision)
+    return TransformersEncoder(model, front, layer, digest, precision)
 
 
 # What may stand in a configuration and changes the output without a trace in the weights' names and shapes; models as they are published
@@ -155,8 +149,8 @@ def check_config(folder: Path, config: Any, names: Sequence[str]) -> None:
                 check(value, Size, f"{place}: {field}")
 
 
-class ForeignEncoder(Encoder):
-    """A speech encoder of transformers up to one of its layers. Built by `load_foreign`.
+class TransformersEncoder(Encoder):
+    """A speech encoder of transformers up to one of its layers. Built by `load_transformers`.
 
     Attributes:
         sample_rate: Hz. frame_rate: frames a second. dim: D. layer: 1-based. contract: of the frames, without a codebook.

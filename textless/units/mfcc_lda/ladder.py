@@ -8,7 +8,6 @@ Three rungs, each fitted on the clusters of the one below, none on a label:
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from textless.errors import ModelError, TrainingError
 from textless.model_io import load_model, save_model, take, to_torch
 from textless.types import UnitContract
 from textless.units.encoders import hubert_frames
-from textless.units.encoders.base import Encoder
+from textless.units.encoders.base import Encoder, encoder_digest
 from textless.units.kmeans import fit_codebook
 from textless.units.mfcc_lda.lda import fit_projection
 from textless.units.mfcc_lda.vtln import DIM, N_MELS, Voice, modulation_cepstra
@@ -39,9 +38,8 @@ class LadderEncoder(Encoder):
     def __init__(self, voice: Voice) -> None:
         self.voice = voice
         self.dim = voice.projection.shape[1]
-        weights = b"".join(x.contiguous().numpy().tobytes() for x in (voice.projection, voice.centroids))
         self.contract = UnitContract(
-            encoder=hashlib.sha256(b"ladder" + weights).hexdigest(),
+            encoder=encoder_digest("ladder", [voice.projection.numpy(), voice.centroids.numpy()]),
             window=0.0,
             normalisation="none",
             sample_rate=self.sample_rate,

@@ -8,7 +8,6 @@ be fitted on the frames of any other encoder as well (`projected`).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from textless.errors import ModelError, TrainingError
 from textless.model_io import load_model, save_model, take
 from textless.types import UnitContract
 from textless.units.encoders import hubert_frames
-from textless.units.encoders.base import Encoder
+from textless.units.encoders.base import Encoder, encoder_digest
 
 CONTEXT = 3
 DIM = CEPSTRA * (2 * CONTEXT + 1)
@@ -62,7 +61,7 @@ class LdaEncoder(Encoder):
         self.projection = np.ascontiguousarray(projection, np.float32)
         self.dim = projection.shape[1]
         self.contract = UnitContract(
-            encoder=hashlib.sha256(b"lda" + self.projection.tobytes()).hexdigest(),
+            encoder=encoder_digest("lda", [self.projection]),
             window=0.0,
             normalisation="none",
             sample_rate=self.sample_rate,
