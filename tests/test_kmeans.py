@@ -236,36 +236,6 @@ def test_minibatch_is_scikit_learn_as_fairseq_sets_it():
     assert ours.metrics["dead_units"] == 0
 
 
-def test_a_stream():
-    frames, truth = blobs(k=5, n=400)
-    order = np.random.default_rng(0).permutation(len(frames))
-    a, b = (KMeans(5, algorithm="minibatch", contract=UnitContract(layer=2)) for _ in "ab")
-    for i in range(0, 2000, 250):
-        a.partial_fit(frames[order[i : i + 250]])
-        b.partial_fit(frames[order[i : i + 250]])
-    assert np.array_equal(a.codebook.centroids, b.codebook.centroids)
-    assert a.codebook.contract.layer == 2
-    assert len(a.metrics["inertia_curve"]) == 8
-    assert a.metrics["dead_units"] == 0
-    assert all(len(set(a.predict(frames[truth == k]))) == 1 for k in range(5))
-    assert naive_assign(frames, a.codebook.centroids)[1] < 1.1 * KMeans(5).fit(frames).metrics["inertia"]
-    with pytest.raises(TrainingError, match="frames of 3 dimensions after some of 4"):
-        a.partial_fit(frames[:, :3])
-    with pytest.raises(TrainingError, match="frame 1 holds NaN"):
-        a.partial_fit(np.array([[0, 0, 0, 0], [0, np.inf, 0, 0]], np.float32))
-    with pytest.raises(TrainingError, match="4 frames cannot make 5 units"):
-        KMeans(5, algorithm="minibatch").partial_fit(frames[:4])
-    with pytest.raises(TrainingError, match="algorithm='minibatch' learns from a stream"):
-        KMeans(5).partial_fit(frames)
-
-
-def test_a_unit_is_dead_in_a_stream_when_no_batch_has_it():
-    frames, truth = blobs(k=4)
-    kmeans = KMeans(4, algorithm="minibatch").partial_fit(frames)
-    assert kmeans.metrics["dead_units"] == 0
-    assert kmeans.partial_fit(frames[truth == 0]).metrics["dead_units"] == 0
-
-
 def test_the_same_seed_gives_the_same_bytes():
     frames, _ = blobs(k=8, n=1000, seed=1)  # enough for every stage
     a, b, c = (fit_codebook(frames, 8, seed=s)[0] for s in (0, 0, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,20 +21,20 @@ if TYPE_CHECKING:
     from textless.units.encoders.zoo import Published
 
 TRANSFORMS = ("none", "layer_norm")
-# Iterations and starting points unless told otherwise; those of mini-batches are fairseq's (examples/hubert/simple_kmeans).
+# Default iterations and starting points; those of mini-batches are fairseq's (examples/hubert/simple_kmeans).
 ALGORITHMS = {"lloyd": (50, 1), "minibatch": (100, 20)}
 INITS = ("k-means++", "random")
 BATCH = 10_000  # frames of a mini-batch, fairseq's too
-QUANTILES = ("0.5", "0.75", "0.95", "0.99")  # of training's distances, that a codebook keeps
-MEASURED = 20_000  # training frames that they are taken over, at most
-SHORT = 2.0  # seconds; the mean distance of a shorter file is left to chance
+QUANTILES = ("0.5", "0.75", "0.95", "0.99")  # of the training distances, kept by a codebook
+MEASURED = 20_000  # training frames that the quantiles are computed over, at most
+SHORT = 2.0  # seconds; the mean distance of a shorter file varies too much
 
 
 def transform_frames(frames: np.ndarray, transform: str) -> np.ndarray:
-    """What stands between encoder and k-means. (T, D) float32 → (T, D) float32.
+    """The transform between encoder and k-means. (T, D) float32 → (T, D) float32.
 
-    `layer_norm` makes each frame zero mean and unit variance: the outputs of pre-LN blocks need it, because the residual stream that
-    they leave grows with depth and a few of its channels would rule the distances.
+    `layer_norm` makes each frame zero mean and unit variance: the outputs of pre-LN blocks need it, because the residual stream
+    grows with depth and a few of its channels would dominate the distances.
     """
     frames = np.asarray(frames, np.float32)
     if transform == "none":
@@ -45,12 +46,12 @@ def transform_frames(frames: np.ndarray, transform: str) -> np.ndarray:
 
 
 class Codebook(MeasuringQuantizer):
-    """Centroids, and what must be done to frames before they are compared.
+    """k-means centroids, and the transform that frames take before they are compared.
 
     Attributes:
         centroids: (K, D) float32.
         contract: says encoder, layer and transform, with `n_units` and `codebook` filled in.
-        distances: of training's frames to their centroids, the `mean` and some quantiles ("0.75": …); None where they are not known.
+        distances: of the training frames to their centroids, the `mean` and some quantiles ("0.75": …); None where unknown.
     """
 
     def __init__(
@@ -77,14 +78,16 @@ class Codebook(MeasuringQuantizer):
         return len(self.centroids)
 
     def declare(self, entry: Published) -> Codebook:
-        """Fill in what is published of these centroids, in place. Raises ModelError when their number is another."""
+        """Fill in what is published about these centroids, in place. Raises ModelError when their number differs."""
         if entry.n_units not in (None, self.n_units):
             raise ModelError(
                 f"the file holds {self.n_units} centroids where {entry.n_units} are published; remove it and fetch it again"
             )
-        rate = entry.frame_rate
         self.contract = self.contract.with_(
-            layer=entry.layer, normalisation=entry.normalisation, sample_rate=SAMPLE_RATE, frame_rate=rate
+            layer=entry.layer,
+            normalisation=entry.normalisation,
+            sample_rate=SAMPLE_RATE,
+            frame_rate=entry.frame_rate,
         )
         return self
 
@@ -96,19 +99,22 @@ class Codebook(MeasuringQuantizer):
         return self.nearest(frames)[0]
 
     def nearest(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The same, and how far away it is, after the transform: (T, D) float32 → (T,) int64, (T,) float32. Raises as `predict`."""
+        """As `predict`, and the distance to the centroid, after the transform: (T, D) float32 → (T,) int64, (T,) float32.
+
+        In numpy, so that units depend neither on faiss (`lloyd.Assignment`, for training) nor on torch (`vtln`).
+        """
         frames = np.asarray(frames)
         if frames.ndim != 2 or frames.shape[1] != self.dim or frames.dtype.kind not in "fiu":
             what = f"frames of shape {frames.shape} and type {frames.dtype}"
             raise ModelError(f"{what} do not fit a codebook of {self.dim} dimensions; give (T, D) float32")
-        # Seen from their middle, so that frames far from the origin do not lose the digits that tell centroids apart.
+        # Relative to their mean, so that frames far from the origin do not lose the digits that tell centroids apart.
         middle = self.centroids.mean(0)
         centroids = self.centroids - middle
         bias = np.square(centroids).sum(1)
         out, distances = np.empty(len(frames), np.int64), np.empty(len(frames), np.float32)
         for i in range(0, len(frames), 16384):
             x = transform_frames(frames[i : i + 16384], self.contract.transform or "none") - middle
-            # ‖x - c‖² less ‖x‖², which is the same for every centroid.
+            # ‖x - c‖² - ‖x‖²: the second term is the same for every centroid.
             scores = bias - 2 * (x @ centroids.T)
             out[i : i + 16384] = best = scores.argmin(1)
             with np.errstate(invalid="ignore"):
@@ -121,15 +127,18 @@ class Codebook(MeasuringQuantizer):
         return out, distances
 
     def measure(self, frames: np.ndarray) -> None:
-        """Keep how far the frames of the training (N, D) lie from their centroids, in place."""
-        _, found = self.nearest(np.asarray(np.asarray(frames)[:: -(-len(frames) // MEASURED)], np.float32))
-        figures = {"mean": found.mean(dtype=np.float64), **{q: np.quantile(found, float(q)) for q in QUANTILES}}
-        self.distances = {name: float(f"{value:.6g}") for name, value in figures.items()}
+        """Set `distances` from the training frames (N, D), at most `MEASURED` of them, in place."""
+        _, distances = self.nearest(np.asarray(np.asarray(frames)[:: -(-len(frames) // MEASURED)], np.float32))
+        statistics = {"mean": distances.mean(dtype=np.float64)} | {
+            q: np.quantile(distances, float(q)) for q in QUANTILES
+        }
+        self.distances = {name: float(f"{value:.6g}") for name, value in statistics.items()}
 
     def is_far(self, distance: float, seconds: float) -> bool:
-        """Whether audio with this mean distance is unlike the training's. Where that is not known, nothing is.
+        """Whether audio of this mean distance is unlike the training audio. False where `distances` is None.
 
-        A quarter of training's frames lie beyond the limit, but hardly a file of unseen speakers does in its mean: docs/encoders.md.
+        A quarter of the training frames lie beyond the limit, but hardly any file of unseen speakers does in its mean
+        (docs/encoders.md).
         """
         return self.distances is not None and distance > self.distances["0.95" if seconds < SHORT else "0.75"]
 
@@ -151,7 +160,7 @@ class Codebook(MeasuringQuantizer):
             contract = UnitContract.from_dict(check(config.get("contract"), dict, f"{place}: contract"))
         except ContractError as e:
             raise ModelError(f"{place}: {e}") from None
-        # Of another version, which kept other quantiles, they are left out.
+        # Another version may have kept other quantiles; its distances are ignored.
         known = distances if {"mean", *QUANTILES} <= distances.keys() else None
         codebook = cls(take(folder, tensors, "centroids"), contract, known)
         if contract.n_units not in (None, codebook.n_units):
@@ -162,12 +171,15 @@ class Codebook(MeasuringQuantizer):
 
 
 def read_centroids(path: Path) -> Codebook:
-    """Centroids of unknown origin, from a `.npy` or from scikit-learn's k-means in a pickle, of which nothing is run. Raises ModelError."""
+    """Centroids of unknown origin: from a `.npy`, or from a pickle of scikit-learn's k-means, of which nothing is run.
+
+    Raises ModelError when the file holds none.
+    """
     from textless.pickles import load_joblib, plain
 
     if path.suffix == ".npy":
         try:
-            centroids = np.load(path, mmap_mode="r", allow_pickle=False)  # whose header may say any size
+            centroids = np.load(path, mmap_mode="r", allow_pickle=False)  # the header may claim any size
         except (OSError, ValueError, EOFError, OverflowError) as e:
             raise ModelError(f"{path}: not a .npy of centroids ({e})") from None
     else:
@@ -180,22 +192,23 @@ def read_centroids(path: Path) -> Codebook:
     if centroids.dtype.kind not in "fiu":
         raise ModelError(f"{path}: holds centroids of type {centroids.dtype}, which are not numbers")
     try:
-        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+        with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite, and is refused
             return Codebook(centroids)
     except ModelError as e:
         raise ModelError(f"{path}: {e}") from None
 
 
+@dataclass(eq=False, repr=False)
 class KMeans:
     """k-means in scikit-learn's manner: `KMeans(100).fit(frames).predict(frames)`.
 
-    `lloyd` moves all centroids by all frames in turn (see `lloyd.cluster`), holds no second copy of them, and puts a centroid that has no
-    frame on the frame farthest from its own. `minibatch` is scikit-learn's MiniBatchKMeans as fairseq's HuBERT recipe sets it; it holds
-    a second copy of the frames and repairs nothing, but also learns from a stream by `partial_fit`.
+    `lloyd` updates all centroids from all frames in turn (see `lloyd.cluster`), holds no second copy of the frames, and moves a
+    centroid without frames to the frame that is farthest from its own centroid. `minibatch` is scikit-learn's MiniBatchKMeans with
+    the settings of fairseq's HuBERT recipe; it holds a second copy of the frames and repairs nothing.
 
     Equal frames, settings, seed and number of threads give equal bytes.
 
-    Args:
+    Attributes:
         n_units: K.
         algorithm: `lloyd` or `minibatch`.
         init: `k-means++` or `random` frames.
@@ -204,51 +217,42 @@ class KMeans:
         restarts: starting points, of which the best is kept; None: 1, of mini-batches 20.
         tolerance: Lloyd's iterations stop when one lowers the inertia by no more than this share.
         contract: the encoder's.
+        codebook: the result of `fit`.
+        metrics: {"inertia": mean squared distance of a frame to its centroid, "inertia_curve": of each of Lloyd's iterations, over
+            all frames, "dead_units": without a frame, "repaired_units": dead ones that were moved}.
 
-    Attributes:
-        codebook: Codebook, once there is one.
-        metrics: {"inertia": mean squared distance of a frame to its centroid, "inertia_curve": of each iteration (Lloyd's, over all
-            frames) or of each batch given to `partial_fit`, "dead_units": without a frame, "repaired_units": dead ones put elsewhere}.
+    Raises TrainingError for an unknown algorithm, init or transform, and for numbers below 1.
     """
 
-    def __init__(
-        self,
-        n_units: int,
-        *,
-        algorithm: str = "lloyd",
-        init: str = "k-means++",
-        transform: str = "none",
-        iterations: int | None = None,
-        restarts: int | None = None,
-        tolerance: float = 1e-3,
-        seed: int = 0,
-        contract: UnitContract = UnitContract(),
-    ) -> None:
+    n_units: int
+    _: KW_ONLY
+    algorithm: str = "lloyd"
+    init: str = "k-means++"
+    transform: str = "none"
+    iterations: int | None = None
+    restarts: int | None = None
+    tolerance: float = 1e-3
+    seed: int = 0
+    contract: UnitContract = UnitContract()
+    metrics: dict[str, Any] = field(default_factory=dict, init=False)
+    _codebook: Codebook | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
         for what, value, known in (
-            ("algorithm", algorithm, ALGORITHMS),
-            ("init", init, INITS),
-            ("transform", transform, TRANSFORMS),
+            ("algorithm", self.algorithm, ALGORITHMS),
+            ("init", self.init, INITS),
+            ("transform", self.transform, TRANSFORMS),
         ):
             if value not in known:
                 raise TrainingError(f"{what} {value!r} is unknown; known: {', '.join(known)}")
-        self.iterations, self.restarts = (
-            b if a is None else a for a, b in zip((iterations, restarts), ALGORITHMS[algorithm], strict=True)
-        )
-        for what, value in (("n_units", n_units), ("iterations", self.iterations), ("restarts", self.restarts)):
-            if value < 1:
-                raise TrainingError(f"{what} is {value} but must be at least 1")
-        self.n_units, self.algorithm, self.init, self.transform = n_units, algorithm, init, transform
-        self.tolerance, self.seed, self.contract = tolerance, seed, contract
-        self.metrics: dict[str, Any] = {}
-        self._codebook: Codebook | None = None
-        self._stream: tuple[Any, np.ndarray, np.ndarray] | None = (
-            None  # scikit-learn's object, the mean taken away, frames of each unit
-        )
+        for name, number in (("n_units", self.n_units), ("iterations", self.iterations), ("restarts", self.restarts)):
+            if number is not None and number < 1:
+                raise TrainingError(f"{name} is {number} but must be at least 1")
 
     @property
     def codebook(self) -> Codebook:
         if self._codebook is None:
-            raise TrainingError("there is no codebook yet; call fit or partial_fit first")
+            raise TrainingError("there is no codebook yet; call fit first")
         return self._codebook
 
     def predict(self, frames: np.ndarray) -> np.ndarray:
@@ -258,83 +262,56 @@ class KMeans:
     def fit(self, frames: np.ndarray) -> KMeans:
         """Cluster frames (N, D) of any float type, which may be memory-mapped. Raises TrainingError: fewer than units, not finite."""
         points = self._points(frames)
-        points.gpus = gpus()
+        iterations, restarts = ALGORITHMS[self.algorithm]
+        iterations, restarts = self.iterations or iterations, self.restarts or restarts
         if self.algorithm == "minibatch":
-            kmeans = self._minibatch().fit(np.concatenate([x for _, x in points.blocks()]))
-            centroids = np.ascontiguousarray(kmeans.cluster_centers_, np.float32)
-            found = Assignment(points, centroids)
-            curve, repaired, dead = [found.inertia], 0, int((found.counts == 0).sum())
+            centroids = self._minibatch(points, iterations, restarts)
+            assignment = Assignment(points, centroids)
+            curve, repaired, dead = [assignment.inertia], 0, int((assignment.counts == 0).sum())
         else:
             centroids, curve, repaired, dead = cluster(
                 points,
                 self.n_units,
                 init=self.init,
-                iterations=self.iterations,
-                restarts=self.restarts,
+                iterations=iterations,
+                restarts=restarts,
                 tolerance=self.tolerance,
                 seed=self.seed,
             )
-        self._keep(centroids + points.mean, curve, repaired, dead, frames)
+        self._codebook = Codebook(centroids + points.mean, self.contract.with_(transform=self.transform))
+        self._codebook.measure(frames)
+        self.metrics = {"inertia": curve[-1], "inertia_curve": curve, "dead_units": dead, "repaired_units": repaired}
         return self
 
-    def partial_fit(self, frames: np.ndarray) -> KMeans:
-        """Learn from one batch of a stream, of `minibatch` only.
-
-        The first batch gives the starting points, and so must hold as many frames as there are units. Raises TrainingError as `fit`, and
-        when D changes.
-        """
-        if self.algorithm != "minibatch":
-            raise TrainingError(
-                "lloyd has to see all frames again and again; algorithm='minibatch' learns from a stream"
-            )
-        if self._stream is None:
-            self._stream = self._minibatch(), self._points(frames).mean, np.zeros(self.n_units, np.int64)
-        kmeans, mean, counts = self._stream
-        points = self._points(frames, mean)
-        kmeans.partial_fit(np.concatenate([x for _, x in points.blocks()]))
-        found = Assignment(points, np.ascontiguousarray(kmeans.cluster_centers_, np.float32))
-        counts += found.counts
-        curve = [*self.metrics.get("inertia_curve", []), found.inertia]
-        self._keep(kmeans.cluster_centers_ + mean, curve, 0, int((counts == 0).sum()), frames)
-        return self
-
-    def _points(self, frames: np.ndarray, mean: np.ndarray | None = None) -> Points:
+    def _points(self, frames: np.ndarray) -> Points:
         frames = np.asarray(frames)
         if frames.ndim != 2 or not frames.shape[1]:
             raise TrainingError(f"frames must be (N, D), got shape {frames.shape}")
-        if len(frames) < (self.n_units if mean is None else 1):
+        if len(frames) < self.n_units:
             raise TrainingError(
                 f"{len(frames)} frames cannot make {self.n_units} units; give more audio or fewer units"
             )
-        if mean is not None and frames.shape[1] != len(mean):
-            raise TrainingError(
-                f"frames of {frames.shape[1]} dimensions after some of {len(mean)}; a stream is of one encoder"
-            )
-        points = Points(frames, lambda x: transform_frames(x, self.transform))
-        measured = points.measure()
-        points.mean = measured if mean is None else mean
+        points = Points(frames, lambda x: transform_frames(x, self.transform), gpus=gpus())
+        points.mean = points.measure()
         return points
 
-    def _minibatch(self) -> Any:
+    def _minibatch(self, points: Points, iterations: int, restarts: int) -> np.ndarray:
+        """(K, D) float32."""
         from sklearn.cluster import MiniBatchKMeans
 
-        return MiniBatchKMeans(
+        kmeans = MiniBatchKMeans(
             self.n_units,
             init=self.init,
-            n_init=self.restarts,
+            n_init=restarts,
             batch_size=BATCH,
-            max_iter=self.iterations,
+            max_iter=iterations,
             tol=0.0,
             max_no_improvement=100,
             reassignment_ratio=0.0,
             compute_labels=False,
             random_state=self.seed,
-        )
-
-    def _keep(self, centroids: np.ndarray, curve: list[float], repaired: int, dead: int, frames: np.ndarray) -> None:
-        self._codebook = Codebook(centroids, self.contract.with_(transform=self.transform))
-        self._codebook.measure(frames)
-        self.metrics = {"inertia": curve[-1], "inertia_curve": curve, "dead_units": dead, "repaired_units": repaired}
+        ).fit(np.concatenate([x for _, x in points.blocks()]))
+        return np.ascontiguousarray(kmeans.cluster_centers_, np.float32)
 
 
 def fit_codebook(

@@ -1,6 +1,6 @@
-"""Lloyd's k-means over frames that stay where they are: seeding, refinement from a sample to all of them, repair of dead centroids.
+"""Lloyd's k-means over frames that are not copied: seeding, refinement from a sample to all of them, repair of dead centroids.
 
-The nearest centroid is searched by faiss, on a GPU where the installed faiss has one.
+faiss searches the nearest centroid, on a GPU where the installed faiss supports one.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import numpy as np
 
 from textless.errors import TrainingError
 
-BLOCK = 2**19  # values prepared and searched together: 2 MB, which stay in the cache
-SEEDING_FRAMES = 10_000  # that k-means++ looks at, or 20 for each centroid
-STAGES = (16, 4)  # a centroid is first moved by one frame in 16, then by one in 4 …
+BLOCK = 2**19  # values prepared and searched together: 2 MB, which fit the cache
+SEEDING_FRAMES = 10_000  # for k-means++, or 20 for each centroid
+STAGES = (16, 4)  # centroids are first fitted on one frame in 16, then on one in 4 …
 STAGE_FRAMES = 100  # … where that leaves so many for each centroid
 
 
 class Points:
     """Frames as k-means sees them, prepared block by block, so that there is never a second copy of all of them.
 
-    The mean is taken away, because squared distances come from products of whole frames, and a mean that is large beside the
+    The mean is subtracted, because squared distances come from products of whole frames, and a mean that is large compared with the
     differences would cancel their digits.
 
     Args:
         frames: (N, D) of any float type; may be memory-mapped.
         transform: (n, D) float32 → (n, D) float32.
-        mean: (D,) float32, to be taken away.
-        gpus: what `gpus` gives, to search them there; none: on the CPU.
+        mean: (D,) float32, to be subtracted.
+        gpus: faiss's GPU resources (`gpus`) to search with; none: on the CPU.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Points:
         self.mean = np.zeros(frames.shape[1], np.float32) if mean is None else mean
 
     def measure(self) -> np.ndarray:
-        """Their mean, (D,) float32, less what is already taken away. Raises TrainingError when a frame is not finite."""
+        """Their mean, (D,) float32, after what is already subtracted. Raises TrainingError when a frame is not finite."""
         total = np.zeros(self.frames.shape[1])
         for start, block in self.blocks():
             if not (finite := np.isfinite(block).all(1)).all():
@@ -62,25 +62,25 @@ class Points:
         return self.transform(np.asarray(frames, np.float32)) - self.mean
 
     def part(self, index: np.ndarray) -> Points:
-        """Some of the frames, copied, with the same mean taken away."""
+        """Some of the frames, copied, with the same mean subtracted."""
         return Points(self.frames[index], self.transform, self.mean, self.gpus)
 
 
 def gpus() -> list[Any]:
-    """faiss's working memory on each GPU. It is reserved once for all iterations: that takes longer than one of them."""
+    """faiss's working memory on each GPU, reserved once for all iterations: that takes longer than one of them."""
     import faiss
 
     return [faiss.StandardGpuResources() for _ in range(faiss.get_num_gpus())]
 
 
 def plus_plus(x: np.ndarray, n: int, draw: np.random.Generator) -> np.ndarray:
-    """Greedy k-means++ (Arthur and Vassilvitskii 2007, section 5): each next seed is drawn by squared distance, the best of a few draws.
+    """Greedy k-means++ (Arthur and Vassilvitskii 2007, section 5): each seed is drawn by squared distance, the best of a few draws.
 
     Args:
         x: (N, D) float32 near the origin.
 
     Returns:
-        (n, D) float32, some of x.
+        (n, D) float32, n of the points.
     """
     norms = np.square(x).sum(1)
     trials = 2 + int(math.log(n))
@@ -102,7 +102,7 @@ def plus_plus(x: np.ndarray, n: int, draw: np.random.Generator) -> np.ndarray:
 
 
 class Assignment:
-    """One pass over all points: what each centroid got.
+    """One pass that assigns every point to its nearest centroid.
 
     Attributes:
         inertia: mean squared distance of a point to its centroid.
@@ -113,9 +113,9 @@ class Assignment:
         import faiss
         from scipy.sparse import csr_matrix
 
-        index = faiss.IndexFlatL2(centroids.shape[1])
+        index: Any = faiss.IndexFlatL2(centroids.shape[1])
         if points.gpus:
-            index = faiss.index_cpu_to_gpu_multiple_py(points.gpus, index)
+            index = faiss.index_cpu_to_gpu_multiple_py(list(points.gpus), index)
         index.add(centroids)
         self.sums, self.counts = np.zeros(centroids.shape), np.zeros(len(centroids), np.int64)
         self.distances = np.empty(len(points.frames), np.float32)
@@ -132,40 +132,40 @@ class Assignment:
 def lloyd(
     points: Points, centroids: np.ndarray, *, iterations: int, tolerance: float
 ) -> tuple[np.ndarray, list[float], int, int]:
-    """Lloyd's iterations; a centroid without a point is put on the point that is farthest from its own.
+    """Lloyd's iterations; a centroid without points moves to the point that is farthest from its own centroid.
 
     Args:
-        centroids: (K, D) float32 to begin with.
+        centroids: (K, D) float32, the initial ones.
         iterations: at most so many updates.
         tolerance: stop when an update lowers the inertia by no more than this share of it, and no centroid can be repaired.
 
     Returns:
-        centroids (K, D) float32; the inertia of each assignment, the last that of the centroids returned; how many were repaired on
-        the way; how many are dead at the end.
+        centroids (K, D) float32; the inertia of each assignment, the last that of the centroids returned; the number of repairs;
+        the number of dead centroids at the end.
     """
     curve: list[float] = []
     repaired = 0
     while True:
-        found = Assignment(points, centroids)
-        curve.append(found.inertia)
-        dead = np.flatnonzero(found.counts == 0)
-        far = _farthest(points, found, len(dead)) if len(dead) and len(curve) <= iterations else centroids[:0]
+        assignment = Assignment(points, centroids)
+        curve.append(assignment.inertia)
+        dead = np.flatnonzero(assignment.counts == 0)
+        far = _farthest(points, assignment, len(dead)) if len(dead) and len(curve) <= iterations else centroids[:0]
         settled = len(curve) > 1 and curve[-2] - curve[-1] <= tolerance * curve[-2]
         if len(curve) > iterations or (settled and not len(far)):
             return centroids, curve, repaired, len(dead)
-        alive = found.counts > 0
+        alive = assignment.counts > 0
         centroids = centroids.copy()
-        centroids[alive] = found.sums[alive] / found.counts[alive, None]
+        centroids[alive] = assignment.sums[alive] / assignment.counts[alive, None]
         centroids[dead[: len(far)]] = far
         repaired += len(far)
 
 
-def _farthest(points: Points, found: Assignment, n: int) -> np.ndarray:
-    """At most n points, each the farthest from its centroid and from those before it; none that lies on one of them, to rounding."""
-    order = np.argsort(-found.distances, kind="stable")
+def _farthest(points: Points, assignment: Assignment, n: int) -> np.ndarray:
+    """At most n points, each the farthest from its centroid and from those chosen before it; never one at distance 0, to rounding."""
+    order = np.argsort(-assignment.distances, kind="stable")
     order = order[:: -(-len(order) // SEEDING_FRAMES)]  # evenly over all distances, the largest first
     x = points.prepare(points.frames[order])
-    distances, rounding = found.distances[order], 1e-5 * np.square(x).sum(1)
+    distances, rounding = assignment.distances[order], 1e-5 * np.square(x).sum(1)
     chosen: list[int] = []
     while len(chosen) < n:
         distances[distances <= rounding] = 0
@@ -180,17 +180,17 @@ def _farthest(points: Points, found: Assignment, n: int) -> np.ndarray:
 def cluster(
     points: Points, n: int, *, init: str, iterations: int, restarts: int, tolerance: float, seed: int
 ) -> tuple[np.ndarray, list[float], int, int]:
-    """Centroids from nothing: seeds, Lloyd's iterations on a small sample, on a larger one, and on all points.
+    """k-means: seeds, then Lloyd's iterations on a small sample, on a larger one, and on all points.
 
-    Most of the way is gone on a sixteenth of the points at a sixteenth of the price. Of several starts the one with the least inertia
-    on the first sample goes on.
+    Most of the progress is made on a sixteenth of the points, at a sixteenth of the cost. Of several starts, the one with the least
+    inertia on the first sample is continued.
 
-    Returns what `lloyd` does, for all points.
+    Returns what `lloyd` returns, for all points.
     """
     draw = np.random.default_rng(seed)
     total = len(points.frames)
     order = draw.permutation(total)[: max(total // STAGES[-1], SEEDING_FRAMES, 20 * n)]
-    # Sorted, because frames are read from disk or memory in their order.
+    # Sorted, because frames are read fastest in the order of memory or disk.
     stages = [points.part(np.sort(order[: total // s])) for s in STAGES if total // s >= STAGE_FRAMES * n]
     seeding = points.part(np.sort(order[: max(SEEDING_FRAMES, 20 * n)]))
     del order
