@@ -117,7 +117,7 @@ def test_bad_frames(tmp_path):
     good = shards(tmp_path / "good", rows(), 2)
     with pytest.raises(TrainingError, match="take at least 1"):
         sample_frames(good, 0)
-    with pytest.raises(TrainingError, match="row 'row-0' stands twice"):
+    with pytest.raises(TrainingError, match="duplicate id 'row-0'"):
         sample_frames([*good, good[0]], 10)
     write_frames(tmp_path / "wide", [("w", np.zeros((5, 3), np.float32))], dim=3)
     with pytest.raises(
@@ -129,7 +129,7 @@ def test_bad_frames(tmp_path):
     with pytest.raises(TrainingError, match="frame 7 of row 'row-4' holds NaN"):
         sample_frames(shards(tmp_path / "nan", bad, 3), None)
     (tmp_path / "good" / "001" / "frames.len").write_text("3\n")
-    with pytest.raises(TrainingError, match=r"001: 10 ids and 3 frames listed, but 500 frames there"):
+    with pytest.raises(TrainingError, match=r"001: 10 ids and 3 frames listed, but the file holds 500 frames"):
         sample_frames(good, 10)
     (tmp_path / "good" / "000" / "frames.npy").write_bytes(b"no")
     with pytest.raises(TrainingError, match=r"000/frames\.npy: cannot be read"):

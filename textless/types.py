@@ -1,6 +1,7 @@
 """What passes between the stages (`Units`, `UnitRow`, `UnitContract`), and the four contracts that people extend.
 
-`Encoder`, `Quantizer`, `UnitDecoder` and `Vocoder` are protocols: a class of any origin that has these methods can be used in their place.
+`Encoder`, `Quantizer`, `UnitDecoder` and `Vocoder` are protocols: any class that has these methods can be used in their
+place.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import numpy as np
 from textless.errors import ContractError, ContractWarning, DumpError
 from textless.names import encodable, plain
 
-MOST_UNITS = 1 << 24  # of a codebook: figures hold a count for each
-LONGEST_ROW = 1 << 24  # frames, 93 h at 50 Hz; a row of 40 bytes must not ask for gigabytes
-FRAMES_PER_UNIT = 64  # on average, that a longer row may have
+MOST_UNITS = 1 << 24  # of a codebook: metrics hold a count for each
+LONGEST_ROW = 1 << 24  # frames, 93 h at 50 Hz; a row of 40 bytes must not expand to gigabytes
+FRAMES_PER_UNIT = 64  # on average, the most in a longer row
 NUMBERS = {
     "layer": (1, 10_000),
     "window": (0, 1e9),
@@ -35,17 +36,18 @@ class UnitContract:
     """Where units come from. None means unknown; two known values must agree.
 
     Attributes:
-        encoder: sha256 of the encoder's parameters up to `layer`, or the name of a signal-processing front end (`mfcc`, `logmel`).
+        encoder: sha256 of the encoder's parameters up to `layer`, or the name of a signal-processing front end (`mfcc`,
+            `logmel`).
         layer: units are made from the output of this block, 1-based, before any final norm. None for MFCC and log-mel.
         window: seconds; attention sees longer files in windows of this length. 0 where a file is always seen whole.
         normalisation: of the waveform, before the encoder: `none`, `layer_norm_1e-5` or `zscore_1e-7`.
-        transform: what stands between encoder and k-means, `none` if nothing.
+        transform: of the frames, between encoder and quantizer; `none` if there is none.
         sample_rate: of the audio, Hz.
         frame_rate: frames per second.
         n_units: size of the codebook.
         codebook: sha256 of the quantizer's parameters; of k-means, of the centroids as float32.
 
-    Raises ContractError for a field of another type, or a number that no units have.
+    Raises ContractError for a field of another type, and for a number out of range.
     """
 
     encoder: str | None = None
@@ -78,7 +80,7 @@ class UnitContract:
 
     @classmethod
     def from_dict(cls, data: Any) -> UnitContract:
-        """Raises ContractError for what is no object, and for a field that this version does not know."""
+        """Raises ContractError when `data` is not an object, or has a field that this version does not know."""
         if not isinstance(data, dict):
             raise ContractError(f"a contract must be an object, not {_brief(data)}")
         known = {f.name for f in fields(cls)}
@@ -92,7 +94,7 @@ class UnitContract:
         return replace(self, **changes)
 
     def conflict(self, other: UnitContract) -> str | None:
-        """The first field that both know and that differs."""
+        """The first field that is known on both sides and differs."""
         for f in fields(self):
             a, b = getattr(self, f.name), getattr(other, f.name)
             if a is not None and b is not None and a != b:
@@ -103,20 +105,23 @@ class UnitContract:
         """Raise ContractError unless `other` may be used where `self` is expected.
 
         Args:
-            mine, theirs: what the two contracts belong to, for the message, e.g. "the vocoder" and "units.jsonl".
+            mine, theirs: the owners of the two contracts, for the message, e.g. "the vocoder" and "units.jsonl".
 
-        Warns ContractWarning where one side is known and the other is not; `n_units` is always compared when both are known.
+        Warns ContractWarning where one side is known and the other is not; `n_units` is always compared when both are
+        known.
         """
         if name := self.conflict(other):
             a, b = getattr(self, name), getattr(other, name)
             raise ContractError(
-                f"{theirs} and {mine} are of different units: {name} is {_short(b)} in {theirs} but {_short(a)} in {mine}; "
+                f"{theirs} and {mine} are of different units: {name} is {_short(b)} in {theirs} but {_short(a)} in "
+                f"{mine}; "
                 "use models of one set, or encode again"
             )
         unknown = [f.name for f in fields(self) if (getattr(self, f.name) is None) != (getattr(other, f.name) is None)]
         if unknown:
             warnings.warn(
-                f"{theirs} and {mine}: cannot compare {', '.join(unknown)}, known on one side only; --contract FILE declares it",
+                f"{theirs} and {mine}: cannot compare {', '.join(unknown)}, known on one side only; --contract FILE "
+                "declares it",
                 ContractWarning,
                 stacklevel=2,
             )
@@ -127,7 +132,7 @@ def _short(value: Any) -> str:
 
 
 def _brief(value: Any) -> str:
-    """A value of unknown kind and size, for a message."""
+    """A value of unknown type and size, for a message."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}…"
 
@@ -141,8 +146,9 @@ class Units:
         durations: (N,) int64, frames of each unit, or None when each unit is one frame.
         contract: their origin.
 
-    Raises DumpError for what is no integers of one dimension, durations below 1 or of more than `LONGEST_ROW` frames together (a longer
-    row may have `FRAMES_PER_UNIT` frames a unit), ContractError for a unit that is outside the codebook, or beyond `MOST_UNITS`.
+    Raises DumpError for values that are not integers of one dimension, for durations below 1, and for more than
+    `LONGEST_ROW` frames in total (a longer row may have `FRAMES_PER_UNIT` frames a unit); ContractError for a unit
+    outside the codebook, or beyond `MOST_UNITS`.
     """
 
     units: np.ndarray
@@ -159,10 +165,11 @@ class Units:
             if len(durations) and durations.min() < 1:
                 raise DumpError(f"durations must be at least 1 frame, not {durations.min()}")
             longest = max(LONGEST_ROW, FRAMES_PER_UNIT * len(units))
-            # The longest first, so that their sum is a number of 64 bits.
+            # Clipped, so that the sum fits 64 bits.
             if len(durations) and max(durations.max(), durations.clip(max=longest + 1).sum()) > longest:
                 raise DumpError(
-                    f"the durations are more than {longest} frames together, the most that a row of {len(units)} units may have"
+                    f"the durations are more than {longest} frames together, the most that a row of {len(units)} units "
+                    "may have"
                 )
             object.__setattr__(self, "durations", durations)
         n = self.contract.n_units
@@ -211,7 +218,7 @@ class Units:
         return self.contract.frame_rate
 
     def between(self, start: float, stop: float | None = None) -> Units:
-        """The part from `start` to `stop` seconds (rounded to frames); a unit that is cut keeps the frames inside."""
+        """The part from `start` to `stop` seconds, rounded to frames; a unit that is cut keeps the frames inside."""
         first = round(start * self.frame_rate)
         last = None if stop is None else round(stop * self.frame_rate)
         frames = self.frames()[first:last]
@@ -220,12 +227,12 @@ class Units:
         )
 
     def __add__(self, other: Units) -> Units:
-        """One after the other. A run across the seam stays two units, so that the seam can be found again."""
+        """Concatenation. A run across the seam stays two units, so that the seam can be located afterwards."""
         return Units.joined([self, other])
 
     @classmethod
     def joined(cls, parts: Sequence[Units]) -> Units:
-        """One or more parts one after the other, as `+` joins two."""
+        """The concatenation of one or more parts, as `+` joins two."""
         first = parts[0]
         for other in parts[1:]:
             if other.contract is not first.contract:
@@ -238,6 +245,11 @@ class Units:
 
     def __len__(self) -> int:
         return len(self.units)
+
+    def __repr__(self) -> str:
+        rate, n_units = self.contract.frame_rate, self.contract.n_units
+        length = f"{self.n_frames} frames" if rate is None else f"{self.n_frames / rate:.2f} s"
+        return f"Units({len(self)} units, {length}, K={'?' if n_units is None else n_units})"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Units):
@@ -254,7 +266,7 @@ class Units:
 def _int_vector(values: Any, what: str) -> np.ndarray:
     if values is None or (isinstance(values, list | tuple) and any(v is None for v in values)):
         raise DumpError(f"{what} must be integers, not null")
-    if isinstance(values, list | tuple) and any(isinstance(v, bool) for v in values):  # numpy takes them for 0 and 1
+    if isinstance(values, list | tuple) and any(isinstance(v, bool) for v in values):  # numpy makes them 0 and 1
         raise DumpError(f"{what} must be integers, not true or false")
     try:
         array = np.asarray(values)
@@ -271,10 +283,10 @@ def _int_vector(values: Any, what: str) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class UnitRow:
-    """One sequence: `source` is the audio file's name; `offset` and `samples` are the part of it, at the contract's sample rate.
+    """One sequence. `source` is its audio file's name; `offset` and `samples` say which part, at the contract's rate.
 
-    An id or speaker that is a whole number is taken as text. Raises DumpError for values of other types, an empty id, text that is not
-    Unicode, and extra columns with the name of one of the others.
+    An id or speaker that is a whole number is taken as text. Raises DumpError for values of other types, an empty id,
+    text that is not Unicode, and extra columns with the name of one of the others.
     """
 
     id: str
@@ -286,15 +298,10 @@ class UnitRow:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        source = "" if self.source is None else self.source
-        if isinstance(source, str):  # a file's name may hold any bytes
-            source = encodable(source)
-        values = {
+        values: dict[str, str | int | None] = {
             "id": _text("id", self.id),
             "speaker": None if self.speaker is None else _text("speaker", self.speaker),
-        }
-        values |= {
-            "source": _text("source", source),
+            "source": _text("source", "" if self.source is None else self.source),
             "offset": _count("offset", self.offset),
             "samples": _count("samples", self.samples),
         }
@@ -311,9 +318,9 @@ def _text(name: str, value: Any) -> str:
         value = str(value)
     if not isinstance(value, str):
         raise DumpError(f"{name} must be text, not {str(value)[:60]!r} ({type(value).__name__})")
-    if name == "source":
+    if name == "source":  # a file's name may hold any bytes
         return encodable(value)
-    if encodable(value) != value:  # a `Row` of an odd file name has an id that can be written
+    if encodable(value) != value:  # a `Row` of such a file name has an id that can be written
         raise DumpError(f"{name} is not Unicode text: {value[:60]!a}")
     return plain(value)
 
@@ -356,7 +363,10 @@ class Encoder(Protocol):
     @overload
     def encode(self, waveform: Sequence[np.ndarray]) -> list[np.ndarray]: ...
     def encode(self, waveform: np.ndarray | Sequence[np.ndarray]) -> np.ndarray | list[np.ndarray]:
-        """(samples,) float in [-1, 1] → (T, D) float32; a list → a list. Raises AudioError for what is no waveform, or too short."""
+        """(samples,) float in [-1, 1] → (T, D) float32; a list → a list.
+
+        Raises AudioError for what is no waveform, or too short.
+        """
 
     def encode_one(self, waveform: np.ndarray) -> np.ndarray:
         """(samples,) float32 → (T, D) float32. Raises AudioError when it is shorter than one frame."""
@@ -368,7 +378,10 @@ class Encoder(Protocol):
         """T of a file of so many samples."""
 
     def stream(self, blocks: Blocks) -> Iterator[np.ndarray]:
-        """Frames of one file, piece by piece: (t, D) float32. `blocks` may be called more than once. Raises as `encode_one`."""
+        """Frames of one file, piece by piece: (t, D) float32.
+
+        `blocks` may be called more than once. Raises as `encode_one`.
+        """
 
 
 @runtime_checkable
@@ -392,7 +405,10 @@ class Quantizer(Protocol):
         """(T, D) float32 → (T,) int64 in [0, K). Raises ModelError when the frames are not (T, D) and finite."""
 
     def contract_for(self, frames: UnitContract) -> UnitContract:
-        """Contract of the units that it makes of frames. Raises ContractError when it was made on frames of another kind."""
+        """Contract of the units that it makes of frames.
+
+        Raises ContractError when it was made on frames of another kind.
+        """
         mine = self.contract.with_(n_units=None, codebook=None, transform=None)
         if mine != UnitContract():  # the origin of other tools' quantizers is unknown
             frames.check(mine, mine="the encoder", theirs="the codebook")
@@ -403,7 +419,9 @@ class Quantizer(Protocol):
 
 @runtime_checkable
 class MeasuringQuantizer(Quantizer, Protocol):
-    """A quantizer that also says how well each frame fits, such as k-means. `textless encode` warns about audio that fits badly.
+    """A quantizer that also says how well each frame fits, such as k-means.
+
+    `textless encode` warns about audio that fits badly.
 
     Attributes:
         distances: of the training frames, their `mean` at least; None where they are unknown.
@@ -415,7 +433,10 @@ class MeasuringQuantizer(Quantizer, Protocol):
         """As `predict`, and the distance of each frame to its unit: (T, D) float32 → (T,) int64, (T,) float32."""
 
     def is_far(self, distance: float, seconds: float) -> bool:
-        """Whether a file of this mean distance and length is unlike the training audio. False where `distances` is None."""
+        """Whether a file of this mean distance and length is unlike the training audio.
+
+        False where `distances` is None.
+        """
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""Frames on disk, in fairseq's shape: all frames of a shard in one `.npy`, a count per line beside it, and the ids."""
+"""Frames on disk, in fairseq's layout: the frames of a shard in one `.npy`, with text files of their counts and ids."""
 
 from __future__ import annotations
 
@@ -40,35 +40,40 @@ def read_frames(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
 def read_pairs(folder: Path, other: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Frames (t, D) and (t, E) of the same places below two folders, file by file.
 
-    Raises TrainingError when a file stands in one only, or has more frames in one: they must be of the same corpus, fraction and seed.
+    Raises TrainingError when a file is in one folder only, or has more frames in one: both must be made with the same
+    corpus, fraction and seed.
     """
-    wants = "both must be made of the same audio, at one frame rate, with one fraction and seed"
+    requirement = "both must be made of the same audio, at one frame rate, with one fraction and seed"
     theirs = read_frames(other)
     for name, frames in read_frames(folder):
         second, pair = next(theirs, (None, frames))
         if second != name or len(pair) != len(frames):
-            found = f"{len(pair)} frames" if second == name else f"{second!r} in its place"
-            raise TrainingError(f"{name!r} has {len(frames)} frames in {folder} but {found} in {other}; {wants}")
+            theirs_has = f"{len(pair)} frames" if second == name else f"{second!r} in its place"
+            raise TrainingError(
+                f"{name!r} has {len(frames)} frames in {folder} but {theirs_has} in {other}; {requirement}"
+            )
         yield frames, pair
     if (left := next(theirs, None)) is not None:
-        raise TrainingError(f"{left[0]!r} has frames in {other} but none in {folder}; {wants}")
+        raise TrainingError(f"{left[0]!r} has frames in {other} but none in {folder}; {requirement}")
 
 
 def sample_frames(shards: Sequence[Path], n: int | None, seed: int = 0) -> np.ndarray:
     """A random sample of the frames of some shards, the same however the rows are spread over them.
 
-    Each frame has a number, a hash of the seed, its row's id and its place in the row; those with the n smallest numbers are taken, in
-    the order of the numbers, which is a random one.
+    Each frame has a number, a hash of the seed, its row's id and its position in the row; the sample is the frames with
+    the n smallest numbers, in the order of the numbers, which is random.
 
     Args:
         shards: folders as `write_frames` makes them.
-        n: how many; None, or more than there are: all.
+        n: size of the sample; None, or more than there are: all.
 
     Returns:
-        (n, D) float32. Beside it, memory holds the numbers of 2 n frames and of one shard, and what is taken from that shard.
+        (n, D) float32. In addition, memory holds the numbers of 2 n frames and of one shard, and the sampled frames of
+        that shard.
 
     Raises:
-        TrainingError: n below 1, a frame that is taken is not finite, an id stands twice, shards of several dimensions, a damaged shard.
+        TrainingError: n below 1, a sampled frame that is not finite, a duplicate id, shards of several dimensions, a
+            damaged shard.
     """
     if n is not None and n < 1:
         raise TrainingError(f"a sample of {n} frames is none; take at least 1, or none for all of them")
@@ -83,25 +88,27 @@ def sample_frames(shards: Sequence[Path], n: int | None, seed: int = 0) -> np.nd
             )
         for name, _ in _rows(shard, len(frames)):
             if name in seen:
-                raise TrainingError(f"{shard}: row {name!r} stands twice among the shards; give each shard once")
+                raise TrainingError(f"{shard}: duplicate id {name!r} among the shards; give each shard once")
             seen.add(name)
-    taken = _smallest((_numbers(shard, seed) for shard in shards), n)
-    out = np.empty((len(taken), next(iter(dims), 0)), np.float32)
+    sample = _smallest((_numbers(shard, seed) for shard in shards), n)
+    out = np.empty((len(sample), next(iter(dims), 0)), np.float32)
     for shard in shards:
         numbers, frames = _numbers(shard, seed), _open(shard)
-        place = np.searchsorted(taken, numbers).clip(max=max(len(taken) - 1, 0))
-        here = np.flatnonzero(taken[place] == numbers) if len(taken) else np.empty(0, np.int64)
-        out[place[here]] = x = frames[here]
+        place = np.searchsorted(sample, numbers).clip(max=max(len(sample) - 1, 0))
+        sampled = np.flatnonzero(sample[place] == numbers) if len(sample) else np.empty(0, np.int64)
+        out[place[sampled]] = x = frames[sampled]
         if not (finite := np.isfinite(x).all(1)).all():
             raise TrainingError(
-                f"{shard}: {_name(shard, int(here[finite.argmin()]))} holds NaN or infinite values; leave that file out"
+                f"{shard}: {_name(shard, int(sampled[finite.argmin()]))} holds NaN or infinite values; leave that file "
+                "out"
             )
     return out
 
 
 def _smallest(batches: Iterable[np.ndarray], n: int | None) -> np.ndarray:
-    """The n smallest of all numbers, sorted, at the memory of two times n and one batch. None: all."""
-    kept, waiting = np.empty(0, np.uint64), []
+    """The n smallest of all numbers, sorted, in the memory of 2 n and one batch. None: all."""
+    kept = np.empty(0, np.uint64)
+    waiting: list[np.ndarray] = []
     for batch in batches:
         waiting.append(batch[batch < kept[-1]] if len(kept) == n else batch)
         if n is not None and sum(map(len, waiting)) >= n:
@@ -110,7 +117,7 @@ def _smallest(batches: Iterable[np.ndarray], n: int | None) -> np.ndarray:
 
 
 def _numbers(shard: Path, seed: int) -> np.ndarray:
-    """A 64-bit number for each frame of a shard, (N,) uint64: SplitMix64 (Steele et al. 2014) from a start that is the row's own."""
+    """A 64-bit number for each frame, (N,) uint64: SplitMix64 (Steele et al. 2014), seeded by the row's id."""
     out = [np.empty(0, np.uint64)]
     for name, count in _rows(shard, len(_open(shard))):
         start = np.frombuffer(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "<u8")
@@ -136,13 +143,14 @@ def _rows(shard: Path, frames: int) -> list[tuple[str, int]]:
     )
     if len(names) != len(counts) or sum(counts) != frames:
         raise TrainingError(
-            f"{shard}: {len(names)} ids and {sum(counts)} frames listed, but {frames} frames there; make the frames again"
+            f"{shard}: {len(names)} ids and {sum(counts)} frames listed, but the file holds {frames} frames; make them "
+            "again"
         )
     return list(zip(names, counts, strict=True))
 
 
 def _name(shard: Path, frame: int) -> str:
-    """What a frame of a shard is called in an error."""
+    """The name of a frame of a shard, for an error."""
     for name, count in _rows(shard, len(_open(shard))):
         if frame < count:
             return f"frame {frame} of row {name!r}"
@@ -151,7 +159,10 @@ def _name(shard: Path, frame: int) -> str:
 
 
 def thin(pieces: Iterable[np.ndarray], name: str, *, fraction: float, seed: int) -> np.ndarray:
-    """A random share of a file's frames, given in pieces, which depends on its id and not on its neighbours. Returns (t, D) float32."""
+    """A random share of a file's frames, (t, D) float32, from its frames in pieces.
+
+    It depends on the id, not on other files.
+    """
     draw = np.random.default_rng((seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")))
     return np.concatenate(
         [frames if fraction >= 1 else frames[draw.random(len(frames)) < fraction] for frames in pieces]

@@ -33,8 +33,8 @@ SHORT = 2.0  # seconds; the mean distance of a shorter file varies too much
 def transform_frames(frames: np.ndarray, transform: str) -> np.ndarray:
     """The transform between encoder and k-means. (T, D) float32 → (T, D) float32.
 
-    `layer_norm` makes each frame zero mean and unit variance: the outputs of pre-LN blocks need it, because the residual stream
-    grows with depth and a few of its channels would dominate the distances.
+    `layer_norm` makes each frame zero mean and unit variance: the outputs of pre-LN blocks need it, because the
+    residual stream grows with depth and a few of its channels would dominate the distances.
     """
     frames = np.asarray(frames, np.float32)
     if transform == "none":
@@ -51,7 +51,8 @@ class Codebook(MeasuringQuantizer):
     Attributes:
         centroids: (K, D) float32.
         contract: says encoder, layer and transform, with `n_units` and `codebook` filled in.
-        distances: of the training frames to their centroids, the `mean` and some quantiles ("0.75": …); None where unknown.
+        distances: of the training frames to their centroids, the `mean` and some quantiles ("0.75": …); None where
+            unknown.
     """
 
     def __init__(
@@ -81,7 +82,8 @@ class Codebook(MeasuringQuantizer):
         """Fill in what is published about these centroids, in place. Raises ModelError when their number differs."""
         if entry.n_units not in (None, self.n_units):
             raise ModelError(
-                f"the file holds {self.n_units} centroids where {entry.n_units} are published; remove it and fetch it again"
+                f"the file holds {self.n_units} centroids where {entry.n_units} are published; remove it and fetch it "
+                "again"
             )
         self.contract = self.contract.with_(
             layer=entry.layer,
@@ -99,9 +101,10 @@ class Codebook(MeasuringQuantizer):
         return self.nearest(frames)[0]
 
     def nearest(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `predict`, and the distance to the centroid, after the transform: (T, D) float32 → (T,) int64, (T,) float32.
+        """As `predict`, and the distance to the centroid: (T, D) float32 → (T,) int64, (T,) float32.
 
-        In numpy, so that units depend neither on faiss (`lloyd.Assignment`, for training) nor on torch (`vtln`).
+        The distance is Euclidean, after the transform.         Computed in numpy, so that units depend
+        neither on faiss (`lloyd.Assignment`, for training) nor on torch (`vtln`).
         """
         frames = np.asarray(frames)
         if frames.ndim != 2 or frames.shape[1] != self.dim or frames.dtype.kind not in "fiu":
@@ -121,7 +124,8 @@ class Codebook(MeasuringQuantizer):
                 squared = np.take_along_axis(scores, best[:, None], 1)[:, 0] + np.einsum("td,td->t", x, x)
             if not np.isfinite(squared).all():
                 raise ModelError(
-                    f"frame {i + int(np.isfinite(squared).argmin())} holds NaN, infinite or huge values; make the frames again"
+                    f"frame {i + int(np.isfinite(squared).argmin())} holds NaN, infinite or huge values; make the "
+                    "frames again"
                 )
             distances[i : i + 16384] = np.sqrt(np.maximum(squared, 0))
         return out, distances
@@ -165,7 +169,8 @@ class Codebook(MeasuringQuantizer):
         codebook = cls(take(folder, tensors, "centroids"), contract, known)
         if contract.n_units not in (None, codebook.n_units):
             raise ModelError(
-                f"{place}: has {codebook.n_units} centroids where its contract says {contract.n_units}; copy the model again"
+                f"{place}: has {codebook.n_units} centroids where its contract says {contract.n_units}; copy the model "
+                "again"
             )
         return codebook
 
@@ -202,9 +207,10 @@ def read_centroids(path: Path) -> Codebook:
 class KMeans:
     """k-means in scikit-learn's manner: `KMeans(100).fit(frames).predict(frames)`.
 
-    `lloyd` updates all centroids from all frames in turn (see `lloyd.cluster`), holds no second copy of the frames, and moves a
-    centroid without frames to the frame that is farthest from its own centroid. `minibatch` is scikit-learn's MiniBatchKMeans with
-    the settings of fairseq's HuBERT recipe; it holds a second copy of the frames and repairs nothing.
+    `lloyd` updates all centroids from all frames in turn (see `lloyd.cluster`), holds no second copy of the frames, and
+    moves a centroid without frames to the frame that is farthest from its own centroid. `minibatch` is scikit-learn's
+    MiniBatchKMeans with the settings of fairseq's HuBERT recipe; it holds a second copy of the frames and repairs
+    nothing.
 
     Equal frames, settings, seed and number of threads give equal bytes.
 
@@ -218,8 +224,8 @@ class KMeans:
         tolerance: Lloyd's iterations stop when one lowers the inertia by no more than this share.
         contract: the encoder's.
         codebook: the result of `fit`.
-        metrics: {"inertia": mean squared distance of a frame to its centroid, "inertia_curve": of each of Lloyd's iterations, over
-            all frames, "dead_units": without a frame, "repaired_units": dead ones that were moved}.
+        metrics: {"inertia": mean squared distance of a frame to its centroid, "inertia_curve": of each of Lloyd's
+            iterations, over all frames, "dead_units": without a frame, "repaired_units": dead ones that were moved}.
 
     Raises TrainingError for an unknown algorithm, init or transform, and for numbers below 1.
     """
@@ -260,7 +266,10 @@ class KMeans:
         return self.codebook.predict(frames)
 
     def fit(self, frames: np.ndarray) -> KMeans:
-        """Cluster frames (N, D) of any float type, which may be memory-mapped. Raises TrainingError: fewer than units, not finite."""
+        """Cluster frames (N, D) of any float type, which may be memory-mapped.
+
+        Raises TrainingError: fewer than units, not finite.
+        """
         points = self._points(frames)
         iterations, restarts = ALGORITHMS[self.algorithm]
         iterations, restarts = self.iterations or iterations, self.restarts or restarts
@@ -329,7 +338,8 @@ def fit_codebook(
         frames = list(frames)
         if len(dims := {x.shape[1:] for x in frames}) > 1:
             raise TrainingError(
-                f"frames of different shapes {', '.join(map(str, sorted(dims)))} cannot be joined; they are of one encoder"
+                f"frames of different shapes {', '.join(map(str, sorted(dims)))} cannot be joined; they are of one "
+                "encoder"
             )
         frames = np.concatenate(frames) if frames else np.empty((0, 1), np.float32)
     kmeans = KMeans(n_units, **options).fit(frames)

@@ -1,4 +1,4 @@
-"""Lloyd's k-means over frames that are not copied: seeding, refinement from a sample to all of them, repair of dead centroids.
+"""Lloyd's k-means over frames that are not copied: seeding, refinement from samples to all frames, repair of dead units.
 
 faiss searches the nearest centroid, on a GPU where the installed faiss supports one.
 """
@@ -22,8 +22,8 @@ STAGE_FRAMES = 100  # … where that leaves so many for each centroid
 class Points:
     """Frames as k-means sees them, prepared block by block, so that there is never a second copy of all of them.
 
-    The mean is subtracted, because squared distances come from products of whole frames, and a mean that is large compared with the
-    differences would cancel their digits.
+    The mean is subtracted, because squared distances come from products of whole frames, and a mean that is large
+    compared with the differences would cancel their digits.
 
     Args:
         frames: (N, D) of any float type; may be memory-mapped.
@@ -43,7 +43,10 @@ class Points:
         self.mean = np.zeros(frames.shape[1], np.float32) if mean is None else mean
 
     def measure(self) -> np.ndarray:
-        """Their mean, (D,) float32, after what is already subtracted. Raises TrainingError when a frame is not finite."""
+        """Their mean, (D,) float32, after what is already subtracted.
+
+        Raises TrainingError when a frame is not finite.
+        """
         total = np.zeros(self.frames.shape[1])
         for start, block in self.blocks():
             if not (finite := np.isfinite(block).all(1)).all():
@@ -74,7 +77,7 @@ def gpus() -> list[Any]:
 
 
 def plus_plus(x: np.ndarray, n: int, draw: np.random.Generator) -> np.ndarray:
-    """Greedy k-means++ (Arthur and Vassilvitskii 2007, section 5): each seed is drawn by squared distance, the best of a few draws.
+    """Greedy k-means++ (Arthur and Vassilvitskii 2007, section 5): seeds by squared distance, the best of a few draws.
 
     Args:
         x: (N, D) float32 near the origin.
@@ -137,11 +140,12 @@ def lloyd(
     Args:
         centroids: (K, D) float32, the initial ones.
         iterations: at most so many updates.
-        tolerance: stop when an update lowers the inertia by no more than this share of it, and no centroid can be repaired.
+        tolerance: stop when an update lowers the inertia by no more than this share of it, and no centroid can be
+            repaired.
 
     Returns:
-        centroids (K, D) float32; the inertia of each assignment, the last that of the centroids returned; the number of repairs;
-        the number of dead centroids at the end.
+        centroids (K, D) float32; the inertia of each assignment, the last that of the centroids returned; the number of
+        repairs; the number of dead centroids at the end.
     """
     curve: list[float] = []
     repaired = 0
@@ -161,7 +165,10 @@ def lloyd(
 
 
 def _farthest(points: Points, assignment: Assignment, n: int) -> np.ndarray:
-    """At most n points, each the farthest from its centroid and from those chosen before it; never one at distance 0, to rounding."""
+    """At most n points, each the farthest from its centroid and from those chosen before it.
+
+    Points at distance 0, up to rounding, are never chosen.
+    """
     order = np.argsort(-assignment.distances, kind="stable")
     order = order[:: -(-len(order) // SEEDING_FRAMES)]  # evenly over all distances, the largest first
     x = points.prepare(points.frames[order])
@@ -182,8 +189,8 @@ def cluster(
 ) -> tuple[np.ndarray, list[float], int, int]:
     """k-means: seeds, then Lloyd's iterations on a small sample, on a larger one, and on all points.
 
-    Most of the progress is made on a sixteenth of the points, at a sixteenth of the cost. Of several starts, the one with the least
-    inertia on the first sample is continued.
+    Most of the progress is made on a sixteenth of the points, at a sixteenth of the cost. Of several starts, the one
+    with the least inertia on the first sample is continued.
 
     Returns what `lloyd` returns, for all points.
     """

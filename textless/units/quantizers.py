@@ -14,7 +14,7 @@ from textless.units.kmeans import Codebook, read_centroids
 
 @runtime_checkable
 class StoredQuantizer(Quantizer, Protocol):
-    """A quantizer that a model folder holds: `config.json`, whose `kind` is a key of `KINDS`, and `model.safetensors`."""
+    """A quantizer in a model folder: `config.json`, whose `kind` is a key of `KINDS`, and `model.safetensors`."""
 
     def save(self, folder: Path | str) -> None:
         """Write a model folder (`textless.model_io.save_model`)."""
@@ -32,8 +32,9 @@ def load_codebook(source: Path | str) -> StoredQuantizer:
     """A quantizer.
 
     Args:
-        source: a folder that one of `KINDS` wrote; a `.npy` of centroids (K, D); scikit-learn's k-means, pickled or dumped by joblib, as
-            GSLM and textlesslib publish it (`km.bin`), of which nothing is run; or a published name, which is fetched.
+        source: a folder that one of `KINDS` wrote; a `.npy` of centroids (K, D); scikit-learn's k-means, pickled or
+            dumped by joblib, as GSLM and textlesslib publish it (`km.bin`), of which nothing is run; or a published
+            name, which is fetched.
 
     The origin of centroids from other tools is unknown, unless their file is a published one.
 
@@ -47,7 +48,8 @@ def load_codebook(source: Path | str) -> StoredQuantizer:
     path = Path(source)
     if not path.exists():
         raise ModelError(
-            f"{path}: no such file or folder, and no published codebook has this name{did_you_mean(str(source), PUBLISHED)}"
+            f"{path}: no such file or folder, and no published codebook has this "
+            f"name{did_you_mean(str(source), PUBLISHED)}"
         )
     if path.is_dir():
         kind = read_json(path / CONFIG).get("kind")

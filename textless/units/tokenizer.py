@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -35,15 +36,18 @@ class Tokenizer:
         return self.quantizer
 
     def encode(self, waveform: np.ndarray) -> Units:
-        """(samples,) float in [-1, 1] → Units, deduplicated. Raises AudioError when it is something else, or shorter than one frame."""
+        """(samples,) float in [-1, 1] → Units, deduplicated.
+
+        Raises AudioError as `as_waveform`, and below one frame.
+        """
         return Units.from_frames(self.quantizer.predict(self.encoder.encode_one(as_waveform(waveform))), self.contract)
 
     def encode_batch(self, waveforms: Sequence[np.ndarray]) -> list[Units]:
-        """Several waveforms together, each as `encode` gives it, and raising as that."""
+        """Several waveforms together, each as `encode` gives it. Raises as `encode`."""
         return [self.measure([frames])[0] for frames in self.encoder.encode_batch(as_waveforms(waveforms))]
 
     def measure(self, pieces: Iterable[np.ndarray]) -> tuple[Units, float | None]:
-        """Frames of one file in pieces, (t, D) float32 each → its units, and the mean distance of its frames to their units.
+        """Frames of one file, (t, D) float32 each → its units, and the mean distance of its frames to their units.
 
         The distance is None where the quantizer measures none (`MeasuringQuantizer`).
         """
@@ -62,7 +66,10 @@ def tokenize(
     batch_seconds: float = BATCH_SECONDS,
     watch: Callable[[UnitRow, float | None], None] = lambda row, distance: None,
 ) -> Iterator[tuple[Row, UnitRow | AudioError]]:
-    """Units of every row, or why there are none, in order; see `encode_rows`. `watch` receives each with its mean distance (`measure`)."""
+    """Units of every row, or the error, in order; see `encode_rows`.
+
+    `watch` gets each with its distance (`measure`).
+    """
     for row, samples, pieces in encode_rows(rows, tokenizer.encoder, batch_seconds=batch_seconds):
         try:
             if isinstance(pieces, AudioError):
@@ -82,14 +89,15 @@ def tokenize(
 def encode_rows(
     rows: Iterable[Row], encoder: Encoder, *, batch_seconds: float = BATCH_SECONDS
 ) -> Iterator[tuple[Row, Callable[[], int], Iterable[np.ndarray] | AudioError]]:
-    """Frames of every row, or why there are none, in order.
+    """Frames of every row, or the error, in order.
 
-    Files are decoded ahead in threads and encoded `batch_seconds` of audio at a time, which changes nothing but the speed. One that is
-    longer than ten minutes is encoded as it is read, while its frames are taken.
+    Files are decoded ahead in threads and encoded `batch_seconds` of audio at a time, which changes nothing but the
+    speed. A file longer than ten minutes is encoded as it is read, while its frames are consumed.
 
     Yields:
-        the row; a function that gives its samples, once its frames have been taken; pieces of its frames (t, D) float32, or the error.
-        An AudioError in the middle of a long file is raised where its pieces are taken.
+        the row; a function that returns its number of samples, to be called after its frames are consumed; its frames
+        in pieces (t, D) float32, or the error. An AudioError in the middle of a long file is raised while its pieces
+        are consumed.
     """
     batch: list[tuple[Row, np.ndarray | AudioError]] = []
     seconds = 0.0
@@ -101,7 +109,7 @@ def encode_rows(
             continue
         if isinstance(audio, np.ndarray) and encoder.n_frames(len(audio)) < 1:
             try:
-                encoder.encode_one(audio)  # says how long a file must be
+                encoder.encode_one(audio)  # the error says how long a file must be
             except AudioError as e:
                 audio = AudioError(f"{row.path}: {e}")
         batch.append((row, audio))
@@ -118,11 +126,11 @@ def _encoded(
     frames = iter(encoder.encode_batch([w for _, w in batch if isinstance(w, np.ndarray)]))
     for row, audio in batch:
         n = len(audio) if isinstance(audio, np.ndarray) else 0
-        yield row, lambda n=n: n, audio if isinstance(audio, AudioError) else [next(frames)]  # type: ignore[misc]
+        yield row, functools.partial(int, n), audio if isinstance(audio, AudioError) else [next(frames)]
 
 
 def _named(row: Row, pieces: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """The same, its errors with the file's name."""
+    """The same pieces; errors get the file's name."""
     try:
         yield from pieces
     except AudioError as e:
