@@ -46,7 +46,7 @@ def test_parts_go_through_a_stream_and_are_joined():
 def test_a_row_whose_last_part_is_missing():
     parts = list(split_row(row([1, 2]), [Units(np.array([1]), None, CONTRACT), Units(np.array([2]), None, CONTRACT)]))
     for broken in (parts[:1], [parts[0], row([3], name="b")]):
-        with pytest.raises(DumpError, match="a: its last part did not come"):
+        with pytest.raises(DumpError, match="a: its last part is missing"):
             list(join_parts(broken))
 
 
@@ -140,7 +140,7 @@ def test_what_cannot_be_streamed(prompt, tmp_path):
     )
     done = subprocess.run([*SHELL, "resynth", "-", "-o", "-"], input=cut.encode(), capture_output=True)
     assert (done.returncode, done.stdout) == (2, b"")
-    assert b"its last part did not come" in done.stderr
+    assert b"its last part is missing" in done.stderr
 
 
 def test_a_published_hifigan_speaks(tmp_path):

@@ -294,7 +294,7 @@ def test_odd_headers(tmp_path, header, error):
         ('{"textless": "dump", "ver', "not JSON"),
         ("[" * 100_000, "not JSON"),
         (b"\xff\xfe{}", "not JSON"),
-        ('{"textless": "units", "contract": {}}', "textless is 'units' where 'dump' is due"),
+        ('{"textless": "units", "contract": {}}', "textless is 'units' where 'dump' is expected"),
         ('{"contract": {}, "totals": []}', "totals must be an object"),
         ('{"contract": {}, "totals": {"rows": "2"}}', "totals must be an object with whole numbers"),
         ('{"contract": {}, "totals": {"frames": -1}}', "totals must be an object with whole numbers"),
@@ -520,7 +520,7 @@ UNITS = pa.array([[1, 2], [3]])
         ({"id": ["a", "b"]}, "has no column units"),
         (
             {"id": ["a", "b"], "units": pa.array([[1.0, 2.0], [3.0]])},
-            "column units holds list<.*double.*> where lists of integers are due",
+            "column units holds list<.*double.*> where lists of integers are expected",
         ),
         ({"id": ["a", "b"], "units": pa.array([1, 2])}, "column units holds int64"),
         ({"id": ["a", "b"], "units": pa.array([[True], [False]])}, "column units holds list<.*bool"),

@@ -309,7 +309,7 @@ def stream_rows(
         while row.extra.get(MORE):
             before, row = row, next(rows, None) or row
             if row is before or row.id != before.id:
-                raise DumpError(f"{before.id}: its last part did not come; was the command before this one stopped?")
+                raise DumpError(f"{before.id}: its last part is missing; was the command before this one stopped?")
             yield row.units
 
     for row in rows:

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 VERSION = 1
 ROW_GROUP = 256
-MOST_VALUES = 1 << 28  # units of a row group; a few bytes of parquet may promise any number
-DEEPEST = 30  # lists or structures within one another that parquet is read with
+MOST_VALUES = 1 << 28  # units of a row group; a few bytes of parquet may claim any number
+DEEPEST = 30  # nested lists or structures in an extra column
 MOST_BYTES = 1 << 31  # of a row group
-MORE = "more"  # the column of a row in a stream whose next part follows
+MORE = "more"  # the column that marks a row of a stream whose next part follows
 LONGEST = 65535  # frames that one uint16 duration holds; a longer run is split
 
 
@@ -56,14 +56,17 @@ def _schema(contract: UnitContract, durations: bool, extra: Iterable[pa.Field]) 
 
 
 def extra_types(rows: Sequence[UnitRow], known: Mapping[str, pa.DataType] | None = None) -> dict[str, pa.DataType]:
-    """The type of each extra column of some rows, by name and in order. Raises DumpError for a column of values that no one type keeps."""
+    """The type of each extra column of some rows, sorted by name.
+
+    Raises DumpError for a column that no one type can hold.
+    """
     names = sorted({name for row in rows for name in row.extra} - (known or {}).keys())
     types = {**(known or {}), **{name: _extra(rows, name).type for name in names}}
     return dict(sorted(types.items()))
 
 
 def _extra(rows: Sequence[UnitRow], name: str, kind: pa.DataType | None = None) -> pa.Array:
-    """An extra column, of values that come out as they went in."""
+    """An extra column whose values survive the round trip. Raises DumpError when they do not."""
     import pyarrow as pa
 
     values = [row.extra.get(name) for row in rows]
@@ -74,12 +77,12 @@ def _extra(rows: Sequence[UnitRow], name: str, kind: pa.DataType | None = None) 
     first = next(v for v in values if v is not None)
     which = kind or f"the type of {str(first)[:40]!r} ({type(first).__name__})"
     raise DumpError(
-        f"{rows[0].id}: in the rows from here on, column {name!r} does not keep {which} in each row; give it one simple type"
+        f"{rows[0].id}: in the rows from this one on, column {name!r} does not keep {which}; give it one simple type"
     )
 
 
 def _same(a: Any, b: Any) -> bool:
-    """1 and 1.0 are, but 1 and true are not."""
+    """Equal, NaN included: 1 and 1.0 are, 1 and true are not."""
     return isinstance(a, bool) == isinstance(b, bool) and bool(a == b or (a != a and b != b))
 
 
@@ -91,17 +94,18 @@ def write_shard(
     durations: bool = True,
     extra: Mapping[str, pa.DataType] | None = None,
 ) -> int:
-    """Write one parquet shard, beside and renamed; returns the number of rows.
+    """Write one parquet shard to a temporary file and rename it; returns the number of rows.
 
-    With `durations` units are deduplicated; without, each stands for one frame. `extra`: types of extra columns (see `extra_types`); of
-    others the first `ROW_GROUP` rows decide. Raises ContractError for units of another contract, DumpError for an extra column whose
-    values are of several types, or that begins later.
+    With `durations` units are deduplicated; without, each unit is one frame. `extra` gives types of extra columns (see
+    `extra_types`); the types of the others come from the first `ROW_GROUP` rows. Raises ContractError for units of
+    another contract, DumpError for an extra column whose values are of several types, or that begins after those rows.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     writer: pq.ParquetWriter | None = None
-    total, group, types = 0, [], dict(extra or {})
+    total, types = 0, dict(extra or {})
+    group: list[UnitRow] = []
 
     def flush() -> None:
         nonlocal writer, total, group, types
@@ -127,7 +131,7 @@ def write_shard(
         raise DumpError(f"{path}: cannot be written ({_line(e)})") from None
     finally:
         if writer:
-            writer.is_open = False  # or it would try once more, and complain, when it is forgotten
+            writer.is_open = False  # or its destructor would try again to write, and print an error
     return total
 
 
@@ -138,7 +142,7 @@ def _table(rows: Sequence[UnitRow], schema: pa.Schema, durations: bool) -> pa.Ta
     for row in rows:
         if late := sorted(row.extra.keys() - set(schema.names)):
             raise DumpError(
-                f"{row.id}: column {late[0]!r} is in none of the first {ROW_GROUP} rows; give it there, or null"
+                f"{row.id}: column {late[0]!r} is in none of the first {ROW_GROUP} rows; give it a value there, or null"
             )
     arrays = [
         pa.array([r[f.name] for r in records], f.type) if f.name in OURS else _extra(rows, f.name, f.type)
@@ -154,17 +158,17 @@ def write_results(
     contract: UnitContract,
     extra: Mapping[str, pa.DataType] | None = None,
 ) -> list[dict[str, str]]:
-    """Write the good of (what it came from, its units or why there are none) as a shard; return the bad as {"id", "error"}."""
+    """Write the rows of (source, row or error) as a shard; return the errors as {"id", "error"}."""
     failures: list[dict[str, str]] = []
 
-    def good() -> Iterator[UnitRow]:
+    def rows() -> Iterator[UnitRow]:
         for source, result in results:
             if isinstance(result, AudioError):
                 failures.append({"id": source.id, "error": str(result)})
             else:
                 yield result
 
-    write_shard(path, good(), contract=contract, extra=extra)
+    write_shard(path, rows(), contract=contract, extra=extra)
     return failures
 
 
@@ -181,6 +185,7 @@ def _record(row: UnitRow, durations: bool) -> dict[str, Any]:
         return record | {"units": row.units.frames()}
     units = row.units.deduplicated()
     runs, lengths = units.units, units.durations
+    assert lengths is not None  # deduplicated
     if len(lengths) and lengths.max() > LONGEST:
         pieces = -(-lengths // LONGEST)
         runs = np.repeat(runs, pieces)
@@ -193,7 +198,8 @@ def _record(row: UnitRow, durations: bool) -> dict[str, Any]:
 
 def finish_dump(folder: Path, *, contract: UnitContract, license: str | None = None) -> dict[str, Any]:
     """Count what the shards under `data/` hold and write `dump.json` and `README.md`; returns the totals."""
-    totals, shards = {"rows": 0, "units": 0, "frames": 0}, {}
+    totals: dict[str, Any] = {"rows": 0, "units": 0, "frames": 0}
+    shards = {}
     for shard in _shards(folder):
         with _opened(shard) as file:
             totals["rows"] += file.metadata.num_rows
@@ -220,7 +226,7 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _footer(shard: Path) -> str:
-    """sha256 of a parquet file's footer: where its pages lie, and the least and greatest values of each column."""
+    """sha256 of a parquet file's footer: the offsets of its pages, and the minimum and maximum of each column."""
     with open(shard, "rb") as f:
         end = f.seek(-8, os.SEEK_END)
         f.seek(max(0, end - int.from_bytes(f.read(4), "little")))
@@ -229,7 +235,7 @@ def _footer(shard: Path) -> str:
 
 @contextlib.contextmanager
 def _opened(shard: Path) -> Iterator[pq.ParquetFile]:
-    """A shard for the block, in which whatever the library raises is a DumpError that names the shard. Checksums of pages are verified."""
+    """An open shard; errors of the library become a DumpError that names it. Checksums of pages are verified."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -263,16 +269,17 @@ Licence of the audio: {license or "not stated"}.
     import polars;    polars.read_parquet("data/*.parquet")
     import datasets;  datasets.load_dataset("parquet", data_files="data/*.parquet")
 
-`units` are deduplicated where `durations` (frames of each unit) stand beside them; otherwise each unit is one frame.
+`units` are deduplicated where there are `durations` (frames of each unit); otherwise each unit is one frame.
 `offset` and `samples` say which part of the file `source` a row is, in samples at the contract's rate.
 """
 
 
 class Dump:
-    """A unit dump on disk: iterate, `len`, `[i]`, `.contract`. Holds one row group at a time, and one file open while it reads.
+    """A unit dump on disk: iterate, `len`, `[i]`, `.contract`. Holds one row group at a time, and at most one open file.
 
-    Raises DumpError, when it is opened, for a dump.json or a shard that cannot be read, lacks columns or has them of other types, and
-    for shards that are missing or not this dump's; and, when rows are read, for damaged pages and for values that are no units.
+    Opening it raises DumpError for a dump.json or a shard that cannot be read, for missing columns and columns of other
+    types, and for shards that are missing or of another dump. Reading rows raises DumpError for damaged pages and for
+    invalid units.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -286,7 +293,7 @@ class Dump:
         shards, listed = _shards(folder), about["shards"]
         names = {shard.name for shard in shards}
         if not shards or (listed is not None and listed.keys() - names):
-            name = min(listed.keys() - names) if listed else "*.parquet"
+            name: str = min(listed.keys() - names) if listed else "*.parquet"
             raise DumpError(f"{folder / 'data' / name}: this shard is missing; copy the dump again, or encode again")
         for shard in shards:
             with _opened(shard) as file:
@@ -301,7 +308,8 @@ class Dump:
                     self._total += file.metadata.row_group(group).num_rows
         if self.totals.get("rows", self._total) != self._total:
             raise DumpError(
-                f"{folder}: its shards have {self._total} rows, dump.json says {self.totals['rows']}: a shard is missing, or too many"
+                f"{folder}: its shards have {self._total} rows, dump.json says {self.totals['rows']}: a shard is "
+                "missing, or added"
             )
         self._held: tuple[int, list[UnitRow]] = (-1, [])
 
@@ -329,7 +337,7 @@ class Dump:
 
 
 def _check_shard(shard: Path, file: pq.ParquetFile, contract: UnitContract) -> None:
-    """Columns of the right types, no more than a row group may hold, and no other contract in the shard's own metadata."""
+    """Raise DumpError unless columns and row groups are as they must be, and the shard has the dump's contract."""
     import pyarrow as pa
 
     schema = file.schema_arrow
@@ -341,7 +349,7 @@ def _check_shard(shard: Path, file: pq.ParquetFile, contract: UnitContract) -> N
         kind = schema.field(name).type if name in schema.names else pa.list_(pa.uint16())
         lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
         if not lists or not (pa.types.is_integer(kind.value_type) or pa.types.is_null(kind.value_type)):
-            raise DumpError(f"{shard}: column {name} holds {kind} where lists of integers are due")
+            raise DumpError(f"{shard}: column {name} holds {kind} where lists of integers are expected")
     for g in range(file.metadata.num_row_groups):
         group = file.metadata.row_group(g)
         values = max(group.column(k).num_values for k in range(group.num_columns))
@@ -356,8 +364,8 @@ def _check_shard(shard: Path, file: pq.ParquetFile, contract: UnitContract) -> N
             raise DumpError(
                 f"{shard}: its contract cannot be read ({_line(e)}); copy the dump again, or encode again"
             ) from None
-        if name := contract.conflict(theirs):
-            raise DumpError(f"{shard}: is of another dump: its contract has another {name} than dump.json")
+        if differing := contract.conflict(theirs):
+            raise DumpError(f"{shard}: is of another dump: its contract has another {differing} than dump.json")
 
 
 def _rows_of(table: pa.Table, contract: UnitContract, shard: Path, first: int) -> Iterator[UnitRow]:
@@ -376,27 +384,26 @@ def _lists(column: pa.ChunkedArray) -> list[np.ndarray | list[None] | None]:
 
 
 def _row(record: dict[str, Any], contract: UnitContract) -> UnitRow:
-    """A row of a record, whose units and durations are sequences. Raises DumpError and ContractError that do not say where it stands."""
+    """A row from a record. Raises DumpError and ContractError without the place of the row, which the caller adds."""
     if missing := [name for name in ("id", "units") if name not in record]:
         raise DumpError(f"{missing[0]!r} is missing")
     known = {k: record.pop(k) for k in ("id", "speaker", "source", "offset", "samples") if k in record}
     frames, durations = record.pop("frames", None), record.pop("durations", None)
     units = Units(_integers(record.pop("units")), None if durations is None else _integers(durations), contract)
     row = UnitRow(units=units, extra=record, **known)
-    # Other programs write 0 where there are no durations.
+    # Other programs write 0 frames where there are no durations.
     if frames is not None and (frames or durations is not None) and frames != units.n_frames:
         raise DumpError(f"frames is {str(frames)[:60]}, but the units have {units.n_frames} together")
     return row
 
 
 def _integers(values: Any) -> Any:
-    return (
-        np.empty(0, np.int64) if isinstance(values, list) and not values else values
-    )  # an empty list would become float
+    """The values; an empty list as integers, since numpy would make it float."""
+    return np.empty(0, np.int64) if isinstance(values, list) and not values else values
 
 
 def _read_about(path: Path) -> dict[str, Any]:
-    """What dump.json says, checked: `contract`, `totals`, and `shards`, None in a dump that lists none."""
+    """dump.json, checked: `contract`, `totals`, and `shards` (None in a dump that lists none)."""
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -409,14 +416,8 @@ def _read_about(path: Path) -> dict[str, Any]:
         contract = _check_about(about, "dump")
         totals, shards = about.get("totals"), about.get("shards")
         totals = {} if totals is None else totals
-        counts = (
-            {name: totals[name] for name in ("rows", "units", "frames") if name in totals}
-            if isinstance(totals, dict)
-            else None
-        )
-        if counts is None or not all(
-            isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in counts.values()
-        ):
+        counts = [totals.get(name, 0) for name in ("rows", "units", "frames")] if isinstance(totals, dict) else [None]
+        if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in counts):
             raise DumpError("totals must be an object with whole numbers of rows, units and frames")
         if shards is not None and not (isinstance(shards, dict) and shards):
             raise DumpError("shards must be an object with a hash for each shard")
@@ -435,7 +436,7 @@ def _check_about(about: Any, what: str) -> UnitContract:
     if version > VERSION:
         raise DumpError(f"{what} version {version}, this textless reads up to {VERSION}; upgrade")
     if about.get("textless", what) != what:
-        raise DumpError(f"textless is {str(about['textless'])[:60]!r} where {what!r} is due")
+        raise DumpError(f"textless is {str(about['textless'])[:60]!r} where {what!r} is expected")
     if about.get("contract") is None:
         raise DumpError("the contract is missing")
     return UnitContract.from_dict(about["contract"])
@@ -451,7 +452,7 @@ def open_dump(path: Path | str) -> Dump | list[UnitRow]:
 
 
 def write_stream(out: IO[str], rows: Iterable[UnitRow], *, contract: UnitContract) -> int:
-    """JSON lines: a header with the contract, then a row each, flushed as they come so that the next command can start."""
+    """JSON lines: a header with the contract, then the rows, each flushed so that the next command can start."""
     out.write(json.dumps({"textless": "units", "version": VERSION, "contract": contract.to_dict()}) + "\n")
     n = 0
     for n, row in enumerate(rows, 1):  # noqa: B007
@@ -473,9 +474,9 @@ def write_stream(out: IO[str], rows: Iterable[UnitRow], *, contract: UnitContrac
 
 
 def split_row(row: UnitRow, pieces: Iterable[Units]) -> Iterator[UnitRow]:
-    """A row in parts: rows of the same id with `more` in their extra columns, which the last has not.
+    """A row in parts: rows of the same id, all but the last with `more` in their extra columns.
 
-    A part is given when the next one is there, so that the last is known to be it. Without any piece it is one empty row.
+    A part is yielded when the next one has arrived, so that the last is known. Without any piece it is one empty row.
     """
     waiting = None
     for piece in pieces:
@@ -486,7 +487,7 @@ def split_row(row: UnitRow, pieces: Iterable[Units]) -> Iterator[UnitRow]:
 
 
 def join_parts(rows: Iterable[UnitRow]) -> Iterator[UnitRow]:
-    """Rows in parts as whole rows; others as they are. Raises DumpError when a row's last part is missing."""
+    """Join the parts of rows; other rows pass unchanged. Raises DumpError when a row's last part is missing."""
     parts: list[UnitRow] = []
     for row in rows:
         if parts and row.id != parts[-1].id:
@@ -496,13 +497,16 @@ def join_parts(rows: Iterable[UnitRow]) -> Iterator[UnitRow]:
             yield row if len(parts) == 1 else replace(row, units=Units.joined([p.units for p in parts]))
             parts = []
     if parts:
-        raise DumpError(f"{parts[0].id}: its last part did not come; was the command before this one stopped?")
+        raise DumpError(f"{parts[0].id}: its last part is missing; was the command before this one stopped?")
 
 
 def read_stream(
     lines: IO[str] | Sequence[str], *, name: str = "standard input", parts: bool = False
 ) -> Iterator[UnitRow]:
-    """Rows of a stream, as they come; `parts`: rows in parts are not joined. Raises DumpError that names the line."""
+    """Rows of a stream, as they arrive; with `parts`, rows in parts are not joined.
+
+    Raises DumpError that names the line.
+    """
     rows = _read_lines(lines, name)
     return rows if parts else join_parts(rows)
 

@@ -1,4 +1,4 @@
-"""Lloyd's k-means over frames that are not copied: seeding, refinement from samples to all frames, repair of dead units.
+"""Lloyd's k-means over frames that are not copied: seeding, refinement from a sample to all, repair of dead units.
 
 faiss searches the nearest centroid, on a GPU where the installed faiss supports one.
 """
