@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from textless.vocoder.excitation import PERIOD, REST, Excitation
-from textless.vocoder.pitch import (
+from textless.vocoder.predictors import (
     BINS_PER_OCTAVE,
     F0_BINS,
     HIGHEST,
@@ -104,7 +104,7 @@ def test_spectra_are_those_of_the_samples_around_a_frame():
 
 def test_noise_is_one_signal_that_repeats():
     """Neighbouring frames are of the same samples: overlap-add gives them back, with unit power."""
-    from textless.vocoder.istft import ISTFT
+    from textless.vocoder.head import ISTFT
 
     excitation = source()
     around = torch.complex(*excitation.noise(torch.tensor([PERIOD - 20]), 40))

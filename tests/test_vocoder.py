@@ -14,8 +14,7 @@ from textless.audio.mel import slaney_filters, slaney_log_mel
 from textless.errors import ContractError, DumpError, ModelError
 from textless.types import UnitContract, Units
 from textless.vocoder import UnitVocoder, VocoderConfig, load_vocoder, losses
-from textless.vocoder.head import SpectrumHead
-from textless.vocoder.istft import ISTFT
+from textless.vocoder.head import ISTFT, SpectrumHead
 
 CONTRACT = UnitContract(encoder="logmel", sample_rate=16000, frame_rate=50.0, n_units=7)
 
@@ -186,7 +185,7 @@ def test_many_long_rows_are_spoken_in_several_batches(monkeypatch):
     expected = model.resynth(rows)
     shapes = []
     forward = model.forward
-    monkeypatch.setattr("textless.vocoder.rows.BATCH_FRAMES", 32)
+    monkeypatch.setattr("textless.vocoder.data.BATCH_FRAMES", 32)
     monkeypatch.setattr(
         model, "forward", lambda units, *rest: shapes.append(tuple(units.shape)) or forward(units, *rest)
     )

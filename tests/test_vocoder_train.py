@@ -13,7 +13,7 @@ from textless.audio.mel import slaney_log_mel
 from textless.errors import AudioError, ContractError, TrainingError
 from textless.training import loop as training
 from textless.types import UnitContract, Units
-from textless.vocoder import Clip, UnitVocoder, VocoderConfig, duration, train_vocoder
+from textless.vocoder import Clip, UnitVocoder, VocoderConfig, predictors, train_vocoder
 from textless.vocoder.data import Clips, by_duration
 from textless.vocoder.discriminators import (
     Discriminators,
@@ -102,7 +102,7 @@ def clips_of(*lengths: int) -> list[Clip]:
 
 def test_losses_are_those_of_the_rows_by_hand(monkeypatch):
     """Crops of several lengths, padded together, against each of them alone without padding."""
-    monkeypatch.setattr(duration, "DROPOUT", 0.0)
+    monkeypatch.setattr(predictors, "DROPOUT", 0.0)
     clips, crop = clips_of(9, 14, 30), 20
     [found] = train(clips, steps=1, batch=6, f0=True, seed=3)[1]["curve"]
     torch.manual_seed(3)

@@ -46,7 +46,7 @@ class ConvNeXtBlock(nn.Module):
         return x[:, left : x.shape[1] - right] + self.scale * y
 
 
-class Trunk(nn.Module):
+class Backbone(nn.Module):
     """Convolution, LayerNorm, ConvNeXt blocks, LayerNorm; nothing normalised over time or batch.
 
     Shape: (B, T, dim) zero where the mask is, mask (B, T, 1) → (B, T, dim).
@@ -71,6 +71,11 @@ class Trunk(nn.Module):
 def padded(x: Tensor, sides: tuple[int, int]) -> Tensor:
     """Zeros before and after the frames. (B, T, …) → (B, left + T + right, …)."""
     return F.pad(x, (*[0] * (2 * (x.ndim - 2)), *sides)) if any(sides) else x
+
+
+def present(lengths: Tensor, n: int) -> Tensor:
+    """Which of n frames a row has. (B,) int64 → (B, n) bool."""
+    return torch.arange(n, device=lengths.device) < lengths[:, None]
 
 
 def initialise(module: nn.Module) -> None:

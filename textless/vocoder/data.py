@@ -8,19 +8,38 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from textless.audio.waveform import as_waveform
 from textless.errors import TrainingError
 from textless.types import Units
-from textless.vocoder.pitch import quantise_f0
-from textless.vocoder.rows import pad
+from textless.vocoder.predictors import quantise_f0
 
 if TYPE_CHECKING:
     from textless.vocoder.model import UnitVocoder
 
+BATCH_FRAMES = 12_000  # frames (4 minutes at 50 Hz) that are synthesised at once, padding included
 SEQUENCE = 256  # longest sequence of joined units, or of frames, that the predictors are shown
 NO_NAME = "default"  # the speaker of clips that name none
+
+
+def pad(rows: Sequence[np.ndarray], *, to: int = 0) -> tuple[Tensor, Tensor]:
+    """Rows (N_i,) as (B, max N) int64 with zeros after each, at least `to` long, and their lengths (B,) int64."""
+    lengths = torch.tensor([len(r) for r in rows])
+    padded = nn.utils.rnn.pad_sequence([torch.from_numpy(np.asarray(r, np.int64)) for r in rows], batch_first=True)
+    return F.pad(padded, (0, max(0, to - padded.shape[1]))), lengths
+
+
+def batches(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices in batches of like lengths whose padded size stays below BATCH_FRAMES; a longer row stands alone."""
+    found: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if found and lengths[found[-1][0]] * (len(found[-1]) + 1) <= BATCH_FRAMES:
+            found[-1].append(i)
+        else:
+            found.append([i])
+    return found
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,19 @@ from textless import model_io as weights
 from textless.checks import Between, Count, OneOf, Size, check_fields
 from textless.errors import ModelError
 from textless.types import UnitContract, Units
-from textless.vocoder.backbone import ConvNeXtBlock, FrameConv, Trunk, initialise, padded
-from textless.vocoder.duration import DurationPredictor
+from textless.vocoder.backbone import Backbone, ConvNeXtBlock, FrameConv, initialise, padded, present
+from textless.vocoder.base import check_units, index_of, is_one
+from textless.vocoder.data import batches, pad
 from textless.vocoder.excitation import Excitation
 from textless.vocoder.head import SpectrumHead
-from textless.vocoder.pitch import F0_BINS, PitchPredictor, dequantise_f0, predicted_f0, quantise_f0
-from textless.vocoder.rows import batches, check_units, index_of, is_one, pad, present
+from textless.vocoder.predictors import (
+    F0_BINS,
+    DurationPredictor,
+    PitchPredictor,
+    dequantise_f0,
+    predicted_f0,
+    quantise_f0,
+)
 
 SAMPLE_RATE = 16_000  # Hz, where the contract does not say
 QUIET = -4.0  # log-gain that filters begin with
@@ -154,7 +161,7 @@ class UnitVocoder(nn.Module):
         n_speakers, n_fft, hop = len(config.speakers), config.n_fft // config.upsample, config.hop // config.upsample
         self.unit_embedding = nn.Embedding(config.n_units, config.dim)
         self.speaker_embedding = nn.Embedding(n_speakers, config.dim)
-        self.trunk = Trunk(config.dim, config.ffn_dim, config.layers, config.kernel, causal=config.causal)
+        self.trunk = Backbone(config.dim, config.ffn_dim, config.layers, config.kernel, causal=config.causal)
         self.head = SpectrumHead(config.dim, n_fft, hop, excited=config.f0)
         initialise(self.trunk)
         initialise(self.head)
@@ -339,7 +346,7 @@ class UnitVocoder(nn.Module):
         return dequantise_f0(steps)[0].float().cpu().numpy()
 
     def speaker_index(self, speaker: str | int | None) -> int:
-        """Position of a speaker, given by name or index; see `rows.index_of`. Raises ModelError for one that is not there."""
+        """Position of a speaker, given by name or index; see `base.index_of`. Raises ModelError for one that is not there."""
         return index_of("speaker", speaker, self.speakers)
 
     def lower(self) -> UnitVocoder:

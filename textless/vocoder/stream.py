@@ -11,8 +11,8 @@ from torch import Tensor
 
 from textless.errors import ModelError
 from textless.types import Units
-from textless.vocoder.backbone import Trunk, padded
-from textless.vocoder.pitch import dequantise_f0, predicted_f0
+from textless.vocoder.backbone import Backbone, padded
+from textless.vocoder.predictors import dequantise_f0, predicted_f0
 
 if TYPE_CHECKING:
     from textless.vocoder.model import UnitVocoder
@@ -77,7 +77,7 @@ class Queue:
         return taken
 
 
-def chain_of(trunk: Trunk) -> Chain:
+def chain_of(trunk: Backbone) -> Chain:
     """A trunk over one row, piece by piece."""
     enter = Stage(lambda x: trunk.enter_norm(trunk.enter(x)), trunk.enter.sides)
     return Chain(enter, *(Stage(block, block.sides) for block in trunk.blocks), Stage(trunk.leave_norm))

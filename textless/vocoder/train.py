@@ -17,11 +17,11 @@ from textless.training import loop as training
 from textless.training.distributed import place
 from textless.types import UnitContract
 from textless.vocoder import losses
+from textless.vocoder.backbone import present
 from textless.vocoder.data import NO_NAME, Batch, Clip, Clips, by_duration
 from textless.vocoder.discriminators import SIZES, Discriminators, adversarial_loss, discriminator_loss, feature_loss
 from textless.vocoder.model import UnitVocoder, VocoderConfig
-from textless.vocoder.pitch import MIDDLE, dequantise_f0
-from textless.vocoder.rows import present
+from textless.vocoder.predictors import MIDDLE, dequantise_f0
 
 LISTEN_STEPS = 500  # from one sample to the next
 LISTEN_SECONDS = 5.0  # at most, of a sample

@@ -20,9 +20,9 @@ from textless.errors import ModelError
 from textless.model_io import read_json
 from textless.pickles import load_torch, plain
 from textless.types import UnitContract, Units
+from textless.vocoder.base import check_units, index_of, is_one
 from textless.vocoder.hifigan.checkpoint import Settings, Weights
 from textless.vocoder.hifigan.generator import Generator
-from textless.vocoder.rows import check_units, index_of, is_one
 
 F0_RATE = 200  # values a second that the published F0 quantisers were trained on (YAAPT every 5 ms)
 LARGEST = 20.0  # no F0 less its mean over its deviation is larger, and none in Hz smaller
@@ -326,7 +326,7 @@ class UnitHifiGan(nn.Module):
             ]
 
     def speaker_index(self, speaker: str | int | None) -> int:
-        """Position of a speaker, given by name or index; see `rows.index_of`. Raises ModelError for one that is not there."""
+        """Position of a speaker, given by name or index; see `base.index_of`. Raises ModelError for one that is not there."""
         return index_of("speaker", speaker, self.speakers)
 
     @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Rows of different lengths as padded batches."""
+"""What every vocoder does alike."""
 
 from __future__ import annotations
 
@@ -6,26 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from textless.errors import ContractError, ModelError
 from textless.types import UnitContract, Units
-
-BATCH_FRAMES = 12_000  # frames (4 minutes at 50 Hz) that are synthesised at once, padding included
-
-
-def pad(rows: Sequence[np.ndarray], *, to: int = 0) -> tuple[Tensor, Tensor]:
-    """Rows (N_i,) as (B, max N) int64 with zeros after each, at least `to` long, and their lengths (B,) int64."""
-    lengths = torch.tensor([len(r) for r in rows])
-    padded = nn.utils.rnn.pad_sequence([torch.from_numpy(np.asarray(r, np.int64)) for r in rows], batch_first=True)
-    return F.pad(padded, (0, max(0, to - padded.shape[1]))), lengths
-
-
-def present(lengths: Tensor, n: int) -> Tensor:
-    """Which of n places a row fills. (B,) int64 → (B, n) bool."""
-    return torch.arange(n, device=lengths.device) < lengths[:, None]
 
 
 def is_one(units: Any) -> bool:
@@ -74,14 +57,3 @@ def index_of(what: str, given: str | int | None, names: Sequence[str]) -> int:
     has = f"it has {shown}, or 0 to {len(names) - 1}" if names else "it has none"
     close = next((n for n in names if isinstance(given, str) and n.lower() == given.strip().lower()), None)
     raise ModelError(f"the vocoder has no {what} {given!r}; {f'did you mean {close!r}? ' if close else ''}{has}")
-
-
-def batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices in batches of like lengths whose padded size stays below BATCH_FRAMES; a longer row stands alone."""
-    found: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if found and lengths[found[-1][0]] * (len(found[-1]) + 1) <= BATCH_FRAMES:
-            found[-1].append(i)
-        else:
-            found.append([i])
-    return found

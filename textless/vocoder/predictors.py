@@ -1,4 +1,4 @@
-"""The fundamental frequency as a vocoder takes it, and as it is guessed from units."""
+"""What a vocoder predicts from units: how long each lasts, and the fundamental frequency, in the steps in which F0 is quantised."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from textless.vocoder.backbone import Trunk
+from textless.training.loop import Dropout
+from textless.vocoder.backbone import Backbone, FrameConv, padded, present
 
+DROPOUT = 0.5  # FastSpeech 2's; without it a small corpus is learnt by heart
 LOWEST, HIGHEST = 60.0, 550.0  # Hz
 BINS_PER_OCTAVE = 48  # 25 cents each
 F0_BINS = 2 + round(BINS_PER_OCTAVE * math.log2(HIGHEST / LOWEST))  # the first is for unvoiced frames
@@ -49,7 +51,7 @@ class PitchPredictor(nn.Module):
         super().__init__()
         self.unit_embedding = nn.Embedding(n_units, dim)
         self.speaker_embedding = nn.Embedding(n_speakers, dim)
-        self.trunk = Trunk(dim, 3 * dim, layers, kernel, causal=causal)
+        self.trunk = Backbone(dim, 3 * dim, layers, kernel, causal=causal)
         self.project = nn.Linear(dim, 2)
 
     def forward(self, units: Tensor, speakers: Tensor, mask: Tensor) -> Tensor:
@@ -64,3 +66,46 @@ def predicted_f0(prediction: Tensor) -> Tensor:
     """(…, 2) of the predictor → (…) steps of `quantise_f0`."""
     voicing, octaves = prediction.unbind(-1)
     return torch.where(voicing > 0, quantise_f0(MIDDLE * torch.exp2(octaves)), 0)
+
+
+class DurationPredictor(nn.Module):
+    """Log-durations of a sequence without repetitions, by two convolutions.
+
+    The predictor of FastSpeech 2 (Ren 2021) as the unit HiFi-GANs have it (Lee 2022, "Direct speech-to-speech translation with
+    discrete units", section 3.3), with embeddings of its own, so that nothing of it depends on the waveform's losses. It is
+    trained to d = log(frames), and a unit lasts max(1, round(exp(d))) frames.
+    """
+
+    def __init__(self, n_units: int, n_speakers: int, dim: int, kernel: int = 3):
+        super().__init__()
+        self.unit_embedding = nn.Embedding(n_units, dim)
+        self.speaker_embedding = nn.Embedding(n_speakers, dim)
+        self.convolutions = nn.ModuleList(FrameConv(dim, kernel, causal=False) for _ in range(2))
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
+        self.dropout = Dropout(DROPOUT)
+        self.project = nn.Linear(dim, 1)
+        self.sides = self.convolutions[0].sides
+
+    def forward(self, units: Tensor, speakers: Tensor, lengths: Tensor) -> Tensor:
+        """Log-durations.
+
+        Args:
+            units: (B, N) int64; anything in the codebook after a row's length.
+            speakers: (B,) int64.
+            lengths: (B,) int64, units of each row, at most N.
+
+        Returns:
+            (B, N) float32, d = log(frames); meaningless after a row's length.
+        """
+        mask = present(lengths, units.shape[1]).float()[..., None]
+        x = self.embed(units, speakers) * mask
+        for k in range(len(self.convolutions)):
+            x = self.layer(k, padded(x, self.sides)) * mask
+        return self.project(x).float()[..., 0]
+
+    def embed(self, units: Tensor, speakers: Tensor) -> Tensor:
+        return self.unit_embedding(units) + self.speaker_embedding(speakers)[:, None]
+
+    def layer(self, k: int, x: Tensor) -> Tensor:
+        """(B, 1 + N + 1, dim) → (B, N, dim)."""
+        return self.dropout(self.norms[k](torch.relu(self.convolutions[k](x))))
