@@ -20,11 +20,11 @@ from textless.vocoder.predictors import (
     quantise_f0,
 )
 
-HOP, FRAME, N_FFT = 80, 160, 320
+HOP, N_FFT = 160, 640
 
 
 def source() -> Excitation:
-    return Excitation(N_FFT, HOP, FRAME, 16000)
+    return Excitation(N_FFT, HOP, 16000)
 
 
 def naive_pulses(f0: list[float], phase: float) -> tuple[list[float], float]:
@@ -35,8 +35,8 @@ def naive_pulses(f0: list[float], phase: float) -> tuple[list[float], float]:
 
     samples = []
     for t in range(2, len(f0) - 2):
-        for i in range(FRAME):
-            place = (i + 0.5) / FRAME - 0.5
+        for i in range(HOP):
+            place = (i + 0.5) / HOP - 0.5
             other, away = (t - 1, -place) if place < 0 else (t + 1, place)
             hz = (1 - away) * pitch(t) + away * pitch(other)
             voiced = (1 - away) * (f0[t] > 0) + away * (f0[other] > 0)
@@ -80,13 +80,13 @@ def quantised(f0: np.ndarray) -> torch.Tensor:
 
 def test_silence_has_no_pulses():
     made, _ = source().pulses(torch.zeros(1, 9, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
-    assert made.shape == (1, 5 * FRAME)
+    assert made.shape == (1, 5 * HOP)
     assert not made.any()
 
 
 def test_a_pause_runs_on_at_a_hundred_hertz():
     _, phase = source().pulses(torch.zeros(1, 9, dtype=torch.float64), torch.full((1,), 0.25, dtype=torch.float64))
-    assert float(phase) == pytest.approx(0.25 + 5 * FRAME * 100 / 16000, abs=1e-9)
+    assert float(phase) == pytest.approx(0.25 + 5 * HOP * 100 / 16000, abs=1e-9)
 
 
 def test_spectra_are_those_of_the_samples_around_a_frame():

@@ -203,7 +203,7 @@ ABSURD = {
         "n_fft": (10**9, 0, 640),
         "sample_rate": (0, 8000, 10**9),
         "pitch_layers": (10**8, 0),
-        "upsample": (3, True),
+        "upsample": (2, True),
         "f0": ("yes",),
     },
     "projected": {

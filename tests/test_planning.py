@@ -95,7 +95,6 @@ WRONG = {
     "step: train_vocoder, audio: $corpus, units: $units": {
         "steps: 5, preset": ("large",),
         "steps: 5, adversarial": ("medium",),
-        "steps: 5, upsample": ("3",),
         "steps: 5, crop_seconds": ("-1",),
     },
     "step: resynth, units: $units, vocoder: $hubert": {"durations": ("guess",)},

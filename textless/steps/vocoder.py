@@ -97,7 +97,6 @@ class TrainVocoder(Step):
     start: Step | None = None
     adversarial: Annotated[str, OneOf("small", "large")] | None = None
     preset: Annotated[str, OneOf("nano", "small", "base")] = "small"
-    upsample: Annotated[int, OneOf(1, 2)] = 1
     causal: bool = False
     steps: Count
     batch: Count = 16
@@ -129,7 +128,6 @@ class TrainVocoder(Step):
             contract=dump.contract,
             preset=self.preset,
             f0=self.f0 is not None,
-            upsample=self.upsample,
             causal=self.causal,
             start=load_vocoder(place(job, self, "start")) if self.start else None,
             adversarial=self.adversarial,

@@ -21,12 +21,13 @@ class Excitation(nn.Module):
     """Spectra of pulses and of noise, both of unit power, for the frames of an iSTFT (see `ISTFT` for where a frame lies).
 
     Args:
-        n_fft, hop: of the iSTFT, samples. frame: samples that a value of the fundamental frequency stands for, a multiple of `hop`.
+        n_fft, hop: of the iSTFT, samples; a frame has one value of F0.
+        sample_rate: Hz.
     """
 
-    def __init__(self, n_fft: int, hop: int, frame: int, sample_rate: int):
+    def __init__(self, n_fft: int, hop: int, sample_rate: int):
         super().__init__()
-        self.n_fft, self.hop, self.frame, self.sample_rate = n_fft, hop, frame, sample_rate
+        self.n_fft, self.hop, self.sample_rate = n_fft, hop, sample_rate
         self.f0_sides = (2, 2)  # frames of F0 that decide on the pulses of one
         self.sides = ((n_fft // hop) // 2,) * 2  # frames whose samples a spectrum sees
         window = torch.hann_window(n_fft)
@@ -53,19 +54,19 @@ class Excitation(nn.Module):
             phase: (B,) float64 cycles before the first sample.
 
         Returns:
-            (B, T * frame) float32, and the phase after the last sample.
+            (B, T * hop) float32, and the phase after the last sample.
         """
         before, here, after = f0[:, :-2], f0[:, 1:-1], f0[:, 2:]
         # An unvoiced frame takes the pitch of a neighbour, so that a voice fades in and out on its own pitch.
         hz = torch.where(here > 0, here, torch.where(before > 0, before, torch.where(after > 0, after, REST)))
-        hz = _line(hz, self.frame)
+        hz = _line(hz, self.hop)
         cycles = phase[:, None] + (hz / self.sample_rate).cumsum(1)
         at = (cycles - cycles.round()).float()
         harmonics = (self.sample_rate / 2 / hz).floor().float()
         # The closed form of a sum of cosines (Dirichlet's kernel), of which the limit at 0 is the number of harmonics.
         total = (torch.sin((2 * harmonics + 1) * math.pi * at) / torch.sin(math.pi * at) - 1) / 2
         pulses = torch.where(at.abs() < 1e-7, harmonics, total) * torch.sqrt(2 / harmonics)
-        return pulses * _line((here > 0).float(), self.frame), cycles[:, -1]
+        return pulses * _line((here > 0).float(), self.hop), cycles[:, -1]
 
     def spectra(self, samples: Tensor) -> Tensor:
         """Of samples of (left + T + right) hops, those before and after as `sides` say, the spectra of T frames.
@@ -78,8 +79,8 @@ class Excitation(nn.Module):
         )
 
 
-def _line(values: Tensor, frame: int) -> Tensor:
-    """Samples on the line from the middle of a frame to that of the next. (B, 1 + T + 1) → (B, T * frame), frame even."""
+def _line(values: Tensor, hop: int) -> Tensor:
+    """Samples on the line from the middle of a frame to that of the next. (B, 1 + T + 1) → (B, T * hop), hop even."""
     before, here, after = values[:, :-2, None], values[:, 1:-1, None], values[:, 2:, None]
-    away = (torch.arange(frame // 2, device=values.device) + 0.5) / frame  # frames from the middle
+    away = (torch.arange(hop // 2, device=values.device) + 0.5) / hop  # frames from the middle
     return torch.cat([here + away.flip(0) * (before - here), here + away * (after - here)], 2).flatten(1)

@@ -15,7 +15,7 @@ from textless import model_io as weights
 from textless.checks import Between, Count, OneOf, Size, check_fields
 from textless.errors import ModelError
 from textless.types import UnitContract, Units
-from textless.vocoder.backbone import Backbone, ConvNeXtBlock, FrameConv, initialise, padded, present
+from textless.vocoder.backbone import Backbone, FrameConv, initialise, padded, present
 from textless.vocoder.base import check_units, index_of, is_one
 from textless.vocoder.data import batches, pad
 from textless.vocoder.excitation import Excitation
@@ -46,11 +46,11 @@ class VocoderConfig:
         kernel: of every convolution, frames, odd. An output frame sees (layers + 1) * (kernel - 1) / 2 frames to either side.
         duration_dim: channels of the duration predictor.
         hop: samples of a frame.
-        n_fft: of the iSTFT, samples, before `upsample`.
+        n_fft: of the iSTFT, samples.
         sample_rate: Hz.
         f0: whether the voice is filtered from pulses at a fundamental frequency, given or predicted from the units, and from noise.
         pitch_dim, pitch_layers: of its predictor.
-        upsample: frames of the iSTFT for each of the trunk; its hop is hop / upsample, and its windows n_fft / upsample.
+        upsample: always 1; a field of the configurations that versions before 0.2 wrote.
         causal: whether convolutions see the past only.
 
     Raises ModelError that names a field whose value has another type or makes no sense.
@@ -69,7 +69,7 @@ class VocoderConfig:
     f0: bool = False
     pitch_dim: Size = 128
     pitch_layers: Count = 3
-    upsample: Annotated[int, OneOf(1, 2)] = 1
+    upsample: Annotated[int, OneOf(1)] = 1
     causal: bool = False
 
     def __post_init__(self) -> None:
@@ -114,22 +114,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class Upsample(nn.Module):
-    """Twice as many frames: two of each by a matrix, and a ConvNeXt block over them. (B, T, dim), mask (B, T, 1) → (B, 2 T, dim)."""
-
-    def __init__(self, dim: int, ffn_dim: int, kernel: int, *, causal: bool):
-        super().__init__()
-        self.split = nn.Linear(dim, 2 * dim)
-        self.block = ConvNeXtBlock(dim, ffn_dim, kernel, scale=1.0, causal=causal)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        x = self.double(x) * mask.repeat_interleave(2, 1)
-        return self.block(padded(x, self.block.sides))
-
-    def double(self, x: Tensor) -> Tensor:
-        return self.split(x).unflatten(-1, (2, -1)).flatten(1, 2)
-
-
 class UnitVocoder(nn.Module):
     """Speech from discrete units, for one or several speakers.
 
@@ -158,19 +142,16 @@ class UnitVocoder(nn.Module):
         if not config.speakers or len(set(config.speakers)) != len(config.speakers):
             raise ModelError("a vocoder needs at least one speaker, and each name once")
         self.config, self.contract = config, contract
-        n_speakers, n_fft, hop = len(config.speakers), config.n_fft // config.upsample, config.hop // config.upsample
+        n_speakers, n_fft, hop = len(config.speakers), config.n_fft, config.hop
         self.unit_embedding = nn.Embedding(config.n_units, config.dim)
         self.speaker_embedding = nn.Embedding(n_speakers, config.dim)
         self.trunk = Backbone(config.dim, config.ffn_dim, config.layers, config.kernel, causal=config.causal)
         self.head = SpectrumHead(config.dim, n_fft, hop, excited=config.f0)
         initialise(self.trunk)
         initialise(self.head)
-        if config.upsample > 1:
-            self.upsample = Upsample(config.dim, config.ffn_dim, config.kernel, causal=config.causal)
-            initialise(self.upsample)
         if config.f0:
             self.f0_embedding = nn.Embedding(F0_BINS, config.dim)
-            self.excitation = Excitation(n_fft, hop, config.hop, config.sample_rate)
+            self.excitation = Excitation(n_fft, hop, config.sample_rate)
             self.pitch = PitchPredictor(
                 config.n_units, n_speakers, config.pitch_dim, config.pitch_layers, config.kernel, causal=config.causal
             )
@@ -218,8 +199,6 @@ class UnitVocoder(nn.Module):
         x = self.embed(units, speakers, f0)
         column = column.to(x.dtype)
         x = self.trunk(x * column, column)
-        if self.config.upsample > 1:
-            x, mask = self.upsample(x, column), mask.repeat_interleave(self.config.upsample, 1)
         return self.head(x, mask, *sources)
 
     def embed(self, units: Tensor, speakers: Tensor, f0: Tensor | None) -> Tensor:
@@ -236,7 +215,7 @@ class UnitVocoder(nn.Module):
         samples = samples * mask.repeat_interleave(self.config.hop, 1)
         first = torch.zeros(rows, dtype=torch.int64, device=f0.device) if noise is None else noise
         beyond = (source.sides[0] * source.hop, source.sides[1] * source.hop)
-        return source.spectra(padded(samples, beyond)), source.noise(first, f0.shape[1] * self.config.upsample)
+        return source.spectra(padded(samples, beyond)), source.noise(first, f0.shape[1])
 
     def resynth(
         self,
@@ -307,16 +286,11 @@ class UnitVocoder(nn.Module):
         """Seconds of units after a sample that `stream` waits for, predicted durations apart, which look two units ahead."""
         config = self.config
         frames = [m.sides[1] for m in self.trunk.modules() if isinstance(m, FrameConv)]
-        istft = self.head.istft.sides[1] + (self.upsample.block.sides[1] if config.upsample > 1 else 0)
-        pitch, source = 0, 0.0
+        istft, pitch, source = self.head.istft.sides[1], 0, 0
         if config.f0:
             pitch = sum(m.sides[1] for m in self.pitch.modules() if isinstance(m, FrameConv))
-            source = (
-                self.excitation.f0_sides[1]
-                + self.excitation.sides[1] / config.upsample
-                + self.head.istft.sides[1] / config.upsample
-            )
-        return (pitch + max(sum(frames) + istft / config.upsample, source) + 1) / self.frame_rate
+            source = self.excitation.f0_sides[1] + self.excitation.sides[1] + istft
+        return (pitch + max(sum(frames) + istft, source) + 1) / self.frame_rate
 
     def predict_durations(self, units: Sequence[np.ndarray], *, speaker: str | int | None = None) -> list[np.ndarray]:
         """Frames of each unit: max(1, round(exp(d))).
@@ -353,8 +327,6 @@ class UnitVocoder(nn.Module):
         """Trunk and filters in bfloat16 from here on: several times as fast on a CPU with matrix units for it. F0 is what it was."""
         self.trunk.to(torch.bfloat16)
         self.head.project.to(torch.bfloat16)
-        if self.config.upsample > 1:
-            self.upsample.to(torch.bfloat16)
         return self
 
     def save(self, folder: Path | str) -> None:

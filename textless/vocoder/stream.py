@@ -94,11 +94,6 @@ class Speaking:
         self.vocoder = vocoder
         self.speaker = torch.tensor([vocoder.speaker_index(speaker)], device=vocoder.unit_embedding.weight.device)
         self.trunk = chain_of(vocoder.trunk)
-        self.upsample = None
-        if config.upsample > 1:
-            self.upsample = Chain(
-                Stage(vocoder.upsample.double), Stage(vocoder.upsample.block, vocoder.upsample.block.sides)
-            )
         istft = vocoder.head.istft
         # The last column says that a frame is there.
         self.add = Stage(lambda x: istft.add(x[..., :-1], x[..., -1]), istft.sides)
@@ -130,7 +125,7 @@ class Speaking:
         return np.zeros(0, np.float32) if audio is None else audio[0].cpu().numpy()
 
     def _plain(self, units: Tensor | None, last: bool) -> Tensor | None:
-        x = self._filters(None if units is None else self.vocoder.embed(units, self.speaker, None), last)
+        x = self.trunk(None if units is None else self.vocoder.embed(units, self.speaker, None), last)
         return self._sound(x, last)
 
     def _excited(self, units: Tensor | None, last: bool) -> Tensor | None:
@@ -138,14 +133,10 @@ class Speaking:
         self.units.put(units)
         f0 = self.pitch(None if units is None else vocoder.pitch.embed(units, self.speaker), last)
         ready = None if f0 is None else vocoder.embed(self.units.take(f0.shape[1]), self.speaker, f0)
-        self.filters.put(self._filters(ready, last))
+        self.filters.put(self.trunk(ready, last))
         self.pulses.put(self.source(None if f0 is None else dequantise_f0(f0), last))
         n = min(len(self.filters), len(self.pulses))
         return self._sound(self.filters.take(n), last, self.pulses.take(n))
-
-    def _filters(self, x: Tensor | None, last: bool) -> Tensor | None:
-        x = self.trunk(x, last)
-        return self.upsample(x, last) if self.upsample else x
 
     def _pulses(self, f0: Tensor) -> Tensor:
         source = self.vocoder.excitation

@@ -36,7 +36,6 @@ def train_vocoder(
     speakers: Sequence[str] | None = None,
     preset: str = "small",
     f0: bool = False,
-    upsample: int = 1,
     causal: bool = False,
     start: UnitVocoder | None = None,
     adversarial: str | None = None,
@@ -60,7 +59,7 @@ def train_vocoder(
             that counts for nothing.
         contract: of the units.
         speakers: names in the order of their indices; None = those of the clips, that of whom there is most first.
-        preset, f0, upsample, causal: the model, see `VocoderConfig`.
+        preset, f0, causal: the model, see `VocoderConfig`.
         start: a vocoder to go on from, of which model and speakers are taken.
         adversarial: size of the discriminators, "small" for a CPU or "large" for a GPU; None = spectral losses only. They learn from
             nothing, so a vocoder that already speaks is a better `start` than one that does not.
@@ -99,7 +98,7 @@ def train_vocoder(
         config, contract = start.config, start.contract
     else:
         names = speakers or by_duration(clips)
-        config = VocoderConfig.of(contract, speakers=names, preset=preset, f0=f0, upsample=upsample, causal=causal)
+        config = VocoderConfig.of(contract, speakers=names, preset=preset, f0=f0, causal=causal)
     with fork_rng(device):
         torch.manual_seed(seed)
         model = UnitVocoder(config, contract).to(device)
