@@ -58,7 +58,7 @@ def test_a_voice_is_found_whatever_its_unicode_form():
         def __init__(self, speakers):
             self.speakers = speakers
 
-        def resynth(self, units, *, speaker, durations):
+        def resynth(self, units, *, speaker, durations, f0):
             return speaker
 
     units = Units(np.array([0]))

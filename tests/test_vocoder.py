@@ -235,8 +235,8 @@ def test_magnitudes_are_clipped_by_number():
             head.project.weight.zero_()
             head.project.bias.fill_(99.0)
         torch.testing.assert_close(plain.spectrum(torch.zeros(1, 1, 4)).abs(), 320 * one)
-        torch.testing.assert_close(excited.spectrum(torch.zeros(1, 1, 4), one, (none, none)).abs(), 10 * one)
-        torch.testing.assert_close(excited.spectrum(torch.zeros(1, 1, 4), none, (one, none)).abs(), 10 * one)
+        torch.testing.assert_close(excited.spectrum(torch.zeros(1, 1, 4), (one, (none, none))).abs(), 10 * one)
+        torch.testing.assert_close(excited.spectrum(torch.zeros(1, 1, 4), (none, (one, none))).abs(), 10 * one)
 
 
 def test_f0_is_followed():

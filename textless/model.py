@@ -22,7 +22,8 @@ from textless.units.dump import MORE, UnitRow, split_row
 
 if TYPE_CHECKING:
     from textless.lm.decoder import UnitDecoder
-    from textless.vocoder import UnitVocoder
+    from textless.types import StreamingVocoder, Vocoder
+    from textless.vocoder.base import BaseVocoder
 
 PARTS = ("encoder", "codebook", "lm", "vocoder")
 EMBEDDED = Path(__file__).parent / "models"
@@ -128,7 +129,7 @@ class Model:
         return load_lm(self.place("lm"), precision=self.lm_precision).to(self.device)
 
     @functools.cached_property
-    def vocoder(self) -> UnitVocoder:
+    def vocoder(self) -> BaseVocoder:
         from textless.units.encoders.load import resolve_precision
         from textless.vocoder import load_vocoder
 
@@ -263,7 +264,7 @@ def continue_rows(
 
 
 def resynth_row(
-    vocoder: UnitVocoder,
+    vocoder: Vocoder,
     row: UnitRow,
     *,
     speaker: str | int | None = None,
@@ -272,14 +273,14 @@ def resynth_row(
 ) -> np.ndarray:
     """Speak a row: by the speaker asked for, else the row's own where the vocoder knows it, else the vocoder's first.
 
-    `f0`: by id, the fundamental frequency to follow, see `UnitVocoder.resynth`. Raises ModelError when the row's is missing.
+    `f0`: by id, the fundamental frequency to follow, see `BaseVocoder.resynth`. Raises ModelError when the row's is missing.
     """
     who = _who(vocoder, row, speaker)
     if f0 is not None and row.id not in f0:
         raise ModelError(f"{row.id}: there is no F0 to follow; track it in the audio that these units were made from")
-    follow = {} if f0 is None else {"f0": f0[row.id][: row.units.n_frames]}
+    contour = None if f0 is None else f0[row.id][: row.units.n_frames]
     try:
-        return vocoder.resynth(row.units, speaker=who, durations=durations, **follow)
+        return vocoder.resynth(row.units, speaker=who, durations=durations, f0=contour)
     except (MemoryError, RuntimeError) as e:
         if not is_out_of_memory(e):
             raise
@@ -288,7 +289,7 @@ def resynth_row(
         ) from None
 
 
-def _who(vocoder: UnitVocoder, row: UnitRow, speaker: str | int | None) -> str | int | None:
+def _who(vocoder: Vocoder, row: UnitRow, speaker: str | int | None) -> str | int | None:
     names = {plain(name): name for name in vocoder.speakers}
     if speaker is None:
         return names.get(row.speaker or "")
@@ -296,7 +297,7 @@ def _who(vocoder: UnitVocoder, row: UnitRow, speaker: str | int | None) -> str |
 
 
 def stream_rows(
-    vocoder: UnitVocoder, rows: Iterable[UnitRow], *, speaker: str | int | None = None, durations: str = "given"
+    vocoder: StreamingVocoder, rows: Iterable[UnitRow], *, speaker: str | int | None = None, durations: str = "given"
 ) -> Iterator[np.ndarray]:
     """Speak rows one after the other while they come, those in parts (see `textless.units.dump.split_row`) part by part.
 
@@ -339,7 +340,7 @@ def _alike(name: str) -> str:
     return unicodedata.normalize("NFC", name.casefold())
 
 
-def speak_rows(vocoder: UnitVocoder, rows: Iterable[UnitRow], folder: Path, **options: Any) -> Iterator[Path]:
+def speak_rows(vocoder: Vocoder, rows: Iterable[UnitRow], folder: Path, **options: Any) -> Iterator[Path]:
     """Speak each row into `ID.wav`, with the options of `resynth_row`; files that are there are kept: an interrupted call goes on."""
     from textless.audio.io import write_audio
 

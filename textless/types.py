@@ -10,7 +10,7 @@ import numbers
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Protocol, overload, runtime_checkable
+from typing import Any, Protocol, TypeGuard, overload, runtime_checkable
 
 import numpy as np
 
@@ -181,7 +181,7 @@ class Units:
             raise ContractError(f"unit {bad} is outside {codebook}")
 
     @classmethod
-    def of(cls, sequence: Units | np.ndarray | list[int], contract: UnitContract = UnitContract()) -> Units:
+    def of(cls, sequence: UnitsLike, contract: UnitContract = UnitContract()) -> Units:
         """`sequence` itself when it is Units, else its integers taken literally: one frame each, never deduplicated."""
         return sequence if isinstance(sequence, Units) else cls(sequence, None, contract)  # type: ignore[arg-type]
 
@@ -261,6 +261,19 @@ class Units:
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+
+UnitsLike = Units | np.ndarray | Sequence[int]  # what `Units.of` takes
+
+
+def is_batch(value: object) -> TypeGuard[Sequence[Any]]:
+    """Whether this is a list of sequences (of units, of samples) and not one: an array, `Units` or a list of numbers.
+
+    An empty list is a batch of none. Text is not a batch, so that a function that takes one sequence can refuse it with its type.
+    """
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        return False
+    return not (len(value) and np.isscalar(value[0]) and not isinstance(value[0], str | bytes))
 
 
 def _int_vector(values: Any, what: str) -> np.ndarray:
@@ -470,10 +483,12 @@ class UnitDecoder(Protocol):
 
 @runtime_checkable
 class Vocoder(Protocol):
-    """Units → speech.
+    """Units → speech. `textless.vocoder.base.BaseVocoder` has everything but the network.
 
     Attributes:
         contract: of the units that it takes.
+        sample_rate: Hz.
+        speakers: names; the first is the default.
     """
 
     contract: UnitContract
@@ -483,8 +498,41 @@ class Vocoder(Protocol):
     @property
     def speakers(self) -> tuple[str, ...]: ...
 
-    def resynth(self, units: Any, *, speaker: str | int | None = None, durations: str = "given", f0: Any = None) -> Any:
-        """Units or (N,) integers → (samples,) float32 in [-1, 1] at `sample_rate`; a list → a list. Raises ContractError, ModelError."""
+    @overload
+    def resynth(
+        self,
+        units: UnitsLike,
+        *,
+        speaker: str | int | None = None,
+        durations: str = "given",
+        f0: np.ndarray | None = None,
+    ) -> np.ndarray: ...
+    @overload
+    def resynth(
+        self,
+        units: Sequence[UnitsLike],
+        *,
+        speaker: str | int | None = None,
+        durations: str = "given",
+        f0: Sequence[np.ndarray] | None = None,
+    ) -> list[np.ndarray]: ...
+    def resynth(
+        self,
+        units: UnitsLike | Sequence[UnitsLike],
+        *,
+        speaker: str | int | None = None,
+        durations: str = "given",
+        f0: np.ndarray | Sequence[np.ndarray] | None = None,
+    ) -> np.ndarray | list[np.ndarray]:
+        """Units or (N,) integers → (samples,) float32 in [-1, 1] at `sample_rate`; a list → a list.
+
+        Args:
+            speaker: name or index; None is the first.
+            durations: "given" or "predict".
+            f0: (T,) to follow, Hz, 0 where unvoiced; None is predicted, where the vocoder can.
+
+        Raises ContractError for units of another kind, ModelError for a request that cannot be met.
+        """
 
 
 @runtime_checkable
@@ -492,6 +540,6 @@ class StreamingVocoder(Vocoder, Protocol):
     """A vocoder that speaks while units are still coming."""
 
     def stream(
-        self, pieces: Iterable[Units | np.ndarray], *, speaker: str | int | None = None, durations: str = "given"
+        self, pieces: Iterable[UnitsLike], *, speaker: str | int | None = None, durations: str = "given"
     ) -> Iterator[np.ndarray]:
         """Pieces of one sequence → pieces of what `resynth` makes of the whole, (samples,) float32."""

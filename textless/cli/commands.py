@@ -35,7 +35,7 @@ from textless.engine.shards import run_shards
 from textless.errors import TextlessError
 from textless.model import Model, continue_rows, resynth_row, speak_rows, stream_rows
 from textless.names import repeated
-from textless.types import UnitContract, Units
+from textless.types import StreamingVocoder, UnitContract, Units
 from textless.units.dump import UnitRow, extra_types, write_results, write_stream
 
 STREAM = (".jsonl",)
@@ -201,14 +201,16 @@ def resynth(
         )
     failures = Failures()
     vocoder = models.vocoder
-    if stream and not hasattr(vocoder, "stream"):
+    if stream and not isinstance(vocoder, StreamingVocoder):
         raise TextlessError(
             "a HiFi-GAN speaks whole rows only; leave --stream out, or give a vocoder that textless trained"
         )
     rows = _fitting(failures.sift(unit_rows(inputs, models, contract, parts=stream)), vocoder.contract, "the vocoder")
     if out == "-":
         spoken = (
-            stream_rows(vocoder, rows, **options) if stream else (resynth_row(vocoder, row, **options) for row in rows)
+            stream_rows(vocoder, rows, **options)
+            if stream and isinstance(vocoder, StreamingVocoder)
+            else (resynth_row(vocoder, row, **options) for row in rows)
         )
         write_wav(sys.stdout.buffer, spoken, sample_rate=vocoder.sample_rate)
         return failures.finish()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from textless.engine.job import Job
     from textless.units.dump import UnitRow
-    from textless.vocoder import UnitVocoder
+    from textless.vocoder.base import BaseVocoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,8 @@ class TrainVocoder(Step):
 
         from textless.model_io import round_half
         from textless.units.dump import Dump
-        from textless.vocoder import Clip, load_vocoder, train_vocoder
+        from textless.vocoder import Clip, train_vocoder
+        from textless.vocoder.model import load_unit_vocoder
 
         dump = Dump(job.inputs["units"])
         rows, f0 = {row.id: row.units for row in dump}, f0_of(job, dump.contract.frame_rate)
@@ -129,7 +130,7 @@ class TrainVocoder(Step):
             preset=self.preset,
             f0=self.f0 is not None,
             causal=self.causal,
-            start=load_vocoder(place(job, self, "start")) if self.start else None,
+            start=load_unit_vocoder(place(job, self, "start")) if self.start else None,
             adversarial=self.adversarial,
             steps=self.steps,
             batch=self.batch,
@@ -192,7 +193,7 @@ class Resynth(MapStep):
             None if row.f0 is None else hashlib.sha256(row.f0.tobytes()).hexdigest(),
         ]
 
-    def tools(self, job: Job) -> UnitVocoder:
+    def tools(self, job: Job) -> BaseVocoder:
         from textless.vocoder import load_vocoder
 
         vocoder = load_vocoder(place(job, self, "vocoder"))
@@ -202,7 +203,7 @@ class Resynth(MapStep):
     def shard_path(self, n: int) -> str:
         return "."
 
-    def shard(self, tools: UnitVocoder, rows: list[Utterance], out: Path) -> list[dict[str, Any]]:
+    def shard(self, tools: BaseVocoder, rows: list[Utterance], out: Path) -> list[dict[str, Any]]:
         from textless.audio.io import write_audio
         from textless.model import resynth_row
 

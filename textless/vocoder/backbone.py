@@ -13,14 +13,14 @@ def sides(kernel: int, causal: bool) -> tuple[int, int]:
 
 
 class FrameConv(nn.Conv1d):
-    """Convolution over frames of (B, left + T + right, channels) → (B, T, channels): what it sees beyond T, the caller gives."""
+    """Convolution over frames of (B, left + T + right, channels) → (B, T, channels); the caller pads."""
 
     def __init__(self, channels: int, kernel: int, *, causal: bool, groups: int = 1):
         super().__init__(channels, channels, kernel, groups=groups)
         self.sides = sides(kernel, causal)
 
     def forward(self, x: Tensor) -> Tensor:
-        # In two dimensions frames are "channels last" as they are, where a convolution in one has to turn them around: four times as fast.
+        # In two dimensions frames are "channels last" as they are; a convolution in one dimension would transpose them: four times as fast.
         y = F.conv2d(x.transpose(1, 2)[:, :, None], self.weight[:, :, None], self.bias, groups=self.groups)
         return y[:, :, 0].transpose(1, 2)
 
@@ -54,6 +54,7 @@ class Backbone(nn.Module):
 
     def __init__(self, dim: int, ffn_dim: int, layers: int, kernel: int, *, causal: bool):
         super().__init__()
+        self.sides = sides(kernel, causal)  # of each convolution
         self.enter = FrameConv(dim, kernel, causal=causal)
         self.enter_norm = nn.LayerNorm(dim, eps=1e-6)
         self.blocks = nn.ModuleList(
@@ -62,9 +63,9 @@ class Backbone(nn.Module):
         self.leave_norm = nn.LayerNorm(dim, eps=1e-6)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        x = self.enter_norm(self.enter(padded(x, self.enter.sides))) * mask
+        x = self.enter_norm(self.enter(padded(x, self.sides))) * mask
         for block in self.blocks:
-            x = block(padded(x, block.sides)) * mask
+            x = block(padded(x, self.sides)) * mask
         return self.leave_norm(x)
 
 
@@ -79,8 +80,9 @@ def present(lengths: Tensor, n: int) -> Tensor:
 
 
 def initialise(module: nn.Module) -> None:
-    """Small weights and no biases, as Vocos begins."""
+    """Small weights and zero biases, as in Vocos."""
     for part in module.modules():
         if isinstance(part, nn.Conv1d | nn.Linear):
             nn.init.trunc_normal_(part.weight, std=0.02)
-            nn.init.zeros_(part.bias)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)

@@ -1,4 +1,4 @@
-"""Units and the speech that they come from, as a vocoder learns from them."""
+"""Units and the speech that they come from as training data, and rows of different lengths as padded batches."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ if TYPE_CHECKING:
     from textless.vocoder.model import UnitVocoder
 
 BATCH_FRAMES = 12_000  # frames (4 minutes at 50 Hz) that are synthesised at once, padding included
-SEQUENCE = 256  # longest sequence of joined units, or of frames, that the predictors are shown
-NO_NAME = "default"  # the speaker of clips that name none
+SEQUENCE = 256  # units without repetitions, or frames, at most in a row for the predictors
+NO_NAME = "default"  # the speaker of clips without a name
 
 
 def pad(rows: Sequence[np.ndarray], *, to: int = 0) -> tuple[Tensor, Tensor]:
-    """Rows (N_i,) as (B, max N) int64 with zeros after each, at least `to` long, and their lengths (B,) int64."""
+    """Rows (N_i,) → (B, max N) int64, padded with zeros to at least `to`, and their lengths (B,) int64."""
     lengths = torch.tensor([len(r) for r in rows])
     padded = nn.utils.rnn.pad_sequence([torch.from_numpy(np.asarray(r, np.int64)) for r in rows], batch_first=True)
     return F.pad(padded, (0, max(0, to - padded.shape[1]))), lengths
 
 
 def batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices in batches of like lengths whose padded size stays below BATCH_FRAMES; a longer row stands alone."""
-    found: list[list[int]] = []
+    """Indices in batches of similar lengths whose padded size is at most BATCH_FRAMES; a longer row is a batch of its own."""
+    result: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if found and lengths[found[-1][0]] * (len(found[-1]) + 1) <= BATCH_FRAMES:
-            found[-1].append(i)
+        if result and lengths[result[-1][0]] * (len(result[-1]) + 1) <= BATCH_FRAMES:
+            result[-1].append(i)
         else:
-            found.append([i])
-    return found
+            result.append([i])
+    return result
 
 
 @dataclass(frozen=True)
 class Clip:
-    """An utterance to learn from.
+    """An utterance to train on.
 
     Attributes:
         units: at the vocoder's frame rate; frame t belongs to the samples [t * hop, (t + 1) * hop). HuBERT's frame t sees
@@ -63,7 +63,7 @@ class Clip:
 
 
 def by_duration(clips: Sequence[Clip]) -> list[str]:
-    """The names of speakers, that of whom there is most first."""
+    """The names of the speakers, from most frames to fewest."""
     frames: dict[str, int] = {}
     for clip in clips:
         name = clip.speaker or NO_NAME
@@ -72,19 +72,19 @@ def by_duration(clips: Sequence[Clip]) -> list[str]:
 
 
 class Batch(NamedTuple):
-    """What a step learns from, drawn on the host; the audio itself is read part by part.
+    """The plan of one step's batch, drawn on the host; the audio itself is read part by part.
 
     Attributes:
         rows: (B,) int64 indices of clips.
         starts: (B,) int64 first frames of the crops.
-        units, f0: (B, crop) int64, F0 in steps of `quantise_f0`; anything after a row's length.
+        units, f0: (B, crop) int64, F0 in steps of `quantise_f0`; padding after a row's length is arbitrary.
         lengths: (B,) int64 frames of the crops.
         speaker: (B,) int64.
-        joined, durations: (B, N) int64 units without repetitions and the frames of each; anything after a row's count.
+        joined, durations: (B, N) int64 units without repetitions and the frames of each, padded.
         counts: (B,) int64, their number.
-        passage, contour: (B, S) int64 units and F0 of longer pieces; anything after a row's length.
+        passage, contour: (B, S) int64 units and F0 of longer pieces, padded.
         passages: (B,) int64 their lengths.
-        noise: (B,) int64 where the vocoder's noise begins.
+        noise: (B,) int64 first frames of the vocoder's noise.
     """
 
     rows: np.ndarray
@@ -103,10 +103,10 @@ class Batch(NamedTuple):
 
 
 class Clips:
-    """Clips as the training reads them: checked once, frames drawn uniformly.
+    """Clips for training: checked once, frames drawn uniformly.
 
-    Raises TrainingError: a clip of another speaker or without frames, audio shorter than the units, F0 that is missing or of another
-    length. ContractError: units of another kind.
+    Raises TrainingError: a clip of an unknown speaker or without frames, audio shorter than the units, F0 that is missing or of
+    another length. ContractError: units of another kind.
     """
 
     def __init__(self, clips: Sequence[Clip], model: UnitVocoder):
@@ -116,7 +116,7 @@ class Clips:
             model.contract.check(clip.units.contract, mine="the vocoder", theirs=f"the units of clip {i}")
             frames = clip.units.n_frames
             if (name := clip.speaker or NO_NAME) not in names:
-                raise TrainingError(f"clip {i} is of speaker {name!r}, who is not among the vocoder's")
+                raise TrainingError(f"clip {i} is of speaker {name!r}, which the vocoder does not have")
             if not frames:
                 raise TrainingError(f"clip {i} has no frames")
             if clip.samples <= (frames - 1) * self.hop:
@@ -124,9 +124,9 @@ class Clips:
                     f"clip {i} has {frames} frames of {self.hop} samples but {clip.samples} samples of audio"
                 )
             if model.config.f0 and (clip.f0 is None or len(clip.f0) != frames):
-                there = "no F0" if clip.f0 is None else f"{len(clip.f0)} values of F0"
+                values = "no F0" if clip.f0 is None else f"{len(clip.f0)} values of F0"
                 raise TrainingError(
-                    f"clip {i} has {frames} frames but {there}; a vocoder with F0 needs one value a frame"
+                    f"clip {i} has {frames} frames but {values}; a vocoder with F0 needs one value a frame"
                 )
             f0 = clip.f0 if model.config.f0 and clip.f0 is not None else np.zeros(frames)
             self.f0.append(quantise_f0(torch.tensor(np.array(f0, np.float32))).numpy())
@@ -134,7 +134,7 @@ class Clips:
         self.speaker = np.array([model.speakers.index(c.speaker or NO_NAME) for c in clips])
 
     def draw(self, rng: np.random.Generator, batch: int, crop: int) -> Batch:
-        """Crops of clips in proportion to their frames, and as many sequences of joined units and of frames."""
+        """Crops of clips in proportion to their frames, and as many sequences of units without repetitions and of frames."""
         rows = np.searchsorted(self.ends, rng.integers(self.ends[-1], size=batch), side="right")
         starts, units, f0, joined, durations, passage, contour = [], [], [], [], [], [], []
         for row in rows:
@@ -175,7 +175,7 @@ class Clips:
         return torch.from_numpy(out)
 
     def audio(self, row: int, start: int, frames: int) -> np.ndarray:
-        """The samples of some frames, fewer where the audio ends."""
+        """The samples of these frames, fewer where the audio ends."""
         clip = self.clips[row]
         return as_waveform(
             clip.waveform(start * self.hop, min((start + frames) * self.hop, clip.samples)), first=start * self.hop

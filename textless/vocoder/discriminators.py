@@ -1,4 +1,4 @@
-"""Discriminators, and what they and the vocoder learn from each other."""
+"""Discriminators, and the adversarial losses of both sides."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]] 
     "large": ((2, 3, 5, 7, 11), (16, 64, 256, 512), (2048, 1024, 512), 32),
 }
 SLOPE = 0.1  # of the leaky ReLU
-GAIN = 10.0  # speech has a root mean square of a tenth; discriminators that hear it at 1 learn many times faster
+GAIN = 10.0  # speech has a root mean square of 0.1; discriminators learn many times faster on inputs of 1
 
-Judgement = tuple[list[Tensor], list[Tensor]]  # what each discriminator says; the features that it says it by
+Outputs = tuple[list[Tensor], list[Tensor]]  # the score of each discriminator; the hidden features of all
 
 
 class Discriminators(nn.Module):
@@ -34,7 +34,7 @@ class Discriminators(nn.Module):
         self.parts = nn.ModuleList([PeriodDiscriminator(p, period_channels) for p in periods])
         self.parts.extend(ResolutionDiscriminator(w, channels) for w in windows)
 
-    def forward(self, waveforms: Tensor) -> Judgement:
+    def forward(self, waveforms: Tensor) -> Outputs:
         scores, features = [], []
         for part in self.parts:
             hidden = part(GAIN * waveforms)
@@ -61,6 +61,8 @@ class PeriodDiscriminator(nn.Module):
 class ResolutionDiscriminator(nn.Module):
     """Convolutions over a complex spectrogram with hop = window / 4. (B, samples) → features and score (B, channels, frames, bins)."""
 
+    window: Tensor
+
     def __init__(self, window: int, channels: int):
         super().__init__()
         self.register_buffer("window", torch.hann_window(window), persistent=False)
@@ -72,14 +74,14 @@ class ResolutionDiscriminator(nn.Module):
         n = len(self.window)
         spectrum = torch.stft(x, n, n // 4, window=self.window, normalized=True, return_complex=True)
         parts = torch.view_as_real(spectrum)
-        # Magnitudes to the power of 0.3, phases kept: the loudest harmonics do not outshine everything else.
+        # Magnitudes to the power of 0.3, phases kept: the loudest harmonics do not dominate.
         parts = parts * (parts.square().sum(-1, keepdim=True) + 1e-6) ** -0.35
         return _through(parts.permute(0, 3, 2, 1), self.convolutions, self.last)
 
 
 def _convolution(channels: int, to: int, kernel: tuple[int, int], stride: tuple[int, int] = (1, 1)) -> nn.Module:
     convolution = nn.Conv2d(channels, to, kernel, stride, padding=(kernel[0] // 2, kernel[1] // 2))
-    nn.init.kaiming_normal_(convolution.weight, a=SLOPE)  # torch's default lets what is said fade from layer to layer
+    nn.init.kaiming_normal_(convolution.weight, a=SLOPE)  # with torch's default, activations shrink from layer to layer
     return weight_norm(convolution)
 
 
@@ -91,21 +93,23 @@ def _through(x: Tensor, convolutions: nn.ModuleList, last: nn.Module) -> list[Te
     return [*features, last(x)]
 
 
-def discriminator_loss(real: Judgement, made: Judgement) -> Tensor:
-    """Least squares (LSGAN, Mao 2017; HiFi-GAN, equation 1), the mean over discriminators: speech is 1, what was made is 0."""
-    parts = [(1 - r.float()).square().mean() + m.float().square().mean() for r, m in zip(real[0], made[0], strict=True)]
+def discriminator_loss(real: Outputs, generated: Outputs) -> Tensor:
+    """Least squares (LSGAN, Mao 2017; HiFi-GAN, equation 1), the mean over discriminators: the target of speech is 1, of generated audio 0."""
+    parts = [
+        (1 - r.float()).square().mean() + m.float().square().mean() for r, m in zip(real[0], generated[0], strict=True)
+    ]
     return torch.stack(parts).mean()
 
 
-def adversarial_loss(made: Judgement) -> Tensor:
-    """How far the discriminators are from taking it for speech (HiFi-GAN, equation 2), the mean over them."""
-    return torch.stack([(1 - m.float()).square().mean() for m in made[0]]).mean()
+def adversarial_loss(generated: Outputs) -> Tensor:
+    """The generator's least-squares loss (HiFi-GAN, equation 2), the mean over discriminators: the target of generated audio is 1."""
+    return torch.stack([(1 - m.float()).square().mean() for m in generated[0]]).mean()
 
 
-def feature_loss(real: Judgement, made: Judgement) -> Tensor:
+def feature_loss(real: Outputs, generated: Outputs) -> Tensor:
     """Feature matching: L1 relative to the mean of the row's real features (EnCodec, equation 3), the mean over rows and layers."""
     parts = []
-    for r, m in zip(real[1], made[1], strict=True):
+    for r, m in zip(real[1], generated[1], strict=True):
         distance, size = ((x.abs().float().flatten(1).mean(1)) for x in (r - m, r))
         parts.append((distance / size.clamp(min=1e-5)).mean())
     return torch.stack(parts).mean()

@@ -1,4 +1,4 @@
-"""What a voice is filtered from: pulses at the fundamental frequency, and noise.
+"""The sources that a voice is filtered from: pulses at the fundamental frequency, and noise.
 
 A network that must invent the phases of harmonics needs hundreds of thousands of steps to sound voiced. One that filters given pulses is
 voiced from its first step: the source-filter model in the time-frequency domain (HiFTNet, Li 2023, section 2; the sources are those of
@@ -13,23 +13,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-PERIOD = 512  # frames after which the noise repeats: beyond what the ear remembers of noise
-REST = 100.0  # Hz, where nothing is heard
+PERIOD = 512  # frames after which the noise repeats, longer than a listener remembers noise
+REST = 100.0  # Hz, of the phase in a pause
 
 
 class Excitation(nn.Module):
-    """Spectra of pulses and of noise, both of unit power, for the frames of an iSTFT (see `ISTFT` for where a frame lies).
+    """Spectra of pulses and of noise, both of unit power, for the frames of an iSTFT (for the samples of a frame, see `ISTFT`).
 
     Args:
         n_fft, hop: of the iSTFT, samples; a frame has one value of F0.
         sample_rate: Hz.
     """
 
+    window: Tensor
+    noise_real: Tensor
+    noise_imaginary: Tensor
+
     def __init__(self, n_fft: int, hop: int, sample_rate: int):
         super().__init__()
         self.n_fft, self.hop, self.sample_rate = n_fft, hop, sample_rate
         self.f0_sides = (2, 2)  # frames of F0 that decide on the pulses of one
-        self.sides = ((n_fft // hop) // 2,) * 2  # frames whose samples a spectrum sees
+        self.sides = (n_fft // hop // 2, n_fft // hop // 2)  # frames whose samples a spectrum sees
         window = torch.hann_window(n_fft)
         self.register_buffer("window", window, persistent=False)
         samples = torch.tensor(np.random.default_rng(0).standard_normal(PERIOD * hop).astype(np.float32))
@@ -56,9 +60,9 @@ class Excitation(nn.Module):
         Returns:
             (B, T * hop) float32, and the phase after the last sample.
         """
-        before, here, after = f0[:, :-2], f0[:, 1:-1], f0[:, 2:]
-        # An unvoiced frame takes the pitch of a neighbour, so that a voice fades in and out on its own pitch.
-        hz = torch.where(here > 0, here, torch.where(before > 0, before, torch.where(after > 0, after, REST)))
+        before, current, after = f0[:, :-2], f0[:, 1:-1], f0[:, 2:]
+        # An unvoiced frame has the F0 of a voiced neighbour, so that a voice fades in and out on its own pitch.
+        hz = torch.where(current > 0, current, torch.where(before > 0, before, torch.where(after > 0, after, REST)))
         hz = _line(hz, self.hop)
         cycles = phase[:, None] + (hz / self.sample_rate).cumsum(1)
         at = (cycles - cycles.round()).float()
@@ -66,10 +70,10 @@ class Excitation(nn.Module):
         # The closed form of a sum of cosines (Dirichlet's kernel), of which the limit at 0 is the number of harmonics.
         total = (torch.sin((2 * harmonics + 1) * math.pi * at) / torch.sin(math.pi * at) - 1) / 2
         pulses = torch.where(at.abs() < 1e-7, harmonics, total) * torch.sqrt(2 / harmonics)
-        return pulses * _line((here > 0).float(), self.hop), cycles[:, -1]
+        return pulses * _line((current > 0).float(), self.hop), cycles[:, -1]
 
     def spectra(self, samples: Tensor) -> Tensor:
-        """Of samples of (left + T + right) hops, those before and after as `sides` say, the spectra of T frames.
+        """Spectra of T frames, from their samples with `sides` frames of context.
 
         Shape: (B, (left + T + right) * hop) → (B, T, n_fft / 2 + 1) complex64.
         """
@@ -81,6 +85,6 @@ class Excitation(nn.Module):
 
 def _line(values: Tensor, hop: int) -> Tensor:
     """Samples on the line from the middle of a frame to that of the next. (B, 1 + T + 1) → (B, T * hop), hop even."""
-    before, here, after = values[:, :-2, None], values[:, 1:-1, None], values[:, 2:, None]
+    before, current, after = values[:, :-2, None], values[:, 1:-1, None], values[:, 2:, None]
     away = (torch.arange(hop // 2, device=values.device) + 0.5) / hop  # frames from the middle
-    return torch.cat([here + away.flip(0) * (before - here), here + away * (after - here)], 2).flatten(1)
+    return torch.cat([current + away.flip(0) * (before - current), current + away * (after - current)], 2).flatten(1)

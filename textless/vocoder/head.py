@@ -1,4 +1,4 @@
-"""From the trunk's frames to a waveform: a filter for each frame, and the inverse short-time Fourier transform."""
+"""From the backbone's frames to a waveform: a filter for each frame, and the inverse short-time Fourier transform."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from textless.vocoder.backbone import padded
 
-Pair = tuple[Tensor, Tensor]  # real and imaginary part
+Sources = tuple[Tensor, tuple[Tensor, Tensor]]  # `Excitation.spectra`; `Excitation.noise`, its real and imaginary part
 
 
 class SpectrumHead(nn.Module):
@@ -28,21 +28,22 @@ class SpectrumHead(nn.Module):
         # power; a harmonic of full scale is 10 times its share of the pulses'.
         self.loudest = math.log(10 if excited else n_fft / 4)
 
-    def forward(self, x: Tensor, mask: Tensor, pulses: Tensor | None = None, noise: Pair | None = None) -> Tensor:
-        """(B, T, dim), mask (B, T), `Excitation.spectra` and `Excitation.noise` of the same frames → (B, T * hop) float32."""
-        return self.istft(self.spectrum(x, pulses, noise), mask)
+    def forward(self, x: Tensor, mask: Tensor, sources: Sources | None = None) -> Tensor:
+        """(B, T, dim), mask (B, T), sources of the same frames if `excited` → (B, T * hop) float32."""
+        return self.istft(self.spectrum(x, sources), mask)
 
-    def spectrum(self, x: Tensor, pulses: Tensor | None = None, noise: Pair | None = None) -> Tensor:
+    def spectrum(self, x: Tensor, sources: Sources | None = None) -> Tensor:
         """(B, T, dim) → (B, T, n_fft / 2 + 1) complex64."""
         outputs = self.project(x).float()
         log_magnitude, phase, *log_noise = outputs.chunk(3 if self.excited else 2, -1)
         magnitude = torch.exp(log_magnitude.clamp(max=self.loudest))
         # Not torch.polar, and no gain times a complex number: both are several times slower than this.
         spectrum = torch.complex(magnitude * torch.cos(phase), magnitude * torch.sin(phase))
-        if not self.excited:
+        if sources is None:
             return spectrum
+        pulses, (real, imaginary) = sources
         gain = torch.exp(log_noise[0].clamp(max=self.loudest))
-        return spectrum * pulses + torch.complex(gain * noise[0], gain * noise[1])
+        return spectrum * pulses + torch.complex(gain * real, gain * imaginary)
 
 
 class ISTFT(nn.Module):
@@ -51,14 +52,17 @@ class ISTFT(nn.Module):
     torch.istft refuses a spectrogram that does not start half a window before its first sample (its check of the window's
     envelope fails), and Vocos keeps an iSTFT of its own for the same reason (Siuzdak 2023, section 3.3).
 
-    Frame t covers the samples [t * hop - (n_fft - hop) / 2, … + n_fft): its middle is the middle of [t * hop, (t + 1) * hop).
+    "Same" padding: T frames give exactly T * hop samples. Frame t covers the samples [t * hop - (n_fft - hop) / 2, … + n_fft): its middle is the middle of [t * hop, (t + 1) * hop).
     """
+
+    window: Tensor
 
     def __init__(self, n_fft: int, hop: int):
         """n_fft must be a multiple of hop, and n_fft - hop even."""
         super().__init__()
         self.n_fft, self.hop = n_fft, hop
-        self.sides = ((n_fft // hop) // 2,) * 2  # frames that reach into the samples of another
+        side = n_fft // hop // 2
+        self.sides = (side, side)  # frames that overlap the samples of one
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
 
     def forward(self, spectrum: Tensor, mask: Tensor) -> Tensor:
@@ -66,7 +70,7 @@ class ISTFT(nn.Module):
 
         Args:
             spectrum: (B, T, n_fft / 2 + 1) complex64.
-            mask: (B, T) float32, 1 for a frame that is there, 0 for padding after it.
+            mask: (B, T) float32, 1 for a frame, 0 for padding after the last.
 
         Returns:
             (B, T * hop) float32; padding gives zeros and changes nothing before it.
@@ -78,17 +82,17 @@ class ISTFT(nn.Module):
         return torch.fft.irfft(spectrum, self.n_fft) * self.window * mask[..., None]
 
     def add(self, frames: Tensor, mask: Tensor) -> Tensor:
-        """Overlap-add. Frames (B, left + T + right, n_fft) and which of them are there (B, left + T + right) → (B, T * hop)."""
+        """Overlap-add. Frames (B, left + T + right, n_fft) and their mask (B, left + T + right) → (B, T * hop)."""
         (left, right), parts, hop = self.sides, self.n_fft // self.hop, self.hop
         n = mask.shape[1] + parts - 1
         # As n_fft is a multiple of hop, the sum is of whole hops, shifted: several times faster than fold on a CPU.
         summed = F.pad(frames[..., :hop], (0, 0, 0, parts - 1))
         for k in range(1, parts):
             summed[:, k : n - parts + 1 + k] += frames[..., k * hop : (k + 1) * hop]
-        # The envelope sums the windows that are there, so that the end of a padded row equals the end of the row alone.
-        there = F.pad(mask, (parts - 1, parts - 1)).unfold(1, parts, 1).flip(2)
-        envelope = there @ self.window.square().view(parts, hop)
+        # The envelope sums the windows of unmasked frames only, so that the end of a padded row equals the end of the row alone.
+        windows = F.pad(mask, (parts - 1, parts - 1)).unfold(1, parts, 1).flip(2)
+        envelope = windows @ self.window.square().view(parts, hop)
         side = (self.n_fft - hop) // 2 + left * hop
-        here = slice(side, side + (mask.shape[1] - left - right) * hop)
-        waveform = summed.flatten(1)[:, here] / envelope.clamp(min=1e-3).flatten(1)[:, here]
+        valid = slice(side, side + (mask.shape[1] - left - right) * hop)
+        waveform = summed.flatten(1)[:, valid] / envelope.clamp(min=1e-3).flatten(1)[:, valid]
         return waveform * mask[:, left : mask.shape[1] - right].repeat_interleave(hop, 1)

@@ -1,25 +1,25 @@
-"""The unit vocoder: units, speaker and pitch at the frame rate → ConvNeXt trunk → filters → iSTFT (Vocos, Siuzdak 2023)."""
+"""The unit vocoder: units, speaker and pitch at the frame rate → ConvNeXt backbone → filters → iSTFT (Vocos, Siuzdak 2023)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from textless import model_io as weights
-from textless.checks import Between, Count, OneOf, Size, check_fields
-from textless.errors import ModelError
-from textless.types import UnitContract, Units
+from textless.checks import Between, Count, OneOf, Size, check, check_fields, read_fields
+from textless.errors import ContractError, ModelError
+from textless.types import UnitContract, UnitsLike
 from textless.vocoder.backbone import Backbone, FrameConv, initialise, padded, present
-from textless.vocoder.base import check_units, index_of, is_one
+from textless.vocoder.base import BaseVocoder, dtype_of
 from textless.vocoder.data import batches, pad
 from textless.vocoder.excitation import Excitation
-from textless.vocoder.head import SpectrumHead
+from textless.vocoder.head import Sources, SpectrumHead
 from textless.vocoder.predictors import (
     F0_BINS,
     DurationPredictor,
@@ -28,6 +28,9 @@ from textless.vocoder.predictors import (
     predicted_f0,
     quantise_f0,
 )
+
+if TYPE_CHECKING:
+    from textless.types import StreamingVocoder
 
 SAMPLE_RATE = 16_000  # Hz, where the contract does not say
 QUIET = -4.0  # log-gain that filters begin with
@@ -40,18 +43,20 @@ class VocoderConfig:
     Attributes:
         n_units: size of the codebook.
         speakers: names; a speaker's index is its position.
-        dim: channels of the trunk.
-        ffn_dim: hidden channels of each block's MLP.
-        layers: ConvNeXt blocks.
-        kernel: of every convolution, frames, odd. An output frame sees (layers + 1) * (kernel - 1) / 2 frames to either side.
-        duration_dim: channels of the duration predictor.
-        hop: samples of a frame.
-        n_fft: of the iSTFT, samples.
+        dim: channels of the backbone.
+        ffn_dim: hidden channels of each block's MLP (Vocos: 3 * dim).
+        layers: ConvNeXt blocks (Vocos: 8).
+        kernel: of every convolution, frames, odd (Vocos: 7). An output frame sees (layers + 1) * (kernel - 1) / 2 frames to either
+            side.
+        duration_dim: channels of the duration predictor (FastSpeech 2, Ren 2021).
+        hop: samples of a frame; 320 is HuBERT's 20 ms at 16 kHz.
+        n_fft: window of the iSTFT, samples; a multiple of `hop` (Vocos: 4 * hop).
         sample_rate: Hz.
-        f0: whether the voice is filtered from pulses at a fundamental frequency, given or predicted from the units, and from noise.
-        pitch_dim, pitch_layers: of its predictor.
+        f0: whether the voice is filtered from pulses and noise (HiFTNet, Li 2023), the pulses at a fundamental frequency from 60 to
+            550 Hz in steps of 25 cents (see `quantise_f0`), given or predicted from the units. Without it there are no pulses.
+        pitch_dim, pitch_layers: channels and ConvNeXt blocks of the F0 predictor; its MLPs have 3 * pitch_dim.
         upsample: always 1; a field of the configurations that versions before 0.2 wrote.
-        causal: whether convolutions see the past only.
+        causal: whether convolutions see the past only, so that `stream` waits for 0.14 s of units at 50 Hz with F0, 0.06 s without.
 
     Raises ModelError that names a field whose value has another type or makes no sense.
     """
@@ -114,8 +119,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class UnitVocoder(nn.Module):
+class UnitVocoder(BaseVocoder):
     """Speech from discrete units, for one or several speakers.
+
+    `f0` of `resynth` is (frames,) Hz, 0 where unvoiced (see `track_f0`).
 
     Args:
         config: the shape.
@@ -126,7 +133,6 @@ class UnitVocoder(nn.Module):
     """
 
     def __init__(self, config: VocoderConfig, contract: UnitContract):
-        super().__init__()
         if contract.n_units != config.n_units:
             raise ModelError(f"the vocoder has {config.n_units} units but its contract {contract.n_units}")
         if contract.frame_rate is None or contract.frame_rate * config.hop != config.sample_rate:
@@ -141,39 +147,30 @@ class UnitVocoder(nn.Module):
             )
         if not config.speakers or len(set(config.speakers)) != len(config.speakers):
             raise ModelError("a vocoder needs at least one speaker, and each name once")
-        self.config, self.contract = config, contract
-        n_speakers, n_fft, hop = len(config.speakers), config.n_fft, config.hop
+        super().__init__(
+            contract,
+            n_units=config.n_units,
+            sample_rate=config.sample_rate,
+            hop=config.hop,
+            speakers=config.speakers,
+        )
+        self.config, n_speakers = config, len(config.speakers)
         self.unit_embedding = nn.Embedding(config.n_units, config.dim)
         self.speaker_embedding = nn.Embedding(n_speakers, config.dim)
         self.trunk = Backbone(config.dim, config.ffn_dim, config.layers, config.kernel, causal=config.causal)
-        self.head = SpectrumHead(config.dim, n_fft, hop, excited=config.f0)
+        self.head = SpectrumHead(config.dim, config.n_fft, config.hop, excited=config.f0)
         initialise(self.trunk)
         initialise(self.head)
         if config.f0:
             self.f0_embedding = nn.Embedding(F0_BINS, config.dim)
-            self.excitation = Excitation(n_fft, hop, config.sample_rate)
+            self.excitation = Excitation(config.n_fft, config.hop, config.sample_rate)
             self.pitch = PitchPredictor(
                 config.n_units, n_speakers, config.pitch_dim, config.pitch_layers, config.kernel, causal=config.causal
             )
+            bins = config.n_fft // 2 + 1
             with torch.no_grad():
-                self.head.project.bias[: n_fft // 2 + 1] = self.head.project.bias[-(n_fft // 2 + 1) :] = QUIET
+                self.head.project.bias[:bins] = self.head.project.bias[-bins:] = QUIET
         self.durations = DurationPredictor(config.n_units, n_speakers, config.duration_dim)
-
-    @property
-    def sample_rate(self) -> int:
-        return self.config.sample_rate
-
-    @property
-    def frame_rate(self) -> float:
-        return self.config.sample_rate / self.config.hop
-
-    @property
-    def n_units(self) -> int:
-        return self.config.n_units
-
-    @property
-    def speakers(self) -> tuple[str, ...]:
-        return self.config.speakers
 
     def forward(
         self, units: Tensor, speakers: Tensor, lengths: Tensor, f0: Tensor | None = None, noise: Tensor | None = None
@@ -184,30 +181,30 @@ class UnitVocoder(nn.Module):
             units: (B, T) int64, one unit a frame; anything in the codebook after a row's length.
             speakers: (B,) int64.
             lengths: (B,) int64, frames of each row, at most T.
-            f0: (B, T) int64, of `quantise_f0`; None = predicted. A vocoder without F0 does not look at it.
-            noise: (B,) int64 frame of the noise to begin with; None = 0.
+            f0: (B, T) int64, of `quantise_f0`; None = predicted. Ignored by a vocoder without F0.
+            noise: (B,) int64 first frame of the noise (see `Excitation.noise`); None = 0.
 
         Returns:
             (B, T * hop) float32, zero after a row's end. A row does not depend on the others, nor on its padding.
         """
         mask = present(lengths, units.shape[1]).float()
         column = mask[..., None]
-        sources = ()
+        sources: Sources | None = None
         if self.config.f0:
             f0 = (predicted_f0(self.pitch(units, speakers, column)) if f0 is None else f0) * mask.long()
             sources = self._excite(f0, mask, noise)
         x = self.embed(units, speakers, f0)
         column = column.to(x.dtype)
         x = self.trunk(x * column, column)
-        return self.head(x, mask, *sources)
+        return self.head(x, mask, sources)
 
     def embed(self, units: Tensor, speakers: Tensor, f0: Tensor | None) -> Tensor:
-        """What the trunk sees of (B, T) frames: (B, T, dim), in its precision."""
+        """Input of the backbone for (B, T) frames: (B, T, dim), in its precision."""
         x = self.unit_embedding(units) + self.speaker_embedding(speakers)[:, None]
         x = x + self.f0_embedding(f0) if self.config.f0 else x
         return x.to(self.trunk.enter.weight.dtype)
 
-    def _excite(self, f0: Tensor, mask: Tensor, noise: Tensor | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def _excite(self, f0: Tensor, mask: Tensor, noise: Tensor | None) -> Sources:
         source, rows = self.excitation, len(f0)
         samples, _ = source.pulses(
             padded(dequantise_f0(f0), source.f0_sides), torch.zeros(rows, dtype=torch.float64, device=f0.device)
@@ -217,52 +214,8 @@ class UnitVocoder(nn.Module):
         beyond = (source.sides[0] * source.hop, source.sides[1] * source.hop)
         return source.spectra(padded(samples, beyond)), source.noise(first, f0.shape[1])
 
-    def resynth(
-        self,
-        units: Units | np.ndarray | Sequence[Any],
-        *,
-        speaker: str | int | None = None,
-        durations: str = "given",
-        f0: np.ndarray | Sequence[np.ndarray] | None = None,
-    ) -> np.ndarray | list[np.ndarray]:
-        """Speak units.
-
-        Args:
-            units: Units or (N,) integers, or a list of those. A bare array is taken literally: each unit is one frame, or has
-                a duration of its own if durations are predicted.
-            speaker: name or index; None is the first. A string that is a name and a number is the name, an integer that is both the
-                index.
-            durations: "given": those of the units, one frame each where there are none. "predict": predicted from the units,
-                for Units with their runs joined: max(1, round(exp(d))) frames, d the predicted log-duration.
-            f0: fundamental frequency to follow, (frames,) Hz, 0 where unvoiced (see `track_f0`), or a list of those; None is predicted.
-
-        Returns:
-            (frames * hop,) float32 at `sample_rate`, or a list of them.
-
-        Raises:
-            ContractError: units of another kind, or outside the codebook.
-            ModelError: no units, no such speaker, or an F0 of another length or for a vocoder without it.
-        """
-        one = is_one(units)
-        if durations not in ("given", "predict"):
-            raise ModelError(f'durations must be "given" or "predict", not {durations!r}')
-        index = self.speaker_index(speaker)
-        rows = [self.checked(u) for u in ([units] if one else units)]
-        if durations == "predict":
-            joined = [
-                u.deduplicated().units if isinstance(given, Units) else u.units
-                for u, given in zip(rows, [units] if one else units, strict=True)
-            ]
-            frames = [
-                np.repeat(u, d) for u, d in zip(joined, self.predict_durations(joined, speaker=index), strict=True)
-            ]
-        else:
-            frames = [u.frames() for u in rows]
-        waveforms = self._speak(frames, index, None if f0 is None else self._checked_f0([f0] if one else f0, frames))
-        return waveforms[0] if one else waveforms
-
     def stream(
-        self, pieces: Iterable[Units | np.ndarray], *, speaker: str | int | None = None, durations: str = "given"
+        self, pieces: Iterable[UnitsLike], *, speaker: str | int | None = None, durations: str = "given"
     ) -> Iterator[np.ndarray]:
         """Speak one row of units while it comes.
 
@@ -271,8 +224,8 @@ class UnitVocoder(nn.Module):
             speaker, durations: as for `resynth`.
 
         Yields:
-            (samples,) float32, together what `resynth` makes of the whole row, to 1e-5. A sample comes when the units of `look_ahead`
-            seconds after it are there; memory does not grow.
+            (samples,) float32; concatenated, what `resynth` makes of the whole row, to 1e-5. A sample is yielded once the units of the
+            `look_ahead` seconds after it have come; memory does not grow.
 
         Raises:
             ContractError, ModelError: as `resynth`.
@@ -283,7 +236,7 @@ class UnitVocoder(nn.Module):
 
     @property
     def look_ahead(self) -> float:
-        """Seconds of units after a sample that `stream` waits for, predicted durations apart, which look two units ahead."""
+        """Seconds of units after a sample that `stream` waits for; predicted durations wait for two more units."""
         config = self.config
         frames = [m.sides[1] for m in self.trunk.modules() if isinstance(m, FrameConv)]
         istft, pitch, source = self.head.istft.sides[1], 0, 0
@@ -293,13 +246,9 @@ class UnitVocoder(nn.Module):
         return (pitch + max(sum(frames) + istft, source) + 1) / self.frame_rate
 
     def predict_durations(self, units: Sequence[np.ndarray], *, speaker: str | int | None = None) -> list[np.ndarray]:
-        """Frames of each unit: max(1, round(exp(d))).
+        """Frames of each unit: max(1, round(exp(d))), d the predicted log-duration.
 
-        Args:
-            units: sequences (N,) int64 in the codebook, runs already joined.
-
-        Returns:
-            a list of (N,) int64.
+        A list of (N,) int64, runs already joined → a list of (N,) int64.
         """
         index, result = self.speaker_index(speaker), [np.zeros(0, np.int64)] * len(units)
         for rows in batches([len(u) for u in units]):
@@ -313,18 +262,14 @@ class UnitVocoder(nn.Module):
 
     @torch.inference_mode()
     def predict_f0(self, units: np.ndarray, *, speaker: str | int | None = None) -> np.ndarray:
-        """The fundamental frequency that frame units are spoken with where none is given: (T,) int64 → (T,) float32 Hz, 0 unvoiced."""
+        """F0 that frame units are spoken with if none is passed: (T,) int64 → (T,) float32 Hz, 0 where unvoiced."""
         rows = torch.from_numpy(np.asarray(units, np.int64))[None].to(self._device)
         index = torch.tensor([self.speaker_index(speaker)], device=self._device)
         steps = predicted_f0(self.pitch(rows, index, torch.ones(*rows.shape, 1, device=self._device)))
         return dequantise_f0(steps)[0].float().cpu().numpy()
 
-    def speaker_index(self, speaker: str | int | None) -> int:
-        """Position of a speaker, given by name or index; see `base.index_of`. Raises ModelError for one that is not there."""
-        return index_of("speaker", speaker, self.speakers)
-
     def lower(self) -> UnitVocoder:
-        """Trunk and filters in bfloat16 from here on: several times as fast on a CPU with matrix units for it. F0 is what it was."""
+        """Backbone and filters in bfloat16 from here on, several times as fast on a CPU with matrix units for it. F0 is unchanged."""
         self.trunk.to(torch.bfloat16)
         self.head.project.to(torch.bfloat16)
         return self
@@ -338,34 +283,64 @@ class UnitVocoder(nn.Module):
     def _device(self) -> torch.device:
         return self.unit_embedding.weight.device
 
-    def checked(self, units: Any) -> Units:
-        """Units, or a bare array of them, as Units of this vocoder. Raises ContractError and ModelError as `resynth` does."""
-        return check_units(units, self.contract, self.n_units)
-
-    def _checked_f0(self, f0: Any, frames: list[np.ndarray]) -> list[np.ndarray]:
-        if not self.config.f0:
-            raise ModelError("this vocoder was trained without F0, and cannot follow one")
+    def _contours(
+        self, f0: Sequence[np.ndarray] | None, frames: list[np.ndarray], speaker: int
+    ) -> list[np.ndarray] | None:
+        """(T,) int64 of `quantise_f0` of each row, or None for F0 that is predicted."""
+        if f0 is None or not self.config.f0:
+            return super()._contours(f0, frames, speaker)
         try:
-            f0 = [np.asarray(row, np.float32) for row in f0]
+            rows = [np.asarray(row, np.float32) for row in f0]
         except (TypeError, ValueError):
             raise ModelError("F0 must be (frames,) numbers, or a list of those") from None
-        if [row.shape for row in f0] != [row.shape for row in frames]:
-            given, wanted = ([len(r) if r.ndim else 0 for r in rows] for rows in (f0, frames))
-            rate = sum(given) / max(1, sum(wanted)) * self.frame_rate
+        if [row.shape for row in rows] != [row.shape for row in frames]:
+            lengths, expected = ([len(r) if r.ndim else 0 for r in group] for group in (rows, frames))
+            rate = sum(lengths) / max(1, sum(expected)) * self.frame_rate
             raise ModelError(
-                f"F0 has {given} frames, but the units {wanted} ({rate:.4g} a second to {self.frame_rate:g}); one value a frame is needed"
+                f"F0 has {lengths} frames, but the units {expected} ({rate:.4g} a second to {self.frame_rate:g}); "
+                "one value a frame is needed"
             )
-        if not all(np.isfinite(row).all() and (row >= 0).all() for row in f0):
-            raise ModelError("F0 must be in Hz, and 0 where there is no voice")
-        return [quantise_f0(torch.from_numpy(row)).numpy() for row in f0]
+        if not all(np.isfinite(row).all() and (row >= 0).all() for row in rows):
+            raise ModelError("F0 must be in Hz, and 0 where unvoiced")
+        return [quantise_f0(torch.from_numpy(row)).numpy() for row in rows]
 
     @torch.inference_mode()
-    def _speak(self, frames: list[np.ndarray], speaker: int, f0: list[np.ndarray] | None) -> list[np.ndarray]:
+    def _speak(
+        self, frames: list[np.ndarray], contours: list[np.ndarray] | None, speaker: int, style: int
+    ) -> list[np.ndarray]:
         result = [np.zeros(0, np.float32)] * len(frames)
         for rows in batches([len(f) for f in frames]):
             units, lengths = (x.to(self._device) for x in pad([frames[i] for i in rows]))
-            pitch = None if f0 is None else pad([f0[i] for i in rows])[0].to(self._device)
-            audio = self(units, torch.full_like(lengths, speaker), lengths, pitch).cpu().numpy()
+            f0 = None if contours is None else pad([contours[i] for i in rows])[0].to(self._device)
+            audio = self(units, torch.full_like(lengths, speaker), lengths, f0).cpu().numpy()
             for i, row in zip(rows, audio, strict=True):
-                result[i] = row[: len(frames[i]) * self.config.hop].copy()
+                result[i] = row[: len(frames[i]) * self.hop].copy()
         return result
+
+
+if TYPE_CHECKING:
+    _CONTRACT: type[StreamingVocoder] = UnitVocoder  # that mypy compares the two
+
+
+def load_unit_vocoder(folder: Path | str, *, precision: str = "fp32") -> UnitVocoder:
+    """Read a folder that `UnitVocoder.save` wrote; see `load_vocoder`. Raises ModelError."""
+    dtype = dtype_of(precision)
+    entries, tensors = weights.load_model(folder, kind="vocoder")
+    place = Path(folder) / weights.CONFIG
+    try:
+        contract = UnitContract.from_dict(check(entries.pop("contract", {}), dict, f"{place}: contract"))
+        config = read_fields(VocoderConfig, entries, str(place))
+    except ContractError as e:
+        raise ModelError(f"{place}: {e}") from None
+    weights.check_blocks(folder, "layers", config.layers, tensors, "trunk.blocks.")
+    if config.f0:
+        weights.check_blocks(folder, "pitch_layers", config.pitch_layers, tensors, "pitch.trunk.blocks.")
+    try:
+        with torch.device("meta"):  # of any size at once
+            empty = UnitVocoder(config, contract)
+    except ModelError as e:
+        raise ModelError(f"{place}: {e}") from None
+    weights.check_shapes(folder, empty.state_dict(), {name: t.shape for name, t in tensors.items()})
+    model = UnitVocoder(config, contract)
+    model.load_state_dict(weights.to_torch(tensors))
+    return model.eval().lower() if dtype == torch.bfloat16 else model.eval()

@@ -1,4 +1,4 @@
-"""What a vocoder predicts from units: how long each lasts, and the fundamental frequency, in the steps in which F0 is quantised."""
+"""Predictors of durations and of F0 from units, and the steps in which F0 is quantised."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from textless.training.loop import Dropout
-from textless.vocoder.backbone import Backbone, FrameConv, padded, present
+from textless.vocoder.backbone import Backbone, FrameConv, padded, present, sides
 
-DROPOUT = 0.5  # FastSpeech 2's; without it a small corpus is learnt by heart
+DROPOUT = 0.5  # FastSpeech 2's; without it the predictor overfits a small corpus
 LOWEST, HIGHEST = 60.0, 550.0  # Hz
 BINS_PER_OCTAVE = 48  # 25 cents each
 F0_BINS = 2 + round(BINS_PER_OCTAVE * math.log2(HIGHEST / LOWEST))  # the first is for unvoiced frames
-MIDDLE = 200.0  # Hz from which the predictor counts in octaves
+MIDDLE = 200.0  # Hz; the predictor's output is octaves above it
 
 
 def quantise_f0(f0: Tensor) -> Tensor:
-    """Nearest of the steps of 25 cents from 60 Hz to 550. Hz, 0 where unvoiced → int64, 0 unvoiced, 1 … F0_BINS - 1; any shape.
+    """Nearest of the steps of 25 cents from 60 to 550 Hz. Hz, 0 where unvoiced → int64, 0 unvoiced, 1 … F0_BINS - 1; any shape.
 
-    The vocoder knows F0 in these steps only. Phases add up all that went before, so the last bit of a frequency that a network computed
-    would be heard after a minute; in steps, a file sounds the same in every batch.
+    The vocoder uses F0 in these steps only. A phase is a sum over all frames before it, so the last bit of a frequency that a network
+    computed would be heard after a minute; in steps, a file sounds the same in every batch.
     """
     bins = (BINS_PER_OCTAVE * torch.log2(f0.clamp(LOWEST, HIGHEST) / LOWEST)).round().long() + 1
     return torch.where(f0 > 0, bins, 0)
@@ -29,7 +29,7 @@ def quantise_f0(f0: Tensor) -> Tensor:
 
 def dequantise_f0(bins: Tensor) -> Tensor:
     """The frequency of each step: int64 → float64 Hz, 0 where unvoiced."""
-    # From a table: an exponential's last bit may depend on where in memory its argument stands.
+    # From a table: an exponential's last bit may depend on the address of its argument.
     return _FREQUENCIES.to(bins.device)[bins]
 
 
@@ -42,9 +42,9 @@ _FREQUENCIES = torch.cat(
 
 
 class PitchPredictor(nn.Module):
-    """Voicing and fundamental frequency of frame units: what pGSLM predicts beside units (Kharitonov 2022), here for the vocoder.
+    """Voicing and fundamental frequency of frame units, which pGSLM predicts together with units (Kharitonov 2022).
 
-    It has embeddings of its own, so that nothing of it depends on the waveform's losses.
+    It has embeddings of its own, so that it does not depend on the waveform's losses.
     """
 
     def __init__(self, n_units: int, n_speakers: int, dim: int, layers: int, kernel: int, *, causal: bool):
@@ -72,7 +72,7 @@ class DurationPredictor(nn.Module):
     """Log-durations of a sequence without repetitions, by two convolutions.
 
     The predictor of FastSpeech 2 (Ren 2021) as the unit HiFi-GANs have it (Lee 2022, "Direct speech-to-speech translation with
-    discrete units", section 3.3), with embeddings of its own, so that nothing of it depends on the waveform's losses. It is
+    discrete units", section 3.3), with embeddings of its own, so that it does not depend on the waveform's losses. It is
     trained to d = log(frames), and a unit lasts max(1, round(exp(d))) frames.
     """
 
@@ -84,7 +84,7 @@ class DurationPredictor(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
         self.dropout = Dropout(DROPOUT)
         self.project = nn.Linear(dim, 1)
-        self.sides = self.convolutions[0].sides
+        self.sides = sides(kernel, causal=False)
 
     def forward(self, units: Tensor, speakers: Tensor, lengths: Tensor) -> Tensor:
         """Log-durations.

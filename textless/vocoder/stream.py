@@ -1,17 +1,19 @@
-"""Speech while the units are still coming: each stage keeps the few frames that the next ones need, and nothing else."""
+"""Streaming: each stage keeps the few frames that later ones need as context, and nothing else."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from textless.errors import ModelError
-from textless.types import Units
+from textless.types import Units, UnitsLike
 from textless.vocoder.backbone import Backbone, padded
+from textless.vocoder.base import check_durations
 from textless.vocoder.predictors import dequantise_f0, predicted_f0
 
 if TYPE_CHECKING:
@@ -19,29 +21,29 @@ if TYPE_CHECKING:
 
 
 class Stage:
-    """A function of frames that sees some frames before and after its own, called on one piece after the other.
+    """A function of frames with context on both sides, called on one piece after the other.
 
-    Put together, its results are those of a call on the whole, with zeros before the first frame and after the last.
+    Its results, concatenated, equal a call on the whole, with zeros before the first frame and after the last.
 
     Args:
         function: (1, left + T + right, …) → (1, T', …).
-        sides: (left, right).
+        sides: (left, right), frames of context.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor], sides: tuple[int, int] = (0, 0)):
         self.function, (self.left, self.right) = function, sides
-        self.kept: Tensor | None = None
+        self.context: Tensor | None = None
 
     def __call__(self, x: Tensor | None, last: bool) -> Tensor | None:
-        """A piece (1, n, …), or None for none; the results that it completes, or None."""
-        if self.kept is None:
+        """A piece (1, n, …), or None for an empty one → the results that it completes, or None."""
+        if self.context is None:
             if x is None:
                 return None
-            self.kept = x.new_zeros(1, self.left, *x.shape[2:])
-        x = self.kept if x is None else torch.cat([self.kept, x], 1)
+            self.context = x.new_zeros(1, self.left, *x.shape[2:])
+        x = self.context if x is None else torch.cat([self.context, x], 1)
         x = padded(x, (0, self.right)) if last else x
         new = x.shape[1] - self.left - self.right
-        self.kept = x[:, max(0, new) :]
+        self.context = x[:, max(0, new) :]
         return self.function(x) if new > 0 else None
 
 
@@ -61,32 +63,32 @@ class Queue:
     """Frames (1, n, …) that wait for their counterpart."""
 
     def __init__(self) -> None:
-        self.waiting: Tensor | None = None
+        self.pieces: list[Tensor] = []
 
     def __len__(self) -> int:
-        return 0 if self.waiting is None else self.waiting.shape[1]
+        return sum(piece.shape[1] for piece in self.pieces)
 
     def put(self, x: Tensor | None) -> None:
         if x is not None:
-            self.waiting = x if self.waiting is None else torch.cat([self.waiting, x], 1)
+            self.pieces.append(x)
 
-    def take(self, n: int) -> Tensor | None:
-        if n == 0 or self.waiting is None:
-            return None
-        taken, self.waiting = self.waiting[:, :n], self.waiting[:, n:]
-        return taken
+    def take(self, n: int) -> Tensor:
+        """The first n, of at least as many and at least one piece."""
+        frames = torch.cat(self.pieces, 1)
+        self.pieces = [frames[:, n:]]
+        return frames[:, :n]
 
 
-def chain_of(trunk: Backbone) -> Chain:
-    """A trunk over one row, piece by piece."""
-    enter = Stage(lambda x: trunk.enter_norm(trunk.enter(x)), trunk.enter.sides)
-    return Chain(enter, *(Stage(block, block.sides) for block in trunk.blocks), Stage(trunk.leave_norm))
+def chain_of(backbone: Backbone) -> Chain:
+    """A backbone over one row, piece by piece."""
+    enter = Stage(lambda x: backbone.enter_norm(backbone.enter(x)), backbone.sides)
+    return Chain(enter, *(Stage(block, backbone.sides) for block in backbone.blocks), Stage(backbone.leave_norm))
 
 
 class Speaking:
-    """One row being spoken: give it frame units with `push`, then call `finish`.
+    """The state of one row: pass frame units to `push`, then call `finish`.
 
-    What it returns, put together, is what `UnitVocoder.resynth` makes of all units at once, to 1e-5. Its memory does not grow.
+    The results, concatenated, are what `UnitVocoder.resynth` makes of all units at once, to 1e-5. Memory does not grow.
     """
 
     def __init__(self, vocoder: UnitVocoder, *, speaker: str | int | None = None):
@@ -95,9 +97,9 @@ class Speaking:
         self.speaker = torch.tensor([vocoder.speaker_index(speaker)], device=vocoder.unit_embedding.weight.device)
         self.trunk = chain_of(vocoder.trunk)
         istft = vocoder.head.istft
-        # The last column says that a frame is there.
+        # The last column is the mask.
         self.add = Stage(lambda x: istft.add(x[..., :-1], x[..., -1]), istft.sides)
-        self.frames = 0  # of the iSTFT that were made
+        self.frames = 0  # of the iSTFT so far
         if config.f0:
             source = vocoder.excitation
             self.pitch = Chain(
@@ -110,7 +112,7 @@ class Speaking:
             )  # fmt: skip
 
     def push(self, units: np.ndarray) -> np.ndarray:
-        """Frame units (n,) int64 in the codebook → the samples that they complete, (m,) float32, maybe none."""
+        """Frame units (n,) int64 in the codebook → the samples that they complete, (m,) float32, m ≥ 0."""
         return self._step(
             torch.from_numpy(np.asarray(units, np.int64))[None].to(self.speaker.device) if len(units) else None, False
         )
@@ -135,8 +137,9 @@ class Speaking:
         ready = None if f0 is None else vocoder.embed(self.units.take(f0.shape[1]), self.speaker, f0)
         self.filters.put(self.trunk(ready, last))
         self.pulses.put(self.source(None if f0 is None else dequantise_f0(f0), last))
-        n = min(len(self.filters), len(self.pulses))
-        return self._sound(self.filters.take(n), last, self.pulses.take(n))
+        if n := min(len(self.filters), len(self.pulses)):
+            return self._sound(self.filters.take(n), last, self.pulses.take(n))
+        return self._sound(None, last)
 
     def _pulses(self, f0: Tensor) -> Tensor:
         source = self.vocoder.excitation
@@ -146,16 +149,16 @@ class Speaking:
     def _sound(self, x: Tensor | None, last: bool, pulses: Tensor | None = None) -> Tensor | None:
         head, frames = self.vocoder.head, None
         if x is not None:
-            here = x.new_ones(x.shape[:2])
+            mask = x.new_ones(x.shape[:2])
             first = torch.tensor([self.frames], device=x.device)
-            noise = None if pulses is None else self.vocoder.excitation.noise(first, x.shape[1])
-            frames = torch.cat([head.istft.frames(head.spectrum(x, pulses, noise), here), here[..., None]], 2)
+            sources = None if pulses is None else (pulses, self.vocoder.excitation.noise(first, x.shape[1]))
+            frames = torch.cat([head.istft.frames(head.spectrum(x, sources), mask), mask[..., None]], 2)
             self.frames += x.shape[1]
         return self.add(frames, last)
 
 
 class Durations:
-    """Units without repetitions, piece by piece, as frame units with predicted durations; a run that goes on in the next piece is one."""
+    """Units without repetitions, piece by piece → frame units with predicted durations. A run may continue in the next piece."""
 
     def __init__(self, vocoder: UnitVocoder, *, speaker: str | int | None = None):
         predictor = vocoder.durations
@@ -163,13 +166,13 @@ class Durations:
         self.speaker = torch.tensor([vocoder.speaker_index(speaker)], device=self.device)
         self.predictor = predictor
         self.chain = Chain(
-            *(Stage(lambda x, k=k: predictor.layer(k, x), predictor.sides) for k in range(len(predictor.convolutions))),
+            *(Stage(partial(predictor.layer, k), predictor.sides) for k in range(len(predictor.convolutions))),
             Stage(lambda x: predictor.project(x).float()),
         )
         self.units, self.previous = Queue(), -1
 
     def __call__(self, units: np.ndarray, *, join: bool, last: bool = False) -> np.ndarray:
-        """Units (n,) int64 → frame units (m,) int64 of those that are decided."""
+        """Units (n,) int64 → frame units (m,) int64 of those whose durations have all their context; `join` joins runs."""
         if join and len(units):
             before = np.concatenate([[self.previous], units[:-1]])
             self.previous, units = int(units[-1]), units[units != before]
@@ -184,24 +187,23 @@ class Durations:
 
 
 def stream(
-    vocoder: UnitVocoder, pieces: Iterable[Any], *, speaker: str | int | None = None, durations: str = "given"
+    vocoder: UnitVocoder, pieces: Iterable[UnitsLike], *, speaker: str | int | None = None, durations: str = "given"
 ) -> Iterator[np.ndarray]:
-    """Speak one row while it comes; see `UnitVocoder.stream`."""
-    if durations not in ("given", "predict"):
-        raise ModelError(f'durations must be "given" or "predict", not {durations!r}')
+    """See `UnitVocoder.stream`."""
+    check_durations(durations)
     speaking, lengths = Speaking(vocoder, speaker=speaker), Durations(vocoder, speaker=speaker)
-    given = False
+    empty = True
     for piece in pieces:
         if not len(Units.of(piece)):
             continue
-        units, given = vocoder.checked(piece), True
+        units, empty = vocoder.checked(piece), False
         if durations == "predict":
             frames = lengths(units.units, join=isinstance(piece, Units))
         else:
             frames = units.frames()
         if len(audio := speaking.push(frames)):
             yield audio
-    if not given:
+    if empty:
         raise ModelError("there are no units to speak")
     if durations == "predict":
         rest = lengths(np.zeros(0, np.int64), join=True, last=True)

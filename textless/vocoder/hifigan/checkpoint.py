@@ -1,4 +1,4 @@
-"""What stands in the files of a published unit HiFi-GAN: entries and tensors, each checked when it is taken."""
+"""Configuration and weights of a published unit HiFi-GAN: entries and tensors, each checked when it is read."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Settings:
 
     def wholes(self, key: str, value: Any = None) -> list[int]:
         value = self[key] if value is None else value
-        few = isinstance(value, list) and 1 <= len(value) <= 64
-        if not few or any(type(v) is not int or not 1 <= v <= 1000 for v in value):
+        short = isinstance(value, list) and 1 <= len(value) <= 64
+        if not short or any(type(v) is not int or not 1 <= v <= 1000 for v in value):
             raise self.error(
                 f"{key} is {_brief(value)} where a list of whole numbers from 1 to 1000, 64 at most, is wanted"
             )
@@ -92,9 +92,9 @@ class Weights:
             raise ModelError(f"{self.place}: has no {name}, for which {self.config} asks; are they of one model?")
         tensor = self.left.pop(name)
         if tensor.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, tensor.shape, strict=True)):
-            wanted = str(shape).replace("None", "any")
+            expected = str(shape).replace("None", "any")
             raise ModelError(
-                f"{self.place}: {name} is {tuple(tensor.shape)} where {self.config} asks for {wanted}; are they of one model?"
+                f"{self.place}: {name} is {tuple(tensor.shape)} where {self.config} asks for {expected}; are they of one model?"
             )
         check_finite(self.place, name, tensor)
         return tensor.float().clone()
@@ -104,13 +104,13 @@ class Weights:
         return self.take(f"{name}.weight", *shape), self.take(f"{name}.bias", shape[axis])
 
     def fill(self, name: str, module: Callable[..., nn.Module], *args: Any, **options: Any) -> nn.Module:
-        """module(…) with the parameters that stand under `name`."""
-        with torch.device("meta"):  # nothing is made or drawn that is replaced
-            made = module(*args, **options)
-        made.load_state_dict(
-            {key: self.take(f"{name}.{key}", *empty.shape) for key, empty in made.state_dict().items()}, assign=True
+        """module(…) with the parameters under `name`."""
+        with torch.device("meta"):  # parameters that are replaced are neither allocated nor drawn
+            filled = module(*args, **options)
+        filled.load_state_dict(
+            {key: self.take(f"{name}.{key}", *empty.shape) for key, empty in filled.state_dict().items()}, assign=True
         )
-        return made
+        return filled
 
     def table(self, name: str, rows: int | None, dim: int) -> nn.Embedding:
         return nn.Embedding.from_pretrained(self.take(f"{name}.weight", rows, dim))

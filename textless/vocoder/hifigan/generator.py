@@ -1,7 +1,7 @@
-"""HiFi-GAN's generator (Kong et al. 2020, arXiv:2010.05646, section 2.2) as it was published.
+"""HiFi-GAN's generator (Kong et al. 2020, arXiv:2010.05646, section 2.2).
 
-It computes what the published code does, in another order of arithmetic that takes half to two thirds of the time: see
-`Convolution` and `Stage`.
+It computes the function of the published code in another order of arithmetic, in half to two thirds of the time: see `Convolution` and
+`Stage`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from textless.vocoder.hifigan.checkpoint import Settings, Weights
 
-SLOPE = 0.1  # of the leaky ReLUs; the one before the last convolution has torch's default in all published code
+SLOPE = 0.1  # of the leaky ReLUs; in all published code the one before the last convolution has torch's default
 TILE = 24  # samples that `Convolution` transforms together
-PASS = 1500  # frames that are spoken in one go: memory does not grow with longer ones
+PASS = 1500  # frames in one pass of the generator, so that memory does not grow with the length
 
 
 def few_products(tile: int, kernel: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,18 +57,23 @@ class Convolution(nn.Module):
         slope: of the leaky ReLU; 1 for none.
     """
 
+    inputs: Tensor
+    outputs: Tensor
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, weight: Tensor, bias: Tensor, *, dilation: int = 1, slope: float = SLOPE) -> None:
         super().__init__()
         self.kernel, self.dilation, self.slope = weight.shape[2], dilation, slope
         self.side = (self.kernel - 1) * dilation // 2
-        # fewer channels or a shorter kernel leave too little to save for what the transforms cost; a longer one fills the tile
+        # with fewer channels or a shorter kernel the transforms cost more than they save; a longer kernel fills the tile
         self.tiled = weight.dtype == torch.float32 and min(weight.shape[:2]) >= 64 and 5 <= self.kernel <= TILE // 2
         if self.tiled:
             inputs, weights, outputs = few_products(TILE, self.kernel)
             self.register_buffer("inputs", inputs.float())
             self.register_buffer("outputs", outputs.float())
             weight = (weights.float() @ weight.permute(2, 1, 0).flatten(1)).unflatten(1, weight.shape[1::-1])
-            bias = bias * TILE  # of frequency 0, whose sum over the tile it is
+            bias = bias * TILE  # added at frequency 0, the sum over the tile
         else:
             weight = weight[:, :, None].contiguous(memory_format=torch.channels_last)
         self.register_buffer("weight", weight)
@@ -78,7 +83,7 @@ class Convolution(nn.Module):
         if self.tiled:
             return self._tiles(x)
         x = F.leaky_relu(x.to(self.weight.dtype), self.slope)
-        # as a picture one pixel high: oneDNN takes it as it lies in memory, channels last, where conv1d would reorder it twice
+        # as an image one pixel high: oneDNN reads it in place, channels last, where conv1d would reorder it twice
         y = F.conv2d(x.T[None, :, None], self.weight, self.bias, padding=(0, self.side), dilation=(1, self.dilation))
         return y[0, :, 0].T
 
@@ -108,6 +113,9 @@ class Upsampling(nn.Module):
         weight: (in, out, kernel), kernel - rate even and not negative.
     """
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, weight: Tensor, bias: Tensor, rate: int) -> None:
         super().__init__()
         channels, self.channels, kernel = weight.shape
@@ -127,36 +135,41 @@ class Upsampling(nn.Module):
         return y.view(-1, self.channels)[self.side : self.side + len(x) * self.rate]
 
 
+class ResidualBlock(nn.Module):
+    """Layers of convolutions, each added to its input: (T, channels) → (T, channels)."""
+
+    def __init__(self, layers: Sequence[Sequence[Convolution]]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(*layer) for layer in layers)
+        self.reach = sum(convolution.side for layer in layers for convolution in layer)  # samples to either side
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x).add_(x)
+        return x
+
+
 class Stage(nn.Module):
     """One step up in rate: an upsampling, then the mean of residual blocks of several kernels. (T, in) → (T * rate, out).
 
-    Args:
-        blocks: residual blocks, each a list of layers, each a list of convolutions; what they make of x is added to x.
-
-    A long row is taken in pieces which stay in the cache of a core; each piece is made with as many frames around it as it hears.
+    A long row is cut into pieces that fit in the cache of a core; each piece is computed with the context that its samples depend on.
     """
 
-    def __init__(self, up: Upsampling, blocks: Sequence[Sequence[Sequence[Convolution]]]) -> None:
+    def __init__(self, up: Upsampling, blocks: Sequence[ResidualBlock]) -> None:
         super().__init__()
-        self.up = up
-        self.blocks = nn.ModuleList(nn.ModuleList(nn.ModuleList(layer) for layer in block) for block in blocks)
-        self.reach = max(sum(c.side for layer in block for c in layer) for block in blocks)  # samples to either side
-        self.halo = -(-(self.reach + up.side) // up.rate) + up.taps - 1  # frames
+        self.up, self.blocks = up, nn.ModuleList(blocks)
+        reach = max(block.reach for block in blocks)
+        self.halo = -(-(reach + up.side) // up.rate) + up.taps - 1  # frames
 
     def forward(self, x: Tensor) -> Tensor:
         rate, channels = self.up.rate, self.up.channels
         out = x.new_zeros(len(x) * rate, channels)
-        # 800 KB a thread, unless it were mostly surroundings
+        # 800 KB a thread, but not so short that most of it would be context
         size = max(2000, 200_000 * torch.get_num_threads() // channels) if x.device.type == "cpu" else len(out)
         for (start, stop), (low, high) in pieces(len(x), size // rate, self.halo):
-            risen = self.up(x[low:high])
+            upsampled = self.up(x[low:high])
             for block in self.blocks:
-                y = risen
-                for layer in block:
-                    z = y
-                    for convolution in layer:
-                        z = convolution(z)
-                    y = z.add_(y)
+                y = block(upsampled)
                 out[start * rate : stop * rate].add_(
                     y[(start - low) * rate : (stop - low) * rate], alpha=1 / len(self.blocks)
                 )
@@ -164,7 +177,7 @@ class Stage(nn.Module):
 
 
 def pieces(total: int, size: int, halo: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """Parts of `total` of about `size`, all alike: each as (start, stop), and the same with up to `halo` more to either side."""
+    """Parts of `total`, of about `size` and of equal length: (start, stop) of each, without and with a `halo` on either side."""
     count = max(1, round(total / max(1, size)))
     edges = [total * i // count for i in range(count + 1)]
     for start, stop in itertools.pairwise(edges):
@@ -172,7 +185,7 @@ def pieces(total: int, size: int, halo: int) -> Iterator[tuple[tuple[int, int], 
 
 
 class Generator(nn.Module):
-    """HiFi-GAN: (T, channels) float32, the inputs of each frame side by side, → (T * rate,) float32 in [-1, 1]."""
+    """HiFi-GAN: (T, channels) float32, the concatenated inputs of each frame → (T * rate,) float32 in [-1, 1]."""
 
     def __init__(self, settings: Settings, weights: Weights, channels: int, dtype: torch.dtype) -> None:
         super().__init__()
@@ -196,28 +209,30 @@ class Generator(nn.Module):
         def convolution(name: str, *shape: int, dilation: int = 1) -> Convolution:
             return Convolution(*(t.to(dtype) for t in weights.pair(name, *shape)), dilation=dilation)
 
-        # the first and the last stay in float32: they are cheap, and all that is heard goes through them
+        # the first and the last stay in float32: they are cheap, and all of the audio goes through them
         self.before = Convolution(*weights.pair("conv_pre", width, channels, 7), slope=1.0)
-        self.stages = nn.ModuleList()
+        stages: list[Stage] = []
         for i, (rate, up) in enumerate(zip(rates, ups, strict=True)):
             weight, bias = weights.pair(f"ups.{i}", width, width // 2, up, axis=1)
             width //= 2
-            blocks: list[list[list[Convolution]]] = []
+            blocks: list[ResidualBlock] = []
             for j, (kernel, steps) in enumerate(zip(kernels, dilations, strict=True), i * len(kernels)):
-                # HiFi-GAN's two kinds of residual block; configurations do not agree on how to say which
+                # HiFi-GAN's two kinds of residual block; configurations name them differently
                 first, *second = ("convs",) if f"resblocks.{j}.convs.0.weight" in weights.left else ("convs1", "convs2")
-                blocks.append([])
+                layers = []
                 for n, dilation in enumerate(steps):
                     dilated = convolution(f"resblocks.{j}.{first}.{n}", width, width, kernel, dilation=dilation)
-                    blocks[-1].append(
+                    layers.append(
                         [dilated, *(convolution(f"resblocks.{j}.{s}.{n}", width, width, kernel) for s in second)]
                     )
-            self.stages.append(Stage(Upsampling(weight.to(dtype), bias.to(dtype), rate), blocks))
+                blocks.append(ResidualBlock(layers))
+            stages.append(Stage(Upsampling(weight.to(dtype), bias.to(dtype), rate), blocks))
+        self.stages = nn.ModuleList(stages)
         self.after = Convolution(*weights.pair("conv_post", 1, width, 7), slope=0.01)
         self.rate, self.halo = math.prod(rates), self.after.side
-        for stage in reversed(self.stages):
+        for stage in reversed(stages):
             self.halo = -(-self.halo // stage.up.rate) + stage.halo
-        self.halo += self.before.side  # frames to either side that a sample hears
+        self.halo += self.before.side  # frames to either side that a sample depends on
 
     def forward(self, x: Tensor) -> Tensor:
         audio = x.new_empty(len(x) * self.rate)

@@ -1,4 +1,4 @@
-"""Published unit HiFi-GANs: `config.json` and a checkpoint `{"generator": …}`, as speech-resynthesis, fairseq and textlesslib write them.
+"""Published unit HiFi-GANs: `config.json` and a checkpoint `{"generator": …}`, written by speech-resynthesis, fairseq or textlesslib.
 
 The generator is HiFi-GAN's on embeddings instead of spectra (Polyak et al. 2021, arXiv:2104.00355). Each frame's input is, in this order:
 its unit, F0, speaker, style (Nguyen et al. 2023, arXiv:2308.05725).
@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from textless.errors import ModelError
 from textless.model_io import read_json
 from textless.pickles import load_torch, plain
-from textless.types import UnitContract, Units
-from textless.vocoder.base import check_units, index_of, is_one
+from textless.types import UnitContract
+from textless.vocoder.base import BaseVocoder, dtype_of
 from textless.vocoder.hifigan.checkpoint import Settings, Weights
 from textless.vocoder.hifigan.generator import Generator
 
 F0_RATE = 200  # values a second that the published F0 quantisers were trained on (YAAPT every 5 ms)
-LARGEST = 20.0  # no F0 less its mean over its deviation is larger, and none in Hz smaller
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+LARGEST = 20.0  # normalised F0 is never larger, F0 in Hz never smaller
+Statistics = dict[Any, tuple[float, float]]  # mean and deviation of F0, Hz, by speaker; None for all others
 UNSUPPORTED = {
     "embedder_params": "speakers are given as vectors of an embedder",
     "lambda_commit_code": "its units are of its own VQ-VAE",
@@ -41,7 +41,7 @@ UNSUPPORTED = {
 class PublishedDurations(nn.Module):
     """Frames of each unit of a sequence without repetitions, from the units' embeddings (Lee et al. 2022, arXiv:2107.05604, section 3.3).
 
-    FastSpeech 2's predictor, trained to d = log(frames + 1), where ours is trained to log(frames).
+    FastSpeech 2's predictor, trained to d = log(frames + 1); `DurationPredictor` is trained to log(frames).
 
     Shape: (N, dim) → (N,) int64, max(1, round(exp(d) - 1)).
     """
@@ -62,12 +62,14 @@ class PublishedDurations(nn.Module):
 
 
 class F0Codes(nn.Module):
-    """A contour of F0 → the embedding of the nearest code to its encoding, one for each `stride` values (Polyak et al. 2021, section 2.1).
+    """A contour of F0 → embeddings of the codes nearest to its encoding, one per `stride` values (Polyak et al. 2021, section 2.1).
 
     The encoder is Jukebox's (Dhariwal et al. 2020, arXiv:2005.00341, appendix B.1) with one level.
 
     Shape: (T,) with T a multiple of `stride` → (T / stride, dim).
     """
+
+    codes: Tensor
 
     def __init__(self, settings: Settings, weights: Weights, dim: int) -> None:
         super().__init__()
@@ -94,7 +96,7 @@ class F0Codes(nn.Module):
         self.register_buffer("codes", weights.take("quantizer.vq.level_blocks.0.k", codes, out))
         self.embedding = weights.table("f0_dict", codes, dim)
         for name in [n for n in weights.left if n.startswith("quantizer.decoder.")]:
-            del weights.left[name]  # was of use in its training only
+            del weights.left[name]  # of use in training only
 
     def forward(self, f0: Tensor) -> Tensor:
         x = f0[None, None]
@@ -106,16 +108,16 @@ class F0Codes(nn.Module):
 
 
 class F0Input(nn.Module):
-    """What the generator takes of F0: the values (one channel), the embeddings of their bins, or those of codes of the contour.
+    """F0 as an input of the generator: the values (one channel), the embeddings of their bins, or those of codes of the contour.
 
     Args:
-        hop, sample_rate: samples of a unit, and a second.
+        hop, sample_rate: samples of a unit; Hz.
         rate: samples that the generator makes of one of its inputs.
-        statistics: `f0_mean` and `f0_std` in Hz, and the same for single speakers under their numbers; None where they are not at hand.
+        statistics: None where the file is missing.
 
     Attributes:
         per_frame: values a unit.
-        form: what values these are.
+        form: the unit of these values, in words.
     """
 
     def __init__(
@@ -126,10 +128,11 @@ class F0Input(nn.Module):
         hop: int,
         rate: int,
         sample_rate: int,
-        statistics: dict[Any, Any] | None,
+        statistics: Statistics | None,
     ) -> None:
         super().__init__()
-        self.codes = self.bins = None
+        self.codes: F0Codes | None = None
+        self.bins: nn.Embedding | None = None
         self.per_frame, self.channels, self.form = hop // rate, 1, "Hz, 0 where unvoiced"
         self.statistics = statistics if settings.get("f0_normalize") else None
         self.raw = not settings.get("f0_normalize") or statistics is not None
@@ -146,12 +149,12 @@ class F0Input(nn.Module):
             self.bins, self.channels = weights.table("f0_quant_embed", settings.whole("f0_quant_num_bin"), dim), dim
             self.form = f"bins, integers from 0 to {self.bins.num_embeddings - 1}"
 
-    def check(self, f0: Any, frames: int, speaker: int) -> np.ndarray:
-        """What was given → (frames * per_frame,) float32, or int64 of bins. Raises ModelError that says what is wanted."""
+    def check(self, f0: np.ndarray | None, frames: int, speaker: int) -> np.ndarray:
+        """F0 that a caller passes → (frames * per_frame,) float32, or int64 of bins. Raises ModelError that says what is expected."""
         sizes = f"{frames} values, one a unit" + (f", or {frames * self.per_frame}" if self.per_frame > 1 else "")
         if f0 is None or (f0 := np.asarray(f0)).shape not in ((frames,), (frames * self.per_frame,)):
-            given = "none" if f0 is None else f"shape {f0.shape}"
-            raise ModelError(f"the vocoder needs f0 ({self.form}): {sizes}; given: {given}")
+            shape = "none" if f0 is None else f"shape {f0.shape}"
+            raise ModelError(f"the vocoder needs f0 ({self.form}): {sizes}; given: {shape}")
         f0 = np.repeat(f0, frames * self.per_frame // len(f0))
         if self.bins is not None:
             if not np.issubdtype(f0.dtype, np.integer) or f0.min() < 0 or f0.max() >= self.bins.num_embeddings:
@@ -163,25 +166,27 @@ class F0Input(nn.Module):
         if not self.raw and np.abs(f0).max() > LARGEST:
             raise ModelError(
                 f"f0 must be {self.form}, but holds {np.abs(f0).max():.0f}; "
-                "copy the file that the configuration calls f0_stats beside the checkpoint, and Hz will do"
+                "copy the file named in f0_stats of the configuration next to the checkpoint to give Hz"
             )
         if self.statistics is not None:
-            own = self.statistics.get(speaker, self.statistics)
-            f0 = np.where(f0 == 0, 0, (f0 - own["f0_mean"]) / own["f0_std"]).astype(np.float32)
+            mean, deviation = self.statistics.get(speaker, self.statistics[None])
+            f0 = np.where(f0 == 0, 0, (f0 - mean) / deviation).astype(np.float32)
         return f0
 
     def forward(self, f0: Tensor) -> Tensor:
-        """What `check` gives → (inputs of the generator, channels), perhaps a few more."""
+        """Output of `check` → (inputs of the generator, channels), with a few more at the end where there are codes."""
         if self.codes is not None:
-            codes = self.codes(
-                F.pad(f0, (0, -len(f0) % self.codes.stride))
-            )  # what is missing of the last code is unvoiced
+            codes = self.codes(F.pad(f0, (0, -len(f0) % self.codes.stride)))  # the end of the last code is unvoiced
             return codes.repeat_interleave(self.codes.stride // self.per_frame, 0)
         return f0[:, None] if self.bins is None else self.bins(f0)
 
 
-class UnitHifiGan(nn.Module):
-    """Speech from discrete units by a published HiFi-GAN, with the surface of `UnitVocoder`. For inference.
+class UnitHifiGan(BaseVocoder):
+    """Speech from discrete units by a published HiFi-GAN. For inference.
+
+    Models with F0 need `f0` of `resynth`: a value for each frame, or `.f0.per_frame` values, or a list of such arrays. (T,) Hz, 0
+    where unvoiced; bins, where the configuration has f0_quant_num_bin; where it has f0_normalize and the file named in its f0_stats
+    is missing, voiced values less the mean over the deviation.
 
     Args:
         settings, weights: of one model; all weights are taken.
@@ -190,14 +195,11 @@ class UnitHifiGan(nn.Module):
         precision: `fp32`, or `bf16`, which is faster on a CPU with matrix units for it, and adds noise of about -40 dB.
 
     Attributes:
-        sample_rate: Hz.
-        frame_rate: units a second.
-        n_units: size of the codebook.
         speakers, styles: names, or "0", "1", …; `styles` is empty where there are none.
-        contract: of its units: their number, sample rate and frame rate are known, what made them is not.
+        contract: of its units: their number, sample rate and frame rate are known, their encoder and codebook are not.
 
     Raises:
-        ModelError: settings and weights do not fit together, or are of a variant that is not supported.
+        ModelError: settings and weights do not match, or are of a variant that is not supported.
     """
 
     def __init__(
@@ -207,36 +209,35 @@ class UnitHifiGan(nn.Module):
         *,
         speakers: Sequence[str] = (),
         styles: Sequence[str] = (),
-        f0_statistics: dict[Any, Any] | None = None,
+        f0_statistics: Statistics | None = None,
         precision: str = "fp32",
     ) -> None:
-        super().__init__()
-        if precision not in PRECISIONS:
-            raise ModelError(f"precision is {precision!r}; known: {', '.join(PRECISIONS)}")
+        dtype = dtype_of(precision)
         for key, why in UNSUPPORTED.items():
             if settings.get(key):
                 raise settings.error(f"has {key} ({why}), which is not supported")
-        self.n_units, dim = settings.whole("num_embeddings"), settings.whole("embedding_dim")
+        n_units, dim = settings.whole("num_embeddings"), settings.whole("embedding_dim")
         rate = math.prod(settings.wholes("upsample_rates"))
-        self.sample_rate, self.hop = settings.rate("sampling_rate", 16000), settings.whole("code_hop_size", rate)
-        self.frame_rate = self.sample_rate / self.hop
-        self.contract = UnitContract(n_units=self.n_units, sample_rate=self.sample_rate, frame_rate=self.frame_rate)
-        self.repeats = self.hop // rate  # units are repeated where F0 comes faster
-        if self.hop % rate or (self.repeats > 1 and not settings.get("f0")):
-            raise settings.error(f"code_hop_size is {self.hop} but upsample_rates make {rate} samples of a unit")
+        sample_rate, hop = settings.rate("sampling_rate", 16000), settings.whole("code_hop_size", rate)
+        contract = UnitContract(n_units=n_units, sample_rate=sample_rate, frame_rate=sample_rate / hop)
+        super().__init__(contract, n_units=n_units, sample_rate=sample_rate, hop=hop, speakers=("0",))
+        self.repeats = hop // rate  # units are repeated where F0 has more values
+        if hop % rate or (self.repeats > 1 and not settings.get("f0")):
+            raise settings.error(f"code_hop_size is {hop} but upsample_rates make {rate} samples of a unit")
 
-        self.unit_embedding = weights.table("dict", self.n_units, dim)
-        self.f0 = self.speaker_embedding = self.style_embedding = self.durations = None
-        self.speakers, self.styles = ("0",), ()
+        self.unit_embedding = weights.table("dict", n_units, dim)
+        self.f0: F0Input | None = None
+        self.speaker_embedding: nn.Embedding | None = None
+        self.style_embedding: nn.Embedding | None = None
+        self.durations: PublishedDurations | None = None
         channels = dim
         if settings.get("f0"):
-            self.f0 = F0Input(settings, weights, dim, self.hop, rate, self.sample_rate, f0_statistics)
+            self.f0 = F0Input(settings, weights, dim, hop, rate, sample_rate, f0_statistics)
             channels += self.f0.channels
         if kind := settings.get("multispkr"):
             self.speaker_embedding = weights.table("spkr", None, dim)
-            rows = (
-                1 if kind == "single" else self.speaker_embedding.num_embeddings
-            )  # speech-resynthesis makes a table of 200 for one, too
+            # speech-resynthesis makes a table of 200 for a single speaker, too
+            rows = 1 if kind == "single" else self.speaker_embedding.num_embeddings
             self.speakers = _names("speakers", speakers, rows)
             channels += dim
         if settings.get("multistyle"):
@@ -246,99 +247,46 @@ class UnitHifiGan(nn.Module):
         if settings.get("dur_predictor_params"):
             hidden = settings.inner("dur_predictor_params").whole("var_pred_hidden_dim")
             self.durations = PublishedDurations(weights, dim, hidden)
-        self.generator = Generator(settings, weights, channels, PRECISIONS[precision])
+        self.generator = Generator(settings, weights, channels, dtype)
         weights.close()
         self.eval().requires_grad_(False)
 
-    def resynth(
-        self,
-        units: Units | np.ndarray | Sequence[Any],
-        *,
-        speaker: str | int | None = None,
-        durations: str = "given",
-        style: str | int | None = None,
-        f0: np.ndarray | Sequence[np.ndarray] | None = None,
-    ) -> np.ndarray | list[np.ndarray]:
-        """Speak units.
-
-        Args:
-            units: Units or (N,) integers, or a list of those. A bare array is taken literally: each unit is one frame, or has
-                a duration of its own if durations are predicted.
-            speaker, style: name or index; None is the first. A string that is a name and a number is the name, an integer that is both
-                the index.
-            durations: "given": those of the units, one frame each where there are none. "predict": predicted from the units,
-                for Units with their runs joined.
-            f0: for models that hear F0, which then need it: a value for each frame, or `.f0.per_frame` values, or a list of such
-                arrays. (T,) Hz, 0 where unvoiced; where the configuration has f0_quant_num_bin, bins; where it has f0_normalize and
-                the file that it calls f0_stats is not beside the checkpoint, voiced values less the mean over the deviation.
-
-        Returns:
-            (frames * hop,) float32 at `sample_rate`, or a list of them. A row of a list has the samples that it has alone.
-
-        Raises:
-            ContractError: units of another kind, or outside the codebook.
-            ModelError: no units, no such speaker or style, no duration predictor, F0 that is missing, not as above, or not heard.
-        """
-        one = is_one(units)
-        if durations not in ("given", "predict"):
-            raise ModelError(f'durations must be "given" or "predict", not {durations!r}')
-        who, how = self.speaker_index(speaker), (0 if style is None else index_of("style", style, self.styles))
-        rows = [check_units(u, self.contract, self.n_units) for u in ([units] if one else units)]
-        if durations == "predict":
-            joined = [
-                u.deduplicated().units if isinstance(given, Units) else u.units
-                for u, given in zip(rows, [units] if one else units, strict=True)
-            ]
-            frames = [np.repeat(u, d) for u, d in zip(joined, self.predict_durations(joined), strict=True)]
-        else:
-            frames = [u.frames() for u in rows]
-        if self.f0 is None and f0 is not None:
-            raise ModelError("the vocoder does not hear F0; leave f0 out")
-        pitches = [f0] * len(rows) if one or f0 is None else list(f0)
-        if len(pitches) != len(rows):
-            raise ModelError(f"f0 has {len(pitches)} rows where the units have {len(rows)}")
-        if self.f0 is not None:
-            pitches = [self.f0.check(p, len(u), who) for p, u in zip(pitches, frames, strict=True)]
-        # One by one: a row keeps a CPU busy, and rows of several lengths would have to be masked before each of 90 convolutions.
-        waveforms = [self._speak(u, p, who, how) for u, p in zip(frames, pitches, strict=True)]
-        return waveforms[0] if one else waveforms
-
+    @torch.inference_mode()
     def predict_durations(self, units: Sequence[np.ndarray], *, speaker: str | int | None = None) -> list[np.ndarray]:
-        """Frames of each unit: max(1, round(exp(d) - 1)).
+        """Frames of each unit: max(1, round(exp(d) - 1)), d the predicted log-duration; the same for every speaker.
 
-        Args:
-            units: sequences (N,) int64 in the codebook, runs already joined.
-            speaker: makes no difference to a published predictor.
-
-        Returns:
-            a list of (N,) int64.
-
-        Raises:
-            ModelError: the model predicts none.
+        A list of (N,) int64, runs already joined → a list of (N,) int64. Raises ModelError when the model predicts none.
         """
         if self.durations is None:
-            raise ModelError(
-                "the vocoder does not predict durations; give units with durations, or a unit for each frame"
-            )
-        with torch.inference_mode():
-            return [
-                self.durations(self.unit_embedding(self._tensor(np.asarray(u, np.int64)))).cpu().numpy() for u in units
-            ]
+            return super().predict_durations(units, speaker=speaker)
+        return [self.durations(self.unit_embedding(self._tensor(np.asarray(u, np.int64)))).cpu().numpy() for u in units]
 
-    def speaker_index(self, speaker: str | int | None) -> int:
-        """Position of a speaker, given by name or index; see `base.index_of`. Raises ModelError for one that is not there."""
-        return index_of("speaker", speaker, self.speakers)
+    def _contours(
+        self, f0: Sequence[np.ndarray] | None, frames: list[np.ndarray], speaker: int
+    ) -> list[np.ndarray] | None:
+        """Output of `F0Input.check` for each row."""
+        if self.f0 is None:
+            return super()._contours(f0, frames, speaker)
+        rows = [None] * len(frames) if f0 is None else list(f0)
+        if len(rows) != len(frames):
+            raise ModelError(f"f0 has {len(rows)} rows but the units have {len(frames)}")
+        return [self.f0.check(row, len(units), speaker) for row, units in zip(rows, frames, strict=True)]
 
     @torch.inference_mode()
-    def _speak(self, units: np.ndarray, f0: np.ndarray | None, speaker: int, style: int) -> np.ndarray:
-        """(T,) int64, and what `F0Input.check` gave for it → (T * hop,) float32."""
-        parts = [self.unit_embedding(self._tensor(units)).repeat_interleave(self.repeats, 0)]
-        if self.f0 is not None:
-            parts.append(self.f0(self._tensor(f0))[: len(parts[0])])
-        for table, row in ((self.speaker_embedding, speaker), (self.style_embedding, style)):
-            if table is not None:
-                parts.append(table.weight[row].expand(len(parts[0]), -1))
-        return self.generator(torch.cat(parts, 1)).cpu().numpy()
+    def _speak(
+        self, frames: list[np.ndarray], contours: list[np.ndarray] | None, speaker: int, style: int
+    ) -> list[np.ndarray]:
+        # One by one: a row keeps a CPU busy, and rows of several lengths would have to be masked before each of 90 convolutions.
+        waveforms = []
+        for n, units in enumerate(frames):
+            parts = [self.unit_embedding(self._tensor(units)).repeat_interleave(self.repeats, 0)]
+            if self.f0 is not None and contours is not None:
+                parts.append(self.f0(self._tensor(contours[n]))[: len(parts[0])])
+            for table, row in ((self.speaker_embedding, speaker), (self.style_embedding, style)):
+                if table is not None:
+                    parts.append(table.weight[row].expand(len(parts[0]), -1))
+            waveforms.append(self.generator(torch.cat(parts, 1)).cpu().numpy())
+        return waveforms
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self.unit_embedding.weight.device)
@@ -347,7 +295,7 @@ class UnitHifiGan(nn.Module):
 def _names(what: str, names: Sequence[str], rows: int) -> tuple[str, ...]:
     if len(names) > rows or len(set(names)) != len(names):
         raise ModelError(
-            f"{what}.txt beside the checkpoint has {len(names)} names for {rows} {what}, or one of them twice; remove it"
+            f"{what}.txt next to the checkpoint has {len(names)} names for {rows} {what}, or a duplicate name; remove it"
         )
     return tuple(names) or tuple(map(str, range(rows)))
 
@@ -356,13 +304,13 @@ def load_hifigan(path: Path | str, config: Path | str | None = None, *, precisio
     """A published unit HiFi-GAN, on the CPU. Nothing in the files is run.
 
     Args:
-        path: the checkpoint. What is published beside it is read too: `speakers.txt` and `styles.txt`, names in the order of their
-            numbers, and the statistics of F0 under the name in which the configuration's f0_stats ends.
-        config: its configuration; None is `config.json` beside it, else its own name with `.json`.
+        path: the checkpoint. Files in its folder are read too: `speakers.txt` and `styles.txt`, names in the order of their numbers,
+            and the statistics of F0 under the last part of the configuration's f0_stats.
+        config: its configuration; None is `config.json` in its folder, else its own name with `.json`.
         precision: see `UnitHifiGan`.
 
     Raises:
-        ModelError: a file is missing, damaged or of another kind, or they are not of one model.
+        ModelError: a file is missing, damaged or of another kind, or they are of different models.
     """
     path = Path(path)
     places = [path.parent / "config.json", path.parent / f"{path.stem}.json"] if config is None else [Path(config)]
@@ -392,15 +340,14 @@ def _lines(file: Path) -> list[str]:
     return [line.strip() for line in file.read_text(errors="replace").strip().splitlines()] if file.is_file() else []
 
 
-def _statistics(file: Path) -> dict[Any, Any]:
-    """See `F0Input`. Raises ModelError."""
+def _statistics(file: Path) -> Statistics:
+    """From `{"f0_mean": …, "f0_std": …, speaker: {"f0_mean": …, "f0_std": …}, …}`. Raises ModelError."""
     content = plain(load_torch(file))
     try:
-        result = {k: v if isinstance(v, dict) else float(v) for k, v in content.items()}
-        for one in [result, *(v for v in result.values() if isinstance(v, dict))]:
-            one |= {k: float(one[k]) for k in ("f0_mean", "f0_std")}
-            if not (one["f0_std"] > 0 and math.isfinite(one["f0_std"]) and math.isfinite(one["f0_mean"])):
-                raise ValueError
+        own = {speaker: value for speaker, value in content.items() if isinstance(value, dict)}
+        result = {k: (float(v["f0_mean"]), float(v["f0_std"])) for k, v in {None: content, **own}.items()}
+        if not all(math.isfinite(mean) and 0 < deviation < math.inf for mean, deviation in result.values()):
+            raise ValueError
         return result
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ModelError(

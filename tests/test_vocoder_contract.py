@@ -1,0 +1,98 @@
+"""The contract `textless.types.Vocoder`, for every class that implements it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import textless.vocoder.load  # that every vocoder is a subclass by now
+from conftest import GOLDEN
+from textless.errors import ContractError, ModelError
+from textless.types import StreamingVocoder, UnitContract, Units, Vocoder
+from textless.vocoder import UnitVocoder, VocoderConfig, load_vocoder
+from textless.vocoder.base import BaseVocoder
+
+CONTRACT = UnitContract(encoder="logmel", sample_rate=16000, frame_rate=50.0, n_units=7)
+
+
+def unit_vocoder(**fields) -> UnitVocoder:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = VocoderConfig.of(CONTRACT, speakers=("ann", "bob"), preset="nano", **fields)
+        return UnitVocoder(config, CONTRACT).eval()
+
+
+VOCODERS = {
+    "unit vocoder": lambda: unit_vocoder(),
+    "unit vocoder with F0": lambda: unit_vocoder(f0=True),
+    "HiFi-GAN": lambda: load_vocoder(GOLDEN / "codehifigan_speakers.pt"),
+    "HiFi-GAN with durations": lambda: load_vocoder(GOLDEN / "codehifigan_duration.pt"),
+}
+
+
+@pytest.fixture(params=VOCODERS)
+def vocoder(request) -> BaseVocoder:
+    return VOCODERS[request.param]()
+
+
+def test_every_vocoder_is_here():
+    assert {type(make()) for make in VOCODERS.values()} == set(BaseVocoder.__subclasses__())
+    assert textless.vocoder.load.FORMATS[-1].matches(GOLDEN, None)
+
+
+def test_attributes(vocoder):
+    assert isinstance(vocoder, Vocoder)
+    assert isinstance(vocoder, StreamingVocoder) == isinstance(vocoder, UnitVocoder)
+    assert vocoder.contract.n_units == vocoder.n_units
+    assert vocoder.frame_rate * vocoder.hop == vocoder.sample_rate == vocoder.contract.sample_rate
+    assert vocoder.speakers
+    assert all(isinstance(name, str) for name in (*vocoder.speakers, *vocoder.styles))
+
+
+def test_one_sequence_is_a_waveform_and_a_list_a_list(vocoder):
+    units = np.random.default_rng(0).integers(vocoder.n_units, size=12)
+    audio = vocoder.resynth(units)
+    assert (audio.dtype, audio.shape) == (np.float32, (12 * vocoder.hop,))
+    assert np.abs(audio).max() > 1e-4
+    np.testing.assert_array_equal(vocoder.resynth(units.tolist()), audio)
+    np.testing.assert_array_equal(vocoder.resynth(Units(units, None, vocoder.contract)), audio)
+    together = vocoder.resynth([units, units[:5]])
+    assert [len(row) for row in together] == [12 * vocoder.hop, 5 * vocoder.hop]
+    np.testing.assert_allclose(together[0], audio, atol=1e-5)
+    [alone] = vocoder.resynth([units])
+    np.testing.assert_array_equal(alone, audio)
+
+
+def test_durations_given_are_frames(vocoder):
+    units = Units(np.array([1, 0, 2]), np.array([3, 1, 2]), vocoder.contract)
+    np.testing.assert_array_equal(vocoder.resynth(units), vocoder.resynth([1, 1, 1, 0, 2, 2]))
+
+
+def test_speakers_by_name_and_index(vocoder):
+    first = vocoder.resynth([1, 2])
+    for speaker in (0, vocoder.speakers[0]):
+        np.testing.assert_array_equal(vocoder.resynth([1, 2], speaker=speaker), first)
+    if len(vocoder.speakers) > 1:
+        other = vocoder.resynth([1, 2], speaker=vocoder.speakers[1])
+        np.testing.assert_array_equal(vocoder.resynth([1, 2], speaker=1), other)
+        assert np.abs(other - first).max() > 1e-5
+
+
+def test_requests_that_cannot_be_met(vocoder):
+    for options, message in (
+        ({"speaker": "nobody"}, "no speaker 'nobody'"),
+        ({"style": "whisper"}, "no style 'whisper'; it has none"),
+        ({"durations": "long"}, '"given" or "predict"'),
+        ({"f0": np.ones(3)}, "F0"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            vocoder.resynth([1, 2], **options)
+    for nothing in ([], [[]], np.zeros(0, np.int64), [[1], []]):
+        with pytest.raises(ModelError, match="no units"):
+            vocoder.resynth(nothing)
+    for outside in ([vocoder.n_units], [[0], [-1]]):
+        with pytest.raises(ContractError, match="outside"):
+            vocoder.resynth(outside)
+    with pytest.raises(ContractError):
+        vocoder.resynth(Units(np.array([1]), None, vocoder.contract.with_(n_units=vocoder.n_units + 1)))
