@@ -17,8 +17,8 @@ import naive_abx
 from textless.audio.corpus import Corpus, read_rows
 from textless.audio.mfcc import FRAME_RATE, mfcc
 from textless.metrics.abx_error import abx
-from textless.metrics.items import frame_span, items_of
-from textless.metrics.units import read_alignments
+from textless.metrics.alignments import frame_span, read_alignments
+from textless.metrics.items import items_of
 from textless.units.kmeans import fit_codebook
 
 folder, corpus, split = Path(sys.argv[1]), sys.argv[2], sys.argv[3]

@@ -612,9 +612,9 @@ def build_texts(folder: Path) -> None:
 def read_texts(folder: Path) -> None:
     from textless.cli.inputs import _declared
     from textless.lm.gslm.fairseq import read_dictionary
+    from textless.metrics.alignments import frame_phones, read_alignments
     from textless.metrics.asr import read_text
     from textless.metrics.items import read_items
-    from textless.metrics.units import frame_phones, read_alignments
 
     for file in only_changed(folder):
         if file.name == "phones.tsv":

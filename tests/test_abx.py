@@ -4,8 +4,9 @@ import pytest
 
 from textless.errors import CorpusError, ModelError
 from textless.metrics.abx_error import abx
+from textless.metrics.alignments import frame_span
 from textless.metrics.dtw import dtw
-from textless.metrics.items import Item, frame_span, items_of, read_items
+from textless.metrics.items import Item, items_of, read_items
 
 RATE = 50
 
@@ -143,7 +144,7 @@ def test_chance_is_one_half_whatever_the_units_are():
 
 def test_what_cannot_be_compared():
     files, items = speech(1)
-    with pytest.raises(CorpusError, match="none of the 108 items lies in these files"):
+    with pytest.raises(CorpusError, match="none of the 108 items is in these files"):
         abx({"other": np.zeros((9, 2))}, items, frame_rate=RATE)
     lone = [i for i in items if i.speaker == "s"]
     with pytest.raises(CorpusError, match="no ABX across speakers: among 36 items none has a context with two phones"):

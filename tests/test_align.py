@@ -51,7 +51,7 @@ def test_a_pause_in_front_moves_them_all(wave):
 def test_what_cannot_be_aligned_says_why(wave, monkeypatch):
     with pytest.raises(CorpusError, match="cannot be aligned: kettlex, singz not in the dictionary"):
         align(wave, "The kettlex singz.")
-    with pytest.raises(CorpusError, match="the words do not fit onto the audio"):
+    with pytest.raises(CorpusError, match="the words do not fit the audio"):
         align(wave[:3200], SAID)
     monkeypatch.setattr(recognise, "find_spec", lambda name: None)
     with pytest.raises(

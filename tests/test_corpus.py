@@ -33,10 +33,11 @@ from textless.audio.corpus import (
 )
 from textless.audio.io import AudioError, audio_samples, read_audio, write_audio
 from textless.errors import CorpusError
+from textless.metrics.alignments import read_alignments
 from textless.metrics.asr import read_text
 from textless.metrics.items import read_items
 from textless.metrics.lm import read_pairs
-from textless.metrics.units import measure_units, read_alignments
+from textless.metrics.units import measure_units
 from textless.types import UnitContract, Units
 from textless.units.dump import UnitRow
 

@@ -12,9 +12,9 @@ from test_speech_quality import system
 
 from textless.engine.job import Job
 from textless.errors import CorpusError
-from textless.metrics.difference import unit_difference
-from textless.metrics.systems import differences, paired_difference
-from textless.metrics.units import frame_phones, measure_units
+from textless.metrics.alignments import frame_phones
+from textless.metrics.difference import differences, paired_difference, unit_difference
+from textless.metrics.units import measure_units
 from textless.steps import Difference
 from textless.steps.sources import Alignments
 from textless.units.dump import finish_dump, write_shard

@@ -8,8 +8,11 @@ from sklearn.metrics import mutual_info_score
 from textless.engine.store import Store
 from textless.engine.yaml import load_pipeline
 from textless.errors import ContractError, CorpusError, PipelineError
+from textless.metrics.alignments import frame_phones, read_alignments
+from textless.metrics.bitrate import unit_cost
 from textless.metrics.items import Item
-from textless.metrics.units import frame_phones, measure_frames, measure_units, read_alignments, unit_cost, unit_quality
+from textless.metrics.pnmi import unit_quality
+from textless.metrics.units import measure_frames, measure_units
 from textless.steps import STEPS
 from textless.types import UnitContract, Units
 from textless.units.dump import UnitRow
@@ -128,13 +131,13 @@ def test_items_take_the_place_of_the_alignments_triphones():
     m = measure_units(rows, items=items)
     assert m["abx_within"] == m["abx_across"] == 0
     assert "pnmi" not in m
-    with pytest.raises(CorpusError, match="none of the 1 items lies in these files"):
+    with pytest.raises(CorpusError, match="none of the 1 items is in these files"):
         measure_units(rows, items=[Item("x", 0, 1, "a", "p", "q", "s")])
 
 
 def test_where_abx_has_no_items_the_rest_is_measured():
     rows, alignments = corpus()
-    with pytest.warns(UserWarning, match="it is not known who speaks"):
+    with pytest.warns(UserWarning, match="the speakers are not known"):
         m = measure_units([row(r.id, r.units.frames()) for r in rows], alignments=alignments)
     assert "pnmi" in m
     assert "abx_within" not in m

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from textless.errors import AudioError, CorpusError
+from textless.metrics.edit_distance import edit_distance
 from textless.metrics.perturb import PERTURBATIONS, add_noise, change_speed, perturb, shift_pitch, stretch
-from textless.metrics.robustness import edit_distances, levenshtein, mean_distances, unit_edit_distance
+from textless.metrics.robustness import mean_distances, unit_edit_distance, unit_edit_distances
 from textless.types import Units
 
 RATE = 16000
@@ -19,12 +20,12 @@ def naive(a, b):
     return row[-1]
 
 
-def test_levenshtein_equals_a_naive_computation():
+def test_edit_distance_equals_a_naive_computation():
     rng = np.random.default_rng(0)
     for _ in range(200):
         a, b = (rng.integers(0, 4, rng.integers(0, 25)) for _ in range(2))
-        assert levenshtein(a, b) == naive(a, b)
-    assert levenshtein(np.array([1, 2, 3]), np.array([1, 9, 3, 4])) == 2
+        assert edit_distance(a, b) == naive(a, b)
+    assert edit_distance(np.array([1, 2, 3]), np.array([1, 9, 3, 4])) == 2
 
 
 def test_distance_is_between_runs_relative_to_the_clean_files_frames():
@@ -107,10 +108,10 @@ def test_distances_of_a_file_and_their_mean():
         return [Units.of((np.sqrt((w**2).mean(1)) > 0.2).astype(int)) for w in cut]
 
     beats = np.concatenate([sine(200, 0.2) * k for k in (1, 0, 1, 0, 1)])
-    got = edit_distances(beats, encode, name="a")
+    got = unit_edit_distances(beats, encode, name="a")
     assert set(got) == {f"ued_{name}" for name in PERTURBATIONS}
     assert got["ued_speed_1.1"] == got["ued_stretch_0.9"] == got["ued_pitch_+2"] == 0
-    assert edit_distances(beats, encode, name="a") == got
+    assert unit_edit_distances(beats, encode, name="a") == got
     assert mean_distances([{"x": 1.0}]) == {"x": 1.0}
     assert mean_distances([{"x": 1.0}, {"x": 2.0}]) == {"x": 1.5, "x_low": 1.0, "x_high": 2.0}
     with pytest.raises(CorpusError, match="no audio"):

@@ -21,10 +21,11 @@ from textless.errors import AudioError, CorpusError, PipelineError, TextlessErro
 from textless.metrics import asr as recognise
 from textless.metrics import mcd
 from textless.metrics import speech as quality
-from textless.metrics.edit_distance import levenshtein
-from textless.metrics.mcd import mel_cepstra, mel_cepstral_distortion, warped_distance
-from textless.metrics.speech import check_text, compare, compare_pairs, pair_rows
-from textless.metrics.systems import paired_difference, summarise
+from textless.metrics.difference import paired_difference
+from textless.metrics.dtw import warped_distance
+from textless.metrics.edit_distance import edit_distance
+from textless.metrics.mcd import mel_cepstra, mel_cepstral_distortion
+from textless.metrics.speech import check_text, compare, compare_pairs, pair_rows, summarise
 from textless.steps import STEPS
 from textless.types import Units
 from textless.vocoder.griffin_lim import copy_synthesis, griffin_lim, mel_to_magnitudes
@@ -165,7 +166,7 @@ def test_words_are_compared_without_case_and_punctuation(sentence, monkeypatch):
         "word_edits_original": 2,
     }
     assert (figures["heard"], figures["heard_original"]) == ("", "the cat sings")
-    assert levenshtein([], ["a", "b"]) == 2
+    assert edit_distance([], ["a", "b"]) == 2
 
 
 def test_too_short_or_too_long(sentence):
@@ -180,13 +181,13 @@ def test_what_is_heard_does_not_depend_on_what_was_heard_before(monkeypatch):
         read_audio(SMOKE / "ben-3.opus"),
         0.3 * np.random.default_rng(0).standard_normal(32000).astype(np.float32),
     )
-    monkeypatch.setattr(recognise, "_heard", {})
+    monkeypatch.setattr(recognise, "_transcripts", {})
     heard = recognise.recognise(wave)
     assert recognise.recognise(noise) == ""
     assert recognise._decode(to_int16(wave).tobytes()) == heard
     monkeypatch.setattr(recognise, "_decode", None)
     assert recognise.recognise(wave) == heard
-    assert levenshtein(recognise.words_of(SAID["ben-3"]), recognise.words_of(heard)) < 9  # something is understood
+    assert edit_distance(recognise.words_of(SAID["ben-3"]), recognise.words_of(heard)) < 9  # something is understood
 
 
 def test_extras_that_are_not_installed(monkeypatch, sentence):
@@ -194,7 +195,7 @@ def test_extras_that_are_not_installed(monkeypatch, sentence):
     monkeypatch.setitem(sys.modules, "pocketsphinx", None)
     monkeypatch.setattr(quality, "find_spec", lambda name: None)
     monkeypatch.setattr(recognise, "find_spec", lambda name: None)
-    monkeypatch.setattr(recognise, "_heard", {})
+    monkeypatch.setattr(recognise, "_transcripts", {})
     with pytest.raises(TextlessError, match=r"pystoi, which is not installed; pip install 'textless\[eval\]'"):
         compare(sentence, sentence)
     with pytest.raises(TextlessError, match=r"pocketsphinx, which is not installed; pip install 'textless\[eval\]'"):
@@ -337,7 +338,7 @@ def test_the_paired_difference_sees_what_intervals_hide():
 
 def test_the_paired_difference_is_of_the_same_sentences():
     a = system(5, 1)
-    with pytest.raises(CorpusError, match="1 sentences stand in one of the two only, such as s4"):
+    with pytest.raises(CorpusError, match="1 sentences are in one of the two only, such as s4"):
         paired_difference(a, a[:4], "mcd")
     with pytest.raises(CorpusError, match="no sentence has the measure 'stoi' in both"):
         paired_difference(a, a, "stoi")

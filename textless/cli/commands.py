@@ -345,9 +345,10 @@ def quality(
         return _speech_quality(inputs, out, models, reference, text, overwrite=overwrite, progress=progress, seed=seed)
     if text:
         raise TextlessError("--text is what the originals say; give them with --reference")
+    from textless.metrics.alignments import read_alignments
     from textless.metrics.items import read_items
     from textless.metrics.table import table
-    from textless.metrics.units import measure_units, read_alignments
+    from textless.metrics.units import measure_units
 
     if out:
         check_output(out, (".json",), overwrite)
@@ -376,7 +377,7 @@ def quality(
             return {"figures": measure_units(rows, **phones, seed=seed), "contract": rows[0].units.contract.to_dict()}
 
     else:
-        from textless.metrics.encoding import measure_audio
+        from textless.metrics.tokenizer import measure_tokenizer
 
         corpus, model = Corpus.load(inputs), _tokenizer_or_encoder(models)
         key |= {
@@ -386,7 +387,7 @@ def quality(
         }
 
         def measure() -> dict[str, Any]:
-            figures, failures.rows = measure_audio(
+            figures, failures.rows = measure_tokenizer(
                 corpus, model, **phones, perturb=perturb, seed=seed, progress=progress
             )
             failures.good = len(corpus) - len(failures.rows)
@@ -413,8 +414,7 @@ def _speech_quality(
     seed: int,
 ) -> int:
     from textless.metrics.asr import check_recogniser, read_text
-    from textless.metrics.speech import check_stoi, check_text, compare_pairs, pair_rows
-    from textless.metrics.systems import summarise
+    from textless.metrics.speech import check_stoi, check_text, compare_pairs, pair_rows, summarise
     from textless.metrics.table import speech_table
 
     if out:

@@ -1,4 +1,18 @@
-"""Everything that is measured: of units, of language models, of speech."""
+"""Metrics of units, of language models, and of synthesised speech.
+
+| module | |
+|---|---|
+| `abx_error`, `items` | ABX discriminability, and its item files |
+| `pnmi`, `bitrate`, `alignments` | units against phones, and what they cost; alignments that give the phones |
+| `units`, `tokenizer` | all metrics of units, and of audio under a tokenizer |
+| `robustness`, `perturb` | unit edit distance under perturbations of the audio |
+| `speech`, `mcd`, `asr` | synthesised speech against the original: mel-cepstral distortion, word error rate … |
+| `lm`, `diversity` | likelihoods, pairs and controls of language models; self-BLEU and loops of their samples |
+| `difference`, `bootstrap` | paired differences of two systems, and confidence intervals |
+| `align` | forced alignment |
+| `dtw`, `edit_distance` | dynamic time warping, Levenshtein distance |
+| `metric`, `table` | how a metric is declared, and printed |
+"""
 
 from __future__ import annotations
 
@@ -8,19 +22,19 @@ from textless.lazy import attach
 
 if TYPE_CHECKING:
     from textless.metrics.abx_error import abx as abx
+    from textless.metrics.alignments import read_alignments as read_alignments
     from textless.metrics.items import items_of as items_of
     from textless.metrics.items import read_items as read_items
+    from textless.metrics.pnmi import unit_quality as unit_quality
     from textless.metrics.units import measure_units as measure_units
-    from textless.metrics.units import read_alignments as read_alignments
-    from textless.metrics.units import unit_quality as unit_quality
 
 # Imported on first use, so that a package costs nothing that is not needed.
 _WHERE = {
     "abx": "textless.metrics.abx_error",
     "read_items": "textless.metrics.items",
     "items_of": "textless.metrics.items",
-    "read_alignments": "textless.metrics.units",
-    "unit_quality": "textless.metrics.units",
+    "read_alignments": "textless.metrics.alignments",
+    "unit_quality": "textless.metrics.pnmi",
     "measure_units": "textless.metrics.units",
 }
 __all__ = sorted(_WHERE)

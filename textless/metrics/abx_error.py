@@ -19,16 +19,27 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TypedDict
 
 import numpy as np
 
 from textless.errors import CorpusError, ModelError
+from textless.metrics.alignments import frame_span
 from textless.metrics.bootstrap import interval
 from textless.metrics.dtw import dtw
-from textless.metrics.items import Item, frame_span
+from textless.metrics.items import Item
 
 DISTANCES = ("angular", "euclidean", "discrete")
 CELLS = 1 << 23  # frame distances held at once, 32 MB
+
+
+class ABXOptions(TypedDict, total=False):
+    """Options of `abx` that others pass through."""
+
+    distance: str
+    max_items: int
+    max_speakers: int
+    seed: int
 
 
 def abx(
@@ -44,24 +55,24 @@ def abx(
 ) -> dict[str, float]:
     """Share of triples in which X is closer to B than to A; ties count one half. 0 is perfect, 0.5 is chance.
 
-    The distance of two items is `dtw` over the distances of their frames. The error of a cell, that is one context, one speaker of A and
-    B, one ordered pair of phones (one is A's and the other B's, and both ways are cells) and, across, one speaker of X, is the mean over
-    its triples. Errors are then averaged over the contexts (and speakers of X) of each (speaker, pair), those over the speakers of each
-    pair, and those over the pairs, each time without weights.
+    The distance of two items is `dtw` over the distances of their frames. The error of a cell, that is one context, one speaker
+    of A and B, one ordered pair of phones (one is A's and the other B's, and both ways are cells) and, across, one speaker of X,
+    is the mean over its triples. Errors are then averaged over the contexts (and speakers of X) of each (speaker, pair), those
+    over the speakers of each pair, and those over the pairs, each time without weights.
 
     Args:
         files: by id, frames (T, D) float, or units (T,) int, one a frame.
         items: those of other files, or shorter than a frame, are left out.
         frame_rate: frames a second.
-        distance: of two frames: `angular`, their angle over pi (a frame of zeros is 1 from all others); `euclidean`; or `discrete`, 0 for
-            equal units and 1 for others, which ranks as the angular distance of one-hot vectors does, 0 and 1/2.
+        distance: of two frames: `angular`, their angle over pi (a frame of zeros is 1 from all others); `euclidean`; or
+            `discrete`, 0 for equal units and 1 for others, which ranks as the angular distance of one-hot vectors does, 0 and 1/2.
         speakers: `within` or `across`.
-        max_items: so many, drawn by the seed, of the items with one phone, context and speaker (10 in ZeroSpeech 2021).
-        max_speakers: so many, drawn by the seed, speakers of X for each A (5 in ZeroSpeech 2021).
+        max_items: at most so many, drawn by the seed, of the items with one phone, context and speaker (10 in ZeroSpeech 2021).
+        max_speakers: at most so many, drawn by the seed, speakers of X for each A (5 in ZeroSpeech 2021).
 
     Returns:
-        `error`; `low`, `high`: its 95 % interval, by a bootstrap over the pairs of phones; `chance`: the same after the labels A and B of
-        what each X is compared with were shuffled; `cells`; `items`: how many were compared.
+        `error`; `low`, `high`: its 95 % interval, by a bootstrap over the pairs of phones; `chance`: the error after the labels A
+        and B were shuffled; `cells`; `items`: how many were compared.
 
     Raises:
         CorpusError: no cell has enough items.
@@ -102,13 +113,14 @@ def by_pair(
     max_speakers: int = 5,
     seed: int = 0,
 ) -> tuple[Pairs, Pairs, dict[str, float]]:
-    """The errors whose mean `abx` gives, of each ordered pair of phones; the same after labels were shuffled; and `cells` and `items`.
+    """Error of each ordered pair of phones, whose mean is `abx`'s; the same after labels were shuffled; `cells` and `items`.
 
-    Arguments and errors as those of `abx`.
+    Arguments and errors are those of `abx`.
     """
     if distance not in DISTANCES or speakers not in ("within", "across"):
         raise ValueError(
-            f"distance is one of {', '.join(DISTANCES)} and speakers within or across, not {distance!r} and {speakers!r}"
+            f"distance is one of {', '.join(DISTANCES)} and speakers within or across, "
+            f"not {distance!r} and {speakers!r}"
         )
     rng = np.random.default_rng(seed)
     groups = _groups(files, items, frame_rate, max_items, rng)
@@ -123,21 +135,25 @@ def by_pair(
             for a, b, score in _scores(compared, block):
                 cells[name][block.speaker, a, b].append(score)
     if not used:
-        raise CorpusError(_nothing(groups, speakers, len(items)))
+        raise CorpusError(_why_no_cell(groups, speakers, len(items)))
     about = {"cells": float(sum(map(len, cells["error"].values()))), "items": float(len(used))}
     return _by_pair(cells["error"]), _by_pair(cells["chance"]), about
 
 
-def _nothing(groups: Groups, speakers: str, given: int) -> str:
-    """Why there is no cell."""
-    there = sum(len(pieces) for context in groups.values() for phones in context.values() for pieces in phones.values())
-    if not there:
-        return f"no ABX: none of the {given} items lies in these files; do the ids agree, and is each item as long as a frame?"
+def _why_no_cell(groups: Groups, speakers: str, n_items: int) -> str:
+    usable = sum(
+        len(pieces) for context in groups.values() for phones in context.values() for pieces in phones.values()
+    )
+    if not usable:
+        return (
+            f"no ABX: none of the {n_items} items is in these files; "
+            "do the ids agree, and is each item as long as a frame?"
+        )
     if speakers == "within":
         needed = "two phones of one speaker, one of them twice"
     else:
         needed = "two phones of one speaker and one of them of another"
-    return f"no ABX {speakers} speakers: among {there} items none has a context with {needed}; give more files"
+    return f"no ABX {speakers} speakers: among {usable} items none has a context with {needed}; give more files"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,9 +173,9 @@ def _groups(
 ) -> Groups:
     """{context: {speaker: {phone: pieces}}}, in an order that does not depend on that of the items."""
     key = lambda i: (i.previous, i.next, i.speaker, i.phone)  # noqa: E731
-    there = sorted({i for i in items if i.file in files}, key=lambda i: (key(i), i))
+    usable = sorted({i for i in items if i.file in files}, key=lambda i: (key(i), i))
     out: Groups = {}
-    for (previous, after, speaker, phone), same in groupby(there, key):
+    for (previous, after, speaker, phone), same in groupby(usable, key):
         pieces = []
         for i in same:
             first, last = frame_span(i.onset, i.offset, len(files[i.file]), frame_rate=frame_rate)
@@ -177,8 +193,9 @@ class _Block:
     """Items of one context that are compared all with all: X in the rows, A and B of one speaker in the columns.
 
     Attributes:
-        phones: of the columns; `edges` (phones + 1,): where each one's columns begin.
-        rows: the columns themselves within speakers.
+        phones: of the columns.
+        edges: (phones + 1,), where the columns of each phone begin.
+        rows: within speakers, the columns themselves.
         cells: (index of A's phone, first row, last row), for each speaker of X.
     """
 
@@ -196,10 +213,12 @@ class _Block:
     def needed(self) -> tuple[np.ndarray, np.ndarray]:
         """Row and column of each pair that is to be warped; within speakers a pair and its reverse are warped together."""
         if not self.within:
-            return tuple(np.indices((len(self.rows), len(self.columns))).reshape(2, -1))
-        sizes = np.diff(self.edges)
-        several = np.repeat(sizes > 1, sizes)
-        return np.nonzero(np.triu(several[:, None] | several, 1))
+            i, j = np.indices((len(self.rows), len(self.columns))).reshape(2, -1)
+        else:
+            sizes = np.diff(self.edges)
+            several = np.repeat(sizes > 1, sizes)
+            i, j = np.nonzero(np.triu(several[:, None] | several, 1))
+        return i, j
 
 
 def _blocks(groups: Groups, speakers: str, max_speakers: int, rng: np.random.Generator) -> Iterator[_Block]:
@@ -247,7 +266,7 @@ def _compared(
 
 
 def _warped(waiting: list[tuple[_Block, np.ndarray]]) -> Iterator[tuple[_Block, np.ndarray]]:
-    pairs, offset = [], 0  # of each block: start, stride, rows, columns of its pairs
+    pairs, offset = [], 0  # start, stride, rows, columns of the pairs of each block
     for block, frames in waiting:
         n, m = _lengths(block.rows), _lengths(block.columns)
         i, j = block.needed()
@@ -257,16 +276,15 @@ def _warped(waiting: list[tuple[_Block, np.ndarray]]) -> Iterator[tuple[_Block, 
     both = dtw(np.concatenate([frames.ravel() for _, frames in waiting]), *np.concatenate(pairs, axis=1))
     done = 0
     for (block, _), those in zip(waiting, pairs, strict=True):
-        there, back = both[:, done : done + those.shape[1]]
+        forward, backward = both[:, done : done + those.shape[1]]
         done += those.shape[1]
         i, j = block.needed()
         out = np.zeros((len(block.rows), len(block.columns)), np.float32)
-        out[i, j] = there
+        out[i, j] = forward
         if block.within:
             phone = np.repeat(np.arange(len(block.phones)), np.diff(block.edges))
-            out[j, i] = np.where(
-                phone[i] == phone[j], there, back
-            )  # Libri-light too compares X and A once for both directions
+            # As in Libri-light, X and A are compared once for both directions.
+            out[j, i] = np.where(phone[i] == phone[j], forward, backward)
         yield block, out
 
 
@@ -284,7 +302,7 @@ def _frame_distances(files: Mapping[str, np.ndarray], block: _Block, distance: s
         squares = np.square(x).sum(1)[:, None] + np.square(y).sum(1) - 2 * (x @ y.T)
         return np.sqrt(squares.clip(min=0)).astype(np.float32)
     cosines = x @ y.T
-    silent_x, silent_y = ~x.any(1), ~y.any(1)
+    silent_x, silent_y = np.logical_not(x.any(1)), np.logical_not(y.any(1))
     if silent_x.any() or silent_y.any():
         cosines[silent_x[:, None] != silent_y] = -1
         cosines[silent_x[:, None] & silent_y] = 1
@@ -292,7 +310,7 @@ def _frame_distances(files: Mapping[str, np.ndarray], block: _Block, distance: s
 
 
 def _frames(files: Mapping[str, np.ndarray], pieces: Sequence[_Piece], distance: str) -> np.ndarray:
-    """What the distance is computed on: units (F,), frames (F, D) float64, or for angles frames of length 1, float32."""
+    """Input of the distance: units (F,), frames (F, D) float64, or for angles frames of norm 1, float32."""
     x = np.concatenate([files[p.file][p.first : p.last] for p in pieces])
     if distance == "discrete":
         return x
@@ -327,7 +345,7 @@ def _scores(distances: np.ndarray, block: _Block) -> Iterator[tuple[str, str, fl
 
 
 def _shuffled(distances: np.ndarray, block: _Block, rng: np.random.Generator) -> np.ndarray:
-    """Each row in another order, as if the columns' phones had been drawn anew, X itself left out within speakers."""
+    """Each row permuted, as if the phones of its columns were shuffled; within speakers, X itself keeps its place."""
     if not block.within:
         return rng.permuted(distances, axis=1)
     n = len(distances)

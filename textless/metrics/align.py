@@ -1,5 +1,7 @@
-"""Phones of a recording whose words are known, by PocketSphinx, offline: what units of English are measured against where nobody has
-labelled. Trends are to be read off it, not gold."""
+"""Forced alignment of English by PocketSphinx, offline: phones to measure units against where there is no manual labelling.
+
+It shows trends; it is no gold standard.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +10,14 @@ import numpy as np
 from textless.audio.io import to_int16
 from textless.audio.waveform import as_waveform
 from textless.errors import CorpusError
-from textless.metrics.asr import check_recogniser, listen, words_of
-from textless.metrics.items import Alignment
+from textless.metrics.alignments import Alignment
+from textless.metrics.asr import check_recogniser, decode_utterance, words_of
 
 FRAME = 0.01  # seconds of PocketSphinx's frames
 
 
 def align(waveform: np.ndarray, text: str) -> Alignment:
-    """Force words onto a waveform: CMUdict's pronunciations, the acoustic model `en-us`, two passes (words, then their phones).
+    """Align words with a waveform: CMUdict's pronunciations, the acoustic model `en-us`, two passes (words, then their phones).
 
     Args:
         waveform: (samples,) float32 in [-1, 1] at 16 kHz.
@@ -25,7 +27,7 @@ def align(waveform: np.ndarray, text: str) -> Alignment:
         [(start, end, phone)], seconds, ARPAbet without stress, `SIL` for silence; one after the other without gaps.
 
     Raises:
-        CorpusError: a word is not in the dictionary, or the words do not fit onto the audio.
+        CorpusError: a word is not in the dictionary, or the words do not fit the audio.
         TextlessError: pocketsphinx is not installed.
     """
     check_recogniser("alignments need")
@@ -39,10 +41,10 @@ def align(waveform: np.ndarray, text: str) -> Alignment:
     samples = to_int16(as_waveform(waveform)).tobytes()
     try:
         decoder.set_align_text(" ".join(words))
-        listen(decoder, samples)
-        decoder.set_alignment()  # of the phones in the words that were just found
-        listen(decoder, samples)
-        found = [phone for word in decoder.get_alignment() for phone in word]
-    except (RuntimeError, TypeError, ValueError):  # what its wrapper makes of a search without a result
-        raise CorpusError("cannot be aligned: the words do not fit onto the audio") from None
-    return [(round(p.start * FRAME, 2), round((p.start + p.duration) * FRAME, 2), p.name) for p in found]
+        decode_utterance(decoder, samples)
+        decoder.set_alignment()  # of the phones, within the words of the first pass
+        decode_utterance(decoder, samples)
+        phones = [phone for word in decoder.get_alignment() for phone in word]
+    except (RuntimeError, TypeError, ValueError):  # from its wrapper, after a search without a result
+        raise CorpusError("cannot be aligned: the words do not fit the audio") from None
+    return [(round(p.start * FRAME, 2), round((p.start + p.duration) * FRAME, 2), p.name) for p in phones]

@@ -1,5 +1,7 @@
-"""What a recogniser of English understands: PocketSphinx with the model in its wheel, offline. A weak judge, and a relative one: give the
-word error rate of the original audio beside that of what was made of it."""
+"""Automatic speech recognition of English, for word error rates: PocketSphinx with the model in its wheel, offline.
+
+Its word error rates are high and only compare with each other: report that of the original audio with that of synthesised speech.
+"""
 
 from __future__ import annotations
 
@@ -21,23 +23,23 @@ if TYPE_CHECKING:
 
 
 def recognise(waveform: np.ndarray) -> str:
-    """The words in a waveform (samples,) float32 in [-1, 1] at 16 kHz, "" where there are none.
+    """Transcript of a waveform (samples,) float32 in [-1, 1] at 16 kHz, "" where no word is recognised.
 
-    PocketSphinx 5 as it comes: acoustic model `en-us`, its trigram model, CMUdict; cepstral mean of the whole file (`cmn` batch), noise
-    removal, three passes. A decoder carries noise estimates and Gaussians over to its next file, so each file has one of its own, at 0.3 s:
-    what is heard depends on the file alone.
+    PocketSphinx 5 with its defaults: acoustic model `en-us`, its trigram model, CMUdict; cepstral mean of the whole file (`cmn`
+    batch), noise removal, three passes. A decoder carries noise estimates and Gaussians over to its next file, so each file gets
+    a new one, at 0.3 s: the transcript depends on the file alone.
 
     Raises:
         TextlessError: pocketsphinx is not installed.
     """
     samples = to_int16(as_waveform(waveform)).tobytes()
     key = hashlib.sha256(samples).digest()
-    if key not in _heard:
-        _heard[key] = _decode(samples)
-    return _heard[key]
+    if key not in _transcripts:
+        _transcripts[key] = _decode(samples)
+    return _transcripts[key]
 
 
-_heard: dict[bytes, str] = {}  # by the hash of the samples: in one run several systems stand beside the same originals
+_transcripts: dict[bytes, str] = {}  # by the hash of the samples: several systems of one run have the same originals
 
 
 def _decode(samples: bytes) -> str:
@@ -45,13 +47,13 @@ def _decode(samples: bytes) -> str:
     from pocketsphinx import Decoder
 
     decoder = Decoder(samprate=16000, cmn="batch", loglevel="FATAL")
-    listen(decoder, samples)
-    found = decoder.hyp()
-    return found.hypstr if found else ""
+    decode_utterance(decoder, samples)
+    hypothesis = decoder.hyp()
+    return hypothesis.hypstr if hypothesis else ""
 
 
-def listen(decoder: Decoder, samples: bytes) -> None:
-    """Let a decoder of PocketSphinx go over a whole utterance, 16-bit samples."""
+def decode_utterance(decoder: Decoder, samples: bytes) -> None:
+    """Run a decoder of PocketSphinx over a whole utterance, 16-bit samples."""
     decoder.start_utt()
     decoder.process_raw(samples, full_utt=True)
     decoder.end_utt()
@@ -64,13 +66,15 @@ def check_recogniser(what: str = "word error rates need") -> None:
 
 
 def words_of(text: str) -> list[str]:
-    """What word error rates compare: lower case, runs of letters and digits, apostrophes between them kept; hyphens and any other
-    punctuation part words. Numbers are not spelled out."""
+    """Words as word error rates compare them: lower case, runs of letters and digits, with apostrophes between them.
+
+    Hyphens and any other punctuation separate words. Numbers are not spelled out.
+    """
     return re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower().replace("’", "'"))
 
 
 def read_text(path: Path | str) -> dict[str, str]:
-    """Lines of id, tab, words → {id: words}. Raises CorpusError that names the line."""
+    """Read lines of id, tab, words: {id: words}. Raises CorpusError that names the line."""
     out: dict[str, str] = {}
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()

@@ -1,8 +1,8 @@
 """Does a language model repeat itself? GSLM's self-BLEU and auto-BLEU on units, and loops.
 
-Lakhotia et al. 2021 (arXiv:2102.01192), section on the evaluation of generation, which takes them of a recogniser's transcripts; on
-units, of which there are fewer kinds and more per second, they are higher, and only compare with the same on real speech.
-All take units as they stand: deduplicate first, or a long unit counts as a repetition.
+Lakhotia et al. 2021 (arXiv:2102.01192), section on the evaluation of generation, compute them on transcripts of a recogniser.
+There are fewer kinds of units than of words, and more a second: on units the values are higher, and only compare with those of
+real speech. Deduplicate units first, or a long unit counts as a repetition.
 """
 
 from __future__ import annotations
@@ -12,24 +12,38 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from textless.metrics.metric import Metric, count, number, percent
 from textless.types import Units
 
-LOOP = 8  # units, about a third of a second: words may come twice, this many units in a row hardly by chance
+LOOP = 8  # units, about a third of a second: words may occur twice, this many units in a row hardly by chance
+METRICS = {
+    "prompts": Metric("prompts", count),
+    "samples": Metric("samples", count),
+    "auto_bleu_2": Metric("auto-BLEU-2", number(3)),
+    "self_bleu_2": Metric("self-BLEU-2", number(3)),
+    "vert_2": Metric("VERT-2", number(3)),
+    f"repeated_{LOOP}grams": Metric(f"repeated {LOOP}-grams", percent),
+    f"most_of_an_{LOOP}gram": Metric(f"most occurrences of an {LOOP}-gram", count),
+    "without_loops": Metric("samples without loops", percent),
+}
 
 Sample = Units | np.ndarray | Sequence[int]
 
 
 def _ngrams(sequence: Sample, n: int) -> Counter[tuple[int, ...]]:
-    units = Units.of(sequence).units.tolist()
+    units = Units.of(sequence if isinstance(sequence, Units | np.ndarray) else list(sequence)).units.tolist()
     return Counter(zip(*(units[k:] for k in range(n)), strict=False))
 
 
-def _geometric_mean(values: Sequence[float]) -> float:
+def _geometric_mean(values: Sequence[float] | np.ndarray) -> float:
     return float(np.prod(values)) ** (1 / len(values))
 
 
 def recurring(sequence: Sample, n: int) -> float:
-    """Share of the n-grams that occur elsewhere in the sequence too, overlapping or not: auto-BLEU(u, n) of the paper. 0 if none."""
+    """Share of the n-grams that occur more than once in the sequence, overlapping or not: auto-BLEU(u, n) of the paper.
+
+    0 where there is no n-gram.
+    """
     counts = _ngrams(sequence, n)
     return sum(c for c in counts.values() if c > 1) / max(1, counts.total())
 
@@ -45,9 +59,9 @@ def auto_bleu(sequence: Sample, n: int = 2) -> float:
 def self_bleu(sequences: Sequence[Sample], n: int = 2) -> float:
     """Diversity between samples: mean BLEU of each against all others as references (Zhu et al. 2018, arXiv:1802.01886).
 
-    BLEU is the geometric mean over k = 1 … n of the clipped precision, in which a k-gram counts no more often than in the one reference
-    that has it most often (Papineni et al. 2002, section 2.1.1), without brevity penalty or smoothing, as in GSLM's script: 0 when no
-    k-gram of some k is shared, or the sample has none.
+    BLEU is the geometric mean over k = 1 … n of the clipped precision, in which a k-gram counts no more often than in the one
+    reference that has it most often (Papineni et al. 2002, section 2.1.1), without brevity penalty or smoothing, as in GSLM's
+    script: 0 when no k-gram of some k is shared, or the sample has none.
 
     Raises:
         ValueError: fewer than two sequences.
@@ -57,7 +71,7 @@ def self_bleu(sequences: Sequence[Sample], n: int = 2) -> float:
     precisions = np.zeros((len(sequences), n))
     for k in range(1, n + 1):
         counts = [_ngrams(s, k) for s in sequences]
-        # The most often in any sequence, and in any but that one: what the others have at most, without comparing all with all.
+        # Highest and second highest count in a sequence: the most that the others have, without comparing all with all.
         most: dict[tuple[int, ...], int] = {}
         next_most: dict[tuple[int, ...], int] = {}
         for c in counts:
@@ -72,7 +86,7 @@ def self_bleu(sequences: Sequence[Sample], n: int = 2) -> float:
 
 
 def repeated_ngrams(sequence: Sample, n: int = LOOP) -> tuple[float, int]:
-    """(Share of the n-grams that were there before in the sequence, times that the most frequent one occurs); (0, 0) if none."""
+    """Share of the n-grams that occurred earlier in the sequence, and how often the most frequent one occurs; (0, 0) if none."""
     counts = _ngrams(sequence, n)
     return (1 - len(counts) / counts.total(), max(counts.values())) if counts else (0.0, 0)
 
@@ -81,13 +95,13 @@ def diversity(samples_by_prompt: Mapping[str, Sequence[Sample]]) -> dict[str, fl
     """Summary of samples, several to a prompt.
 
     Args:
-        samples_by_prompt: of each prompt what was sampled after it, without the prompt, which all its samples share.
+        samples_by_prompt: by prompt its samples, without the prompt, which they share.
 
     Returns:
-        `prompts`, `samples`; `auto_bleu_2`: mean over samples; `self_bleu_2`: mean over prompts of their samples against each other,
-        and `vert_2`, the geometric mean of these two (Lakhotia et al. 2021), both missing where no prompt has two samples;
-        `repeated_8grams`: mean share; `most_of_an_8gram`: times that one occurs in a sample, at most; `without_loops`: share of samples in
-        which no 8-gram occurs more than twice.
+        `prompts`, `samples`; `auto_bleu_2`: mean over samples; `self_bleu_2`: mean over prompts of their samples against each
+        other, and `vert_2`, the geometric mean of these two (Lakhotia et al. 2021), both missing where no prompt has two samples;
+        `repeated_8grams`: mean share; `most_of_an_8gram`: how often one occurs in a sample, at most; `without_loops`: share of
+        samples in which no 8-gram occurs more than twice.
 
     Raises:
         ValueError: no sample.
@@ -96,7 +110,7 @@ def diversity(samples_by_prompt: Mapping[str, Sequence[Sample]]) -> dict[str, fl
     if not samples:
         raise ValueError("no sample to summarise")
     repeats = [repeated_ngrams(s) for s in samples]
-    figures: dict[str, float] = {
+    values: dict[str, float] = {
         "prompts": len(samples_by_prompt),
         "samples": len(samples),
         "auto_bleu_2": float(np.mean([auto_bleu(s) for s in samples])),
@@ -105,6 +119,6 @@ def diversity(samples_by_prompt: Mapping[str, Sequence[Sample]]) -> dict[str, fl
         "without_loops": float(np.mean([most <= 2 for _, most in repeats])),
     }
     if groups := [group for group in samples_by_prompt.values() if len(group) > 1]:
-        figures["self_bleu_2"] = float(np.mean([self_bleu(group) for group in groups]))
-        figures["vert_2"] = _geometric_mean([figures["auto_bleu_2"], figures["self_bleu_2"]])
-    return figures
+        values["self_bleu_2"] = float(np.mean([self_bleu(group) for group in groups]))
+        values["vert_2"] = _geometric_mean([values["auto_bleu_2"], values["self_bleu_2"]])
+    return values

@@ -1,10 +1,17 @@
-"""Dynamic time warping of many pairs of short sequences at once."""
+"""Dynamic time warping: of many pairs of short sequences at once (`dtw`), and of one long pair (`warped_distance`).
+
+A path goes from (0, 0) to (n - 1, m - 1) by steps of (1, 0), (0, 1) or (1, 1), all of weight 1. Its cost is the sum of the
+distances of the cells on it; the least cost is divided by the number of cells on its path. There are two functions because they
+run along different axes: `dtw` takes one cell of thousands of pairs at a time, `warped_distance` one row of a single pair.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-PAIRS = 4096  # swept together, or fewer where they are long: what is held stays in the processor's cache
+PAIRS = (
+    4096  # that are warped together, or fewer where they are long, so that their costs fit into the processor's cache
+)
 CELLS = 1 << 21
 
 
@@ -13,16 +20,15 @@ def dtw(
 ) -> np.ndarray:
     """Mean distance along the best path of each pair, by the rules of Libri-light and fastabx.
 
-    A path goes from (0, 0) to (n - 1, m - 1) by steps of (1, 0), (0, 1) or (1, 1), all of weight 1. Its cost is the sum of the distances
-    that it passes; the least cost is divided by the length of its path, that is the number of cells it passes. Where paths of one cost
-    differ in length, the one counts that, traced back from its end, prefers the diagonal step, then the one along the columns.
+    Where paths of equal cost differ in length, the one counts that, traced back from its end, prefers the diagonal step, then the
+    one along the columns.
 
     Args:
-        distances: (E,) float32, of all frames of all pairs: the distance of frames i and j of pair p is at `start[p] + i stride[p] + j`.
+        distances: (E,) float32, of all frames of all pairs: that of frames i and j of pair p is at `start[p] + i stride[p] + j`.
         start, stride, rows, columns: (P,) int64 each; `rows` and `columns` are the lengths n and m, at least 1.
 
     Returns:
-        (2, P) float32: of each pair, and of the pair turned round (m against n), which differs only where paths tie.
+        (2, P) float32: of each pair, and of the transposed pair (m against n), which differs only where paths tie.
     """
     out = np.empty((2, len(start)), np.float32)
     longest = np.maximum(rows, columns)
@@ -32,9 +38,9 @@ def dtw(
         last = min(first + PAIRS, len(order))
         while last - first > 64 and (last - first) * longest[order[last - 1]] ** 2 > CELLS:
             last = (first + last) // 2
-        some = order[first:last]
-        some = some[np.argsort(columns[some], kind="stable")]
-        out[:, some] = _means(distances, start[some], stride[some], rows[some], columns[some])
+        batch = order[first:last]
+        batch = batch[np.argsort(columns[batch], kind="stable")]
+        out[:, batch] = _means(distances, start[batch], stride[batch], rows[batch], columns[batch])
         first = last
     return out
 
@@ -42,20 +48,20 @@ def dtw(
 def _means(
     distances: np.ndarray, start: np.ndarray, stride: np.ndarray, rows: np.ndarray, columns: np.ndarray
 ) -> np.ndarray:
-    """The same of pairs sorted by `columns`."""
+    """As `dtw`, of pairs sorted by `columns`."""
     height, width = int(rows.max()), int(columns.max())
-    active = np.searchsorted(columns, np.arange(width), side="right")  # from here on pairs have a column j
+    active = np.searchsorted(columns, np.arange(width), side="right")  # pairs from this one on have a column j
     costs = np.empty((height, width, len(start)), np.float32)
     for i in range(height):
-        row = start + np.minimum(i, rows - 1) * stride  # below a pair's end: cells that no path to its end passes
+        row = start + np.minimum(i, rows - 1) * stride  # below a pair's last row: cells on no path to its end
         for j, a in enumerate(active):
-            here = distances[row[a:] + j]
+            cost = distances[row[a:] + j]
             if i and j:
                 before = np.minimum(costs[i - 1, j, a:], costs[i - 1, j - 1, a:])
-                here += np.minimum(before, costs[i, j - 1, a:], out=before)
+                cost += np.minimum(before, costs[i, j - 1, a:], out=before)
             elif i or j:
-                here += costs[i - 1, j, a:] if i else costs[i, j - 1, a:]
-            costs[i, j, a:] = here
+                cost += costs[i - 1, j, a:] if i else costs[i, j - 1, a:]
+            costs[i, j, a:] = cost
     flat, size = costs.ravel(), len(start)
     down, right = width * size, size
     end = (rows - 1) * down + (columns - 1) * right + np.arange(size)
@@ -67,7 +73,10 @@ def _means(
 def _lengths(
     costs: np.ndarray, end: np.ndarray, rows: np.ndarray, columns: np.ndarray, down: int, right: int
 ) -> np.ndarray:
-    """Cells on the best path of each pair, (P,), traced back from `end`: the next row is `down` on in `costs`, the next column `right`."""
+    """Cells on the best path of each pair, (P,), traced back from `end`.
+
+    `down` and `right` are the strides of `costs`, to the next row and column.
+    """
     out = np.empty(len(end), np.float32)
     pair, at, i, j, length = np.arange(len(end)), end, rows - 1, columns - 1, 1
     while len(pair):
@@ -82,3 +91,27 @@ def _lengths(
         at = at - np.where(straight, down + right, np.where(left <= up, right, down))
         length += 1
     return out
+
+
+def warped_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean Euclidean distance of frames (N, D) and (M, D) along the best path.
+
+    Of paths that tie, the one counts that, traced back from its end, prefers the diagonal step, then the one in `a`.
+    Memory: N M bytes.
+    """
+    # The step into each cell: 0 diagonal, 1 from the frame before in `a`, 2 from the frame before in `b`.
+    steps = np.zeros((len(a), len(b)), np.uint8)
+    outside = [np.inf]
+    costs = np.full(len(b), np.inf)
+    for i, frame in enumerate(a):
+        distances = np.sqrt(np.square(b - frame).sum(1))
+        total = np.cumsum(distances)
+        diagonal = np.concatenate([outside if i else [0.0], costs[:-1]])
+        # A path enters the row in some column at or left of the cell, and then goes along the row.
+        costs, above = total + np.minimum.accumulate(np.minimum(diagonal, costs) - total + distances), costs
+        steps[i] = np.argmin([diagonal, above, np.concatenate([outside, costs[:-1]])], 0)
+    i, j, cells = len(a) - 1, len(b) - 1, 1
+    while i or j:
+        step = steps[i, j]
+        i, j, cells = i - (step != 2), j - (step != 1), cells + 1
+    return float(costs[-1] / cells)

@@ -1,4 +1,4 @@
-"""Edits between sequences: what unit and word error rates count."""
+"""Edit distance between sequences: the numerator of unit and word error rates."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def levenshtein(a: np.ndarray | Sequence[str], b: np.ndarray | Sequence[str]) -> int:
-    """Fewest insertions, deletions and replacements that make `b` (M,) of `a` (N,): units, or words."""
+def edit_distance(a: np.ndarray | Sequence[str], b: np.ndarray | Sequence[str]) -> int:
+    """Levenshtein distance (1966) of `a` (N,) and `b` (M,), units or words: insertions, deletions and substitutions cost 1 each.
+
+    The dynamic programme of Wagner & Fischer (1974, The string-to-string correction problem), a row at a time.
+    """
     a, b = np.asarray(a), np.asarray(b)
     columns = np.arange(len(b) + 1)
     row = columns.copy()
     for i, symbol in enumerate(a, 1):
-        here = np.concatenate([[i], np.minimum(row[1:] + 1, row[:-1] + (b != symbol))])
-        # Insertions: a cell is at most what any cell to its left is, and one for each step from there.
-        row = np.minimum.accumulate(here - columns) + columns
+        above = np.concatenate([[i], np.minimum(row[1:] + 1, row[:-1] + (b != symbol))])
+        # Insertions: a cell costs at most as much as any cell to its left, plus one for each step from it.
+        row = np.minimum.accumulate(above - columns) + columns
     return int(row[-1])

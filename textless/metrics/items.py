@@ -1,22 +1,20 @@
-"""What an ABX test is made of: stretches of speech, each a phone between two others by one speaker."""
+"""Items of an ABX test: stretches of speech, each of them a phone between two others, by one speaker."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from textless.errors import CorpusError
+from textless.metrics.alignments import Alignment, seconds
 from textless.names import plain
 
-Alignment = list[tuple[float, float, str]]
 SILENCE = frozenset({"SIL", "sil", "sp", "spn"})
-LATEST = 1e9  # seconds; no recording is so long
 
 
 class Item(NamedTuple):
-    """`onset` to `offset` (seconds) of `file` hold the phones `previous`, `phone`, `next` (or `phone` alone), said by `speaker`."""
+    """`onset` to `offset` (seconds) of `file` hold the phones `previous`, `phone`, `next`, or `phone` alone, of `speaker`."""
 
     file: str
     onset: float
@@ -27,19 +25,10 @@ class Item(NamedTuple):
     speaker: str
 
 
-def frame_span(
-    onset: float, offset: float, frames: int, *, frame_rate: float, window: float = 0.025
-) -> tuple[int, int]:
-    """First frame whose window has its middle at or after `onset`, and the first at or after `offset`, of so many frames.
-
-    Frame t looks at `window` seconds from t / frame_rate on, so its middle is at t / frame_rate + window / 2.
-    """
-    first, last = (math.ceil((t - window / 2) * frame_rate - 1e-9) for t in (onset, offset))
-    return max(0, first), min(frames, last)
-
-
 def read_items(path: Path | str) -> list[Item]:
-    """An item file of ZeroSpeech: a header, then `#file onset offset #phone prev-phone next-phone speaker`, seconds, by white space.
+    """Read an item file of ZeroSpeech: a header, then lines of `#file onset offset #phone prev-phone next-phone speaker`.
+
+    Times are in seconds; fields are separated by white space.
 
     Raises CorpusError that names the line.
     """
@@ -51,7 +40,8 @@ def read_items(path: Path | str) -> list[Item]:
                     continue
                 if len(fields) != 7:
                     raise CorpusError(
-                        f"{path}, line {n}: {len(fields)} fields; an item has 7: file, onset, offset, phone, previous, next, speaker"
+                        f"{path}, line {n}: {len(fields)} fields; "
+                        "an item has 7: file, onset, offset, phone, previous, next, speaker"
                     )
                 items.append(Item(plain(fields[0]), *_times(fields[1], fields[2], f"{path}, line {n}"), *fields[3:]))
     except (OSError, UnicodeDecodeError) as e:
@@ -59,14 +49,6 @@ def read_items(path: Path | str) -> list[Item]:
     if not items:
         raise CorpusError(f"{path}: holds no items; a header line is followed by one item a line")
     return items
-
-
-def seconds(text: str) -> float:
-    """A time in a file. Raises ValueError for what is no number, NaN, or later than any recording."""
-    value = float(text)
-    if not abs(value) < LATEST:
-        raise ValueError(f"{text} is no time")
-    return value
 
 
 def _times(onset: str, offset: str, where: str) -> tuple[float, float]:
@@ -80,18 +62,18 @@ def _times(onset: str, offset: str, where: str) -> tuple[float, float]:
 
 
 def items_of(alignments: Mapping[str, Alignment], speakers: Mapping[str, str | None]) -> list[Item]:
-    """Triphones of aligned files, as the item files of ZeroSpeech 2021 hold them: an item reaches from the start of the phone before to
-    the end of the phone after, because the context is to be heard.
+    """Triphones of aligned files, as in the item files of ZeroSpeech 2021.
 
-    Silence (`SIL`, `sil`, `sp`, `spn`) is neither the phone nor its context, so that the
-    first and last phone of a phrase are the context of others only. So are phones that do not touch. Files without a speaker are left out.
+    An item reaches from the start of the phone before to the end of the phone after, because the context is to be heard.
+    Silence (`SIL`, `sil`, `sp`, `spn`) is neither the phone nor its context, and phones that do not touch are no context of
+    each other: the first and last phone of a phrase are context only. Files without a speaker are left out.
     """
     items = []
     for file, phones in alignments.items():
         if (speaker := speakers.get(file)) is None:
             continue
-        for before, here, after in zip(phones, phones[1:], phones[2:], strict=False):
-            touching = abs(before[1] - here[0]) < 1e-3 and abs(here[1] - after[0]) < 1e-3
-            if touching and SILENCE.isdisjoint((before[2], here[2], after[2])):
-                items.append(Item(file, before[0], after[1], here[2], before[2], after[2], speaker))
+        for before, middle, after in zip(phones, phones[1:], phones[2:], strict=False):
+            touching = abs(before[1] - middle[0]) < 1e-3 and abs(middle[1] - after[0]) < 1e-3
+            if touching and SILENCE.isdisjoint((before[2], middle[2], after[2])):
+                items.append(Item(file, before[0], after[1], middle[2], before[2], after[2], speaker))
     return items

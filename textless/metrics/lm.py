@@ -1,7 +1,7 @@
-"""What a language model says of sequences: likelihoods, pairs of a good and a bad one, and controls that need no list of pairs.
+"""Metrics of language models: likelihoods, accuracy on pairs of a good and a bad sequence, and controls that need no such pairs.
 
-A language model here is anything with `nll(units) → (N + 1,) float64` nats, such as `UnitLM` and `KneserNey`. One that has
-`nll_batch(list of units) → list of those` is asked for many at once.
+A language model here is anything with `nll(units) → (N + 1,) float64` nats, such as `UnitLM` and `KneserNey`. Where it has
+`nll_batch(list of units) → list of arrays`, many are scored in one call.
 """
 
 from __future__ import annotations
@@ -19,15 +19,25 @@ import numpy as np
 
 from textless.errors import CorpusError
 from textless.lm.ngram import KneserNey
-from textless.metrics.bootstrap import interval
+from textless.metrics.bootstrap import interval, percentiles
+from textless.metrics.metric import Metric, number
 from textless.names import by_plain_name, plain
 from textless.types import Units
 from textless.units.dump import UnitRow
 
+# Of `likelihoods`: of the model, and of the n-gram models that it is compared with.
+METRICS = {
+    "nll_per_unit": Metric("NLL per unit, nats", number(3), interval=True),
+    "bits_per_second": Metric("bits a second of audio", number(1), interval=True),
+    "unigram_nll_per_unit": Metric("NLL per unit of a unigram, nats", number(3), interval=True),
+    "unigram_bits_per_second": Metric("bits a second of audio, unigram", number(1), interval=True),
+    "fivegram_nll_per_unit": Metric("NLL per unit of a 5-gram, nats", number(3), interval=True),
+    "fivegram_bits_per_second": Metric("bits a second of audio, 5-gram", number(1), interval=True),
+}
 RESAMPLES = 10_000
 SEGMENT = 0.5  # seconds of a segment that is shuffled: longer than a phone or syllable, shorter than a phrase
 SEGMENT_UNITS = 12  # the same where the frame rate is unknown, at 50 frames a second and two frames a unit
-CHUNK = 256  # rows that are scored together
+CHUNK = 256  # rows that are scored in one call
 
 
 class Scorer(Protocol):
@@ -35,7 +45,7 @@ class Scorer(Protocol):
 
 
 def score(lm: Scorer, rows: Iterable[UnitRow]) -> Iterator[dict[str, Any]]:
-    """Likelihood of each row of a dump, as it stands: never deduplicated.
+    """Likelihood of each row of a dump, never deduplicated.
 
     Yields:
         `id`; `nll`: nats of all units and of `</s>`; `units`: N, `</s>` not counted; `nll_per_unit`: `nll` / (N + 1);
@@ -45,11 +55,11 @@ def score(lm: Scorer, rows: Iterable[UnitRow]) -> Iterator[dict[str, Any]]:
     while chunk := list(islice(rows, CHUNK)):
         for row, scores in zip(chunk, _nll(lm, [r.units for r in chunk]), strict=True):
             total = float(scores.sum())
-            figures = {"id": row.id, "nll": total, "units": len(row.units), "nll_per_unit": total / len(scores)}
+            values = {"id": row.id, "nll": total, "units": len(row.units), "nll_per_unit": total / len(scores)}
             rate = row.units.contract.frame_rate or getattr(lm, "frame_rate", None)
             if rate and row.units.n_frames:
-                figures["bits_per_second"] = total / math.log(2) / (row.units.n_frames / rate)
-            yield figures
+                values["bits_per_second"] = total / math.log(2) / (row.units.n_frames / rate)
+            yield values
 
 
 def _nll(lm: Scorer, sequences: Sequence[Units]) -> list[np.ndarray]:
@@ -57,20 +67,20 @@ def _nll(lm: Scorer, sequences: Sequence[Units]) -> list[np.ndarray]:
 
 
 def _totals(lm: Scorer, sequences: Sequence[Units], normalise: bool) -> np.ndarray:
-    """(len(sequences),) float64: nats of each with its `</s>`, or their mean."""
+    """(len(sequences),) float64: nats of each with its `</s>`, summed, or with `normalise` their mean."""
     return np.array([s.mean() if normalise else s.sum() for s in _nll(lm, sequences)])
 
 
 def likelihoods(lm: Scorer, rows: Sequence[UnitRow], train: Sequence[Units] = (), *, seed: int = 0) -> dict[str, float]:
-    """What a model pays for a dump, beside what those pay that know the training units but little or no context.
+    """Likelihood of a dump, under the model and under n-gram models of its training units.
 
     Args:
-        train: the units that the model was trained on; without, it stands alone.
+        train: the units that the model was trained on; without them there is no n-gram model.
 
     Returns:
-        `nll_per_unit` and, where the frame rate is known, `bits_per_second`, as in `score`, over all rows together; the same of a unigram
-        and of a 5-gram with modified Kneser-Ney smoothing, under `unigram_` and `fivegram_`; each with `_low` and `_high`, its 95 %
-        interval by a bootstrap over rows, of which all models are given the same.
+        `nll_per_unit` and, where the frame rate is known, `bits_per_second`, as in `score`, over all rows together; the same of a
+        unigram and of a 5-gram with modified Kneser-Ney smoothing, under `unigram_` and `fivegram_`; each with `_low` and
+        `_high`, its 95 % interval by a bootstrap over rows, with the same draws for all models.
 
     Raises:
         CorpusError: no row.
@@ -87,7 +97,7 @@ def likelihoods(lm: Scorer, rows: Sequence[UnitRow], train: Sequence[Units] = ()
     units = np.array([len(row.units) + 1 for row in rows])
     rate = rows[0].units.contract.frame_rate or getattr(lm, "frame_rate", None)
     seconds = np.array([row.units.n_frames for row in rows]) / rate if rate else None
-    figures: dict[str, float] = {}
+    values: dict[str, float] = {}
     for name, model in models.items():
         totals = _totals(model, [row.units for row in rows], False)
         for measure, over, under in (
@@ -95,13 +105,13 @@ def likelihoods(lm: Scorer, rows: Sequence[UnitRow], train: Sequence[Units] = ()
             ("bits_per_second", totals / math.log(2), seconds),
         ):
             if under is not None:
-                figures[name + measure] = float(over.sum() / under.sum())
-                figures[f"{name}{measure}_low"], figures[f"{name}{measure}_high"] = interval(over, under, seed=seed)
-    return figures
+                values[name + measure] = float(over.sum() / under.sum())
+                values[f"{name}{measure}_low"], values[f"{name}{measure}_high"] = interval(over, under, seed=seed)
+    return values
 
 
 def by_speaker(lm: Scorer, rows: Iterable[UnitRow]) -> dict[str, dict[str, float]]:
-    """`nll_per_unit` and `bits_per_second` of each speaker's rows together; empty where no row says who speaks."""
+    """`nll_per_unit` and `bits_per_second` of each speaker's rows together; empty where no row has a speaker."""
     groups: dict[str, list[UnitRow]] = {}
     for row in rows:
         if row.speaker is not None:
@@ -123,15 +133,15 @@ def by_speaker(lm: Scorer, rows: Iterable[UnitRow]) -> dict[str, dict[str, float
 def pair_accuracy(
     lm: Scorer, pairs: Sequence[tuple[Units, Units]], *, normalise: bool = False, seed: int = 0
 ) -> dict[str, float]:
-    """How often the good one of two is the more likely: sWUGGY and sBLIMP (Nguyen et al. 2020, arXiv:2011.11588).
+    """How often the good sequence of a pair is the more likely: sWUGGY and sBLIMP (Nguyen et al. 2020, arXiv:2011.11588).
 
     Args:
-        pairs: (good, bad), scored as they stand.
-        normalise: compare the mean over units and `</s>`, as TWIST does (Hassid et al. 2023, arXiv:2305.13009), in place of the sum.
+        pairs: (good, bad), never deduplicated.
+        normalise: compare the mean over units and `</s>`, as TWIST does (Hassid et al. 2023, arXiv:2305.13009), not the sum.
 
     Returns:
-        `accuracy`: share of pairs whose good one has the lower NLL, a tie counting one half; `low`, `high`: its 95 % interval, by a
-        percentile bootstrap over pairs; `n`: pairs.
+        `accuracy`: share of pairs whose good sequence has the lower NLL, a tie counting one half; `low`, `high`: its 95 %
+        interval, by a percentile bootstrap over pairs; `n`: number of pairs.
 
     Raises:
         CorpusError: no pair.
@@ -146,22 +156,21 @@ def _accuracy(good: np.ndarray, bad: np.ndarray, seed: int) -> dict[str, float]:
     n = len(good)
     worth = np.array([0.0, 0.5, 1.0])
     counts = np.bincount(1 + np.sign(bad - good).astype(np.int64), minlength=3)
-    # A pair is lost, tied or won, and how many of each a resample of n pairs has is a multinomial draw: no need to draw the pairs.
-    resampled = np.random.default_rng(seed).multinomial(n, counts / n, RESAMPLES) @ worth / n
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return {"accuracy": float(counts @ worth / n), "low": float(low), "high": float(high), "n": n}
+    # A pair is lost, tied or won. The numbers of each in a resample of n pairs are a multinomial draw: no need to draw the pairs.
+    low, high = percentiles(np.random.default_rng(seed).multinomial(n, counts / n, RESAMPLES) @ worth / n)
+    return {"accuracy": float(counts @ worth / n), "low": low, "high": high, "n": n}
 
 
 def read_pairs(path: Path | str, units: Mapping[str, Units]) -> list[tuple[Units, Units]]:
-    """A gold list as pairs of (good, bad).
+    """Read a gold list: pairs of (good, bad).
 
     Args:
-        path: .tsv or .csv with a header that names the columns `good` and `bad`, or .jsonl of objects with these; they hold ids.
-            Other columns are ignored.
+        path: .tsv or .csv with a header that names the columns `good` and `bad`, or .jsonl of objects with these; the values
+            are ids. Other columns are ignored.
         units: of each id, such as `{row.id: row.units for row in dump}`.
 
     Raises:
-        CorpusError: a file that cannot be read, no pair in it, a column that is missing, an id that has no units. Says the line.
+        CorpusError: a file that cannot be read, no pair in it, a column that is missing, an id that has no units. Names the line.
     """
     path = Path(path)
     if path.suffix.lower() not in (".tsv", ".csv", ".jsonl"):
@@ -171,25 +180,25 @@ def read_pairs(path: Path | str, units: Mapping[str, Units]) -> list[tuple[Units
             lines = f.readlines()
     except (OSError, UnicodeDecodeError) as e:
         raise CorpusError(f"{path}: cannot be read as text ({e})") from None
-    pairs, units = [], by_plain_name(units)
+    pairs, by_id = [], by_plain_name(units)
     for n, row in (_objects if path.suffix.lower() == ".jsonl" else _table)(path, lines):
         ids = []
         for column in ("good", "bad"):
             if not isinstance(name := row.get(column), str) or not name:
                 raise CorpusError(f"{path}:{n}: {column} is missing; a pair has the ids good and bad")
-            if (name := plain(name)) not in units:
+            if (name := plain(name)) not in by_id:
                 raise CorpusError(
                     f"{path}:{n}: there are no units of {column} {name!r}; is this the dump that the list is of?"
                 )
             ids.append(name)
-        pairs.append((units[ids[0]], units[ids[1]]))
+        pairs.append((by_id[ids[0]], by_id[ids[1]]))
     if not pairs:
         raise CorpusError(f"{path}: has no pair")
     return pairs
 
 
 def _table(path: Path, lines: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Lines of a .csv, or of a .tsv, which knows no quotes, under a header."""
+    """Numbered rows of a .csv, or of a .tsv, where quotes have no meaning; the first line is a header."""
     form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix.lower() == ".tsv" else {}
     reader = csv.DictReader(lines, **form)
     try:
@@ -220,20 +229,21 @@ def _objects(path: Path, lines: list[str]) -> Iterator[tuple[int, dict[str, Any]
 
 
 def controls(lm: Scorer, rows: Iterable[UnitRow], *, seed: int = 0) -> dict[str, dict[str, float]]:
-    """How often a real sequence is more likely, in mean NLL per unit, than what was made of it: chance is one half.
+    """How often a real sequence is more likely, in mean NLL per unit, than a manipulated one: chance is one half.
 
     - `reversed`: in time.
-    - `shuffled`: cut into segments of about half a second, which change places. Within them all is as it was, so that a model that
-        knows no more than a few units back sees a fault only at the seams.
-    - `spliced`: its first half, and as many of the last frames of another as its second half has: the one next in length, so that
-        there are as many frames whenever that one is long enough. One seam; the rest tells whether more than that is noticed.
+    - `shuffled`: cut into segments of about half a second, which are permuted. Inside a segment nothing changes, so that a model
+        whose context is a few units notices only the seams.
+    - `spliced`: the first half, and from the end of another sequence as many frames as the second half has. The other is the next
+        in length, so that the number of frames stays the same whenever it is long enough. There is one seam; the rest shows
+        whether the model notices more than that.
 
-    Units with durations are deduplicated, and so is what was made of them; others are taken literally. Reversal and shuffling of a
-    sequence depend on the seed and its id alone, and nothing on the order of the rows.
+    Units with durations are deduplicated, before and after; others are used as they are. Reversal and shuffling of a sequence
+    depend on the seed and its id alone, and nothing depends on the order of the rows.
 
     Returns:
-        Of each control what `pair_accuracy` returns, and `left_out`: sequences that are too short, or otherwise no different
-        afterwards. Where all are left out, `n` is 0 and accuracy and interval are missing.
+        for each control what `pair_accuracy` returns, and `left_out`: sequences that are too short, or otherwise unchanged.
+        Where all are left out, `n` is 0 and accuracy and interval are missing.
 
     Raises:
         CorpusError: two rows of one id.
@@ -241,25 +251,24 @@ def controls(lm: Scorer, rows: Iterable[UnitRow], *, seed: int = 0) -> dict[str,
     documents: dict[str, Units] = {}
     for row in rows:
         if row.id in documents:
-            raise CorpusError(f"two rows are called {row.id!r}; what controls make of a row depends on its id")
+            raise CorpusError(f"two rows are called {row.id!r}; how a control changes a row depends on its id")
         documents[row.id] = row.units if row.units.durations is None else row.units.deduplicated()
     ids = sorted(documents)
     real = dict(zip(ids, _totals(lm, [documents[i] for i in ids], True), strict=True))
     partners = _partners(documents, seed)
     makers = {
-        "reversed": lambda i: _taken(documents[i], np.arange(len(documents[i]))[::-1]),
+        "reversed": lambda i: _take(documents[i], np.arange(len(documents[i]))[::-1]),
         "shuffled": lambda i: shuffled(documents[i], _generator(seed, i)),
         "spliced": lambda i: spliced(documents[i], documents[partners[i]]),
     }
     out: dict[str, dict[str, float]] = {}
     for name, make in makers.items():
-        made = {i: make(i) for i in ids}
-        changed = [i for i in ids if not np.array_equal(made[i].units, documents[i].units)]
+        controlled = {i: make(i) for i in ids}
+        changed = [i for i in ids if not np.array_equal(controlled[i].units, documents[i].units)]
         out[name] = {"n": 0}
         if changed:
-            out[name] = _accuracy(
-                np.array([real[i] for i in changed]), _totals(lm, [made[i] for i in changed], True), seed
-            )
+            good, bad = np.array([real[i] for i in changed]), _totals(lm, [controlled[i] for i in changed], True)
+            out[name] = _accuracy(good, bad, seed)
         out[name]["left_out"] = len(ids) - len(changed)
     return out
 
@@ -267,32 +276,32 @@ def controls(lm: Scorer, rows: Iterable[UnitRow], *, seed: int = 0) -> dict[str,
 def shuffled(units: Units, generator: np.random.Generator) -> Units:
     """`units` with its segments of about `SEGMENT` seconds in another order; unchanged where every order is the same."""
     rate = units.contract.frame_rate
-    wanted = units.n_frames / rate / SEGMENT if rate else len(units) / SEGMENT_UNITS
-    segments = np.array_split(np.arange(len(units)), min(max(1, round(wanted)), max(1, len(units))))
+    number_of_segments = round(units.n_frames / rate / SEGMENT if rate else len(units) / SEGMENT_UNITS)
+    segments = np.array_split(np.arange(len(units)), min(max(1, number_of_segments), max(1, len(units))))
     changed = units
-    for _ in range(20):  # of two segments every other draw is the order that they have
-        changed = _taken(units, np.concatenate([segments[k] for k in generator.permutation(len(segments))]))
+    for _ in range(20):  # of two segments every other permutation is the identity
+        changed = _take(units, np.concatenate([segments[k] for k in generator.permutation(len(segments))]))
         if not np.array_equal(changed.units, units.units):
             break
     return changed
 
 
 def spliced(units: Units, other: Units) -> Units:
-    """The first half of `units`, in frames, and as many of the last frames of `other` as make up its length, or all there are.
+    """The first half of `units`, in frames, and for the second half as many of the last frames of `other`, or all it has.
 
-    Unchanged below two frames, which have no first half.
+    Unchanged below two frames, where there is no first half.
     """
     frames, others = units.frames(), other.frames()
     half = len(frames) // 2
     if not half:
         return units
-    wanted = len(frames) - half
-    joined = np.concatenate([frames[:half], others[max(0, len(others) - wanted) :]])
+    second_half = len(frames) - half
+    joined = np.concatenate([frames[:half], others[max(0, len(others) - second_half) :]])
     return Units(joined, None, units.contract) if units.durations is None else Units.from_frames(joined, units.contract)
 
 
 def _partners(documents: Mapping[str, Units], seed: int) -> dict[str, str]:
-    """Of each id the next in length; of the longest the one before, or itself if alone. The seed orders those of one length."""
+    """By id, the next in length; for the longest the one before, or itself if alone. The seed orders those of equal length."""
     order = sorted(documents, key=lambda i: (documents[i].n_frames, _generator(seed, i).random(), i))
     return dict(zip(order, order[1:] + order[-2:][:1], strict=True))
 
@@ -301,8 +310,8 @@ def _generator(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")])
 
 
-def _taken(units: Units, places: np.ndarray) -> Units:
-    """The units at `places`, in that order; with durations, runs across the seams joined."""
+def _take(units: Units, indices: np.ndarray) -> Units:
+    """The units at `indices`, in that order; with durations, runs across the seams are joined."""
     if units.durations is None:
-        return Units(units.units[places], None, units.contract)
-    return Units(units.units[places], units.durations[places], units.contract).deduplicated()
+        return Units(units.units[indices], None, units.contract)
+    return Units(units.units[indices], units.durations[indices], units.contract).deduplicated()

@@ -1,4 +1,4 @@
-"""Changes of a waveform that leave what is said as it is: faster and slower, higher and lower, noisy."""
+"""Perturbations of a waveform that do not change the words: speed, pitch, noise."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import soxr
 from textless.audio.waveform import as_waveform
 from textless.errors import AudioError
 
-WINDOW = 0.032  # seconds, of which two overlap at any time
-SEARCH = 0.010  # seconds to each side: a whole period of the lowest voices lies within
+WINDOW = 0.032  # seconds; two windows overlap at any time
+SEARCH = 0.010  # seconds to each side: a whole period of the lowest voices fits
 
 
 def change_speed(waveform: np.ndarray, factor: float) -> np.ndarray:
-    """`factor` times as fast by resampling, as a tape would be: the pitch moves by the same factor.
+    """`factor` times as fast by resampling, as on tape: the pitch changes by the same factor.
 
     (samples,) float32 → (round(samples / factor),) float32.
     """
@@ -24,8 +24,8 @@ def change_speed(waveform: np.ndarray, factor: float) -> np.ndarray:
 def stretch(waveform: np.ndarray, factor: float, *, sample_rate: int = 16_000) -> np.ndarray:
     """`factor` times as fast at the same pitch, by WSOLA (Verhelst & Roelands 1993).
 
-    Windows are laid half over each other; each is taken from near the place that the factor gives, where it is most like what would
-    have followed the window before.
+    Windows overlap by half. Each is taken from near the position that the factor gives, where it correlates best with the
+    natural continuation of the window before.
 
     (samples,) float32 → (round(samples / factor),) float32.
     """
@@ -34,7 +34,7 @@ def stretch(waveform: np.ndarray, factor: float, *, sample_rate: int = 16_000) -
     reach = int(SEARCH * sample_rate)
     total = round(len(waveform) / factor)
     steps = total // hop + 2
-    # Silence before and after, so that every window and its neighbourhood lie inside.
+    # Pad with silence, so that every window and its search region are inside.
     before = hop + reach
     x = np.pad(waveform, (before, int(steps * hop * factor) + 3 * (hop + reach)))
     fade = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(2 * hop) / (2 * hop))
@@ -48,16 +48,16 @@ def stretch(waveform: np.ndarray, factor: float, *, sample_rate: int = 16_000) -
             region = x[first : nominal + reach + 2 * hop]
             energy = np.cumsum(np.concatenate([[0], np.square(region, dtype=np.float64)]))
             power = (energy[2 * hop :] - energy[: -2 * hop]) * np.square(follows, dtype=np.float64).sum()
-            likeness = np.correlate(region, follows, "valid") / np.sqrt(power + 1e-12)
-            # Of places that are alike the nearest, so that nothing moves in silence.
-            likeness -= 1e-4 * np.abs(np.arange(first, first + len(likeness)) - nominal)
-            place = first + int(likeness.argmax())
+            similarity = np.correlate(region, follows, "valid") / np.sqrt(power + 1e-12)
+            # Of equally similar positions the nearest, so that nothing moves in silence.
+            similarity -= 1e-4 * np.abs(np.arange(first, first + len(similarity)) - nominal)
+            place = first + int(similarity.argmax())
         out[k * hop : (k + 2) * hop] += (fade * x[place : place + 2 * hop]).astype(np.float32)
     return out[hop : hop + total]
 
 
 def shift_pitch(waveform: np.ndarray, semitones: float, *, sample_rate: int = 16_000) -> np.ndarray:
-    """Pitch and formants moved by `semitones` at the same length: sped up or slowed down, then stretched back. (samples,) → (samples,)."""
+    """Pitch and formants moved by `semitones` at the same length: resampled, then stretched back. (samples,) → (samples,)."""
     moved = change_speed(waveform, 2 ** (semitones / 12))
     return _fit(stretch(moved, len(moved) / len(waveform), sample_rate=sample_rate), len(waveform))
 
@@ -71,7 +71,7 @@ def add_noise(waveform: np.ndarray, snr: float, *, seed: int) -> np.ndarray:
 
 
 def perturb(waveform: np.ndarray, name: str, *, seed: int = 0, sample_rate: int = 16_000) -> np.ndarray:
-    """A waveform (samples,) float32 changed as one of `PERTURBATIONS` says: the kind, `_`, and by how much."""
+    """A waveform (samples,) float32 under one of `PERTURBATIONS`, whose name is the kind, `_`, and the amount."""
     waveform = as_waveform(waveform)
     if not len(waveform):
         raise AudioError("an empty waveform cannot be perturbed")
@@ -88,10 +88,19 @@ def perturb(waveform: np.ndarray, name: str, *, seed: int = 0, sample_rate: int 
     raise ValueError(f"perturbation {name!r} is unknown; known: {', '.join(PERTURBATIONS)}")
 
 
-# Speed and stretch as factors, pitch in semitones, noise as the ratio in dB of the speech's power to its own.
-PERTURBATIONS = ("speed_0.9", "speed_1.1", "stretch_0.9", "stretch_1.1", "pitch_-2", "pitch_+2", "noise_20", "noise_10")
+# Speed and stretch as factors, pitch in semitones, noise as the signal-to-noise ratio in dB; and each in words.
+PERTURBATIONS = {
+    "speed_0.9": "0.9 x speed and pitch",
+    "speed_1.1": "1.1 x speed and pitch",
+    "stretch_0.9": "0.9 x speed",
+    "stretch_1.1": "1.1 x speed",
+    "pitch_-2": "2 semitones lower",
+    "pitch_+2": "2 semitones higher",
+    "noise_20": "white noise, 20 dB",
+    "noise_10": "white noise, 10 dB",
+}
 
 
 def _fit(waveform: np.ndarray, samples: int) -> np.ndarray:
-    """Cut, or filled with silence, to a length that rounding missed by a few samples."""
+    """Cut, or padded with silence, to a length that rounding missed by a few samples."""
     return np.pad(waveform[:samples], (0, max(0, samples - len(waveform))))

@@ -16,29 +16,35 @@ import numpy as np
 from textless.audio.waveform import as_waveform
 from textless.errors import CorpusError
 from textless.metrics.bootstrap import interval
-from textless.metrics.edit_distance import levenshtein
+from textless.metrics.edit_distance import edit_distance
+from textless.metrics.metric import Metric, percent
 from textless.metrics.perturb import PERTURBATIONS, perturb
 from textless.types import Units
 
+METRICS = {
+    f"ued_{name}": Metric(f"unit edits per frame, {change}", percent, interval=True)
+    for name, change in PERTURBATIONS.items()
+}
+
 
 def unit_edit_distance(clean: Units, changed: Units) -> float:
-    """Edits between the deduplicated units of a file and those of its changed version, over the frames of the clean file.
+    """Edit distance between the deduplicated units of a file and of its changed version, over the frames of the clean file.
 
     0 is best. Raises CorpusError where `clean` is empty.
     """
     if not len(clean):
-        raise CorpusError("an edit distance is relative to the frames of the clean file, and there are none")
-    return levenshtein(clean.deduplicated().units, changed.deduplicated().units) / clean.n_frames
+        raise CorpusError("the edit distance is relative to the frames of the clean file, and there are none")
+    return edit_distance(clean.deduplicated().units, changed.deduplicated().units) / clean.n_frames
 
 
-def edit_distances(
+def unit_edit_distances(
     waveform: np.ndarray, encode: Callable[[Sequence[np.ndarray]], Sequence[Units]], *, name: str = "", seed: int = 0
 ) -> dict[str, float]:
     """Unit edit distance of one file under each of `textless.metrics.perturb.PERTURBATIONS`.
 
-    The paper stretches in time, shifts the pitch, and adds reverberation, and noise from a corpus. Here are: `ued_speed_F`, resampling to F
-    times the speed, by which the pitch moves too; `ued_stretch_F`, at the same pitch; `ued_pitch_S`, S semitones, formants with it;
-    `ued_noise_D`, white noise D dB below the speech; no reverberation.
+    The paper stretches in time, shifts the pitch, and adds reverberation, and noise from a corpus. Here are: `ued_speed_F`,
+    resampling to F times the speed, by which the pitch moves too; `ued_stretch_F`, at the same pitch; `ued_pitch_S`, S
+    semitones, formants with it; `ued_noise_D`, white noise D dB below the speech; no reverberation.
 
     Args:
         waveform: (samples,) float32 at 16 kHz.
@@ -46,19 +52,19 @@ def edit_distances(
         name, seed: of the noise.
 
     Raises:
-        AudioError: shorter than a frame, also after it was sped up.
+        AudioError: shorter than a frame, possibly only after it is sped up.
     """
     waveform = as_waveform(waveform)
-    own = zlib.crc32(f"{seed}/{name}".encode())
-    changed = [perturb(waveform, kind, seed=own) for kind in PERTURBATIONS]
+    noise_seed = zlib.crc32(f"{seed}/{name}".encode())
+    changed = [perturb(waveform, kind, seed=noise_seed) for kind in PERTURBATIONS]
     clean, *others = encode([waveform, *changed])
     return {f"ued_{kind}": unit_edit_distance(clean, units) for kind, units in zip(PERTURBATIONS, others, strict=True)}
 
 
 def mean_distances(files: Iterable[Mapping[str, float]], *, seed: int = 0) -> dict[str, float]:
-    """Means over files, each of the same weight whatever its length, as in the paper, and of two or more files their 95 % intervals.
+    """Means over files, unweighted by their length, as in the paper; with two or more files also 95 % intervals.
 
-    Raises CorpusError when there are none.
+    Raises CorpusError when there are no files.
     """
     files = list(files)
     if not files:

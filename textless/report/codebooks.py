@@ -13,7 +13,7 @@ from textless.engine.pipeline import Pipeline
 from textless.engine.step import Source
 from textless.engine.store import Store, check_bytes
 from textless.errors import DumpError
-from textless.metrics.units import frame_phones
+from textless.metrics.alignments import frame_phones
 from textless.report.curves import Series, chart
 from textless.report.figures import Html, duration, joined, markup, number, picture
 from textless.steps import Assign, Encode

@@ -17,14 +17,8 @@ from typing import Any, LiteralString, TypeGuard
 import numpy as np
 
 from textless.audio.io import SAMPLE_RATE, to_int16
-from textless.metrics.table import FIGURES, SPEECH
+from textless.metrics.table import ALL
 
-LABELS = {
-    **FIGURES,
-    **SPEECH,
-    "wer_original": ("word error rate of the original", SPEECH["wer"][1]),
-    "hours": ("length", lambda hours: duration(3600 * hours)),
-}
 PEAKS = 200  # a second, of a drawn waveform
 MEL_RATE = 100  # columns a second, of a spectrogram
 LARGEST = 1e300  # of the numbers that are drawn
@@ -90,14 +84,18 @@ def number(value: object) -> str:
 
 
 def figure(name: str, value: object) -> str:
-    """A figure the way that the command line shows it, where it is one that textless knows."""
-    return LABELS[name][1](value) if name in LABELS and is_finite(value) else number(value)
+    """The value of a metric as the command line prints it; of one that is not declared as a number."""
+    if not is_finite(value):
+        return number(value)
+    if name == "hours":
+        return duration(3600 * value)
+    return ALL[name].format(value) if name in ALL else number(value)
 
 
 def label(name: str) -> str:
     """What a figure is called in words."""
     group, dot, rest = name.partition(".")
-    return LABELS[name][0] if name in LABELS else f"{group}{': ' if dot else ''}{rest}".replace("_", " ")
+    return ALL[name].label if name in ALL else f"{group}{': ' if dot else ''}{rest}".replace("_", " ")
 
 
 def duration(seconds: float) -> str:

@@ -77,7 +77,7 @@ class _Spoken(NamedTuple):
 
 def read_phones(pipeline: Pipeline, store: Store) -> dict[str, list[tuple[float, float, str]]]:
     """All alignments of a pipeline by id; those that cannot be read are left out."""
-    from textless.metrics.units import read_alignments
+    from textless.metrics.alignments import read_alignments
 
     steps = pipeline.steps.values()
     files = [step.file for step in steps if isinstance(step, Alignments)]

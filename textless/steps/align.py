@@ -15,7 +15,7 @@ from textless.steps.sources import Alignments, Corpus, Text
 
 if TYPE_CHECKING:
     from textless.engine.job import Job
-    from textless.metrics.items import Alignment
+    from textless.metrics.alignments import Alignment
 
 COLUMNS = ("id", "start", "end", "phone")
 
@@ -69,7 +69,7 @@ class Align(AudioMap):
         return failures
 
     def finish(self, job: Job, tools: Any) -> None:
-        from textless.metrics.units import read_alignments
+        from textless.metrics.alignments import read_alignments
 
         with open(job.path / "phones.tsv", "w", encoding="utf-8") as f:
             f.write("\t".join(COLUMNS) + "\n")
@@ -80,7 +80,7 @@ class Align(AudioMap):
 
 def read_phones(job: Job, step: Any) -> dict[str, Alignment] | None:
     """What a step's field `alignments` holds, a file or the artefact of `Align`; None where it is empty."""
-    from textless.metrics.units import read_alignments
+    from textless.metrics.alignments import read_alignments
 
     if step.alignments is None:
         return None

@@ -121,14 +121,14 @@ class Robustness(AudioMap):
 
     def shard(self, tools: Tokenizer, rows: list, out: Path) -> list[dict[str, Any]]:
         from textless.audio.corpus import read_rows
-        from textless.metrics.robustness import edit_distances
+        from textless.metrics.robustness import unit_edit_distances
 
         failures, lines = [], []
         for row, waveform in read_rows(rows):
             try:
                 if isinstance(waveform, AudioError):
                     raise waveform
-                figures = edit_distances(waveform, tools.encode_batch, name=row.id, seed=self.seed)
+                figures = unit_edit_distances(waveform, tools.encode_batch, name=row.id, seed=self.seed)
                 lines.append(json.dumps({"id": row.id, **figures}) + "\n")
             except AudioError as e:
                 failures.append({"id": row.id, "error": str(e)})
@@ -231,7 +231,7 @@ class SpeechQuality(MapStep):
         return [s for s in sentences if "error" in s]
 
     def finish(self, job: Job, tools: Any) -> None:
-        from textless.metrics.systems import summarise
+        from textless.metrics.speech import summarise
 
         figures = summarise(_lines(job.path), seed=self.seed)
         _finish(job, "speech_quality.json", figures, tools[0].contract.to_dict() if tools[0] else None)
@@ -251,8 +251,7 @@ class Difference(Step):
         return () if self.alignments else (self.a, self.b)
 
     def run(self, job: Job) -> None:
-        from textless.metrics.difference import unit_difference
-        from textless.metrics.systems import differences
+        from textless.metrics.difference import differences, unit_difference
         from textless.units.dump import Dump
 
         phones = read_phones(job, self)

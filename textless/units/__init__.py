@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from textless.lazy import attach
 
 if TYPE_CHECKING:
-    from textless.metrics.encoding import measure_audio as measure_audio
+    from textless.metrics.alignments import read_alignments as read_alignments
     from textless.metrics.items import items_of as items_of
     from textless.metrics.items import read_items as read_items
+    from textless.metrics.pnmi import unit_quality as unit_quality
+    from textless.metrics.tokenizer import measure_audio as measure_audio
+    from textless.metrics.tokenizer import measure_tokenizer as measure_tokenizer
     from textless.metrics.units import measure_units as measure_units
-    from textless.metrics.units import read_alignments as read_alignments
-    from textless.metrics.units import unit_quality as unit_quality
     from textless.types import UnitContract as UnitContract
     from textless.types import Units as Units
     from textless.units.dump import Dump as Dump
@@ -51,10 +52,11 @@ _WHERE = {
     "open_dump": "textless.units.dump",
     "items_of": "textless.metrics.items",
     "read_items": "textless.metrics.items",
-    "read_alignments": "textless.metrics.units",
-    "unit_quality": "textless.metrics.units",
+    "read_alignments": "textless.metrics.alignments",
+    "unit_quality": "textless.metrics.pnmi",
     "measure_units": "textless.metrics.units",
-    "measure_audio": "textless.metrics.encoding",
+    "measure_tokenizer": "textless.metrics.tokenizer",
+    "measure_audio": "textless.metrics.tokenizer",  # the name of `measure_tokenizer` before 0.2
 }
 __all__ = sorted(_WHERE)
 __getattr__, __dir__ = attach(__name__, _WHERE)
