@@ -1,16 +1,18 @@
-"""ABX discriminability: is X closer to A, which holds the same phone, or to B, which holds another?
+"""ABX discriminability: is X closer to A, which is the same phone, or to B, which is another?
 
-    abx(files, items, *, frame_rate, distance="angular", speakers="within", max_items=10, max_speakers=5, seed=0) -> dict[str, float]
+    abx(files, items, *, frame_rate, distance="angular", speakers="within", max_items=10, max_speakers=5, seed=0)
 
     frames = {"utt1": (T, D) float32, …};  units = {"utt1": (T,) int64, one a frame, …}
     items = read_items("dev.item")                                       # ZeroSpeech's, or
     items = items_of(read_alignments("phones.tsv"), {"utt1": "speaker", …})
-    abx(frames, items, frame_rate=50)["error"];  abx(units, items, frame_rate=50, distance="discrete", speakers="across")["error"]
+    abx(frames, items, frame_rate=50)["error"]
+    abx(units, items, frame_rate=50, distance="discrete", speakers="across")["error"]
 
-The task is of Schatz et al. (2013) and Schatz (2016), its terms those of Libri-light and ZeroSpeech 2021 (ABX-LS), whose averages,
-distances and limits are kept: A, B and X have the same phone before and after; A and X have the same phone between them and B another; A
-and B are of one speaker, and X is of the same (within) or of another (across). Which frames belong to an item is decided by
-`frame_span`, not by Libri-light's rule, which takes frame t to be at (t + 1/2) / frame_rate whatever its window.
+The task is of Schatz et al. (2013) and Schatz (2016), its terms those of Libri-light and ZeroSpeech 2021 (ABX-LS),
+whose averages, distances and limits are kept: A, B and X have the same phone before and after; A and X have the same
+phone between them and B another; A and B are of one speaker, and X is of the same (within) or of another (across).
+Which frames belong to an item is decided by `frame_span`, not by Libri-light's rule, where frame t is at
+(t + 1/2) / frame_rate whatever its window.
 """
 
 from __future__ import annotations
@@ -55,24 +57,25 @@ def abx(
 ) -> dict[str, float]:
     """Share of triples in which X is closer to B than to A; ties count one half. 0 is perfect, 0.5 is chance.
 
-    The distance of two items is `dtw` over the distances of their frames. The error of a cell, that is one context, one speaker
-    of A and B, one ordered pair of phones (one is A's and the other B's, and both ways are cells) and, across, one speaker of X,
-    is the mean over its triples. Errors are then averaged over the contexts (and speakers of X) of each (speaker, pair), those
-    over the speakers of each pair, and those over the pairs, each time without weights.
+    The distance of two items is `dtw` over the distances of their frames. The error of a cell, that is one context, one
+    speaker of A and B, one ordered pair of phones (one is A's and the other B's, and both ways are cells) and, across,
+    one speaker of X, is the mean over its triples. Errors are then averaged over the contexts (and speakers of X) of
+    each (speaker, pair), those over the speakers of each pair, and those over the pairs, each time without weights.
 
     Args:
         files: by id, frames (T, D) float, or units (T,) int, one a frame.
         items: those of other files, or shorter than a frame, are left out.
         frame_rate: frames a second.
         distance: of two frames: `angular`, their angle over pi (a frame of zeros is 1 from all others); `euclidean`; or
-            `discrete`, 0 for equal units and 1 for others, which ranks as the angular distance of one-hot vectors does, 0 and 1/2.
+            `discrete`, 0 for equal units and 1 for others, which ranks as the angular distance of one-hot vectors does,
+            0 and 1/2.
         speakers: `within` or `across`.
-        max_items: at most so many, drawn by the seed, of the items with one phone, context and speaker (10 in ZeroSpeech 2021).
-        max_speakers: at most so many, drawn by the seed, speakers of X for each A (5 in ZeroSpeech 2021).
+        max_items: most items with one phone, context and speaker, drawn by the seed (10 in ZeroSpeech 2021).
+        max_speakers: most speakers of X for each A, drawn by the seed (5 in ZeroSpeech 2021).
 
     Returns:
-        `error`; `low`, `high`: its 95 % interval, by a bootstrap over the pairs of phones; `chance`: the error after the labels A
-        and B were shuffled; `cells`; `items`: how many were compared.
+        `error`; `low`, `high`: its 95 % interval, by a bootstrap over the pairs of phones; `chance`: the error after
+        the labels A and B were shuffled; `cells`; `items`: how many were compared.
 
     Raises:
         CorpusError: no cell has enough items.
@@ -113,7 +116,7 @@ def by_pair(
     max_speakers: int = 5,
     seed: int = 0,
 ) -> tuple[Pairs, Pairs, dict[str, float]]:
-    """Error of each ordered pair of phones, whose mean is `abx`'s; the same after labels were shuffled; `cells` and `items`.
+    """Error of each ordered pair of phones, whose mean is `abx`'s; the same with labels shuffled; `cells` and `items`.
 
     Arguments and errors are those of `abx`.
     """
@@ -211,7 +214,7 @@ class _Block:
         return self.rows is self.columns
 
     def needed(self) -> tuple[np.ndarray, np.ndarray]:
-        """Row and column of each pair that is to be warped; within speakers a pair and its reverse are warped together."""
+        """Row and column of each pair to be warped; within speakers a pair and its reverse are warped together."""
         if not self.within:
             i, j = np.indices((len(self.rows), len(self.columns))).reshape(2, -1)
         else:

@@ -1,4 +1,4 @@
-"""Forced alignment of English by PocketSphinx, offline: phones to measure units against where there is no manual labelling.
+"""Forced alignment of English by PocketSphinx, offline: phones for metrics of units where there are no manual labels.
 
 It shows trends; it is no gold standard.
 """
@@ -17,7 +17,7 @@ FRAME = 0.01  # seconds of PocketSphinx's frames
 
 
 def align(waveform: np.ndarray, text: str) -> Alignment:
-    """Align words with a waveform: CMUdict's pronunciations, the acoustic model `en-us`, two passes (words, then their phones).
+    """Align words with a waveform: CMUdict's pronunciations, acoustic model `en-us`, two passes (words, then phones).
 
     Args:
         waveform: (samples,) float32 in [-1, 1] at 16 kHz.

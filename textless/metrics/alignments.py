@@ -51,9 +51,10 @@ def frame_phones(alignment: Alignment, frames: int, *, frame_rate: float, window
 def frame_span(
     onset: float, offset: float, frames: int, *, frame_rate: float, window: float = 0.025
 ) -> tuple[int, int]:
-    """First and last frame (exclusive) of a stretch of a file with so many frames: those with their window's middle inside.
+    """First and last frame (exclusive) whose window has its middle between `onset` and `offset`, of so many frames.
 
-    The window of frame t is the `window` seconds from t / frame_rate on, so its middle is at t / frame_rate + window / 2.
+    The window of frame t is `window` seconds long from t / frame_rate on: its middle is at
+    t / frame_rate + window / 2.
     """
     first, last = (math.ceil((t - window / 2) * frame_rate - 1e-9) for t in (onset, offset))
     return max(0, first), min(frames, last)

@@ -1,6 +1,7 @@
 """Automatic speech recognition of English, for word error rates: PocketSphinx with the model in its wheel, offline.
 
-Its word error rates are high and only compare with each other: report that of the original audio with that of synthesised speech.
+Its word error rates are high and only compare with each other: report that of the original audio with that of
+synthesised speech.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 def recognise(waveform: np.ndarray) -> str:
     """Transcript of a waveform (samples,) float32 in [-1, 1] at 16 kHz, "" where no word is recognised.
 
-    PocketSphinx 5 with its defaults: acoustic model `en-us`, its trigram model, CMUdict; cepstral mean of the whole file (`cmn`
-    batch), noise removal, three passes. A decoder carries noise estimates and Gaussians over to its next file, so each file gets
-    a new one, at 0.3 s: the transcript depends on the file alone.
+    PocketSphinx 5 with its defaults: acoustic model `en-us`, its trigram model, CMUdict; cepstral mean of the whole
+    file (`cmn` batch), noise removal, three passes. A decoder carries noise estimates and Gaussians over to its next
+    file, so each file gets a new one, at 0.3 s: the transcript depends on the file alone.
 
     Raises:
         TextlessError: pocketsphinx is not installed.

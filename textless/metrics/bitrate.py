@@ -27,10 +27,10 @@ def unit_cost(sequences: Iterable[Units], *, n_units: int | None = None) -> dict
     """Bit rates of units and the use of their codebook; needs no phones.
 
     Returns:
-        `active_units`: how many occur; `perplexity`: 2 to the entropy of the distribution of frame units; `segment_ms`: mean
-        length of a run of one unit; `units_per_second`: runs; `bitrate_codebook`: log2 of `n_units` for each frame (where the
-        number is known), `bitrate_frames`: entropy of frame units for each frame, `bitrate`: entropy of deduplicated units for
-        each run, all in bits a second: a unigram code, durations not counted; `seconds`.
+        `active_units`: how many occur; `perplexity`: 2 to the entropy of the distribution of frame units; `segment_ms`:
+        mean length of a run of one unit; `units_per_second`: runs; `bitrate_codebook`: log2 of `n_units` for each frame
+        (where the number is known), `bitrate_frames`: entropy of frame units for each frame, `bitrate`: entropy of
+        deduplicated units for each run, all in bits a second: a unigram code, durations not counted; `seconds`.
 
     Raises:
         CorpusError: no units. ContractError: their frame rate is unknown.

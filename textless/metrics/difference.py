@@ -37,7 +37,8 @@ def unit_difference(
     ours, theirs = ({row.id: row for row in rows} for rows in (a, b))
     if lost := sorted(ours.keys() ^ theirs.keys()):
         raise CorpusError(
-            f"{len(lost)} files have units in one of the two only, such as {', '.join(lost[:3])}; compare the same files"
+            f"{len(lost)} files have units in one of the two only, such as {', '.join(lost[:3])}; "
+            "compare the same files"
         )
     ids = sorted(i for i in ours if i in alignments)
     if not ids:
@@ -95,12 +96,12 @@ def paired_difference(
     """How much a measure differs between two systems that spoke the same sentences.
 
     Args:
-        a, b: what `compare` returns of each sentence, with ids: `sentences` in what `textless quality --json` writes, or the
-            lines in `data/` of a step `speech_quality`. The order does not matter.
+        a, b: what `compare` returns of each sentence, with ids: `sentences` in what `textless quality --json` writes,
+            or the lines in `data/` of a step `speech_quality`. The order does not matter.
 
     Returns:
-        the measure of `a` less that of `b`, and the 95 % interval of the difference, see `bootstrap.paired`. The systems
-        differ where it does not hold 0. A sentence that lacks the measure in one is left out in both.
+        the measure of `a` less that of `b`, and the 95 % interval of the difference, see `bootstrap.paired`. The
+        systems differ where it does not hold 0. A sentence that lacks the measure in one is left out in both.
 
     Raises:
         CorpusError: not the same sentences, or none that has the measure.
@@ -108,7 +109,8 @@ def paired_difference(
     ours, theirs = ({s["id"]: s for s in sentences} for sentences in (a, b))
     if lost := sorted(ours.keys() ^ theirs.keys()):
         raise CorpusError(
-            f"{len(lost)} sentences are in one of the two only, such as {', '.join(lost[:3])}; compare the same sentences"
+            f"{len(lost)} sentences are in one of the two only, such as {', '.join(lost[:3])}; "
+            "compare the same sentences"
         )
     sums = [sums_of([system[name] for name in sorted(ours)], measure) for system in (ours, theirs)]
     defined = (sums[0][1] > 0) & (sums[1][1] > 0)

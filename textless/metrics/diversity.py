@@ -1,8 +1,8 @@
 """Does a language model repeat itself? GSLM's self-BLEU and auto-BLEU on units, and loops.
 
-Lakhotia et al. 2021 (arXiv:2102.01192), section on the evaluation of generation, compute them on transcripts of a recogniser.
-There are fewer kinds of units than of words, and more a second: on units the values are higher, and only compare with those of
-real speech. Deduplicate units first, or a long unit counts as a repetition.
+Lakhotia et al. 2021 (arXiv:2102.01192), section on the evaluation of generation, compute them on transcripts of a
+recogniser. There are fewer kinds of units than of words, and more a second: on units the values are higher, and only
+compare with those of real speech. Deduplicate units first, or a long unit counts as a repetition.
 """
 
 from __future__ import annotations
@@ -49,19 +49,20 @@ def recurring(sequence: Sample, n: int) -> float:
 
 
 def auto_bleu(sequence: Sample, n: int = 2) -> float:
-    """Diversity within a sample: the geometric mean of `recurring` over 1- to n-grams (Lakhotia et al. 2021); 0 where all differ.
+    """Diversity within a sample: the geometric mean of `recurring` over 1- to n-grams (Lakhotia et al. 2021).
 
+    0 where all n-grams differ.
     GSLM's own script leaves out occurrences that overlap; of deduplicated units, these are at least trigrams.
     """
     return _geometric_mean([recurring(sequence, k) for k in range(1, n + 1)])
 
 
 def self_bleu(sequences: Sequence[Sample], n: int = 2) -> float:
-    """Diversity between samples: mean BLEU of each against all others as references (Zhu et al. 2018, arXiv:1802.01886).
+    """Diversity between samples: mean BLEU of each, the others being references (Zhu et al. 2018, arXiv:1802.01886).
 
-    BLEU is the geometric mean over k = 1 … n of the clipped precision, in which a k-gram counts no more often than in the one
-    reference that has it most often (Papineni et al. 2002, section 2.1.1), without brevity penalty or smoothing, as in GSLM's
-    script: 0 when no k-gram of some k is shared, or the sample has none.
+    BLEU is the geometric mean over k = 1 … n of the clipped precision, in which a k-gram counts no more often than in
+    the one reference that has it most often (Papineni et al. 2002, section 2.1.1), without brevity penalty or
+    smoothing, as in GSLM's script: 0 when no k-gram of some k is shared, or the sample has none.
 
     Raises:
         ValueError: fewer than two sequences.
@@ -86,7 +87,10 @@ def self_bleu(sequences: Sequence[Sample], n: int = 2) -> float:
 
 
 def repeated_ngrams(sequence: Sample, n: int = LOOP) -> tuple[float, int]:
-    """Share of the n-grams that occurred earlier in the sequence, and how often the most frequent one occurs; (0, 0) if none."""
+    """Share of the n-grams that occurred earlier in the sequence, and how often the most frequent one occurs.
+
+    (0, 0) where there is no n-gram.
+    """
     counts = _ngrams(sequence, n)
     return (1 - len(counts) / counts.total(), max(counts.values())) if counts else (0.0, 0)
 
@@ -98,10 +102,10 @@ def diversity(samples_by_prompt: Mapping[str, Sequence[Sample]]) -> dict[str, fl
         samples_by_prompt: by prompt its samples, without the prompt, which they share.
 
     Returns:
-        `prompts`, `samples`; `auto_bleu_2`: mean over samples; `self_bleu_2`: mean over prompts of their samples against each
-        other, and `vert_2`, the geometric mean of these two (Lakhotia et al. 2021), both missing where no prompt has two samples;
-        `repeated_8grams`: mean share; `most_of_an_8gram`: how often one occurs in a sample, at most; `without_loops`: share of
-        samples in which no 8-gram occurs more than twice.
+        `prompts`, `samples`; `auto_bleu_2`: mean over samples; `self_bleu_2`: mean over prompts of their samples
+        against each other, and `vert_2`, the geometric mean of these two (Lakhotia et al. 2021), both missing where no
+        prompt has two samples; `repeated_8grams`: mean share; `most_of_an_8gram`: how often one occurs in a sample, at
+        most; `without_loops`: share of samples in which no 8-gram occurs more than twice.
 
     Raises:
         ValueError: no sample.

@@ -1,8 +1,9 @@
 """Dynamic time warping: of many pairs of short sequences at once (`dtw`), and of one long pair (`warped_distance`).
 
-A path goes from (0, 0) to (n - 1, m - 1) by steps of (1, 0), (0, 1) or (1, 1), all of weight 1. Its cost is the sum of the
-distances of the cells on it; the least cost is divided by the number of cells on its path. There are two functions because they
-run along different axes: `dtw` takes one cell of thousands of pairs at a time, `warped_distance` one row of a single pair.
+A path goes from (0, 0) to (n - 1, m - 1) by steps of (1, 0), (0, 1) or (1, 1), all of weight 1. Its cost is the sum of
+the distances of the cells on it; the least cost is divided by the number of cells on its path. There are two functions
+because they run along different axes: `dtw` takes one cell of thousands of pairs at a time, `warped_distance` one row
+of a single pair.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ def dtw(
 ) -> np.ndarray:
     """Mean distance along the best path of each pair, by the rules of Libri-light and fastabx.
 
-    Where paths of equal cost differ in length, the one counts that, traced back from its end, prefers the diagonal step, then the
-    one along the columns.
+    Where paths of equal cost differ in length, the one counts that, traced back from its end, prefers the diagonal
+    step, then the one along the columns.
 
     Args:
-        distances: (E,) float32, of all frames of all pairs: that of frames i and j of pair p is at `start[p] + i stride[p] + j`.
+        distances: (E,) float32, of all frames of all pairs; of frames i and j of pair p at `start[p] + i stride[p] +
+            j`.
         start, stride, rows, columns: (P,) int64 each; `rows` and `columns` are the lengths n and m, at least 1.
 
     Returns:

@@ -8,9 +8,10 @@ import numpy as np
 
 
 def edit_distance(a: np.ndarray | Sequence[str], b: np.ndarray | Sequence[str]) -> int:
-    """Levenshtein distance (1966) of `a` (N,) and `b` (M,), units or words: insertions, deletions and substitutions cost 1 each.
+    """Levenshtein distance (1966) of `a` (N,) and `b` (M,), units or words.
 
-    The dynamic programme of Wagner & Fischer (1974, The string-to-string correction problem), a row at a time.
+    Insertions, deletions and substitutions cost 1 each. The dynamic programme of Wagner & Fischer (1974, The
+    string-to-string correction problem), a row at a time.
     """
     a, b = np.asarray(a), np.asarray(b)
     columns = np.arange(len(b) + 1)

@@ -14,7 +14,7 @@ SILENCE = frozenset({"SIL", "sil", "sp", "spn"})
 
 
 class Item(NamedTuple):
-    """`onset` to `offset` (seconds) of `file` hold the phones `previous`, `phone`, `next`, or `phone` alone, of `speaker`."""
+    """From `onset` to `offset` (seconds), `speaker` says `previous`, `phone` and `next` in `file`, or `phone` alone."""
 
     file: str
     onset: float
@@ -26,9 +26,10 @@ class Item(NamedTuple):
 
 
 def read_items(path: Path | str) -> list[Item]:
-    """Read an item file of ZeroSpeech: a header, then lines of `#file onset offset #phone prev-phone next-phone speaker`.
+    """Read an item file of ZeroSpeech.
 
-    Times are in seconds; fields are separated by white space.
+    After a header each line is `#file onset offset #phone prev-phone next-phone speaker`. Times are in seconds; fields
+    are separated by white space.
 
     Raises CorpusError that names the line.
     """
@@ -64,9 +65,9 @@ def _times(onset: str, offset: str, where: str) -> tuple[float, float]:
 def items_of(alignments: Mapping[str, Alignment], speakers: Mapping[str, str | None]) -> list[Item]:
     """Triphones of aligned files, as in the item files of ZeroSpeech 2021.
 
-    An item reaches from the start of the phone before to the end of the phone after, because the context is to be heard.
-    Silence (`SIL`, `sil`, `sp`, `spn`) is neither the phone nor its context, and phones that do not touch are no context of
-    each other: the first and last phone of a phrase are context only. Files without a speaker are left out.
+    An item reaches from the start of the phone before to the end of the phone after, because the context is to be
+    heard. Silence (`SIL`, `sil`, `sp`, `spn`) is neither the phone nor its context, and phones that do not touch are no
+    context of each other: the first and last phone of a phrase are context only. Files without a speaker are left out.
     """
     items = []
     for file, phones in alignments.items():

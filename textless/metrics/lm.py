@@ -1,7 +1,7 @@
-"""Metrics of language models: likelihoods, accuracy on pairs of a good and a bad sequence, and controls that need no such pairs.
+"""Metrics of language models: likelihoods, accuracy on pairs of a good and a bad sequence, and controls without pairs.
 
-A language model here is anything with `nll(units) → (N + 1,) float64` nats, such as `UnitLM` and `KneserNey`. Where it has
-`nll_batch(list of units) → list of arrays`, many are scored in one call.
+A language model here is anything with `nll(units) → (N + 1,) float64` nats, such as `UnitLM` and `KneserNey`. Where it
+has `nll_batch(list of units) → list of arrays`, many are scored in one call.
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ def likelihoods(lm: Scorer, rows: Sequence[UnitRow], train: Sequence[Units] = ()
         train: the units that the model was trained on; without them there is no n-gram model.
 
     Returns:
-        `nll_per_unit` and, where the frame rate is known, `bits_per_second`, as in `score`, over all rows together; the same of a
-        unigram and of a 5-gram with modified Kneser-Ney smoothing, under `unigram_` and `fivegram_`; each with `_low` and
-        `_high`, its 95 % interval by a bootstrap over rows, with the same draws for all models.
+        `nll_per_unit` and, where the frame rate is known, `bits_per_second`, as in `score`, over all rows together; the
+        same of a unigram and of a 5-gram with modified Kneser-Ney smoothing, under `unigram_` and `fivegram_`; each
+        with `_low` and `_high`, its 95 % interval by a bootstrap over rows, with the same draws for all models.
 
     Raises:
         CorpusError: no row.
@@ -133,15 +133,16 @@ def by_speaker(lm: Scorer, rows: Iterable[UnitRow]) -> dict[str, dict[str, float
 def pair_accuracy(
     lm: Scorer, pairs: Sequence[tuple[Units, Units]], *, normalise: bool = False, seed: int = 0
 ) -> dict[str, float]:
-    """How often the good sequence of a pair is the more likely: sWUGGY and sBLIMP (Nguyen et al. 2020, arXiv:2011.11588).
+    """How often the good sequence of a pair is more likely: sWUGGY and sBLIMP (Nguyen et al. 2020, arXiv:2011.11588).
 
     Args:
         pairs: (good, bad), never deduplicated.
-        normalise: compare the mean over units and `</s>`, as TWIST does (Hassid et al. 2023, arXiv:2305.13009), not the sum.
+        normalise: compare the mean over units and `</s>`, not the sum, as TWIST does (Hassid et al. 2023,
+            arXiv:2305.13009).
 
     Returns:
-        `accuracy`: share of pairs whose good sequence has the lower NLL, a tie counting one half; `low`, `high`: its 95 %
-        interval, by a percentile bootstrap over pairs; `n`: number of pairs.
+        `accuracy`: share of pairs whose good sequence has the lower NLL, a tie counting one half; `low`, `high`: its
+        95 % interval, by a percentile bootstrap over pairs; `n`: number of pairs.
 
     Raises:
         CorpusError: no pair.
@@ -156,7 +157,7 @@ def _accuracy(good: np.ndarray, bad: np.ndarray, seed: int) -> dict[str, float]:
     n = len(good)
     worth = np.array([0.0, 0.5, 1.0])
     counts = np.bincount(1 + np.sign(bad - good).astype(np.int64), minlength=3)
-    # A pair is lost, tied or won. The numbers of each in a resample of n pairs are a multinomial draw: no need to draw the pairs.
+    # A pair is lost, tied or won. How many of each a resample of n pairs has is a multinomial draw.
     low, high = percentiles(np.random.default_rng(seed).multinomial(n, counts / n, RESAMPLES) @ worth / n)
     return {"accuracy": float(counts @ worth / n), "low": low, "high": high, "n": n}
 
@@ -165,12 +166,12 @@ def read_pairs(path: Path | str, units: Mapping[str, Units]) -> list[tuple[Units
     """Read a gold list: pairs of (good, bad).
 
     Args:
-        path: .tsv or .csv with a header that names the columns `good` and `bad`, or .jsonl of objects with these; the values
-            are ids. Other columns are ignored.
+        path: .tsv or .csv with a header that names the columns `good` and `bad`, or .jsonl of objects with these; the
+            values are ids. Other columns are ignored.
         units: of each id, such as `{row.id: row.units for row in dump}`.
 
     Raises:
-        CorpusError: a file that cannot be read, no pair in it, a column that is missing, an id that has no units. Names the line.
+        CorpusError: a file that cannot be read, no pair in it, a missing column, an id without units. Names the line.
     """
     path = Path(path)
     if path.suffix.lower() not in (".tsv", ".csv", ".jsonl"):
@@ -232,18 +233,18 @@ def controls(lm: Scorer, rows: Iterable[UnitRow], *, seed: int = 0) -> dict[str,
     """How often a real sequence is more likely, in mean NLL per unit, than a manipulated one: chance is one half.
 
     - `reversed`: in time.
-    - `shuffled`: cut into segments of about half a second, which are permuted. Inside a segment nothing changes, so that a model
-        whose context is a few units notices only the seams.
-    - `spliced`: the first half, and from the end of another sequence as many frames as the second half has. The other is the next
-        in length, so that the number of frames stays the same whenever it is long enough. There is one seam; the rest shows
-        whether the model notices more than that.
+    - `shuffled`: cut into segments of about half a second, which are permuted. Inside a segment nothing changes, so
+        that a model whose context is a few units notices only the seams.
+    - `spliced`: the first half, and from the end of another sequence as many frames as the second half has. The other
+        is the next in length, so that the number of frames stays the same whenever it is long enough. There is one
+        seam; the rest shows whether the model notices more than that.
 
-    Units with durations are deduplicated, before and after; others are used as they are. Reversal and shuffling of a sequence
-    depend on the seed and its id alone, and nothing depends on the order of the rows.
+    Units with durations are deduplicated, before and after; others are used as they are. Reversal and shuffling of a
+    sequence depend on the seed and its id alone, and nothing depends on the order of the rows.
 
     Returns:
-        for each control what `pair_accuracy` returns, and `left_out`: sequences that are too short, or otherwise unchanged.
-        Where all are left out, `n` is 0 and accuracy and interval are missing.
+        for each control what `pair_accuracy` returns, and `left_out`: sequences that are too short, or otherwise
+        unchanged. Where all are left out, `n` is 0 and accuracy and interval are missing.
 
     Raises:
         CorpusError: two rows of one id.
@@ -274,7 +275,7 @@ def controls(lm: Scorer, rows: Iterable[UnitRow], *, seed: int = 0) -> dict[str,
 
 
 def shuffled(units: Units, generator: np.random.Generator) -> Units:
-    """`units` with its segments of about `SEGMENT` seconds in another order; unchanged where every order is the same."""
+    """`units` with its segments of about `SEGMENT` seconds permuted; unchanged where all permutations are the same."""
     rate = units.contract.frame_rate
     number_of_segments = round(units.n_frames / rate / SEGMENT if rate else len(units) / SEGMENT_UNITS)
     segments = np.array_split(np.arange(len(units)), min(max(1, number_of_segments), max(1, len(units))))
@@ -287,7 +288,7 @@ def shuffled(units: Units, generator: np.random.Generator) -> Units:
 
 
 def spliced(units: Units, other: Units) -> Units:
-    """The first half of `units`, in frames, and for the second half as many of the last frames of `other`, or all it has.
+    """The first half of `units`, in frames, and as its second half the last frames of `other`, or all it has.
 
     Unchanged below two frames, where there is no first half.
     """
@@ -301,7 +302,7 @@ def spliced(units: Units, other: Units) -> Units:
 
 
 def _partners(documents: Mapping[str, Units], seed: int) -> dict[str, str]:
-    """By id, the next in length; for the longest the one before, or itself if alone. The seed orders those of equal length."""
+    """By id, the next in length; for the longest the one before, or itself if alone. The seed breaks ties."""
     order = sorted(documents, key=lambda i: (documents[i].n_frames, _generator(seed, i).random(), i))
     return dict(zip(order, order[1:] + order[-2:][:1], strict=True))
 

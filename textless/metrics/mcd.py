@@ -23,8 +23,8 @@ def mel_cepstra(waveform: np.ndarray, *, sample_rate: int = 16000) -> np.ndarray
 
     It has 80 bands on Slaney's scale, a Hann window of 1024 samples and a hop of 256.
     c_k = 2 / N sum_n log m_n cos(pi k (n + 1/2) / N), m_n the magnitude in band n of N: the orthonormal DCT-II times
-    sqrt(2 / N). So log m = c_0 / 2 + sum_k c_k cos(…), as SPTK's mel cepstra sum to the logarithm of a warped spectrum, and
-    distortions are in dB.
+    sqrt(2 / N). So log m = c_0 / 2 + sum_k c_k cos(…), as SPTK's mel cepstra sum to the logarithm of a warped spectrum,
+    and distortions are in dB.
 
     Returns:
         (samples // 256 + 1, 13) float64.
@@ -44,9 +44,9 @@ def mel_cepstra(waveform: np.ndarray, *, sample_rate: int = 16000) -> np.ndarray
 def mel_cepstral_distortion(made: np.ndarray, real: np.ndarray, *, sample_rate: int = 16000) -> float:
     """Mel-cepstral distortion of two waveforms (samples,) of any lengths above 512, in dB.
 
-    10 / ln 10 sqrt(2 sum_k (c_k - c'_k)²), mean over the best path: the root-mean-square difference of the smoothed spectra over
-    mel bands, level apart. Silent frames count as any others. Compare only with values of the same definition: other cepstra,
-    other orders, or leaving out silence give other values.
+    10 / ln 10 sqrt(2 sum_k (c_k - c'_k)²), mean over the best path: the root-mean-square difference of the smoothed
+    spectra over mel bands, level apart. Silent frames count as any others. Compare only with values of the same
+    definition: other cepstra, other orders, or leaving out silence give other values.
     """
     a, b = (mel_cepstra(w, sample_rate=sample_rate) for w in (made, real))
     return 10 / math.log(10) * math.sqrt(2) * warped_distance(a, b)

@@ -1,4 +1,4 @@
-"""How a metric is declared: beside the function that returns it, in a table `METRICS` of keys and `Metric`s.
+"""How a metric is declared: next to the function that returns it, in a table `METRICS` from keys to `Metric`s.
 
 `textless.metrics.table` prints what is declared, and a test holds the declarations against what the functions return.
 """
@@ -40,8 +40,8 @@ class Metric:
         baseline: what it is read against: `chance` or `original`, under the key `NAME_chance` or `NAME_original`.
         unprinted: suffixes of further keys that are written to files and not printed.
         printed: whether the table has a line for it.
-        ratio: two numbers of each sentence, where the metric is the sum of the first over the sum of the second; where it is
-            None, it is the mean over sentences. Only of metrics of speech.
+        ratio: two numbers of each sentence, where the metric is the sum of the first over the sum of the second; where
+            it is None, it is the mean over sentences. Only of metrics of speech.
     """
 
     label: str

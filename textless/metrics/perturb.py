@@ -24,8 +24,8 @@ def change_speed(waveform: np.ndarray, factor: float) -> np.ndarray:
 def stretch(waveform: np.ndarray, factor: float, *, sample_rate: int = 16_000) -> np.ndarray:
     """`factor` times as fast at the same pitch, by WSOLA (Verhelst & Roelands 1993).
 
-    Windows overlap by half. Each is taken from near the position that the factor gives, where it correlates best with the
-    natural continuation of the window before.
+    Windows overlap by half. Each is taken from near the position that the factor gives, where it correlates best with
+    the natural continuation of the window before.
 
     (samples,) float32 → (round(samples / factor),) float32.
     """
@@ -57,7 +57,7 @@ def stretch(waveform: np.ndarray, factor: float, *, sample_rate: int = 16_000) -
 
 
 def shift_pitch(waveform: np.ndarray, semitones: float, *, sample_rate: int = 16_000) -> np.ndarray:
-    """Pitch and formants moved by `semitones` at the same length: resampled, then stretched back. (samples,) → (samples,)."""
+    """Pitch and formants moved by `semitones`: resampled, then stretched back to (samples,)."""
     moved = change_speed(waveform, 2 ** (semitones / 12))
     return _fit(stretch(moved, len(moved) / len(waveform), sample_rate=sample_rate), len(waveform))
 

@@ -27,13 +27,14 @@ def unit_quality(
     """Compare units with phones, frame by frame.
 
     Args:
-        pairs: of each file, frame units (T,) int64 and the phones of `frame_phones`; frames without a phone are left out.
+        pairs: of each file, frame units (T,) int64 and `frame_phones`; frames without a phone are left out.
 
     Returns:
-        `pnmi`: mutual information over the phones' entropy, and `_low`, `_high`, its 95 % interval by a bootstrap over files,
-        less the bias; `phone_purity`: share of frames whose phone is the most frequent of their unit; `cluster_purity`: share
-        whose unit is the most frequent of their phone; each with `_chance`, the same with the units shuffled over the frames:
-        the fewer the frames, the higher it is; `active_units` and `frames`, of the frames that have a phone.
+        `pnmi`: mutual information over the phones' entropy, and `_low`, `_high`, its 95 % interval by a bootstrap over
+        files, less the bias; `phone_purity`: share of frames whose phone is the most frequent of their unit;
+        `cluster_purity`: share whose unit is the most frequent of their phone; each with `_chance`, the same with the
+        units shuffled over the frames: the fewer the frames, the higher it is; `active_units` and `frames`, of the
+        frames that have a phone.
 
     Raises:
         CorpusError: no frame has both a unit and a phone.
@@ -46,7 +47,7 @@ def unit_quality(
     draws = (np.bincount(rng.integers(files, size=files), minlength=files) for _ in range(RESAMPLES))
     whole = pnmi(joint)
     drawn = np.array([pnmi(shares(phone_ids, all_units, n_units, times[file])) for times in draws])
-    # A resample has fewer different frames, which share more by chance: its PNMI is too high, by about mean(drawn) - whole.
+    # A resample has fewer different frames, so more is shared by chance, and its PNMI is biased upwards.
     low, high = percentiles(drawn - drawn.mean() + whole)
     return {
         "pnmi": whole,
@@ -63,7 +64,7 @@ def unit_quality(
 
 
 def aligned(pairs: Iterable[tuple[np.ndarray, list[str | None]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Units, phones and files as numbers from 0, of all frames that have a phone, (N,) int64 each; and how many files there are.
+    """Units, phones and files as numbers, of all frames that have a phone, (N,) int64 each; and the number of files.
 
     `pairs` and errors are those of `unit_quality`.
     """

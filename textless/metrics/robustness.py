@@ -1,9 +1,12 @@
-"""Do units stay when only the sound changes? Unit edit distance (Gat et al. 2022, Augmentation Invariant Discrete Representation for
-Generative Spoken Language Modeling, arXiv:2209.15483, section 3).
+"""Do units stay when only the sound changes? Unit edit distance (UED).
 
-The paper has an encoder f of waveforms to T' frames, a quantizer E of each frame to a unit, and a change g of the waveform. Its distance
-is LEV(dedup(E(f(x))), dedup(E(f(g(x))))) / T'_x. Units are deduplicated before they are compared, but T'_x is the number of frames of x,
-before deduplication. So a figure here is smaller than an error rate, which divides by the deduplicated units.
+Gat et al. 2022, Augmentation Invariant Discrete Representation for Generative Spoken Language Modeling,
+arXiv:2209.15483, section 3.
+
+The paper has an encoder f of waveforms to T' frames, a quantizer E of each frame to a unit, and a change g of the
+waveform. Its distance is LEV(dedup(E(f(x))), dedup(E(f(g(x))))) / T'_x. Units are deduplicated before they are
+compared, but T'_x is the number of frames of x, before deduplication. So UED is smaller than an error rate, which
+divides by the deduplicated units.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ METRICS = {
 
 
 def unit_edit_distance(clean: Units, changed: Units) -> float:
-    """Edit distance between the deduplicated units of a file and of its changed version, over the frames of the clean file.
+    """Edit distance of the deduplicated units of a file and of its changed version, over the clean file's frames.
 
     0 is best. Raises CorpusError where `clean` is empty.
     """
@@ -42,9 +45,9 @@ def unit_edit_distances(
 ) -> dict[str, float]:
     """Unit edit distance of one file under each of `textless.metrics.perturb.PERTURBATIONS`.
 
-    The paper stretches in time, shifts the pitch, and adds reverberation, and noise from a corpus. Here are: `ued_speed_F`,
-    resampling to F times the speed, by which the pitch moves too; `ued_stretch_F`, at the same pitch; `ued_pitch_S`, S
-    semitones, formants with it; `ued_noise_D`, white noise D dB below the speech; no reverberation.
+    The paper stretches in time, shifts the pitch, and adds reverberation, and noise from a corpus. Here are:
+    `ued_speed_F`, resampling to F times the speed, by which the pitch moves too; `ued_stretch_F`, at the same pitch;
+    `ued_pitch_S`, S semitones, formants with it; `ued_noise_D`, white noise D dB below the speech; no reverberation.
 
     Args:
         waveform: (samples,) float32 at 16 kHz.

@@ -10,8 +10,8 @@
 | `uer` | unit error rate: edit distance of the deduplicated units, over the number of the original's | lower |
 | `wer` | word error rate of a recogniser against the text (`asr.recognise`); `wer_original`: of the original | lower |
 
-`log_mel_l1`, `f0_cents`, `voicing_error` and `stoi` compare moments in time, over the shorter of the two. STOI and not ESTOI: it is what
-vocoders and codecs are reported by.
+`log_mel_l1`, `f0_cents`, `voicing_error` and `stoi` compare moments in time, over the shorter of the two. STOI and not
+ESTOI: it is what vocoders and codecs are reported by.
 """
 
 from __future__ import annotations
@@ -110,14 +110,14 @@ def compare(
     """Measure one sentence.
 
     Args:
-        made, real: the synthesised waveform and the original, (samples,) float32 at 16 kHz, from 0.1 seconds to two minutes.
+        made, real: synthesised waveform and original, (samples,) float32 at 16 kHz, 0.1 seconds to two minutes.
         encode: waveforms to units, such as `Tokenizer.encode_batch`, for `uer`.
         text: what is said, for `wer`.
 
     Returns:
-        `seconds` and `seconds_original`; each of `MEASURES`, or for a ratio its two numbers; the transcripts `heard` and
-        `heard_original`. A measure is missing where it is not defined: `f0_cents` where no frame is voiced in both, `stoi` of
-        less than 0.4 seconds of speech.
+        `seconds` and `seconds_original`; each of `MEASURES`, or for a ratio its two numbers; the transcripts `heard`
+        and `heard_original`. A measure is missing where it is not defined: `f0_cents` where no frame is voiced in both,
+        `stoi` of less than 0.4 seconds of speech.
 
     Raises:
         AudioError: too short or too long. TextlessError: pystoi or pocketsphinx are needed and not installed.
@@ -152,7 +152,10 @@ def compare(
 
 
 def _acoustic(made: np.ndarray, real: np.ndarray, samples: int) -> dict[str, float]:
-    """Spectral and pitch distances; those of moments in time over the first `samples`. Declarations need no torch, but this does."""
+    """Spectral and pitch distances; those of moments in time over the first `samples`.
+
+    torch is imported here, so that tables of metrics do not need it.
+    """
     import torch
 
     from textless.audio.f0 import f0_cents_error, track_f0, voicing_error
@@ -209,8 +212,8 @@ def summarise(sentences: Sequence[Sentence], *, seed: int = 0) -> dict[str, floa
     confidence intervals in ASR performance evaluation.
 
     Returns:
-        Each measure, over the sentences that have it, and `_low` and `_high`, its 95 % interval where there are two or more.
-        `files`, `seconds`: of the synthesised speech.
+        Each measure, over the sentences that have it, and `_low` and `_high`, its 95 % interval where there are two or
+        more. `files`, `seconds`: of the synthesised speech.
 
     Warns where synthesised speech and original differ in length. Raises CorpusError: no sentence.
     """
@@ -236,7 +239,10 @@ def summarise(sentences: Sequence[Sentence], *, seed: int = 0) -> dict[str, floa
 
 
 def sums_of(sentences: Sequence[Sentence], measure: str) -> tuple[np.ndarray, np.ndarray]:
-    """Numerator and denominator of a measure, (N,) float64 each: for a mean, the value and 1; 0 and 0 where it is missing."""
+    """Numerator and denominator of a measure, (N,) float64 each.
+
+    For a mean, they are the value and 1; 0 and 0 where it is missing.
+    """
     metric = MEASURES.get(measure)
     above, below = metric.ratio if metric and metric.ratio else (measure, None)
     over = np.array([s.get(above, 0) for s in sentences], np.float64)

@@ -1,4 +1,4 @@
-"""Tables of metrics as the command line prints them, out of what the metrics declare (see `textless.metrics.metric`)."""
+"""Tables of metrics as the command line prints them, from their declarations (see `textless.metrics.metric`)."""
 
 from __future__ import annotations
 

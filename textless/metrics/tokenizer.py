@@ -1,4 +1,4 @@
-"""Measures of a tokenizer, or of its encoder alone, from audio: everything of `units`, `robustness`, and ABX of the frames."""
+"""Metrics of a tokenizer, or of an encoder alone, on audio: those of `units`, `robustness` and ABX of frames."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def measure_tokenizer(
     """Encode audio, and measure its units and frames.
 
     Args:
-        model: a tokenizer, whose units are measured, and its frames where there are phones; or an encoder, whose frames are.
+        model: a tokenizer, for metrics of its units and, where there are phones, of its frames; or an encoder.
         perturb: also encode each file perturbed, eight times, and compare the units (see `unit_edit_distances`).
 
     Returns:
-        what `measure_units`, `measure_frames` and `mean_distances` return; and the rows that failed, as {"id", "error"}. Frames
-        of the files that have phones are kept in a temporary folder, 4 D bytes each.
+        what `measure_units`, `measure_frames` and `mean_distances` return; and the rows that failed, as {"id",
+        "error"}. Frames of the files that have phones are kept in a temporary folder, 4 D bytes each.
 
     Raises:
         RowsFailedError: all rows failed. CorpusError: nothing to measure an encoder by. Otherwise as the three.

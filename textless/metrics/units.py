@@ -1,4 +1,4 @@
-"""All that is measured of units: what they cost (`bitrate`), and with phones what they are worth (`pnmi`, `abx_error`)."""
+"""All metrics of units: bit rates (`bitrate`), and against phones PNMI and purities (`pnmi`) and ABX (`abx_error`)."""
 
 from __future__ import annotations
 
@@ -49,14 +49,15 @@ def measure_units(
     """Measure units in every way that the arguments allow.
 
     Returns:
-        `files`, and what `unit_cost` returns; with alignments what `unit_quality` returns; with items, or with the triphones of
-        the alignments, `abx_within` and `abx_across`, each with `_low`, `_high`, `_chance` and `_cells` (see `abx`).
+        `files`, and what `unit_cost` returns; with alignments what `unit_quality` returns; with items, or with the
+        triphones of the alignments, `abx_within` and `abx_across`, each with `_low`, `_high`, `_chance` and `_cells`
+        (see `abx`).
 
     Items made from alignments need rows with speakers; where they give no ABX a warning says why.
 
     Raises:
-        CorpusError: no units; alignments of other files; items that were passed and make no cell. ContractError: units of several
-            codebooks, or of an unknown frame rate.
+        CorpusError: no units; alignments of other files; items that were passed and make no cell. ContractError: units
+            of several codebooks, or of an unknown frame rate.
     """
     rows = sorted(
         rows, key=lambda row: row.id
