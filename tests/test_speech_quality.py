@@ -211,7 +211,7 @@ def rows(*names):
 
 def test_pairs_by_id_or_by_what_a_file_of_that_id_is_called():
     pairs = pair_rows(rows("x_1", "b"), rows("a", "b", "x/1"))
-    assert [(p.id, p.made.id, p.real.id) for p in pairs] == [("x/1", "x_1", "x/1"), ("b", "b", "b")]
+    assert [(p.id, p.speech.id, p.reference.id) for p in pairs] == [("x/1", "x_1", "x/1"), ("b", "b", "b")]
     with pytest.raises(
         CorpusError,
         match="2 of 3 files have no original of their name, such as c, d; those of the reference are called a, b",
@@ -245,7 +245,7 @@ def test_files_that_cannot_be_compared(tmp_path, sentence):
     a, b, c = compare_pairs(pair_rows(made, real), stoi=False)
     assert a["id"] == "a"
     assert a["error"].startswith(str(tmp_path / "real" / "a.wav"))
-    assert b["error"].startswith(f"{tmp_path / 'made' / 'b.wav'}: 0.0 s made of 1.2 s")
+    assert b["error"].startswith(f"{tmp_path / 'made' / 'b.wav'}: 0.0 s of speech against 1.2 s of reference")
     assert (c["id"], c["mcd"]) == ("c", pytest.approx(0, abs=1e-9))
 
 

@@ -41,12 +41,12 @@ def mel_cepstra(waveform: np.ndarray, *, sample_rate: int = 16000) -> np.ndarray
     return (2 / bands * basis @ mel).T
 
 
-def mel_cepstral_distortion(made: np.ndarray, real: np.ndarray, *, sample_rate: int = 16000) -> float:
+def mel_cepstral_distortion(speech: np.ndarray, reference: np.ndarray, *, sample_rate: int = 16000) -> float:
     """Mel-cepstral distortion of two waveforms (samples,) of any lengths above 512, in dB.
 
     10 / ln 10 sqrt(2 sum_k (c_k - c'_k)²), mean over the best path: the root-mean-square difference of the smoothed
     spectra over mel bands, level apart. Silent frames count as any others. Compare only with values of the same
     definition: other cepstra, other orders, or leaving out silence give other values.
     """
-    a, b = (mel_cepstra(w, sample_rate=sample_rate) for w in (made, real))
+    a, b = (mel_cepstra(w, sample_rate=sample_rate) for w in (speech, reference))
     return 10 / math.log(10) * math.sqrt(2) * warped_distance(a, b)

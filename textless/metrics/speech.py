@@ -64,21 +64,21 @@ Encode = Callable[[Sequence[np.ndarray]], Sequence[Units]]
 class Pair:
     """A synthesised file and its original, whose id the pair has."""
 
-    made: Row
-    real: Row
+    speech: Row
+    reference: Row
 
     @property
     def id(self) -> str:
-        return self.real.id
+        return self.reference.id
 
 
-def pair_rows(made: Iterable[Row], reference: Iterable[Row]) -> list[Pair]:
+def pair_rows(speech: Iterable[Row], reference: Iterable[Row]) -> list[Pair]:
     """Pair each synthesised file with the original of its name: the id, or the file name that `resynth` makes of it.
 
     Raises:
         CorpusError: some have no original, or several.
     """
-    synthesised, originals = list(made), list(reference)
+    synthesised, originals = list(speech), list(reference)
     times = Counter(file_stem(row.id) for row in originals)
     by_name = {name: row for row in originals if times[name := file_stem(row.id)] == 1}
     if lost := [row.id for row in synthesised if file_stem(row.id) not in by_name]:
@@ -105,12 +105,17 @@ def check_stoi() -> None:
 
 
 def compare(
-    made: np.ndarray, real: np.ndarray, *, stoi: bool = True, encode: Encode | None = None, text: str | None = None
+    speech: np.ndarray,
+    reference: np.ndarray,
+    *,
+    stoi: bool = True,
+    encode: Encode | None = None,
+    text: str | None = None,
 ) -> dict[str, Any]:
     """Measure one sentence.
 
     Args:
-        made, real: synthesised waveform and original, (samples,) float32 at 16 kHz, 0.1 seconds to two minutes.
+        speech, reference: synthesised and original waveform, (samples,) float32 at 16 kHz, 0.1 seconds to two minutes.
         encode: waveforms to units, such as `Tokenizer.encode_batch`, for `uer`.
         text: what is said, for `wer`.
 
@@ -122,25 +127,25 @@ def compare(
     Raises:
         AudioError: too short or too long. TextlessError: pystoi or pocketsphinx are needed and not installed.
     """
-    made, real = as_waveforms([made, real])
-    samples = min(len(made), len(real))
-    if samples < SHORTEST or max(len(made), len(real)) > LONGEST:
+    speech, reference = as_waveforms([speech, reference])
+    samples = min(len(speech), len(reference))
+    if samples < SHORTEST or max(len(speech), len(reference)) > LONGEST:
         raise AudioError(
-            f"{len(made) / SAMPLE_RATE:.1f} s made of {len(real) / SAMPLE_RATE:.1f} s; "
+            f"{len(speech) / SAMPLE_RATE:.1f} s of speech against {len(reference) / SAMPLE_RATE:.1f} s of reference; "
             f"sentences of {SHORTEST / SAMPLE_RATE:g} to {LONGEST / SAMPLE_RATE:.0f} s can be compared"
         )
     values: dict[str, Any] = {
-        "seconds": len(made) / SAMPLE_RATE,
-        "seconds_original": len(real) / SAMPLE_RATE,
-        **_acoustic(made, real, samples),
+        "seconds": len(speech) / SAMPLE_RATE,
+        "seconds_original": len(reference) / SAMPLE_RATE,
+        **_acoustic(speech, reference, samples),
     }
     if stoi:
-        values["stoi"] = _stoi(made[:samples], real[:samples])
+        values["stoi"] = _stoi(speech[:samples], reference[:samples])
     if encode:
-        original_units, made_units = (units.deduplicated().units for units in encode([real, made]))
-        values |= {"unit_edits": edit_distance(original_units, made_units), "units": len(original_units)}
+        originals, ours = (units.deduplicated().units for units in encode([reference, speech]))
+        values |= {"unit_edits": edit_distance(originals, ours), "units": len(originals)}
     if text is not None:
-        said, heard, heard_original = words_of(text), recognise(made), recognise(real)
+        said, heard, heard_original = words_of(text), recognise(speech), recognise(reference)
         values |= {
             "words": len(said),
             "word_edits": edit_distance(said, words_of(heard)),
@@ -151,7 +156,7 @@ def compare(
     return {name: value for name, value in values.items() if not (isinstance(value, float) and math.isnan(value))}
 
 
-def _acoustic(made: np.ndarray, real: np.ndarray, samples: int) -> dict[str, float]:
+def _acoustic(speech: np.ndarray, reference: np.ndarray, samples: int) -> dict[str, float]:
     """Spectral and pitch distances; those of moments in time over the first `samples`.
 
     torch is imported here, so that tables of metrics do not need it.
@@ -162,24 +167,24 @@ def _acoustic(made: np.ndarray, real: np.ndarray, samples: int) -> dict[str, flo
     from textless.metrics.mcd import mel_cepstral_distortion
     from textless.vocoder.losses import log_mel_l1
 
-    cut = [made[:samples], real[:samples]]
+    cut = [speech[:samples], reference[:samples]]
     f0 = track_f0(cut, sample_rate=SAMPLE_RATE)
     return {
         "log_mel_l1": float(log_mel_l1(*(torch.from_numpy(w)[None] for w in cut), sample_rate=SAMPLE_RATE)),
-        "mcd": mel_cepstral_distortion(made, real),
+        "mcd": mel_cepstral_distortion(speech, reference),
         "f0_cents": f0_cents_error(*f0),
         "voicing_error": voicing_error(*f0),
     }
 
 
-def _stoi(made: np.ndarray, real: np.ndarray) -> float:
+def _stoi(speech: np.ndarray, reference: np.ndarray) -> float:
     check_stoi()
     from pystoi import stoi
 
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "Not enough STFT frames", RuntimeWarning)  # pystoi then returns 1e-5
         try:
-            return float(stoi(real, made, SAMPLE_RATE))
+            return float(stoi(reference, speech, SAMPLE_RATE))
         except RuntimeWarning:
             return math.nan
 
@@ -188,16 +193,16 @@ def compare_pairs(
     pairs: Sequence[Pair], *, stoi: bool = True, encode: Encode | None = None, text: Mapping[str, str] | None = None
 ) -> Iterator[dict[str, Any]]:
     """`compare` of each pair of files, with its `id`; {"id", "error"} of a pair that cannot be read or compared."""
-    both = zip(pairs, read_rows(p.made for p in pairs), read_rows(p.real for p in pairs), strict=True)
-    for pair, (_, made), (_, real) in both:
-        if isinstance(made, AudioError) or isinstance(real, AudioError):
-            yield {"id": pair.id, "error": str(made if isinstance(made, AudioError) else real)}
+    both = zip(pairs, read_rows(p.speech for p in pairs), read_rows(p.reference for p in pairs), strict=True)
+    for pair, (_, speech), (_, reference) in both:
+        if isinstance(speech, AudioError) or isinstance(reference, AudioError):
+            yield {"id": pair.id, "error": str(speech if isinstance(speech, AudioError) else reference)}
             continue
         words = text[pair.id] if text is not None else None
         try:
-            yield {"id": pair.id, **compare(made, real, stoi=stoi, encode=encode, text=words)}
+            yield {"id": pair.id, **compare(speech, reference, stoi=stoi, encode=encode, text=words)}
         except AudioError as e:
-            yield {"id": pair.id, "error": f"{pair.made.path}: {e}"}
+            yield {"id": pair.id, "error": f"{pair.speech.path}: {e}"}
 
 
 # ------------------------------------------------------------------------------------------------- over many sentences

@@ -207,7 +207,7 @@ class SpeechQuality(MapStep):
     def identity(self, row: Any, hash_file: HashFile) -> Any:
         from textless.audio.corpus import row_identity
 
-        return [row_identity(row.real, or_missing(hash_file)), hash_file(row.made.path)]
+        return [row_identity(row.reference, or_missing(hash_file)), hash_file(row.speech.path)]
 
     def tools(self, job: Job) -> Any:
         """Tokenizer and words, or None. What the measures need must be there: a result does not depend on what is installed."""
