@@ -30,21 +30,10 @@ from textless.errors import OutputExistsError, PipelineError
 from textless.report import make_report, material, page
 from textless.report.codebooks import count, manner
 from textless.report.curves import Series, chart, curves
-from textless.report.figures import (
-    Html,
-    data,
-    figure,
-    joined,
-    markup,
-    number,
-    png,
-    spectrogram,
-    text,
-    thinned,
-    ticks,
-    wave_path,
-)
+from textless.report.html import Html, data, joined, markup, text
 from textless.report.material import _limit, find_examples
+from textless.report.media import png, spectrogram, wave_path
+from textless.report.numbers import number, thinned, ticks, value_text
 from textless.steps import (
     Alignments,
     Assign,
@@ -185,7 +174,7 @@ def tracks(made, example):
 
 
 def test_the_page_is_whole_and_stands_alone(made):
-    assert made.page.sections() == ["examples", "steps", "figures", "curves", "units"]
+    assert made.page.sections() == ["examples", "steps", "metrics", "curves", "units"]
     assert not re.search(r"https?:|url\(|@import|fetch\(|XMLHttp", made.page.source)
     assert not made.page.find("script", src=None)[2:]
     assert all(e.attrs["src"].startswith("data:") for e in made.page.elements if "src" in e.attrs)
@@ -233,7 +222,7 @@ def test_every_template_is_a_literal():
                 assert literal, f"{file.name}:{call.lineno}"
             if call.func.id == "Html" and call.args:
                 own = ast.unparse(call.args[0]) in ("style", "script")
-                assert own or file.name == "figures.py", f"{file.name}:{call.lineno}"
+                assert own or file.name == "html.py", f"{file.name}:{call.lineno}"
 
 
 def test_what_a_manifest_says_is_escaped(made, tmp_path):
@@ -279,9 +268,9 @@ def test_figures_that_are_no_numbers(tmp_path):
     pipeline.run(store)
     make_report(pipeline, store, tmp_path / "r.html", title="odd")
     page = Page(tmp_path / "r.html")
-    assert page.sections() == ["steps", "figures", "curves"]
+    assert page.sections() == ["steps", "metrics", "curves"]
     assert all(len(s["points"]) == 2 for c in page.data["charts"] for s in c["series"])
-    assert [figure("mcd", v) for v in (3.5, "x", None, 10**400, float("nan"))] == [
+    assert [value_text("mcd", v) for v in (3.5, "x", None, 10**400, float("nan"))] == [
         "3.50",
         "x",
         "–",
@@ -345,7 +334,7 @@ def test_steps_tell_what_is_done_and_what_is_not(made):
 
 
 def test_variants_stand_side_by_side_with_intervals_and_chance(made):
-    [region] = [e for e in made.page.find("div") if e.attrs.get("aria-label") == "figures of teach"]
+    [region] = [e for e in made.page.find("div") if e.attrs.get("aria-label") == "metrics of teach"]
     assert [th.text for th in made.page.find("th", region, scope="col")] == ["teach@rate=0.5", "teach@rate=0.8"]
     rows = {r.text for r in made.page.find("tr", region)}
     assert "mel-cepstral distortion, dB3.50 [3.25, 3.75]3.50 [3.25, 3.75]" in rows
@@ -451,9 +440,9 @@ def test_nothing_to_show(made, tmp_path):
 def test_what_is_missing_leaves_its_section_out(made, tmp_path):
     steps = made.pipeline.steps
     for names, sections in (
-        (["clips", "model", "units"], ["steps", "figures", "units"]),
-        (["teach@rate=0.5"], ["steps", "figures", "curves"]),
-        (["clips", "model", "units", "more"], ["examples", "steps", "figures", "units"]),
+        (["clips", "model", "units"], ["steps", "metrics", "units"]),
+        (["teach@rate=0.5"], ["steps", "metrics", "curves"]),
+        (["clips", "model", "units", "more"], ["examples", "steps", "metrics", "units"]),
     ):
         make_report(Pipeline({n: steps[n] for n in names}), made.store, tmp_path / "r.html", title="t")
         page = Page(tmp_path / "r.html")
@@ -659,7 +648,7 @@ def test_in_a_browser_units_are_heard_and_sounds_play(made, browser):
     audio = "document.querySelector('#example-2 .original audio')"
     assert browser.js(f"return {audio}.currentTime") == pytest.approx(start, abs=1e-3)
     assert f"unit {row['units'][n]} · " in browser.js(
-        "return document.querySelector('#example-2 .original .told').textContent"
+        "return document.querySelector('#example-2 .original .value').textContent"
     )
     # With the keyboard: the next one.
     browser.js(f"document.querySelector('{units}').focus()")

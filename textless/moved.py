@@ -36,6 +36,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "textless.outputs": ("textless.cli.outputs",),
     "textless.progress": ("textless.cli.progress",),
     "textless.recognise": ("textless.metrics.asr",),
+    "textless.report.figures": ("textless.report.html", "textless.report.media", "textless.report.numbers"),
     "textless.signals": ("textless.cli.signals",),
     "textless.units.abx": ("textless.metrics.abx_error",),
     "textless.units.align": ("textless.metrics.align",),

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 import numpy as np
 
 from textless.errors import CorpusError
-from textless.metrics.metric import Metric, count, number, time
+from textless.metrics.metric import Metric, count, duration, number
 from textless.types import Units
 
 METRICS = {
-    "seconds": Metric("speech", time),
+    "seconds": Metric("speech", duration),
     "active_units": Metric("units that occur", count),
     "perplexity": Metric("perplexity of the units", number(1)),
     "segment_ms": Metric("mean length of a run, ms", number(1)),

@@ -23,7 +23,7 @@ def number(digits: int) -> Format:
     return lambda value: f"{value:.{digits}f}"
 
 
-def time(seconds: float) -> str:
+def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.2f} h"

@@ -33,7 +33,7 @@ from textless.errors import AudioError, CorpusError, TextlessError
 from textless.metrics.asr import recognise, words_of
 from textless.metrics.bootstrap import interval
 from textless.metrics.edit_distance import edit_distance
-from textless.metrics.metric import Metric, count, number, percent, time
+from textless.metrics.metric import Metric, count, duration, number, percent
 from textless.types import Units
 
 # Of each sentence, in the order in which they are shown.
@@ -53,7 +53,7 @@ MEASURES = {
         ratio=("word_edits_original", "words"),
     ),
 }
-METRICS = {"files": Metric("files", count), "seconds": Metric("speech", time), **MEASURES}
+METRICS = {"files": Metric("files", count), "seconds": Metric("speech", duration), **MEASURES}
 LAG = 0.1  # seconds by which two sentences may differ in length before a warning says so
 SHORTEST, LONGEST = 1600, 120 * SAMPLE_RATE  # samples of a sentence
 

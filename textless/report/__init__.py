@@ -1,4 +1,4 @@
-"""What a pipeline made, as one HTML page that needs nothing else."""
+"""The results of a pipeline as one self-contained HTML page."""
 
 from __future__ import annotations
 

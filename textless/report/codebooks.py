@@ -1,4 +1,4 @@
-"""How units are used: how often, how long, what follows what, and which phones they cover."""
+"""How units are used: frequencies, durations, transitions, and the phones of each unit."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from textless.engine.step import Source
 from textless.engine.store import Store, check_bytes
 from textless.errors import DumpError
 from textless.metrics.alignments import frame_phones
+from textless.metrics.metric import duration
 from textless.report.curves import Series, chart
-from textless.report.figures import Html, duration, joined, markup, number, picture
+from textless.report.html import Html, joined, markup
+from textless.report.media import picture
+from textless.report.numbers import number
 from textless.steps import Assign, Encode
 from textless.units.dump import Dump, UnitRow
 
-TOP = 3  # phones of a unit that are named
-LEAST = 0.01  # of its frames, for that
+TOP = 3  # most phones that are named for a unit
+LEAST = 0.01  # share of the unit's frames that a named phone has at least
 MOST = 1000  # units in a table
 LARGEST = 1000  # units along a side of a picture
 # Sounds of English in ARPAbet by manner; a phone of another alphabet is `other`.
@@ -39,12 +42,14 @@ ORDER = {phone: n for n, phone in enumerate(MANNER)}
 
 @dataclass
 class Use:
-    """Of one dump. Arrays are over the K units.
+    """How one dump uses its K units.
 
     Attributes:
         frames, runs: (K,) int64, how many of each unit.
-        follows: (K, K) int64, how often the second comes after the first, runs joined.
-        phones: those of the alignments in order of manner; together: (K, phones) int64 frames, None without alignments.
+        follows: (K, K) int64, how often the second unit follows the first, in deduplicated units.
+        phones: those of the alignments in order of manner.
+        together: (K, phones) int64 frames, None without alignments.
+        rows: number of rows.
     """
 
     name: str
@@ -63,12 +68,12 @@ class Use:
 
 
 def manner(phone: str) -> str:
-    """With stress marks or without."""
+    """Manner of articulation of a phone, with or without stress marks."""
     return MANNER.get(phone.upper().rstrip("012"), "other")
 
 
 def find_uses(pipeline: Pipeline, store: Store, phones: dict[str, list[tuple[float, float, str]]]) -> list[Use]:
-    """Of each dump that was made of audio, each once."""
+    """The use of units in each dump of encoded audio."""
     out: dict[str, Use] = {}
     for name, step in pipeline.steps.items():
         if (
@@ -97,7 +102,7 @@ def count(
     n_units: int | None,
     frame_rate: float,
 ) -> Use:
-    """Go once through the rows."""
+    """Count units, transitions and phones in one pass over the rows."""
     pairs: Counter[int] = Counter()
     frames, runs = np.zeros(n_units or 0, np.int64), np.zeros(n_units or 0, np.int64)
     follows: dict[int, int] = defaultdict(int)
@@ -113,8 +118,8 @@ def count(
         for pair, times in zip(*np.unique(joined[:-1] * base + joined[1:], return_counts=True), strict=True):
             follows[int(pair)] += int(times)
         if row.id in alignments:
-            said = frame_phones(alignments[row.id], len(every), frame_rate=frame_rate)
-            codes = np.array([-1 if p is None else names.setdefault(p, len(names)) for p in said], np.int64)
+            spoken = frame_phones(alignments[row.id], len(every), frame_rate=frame_rate)
+            codes = np.array([-1 if p is None else names.setdefault(p, len(names)) for p in spoken], np.int64)
             pairs.update((every * base + codes)[codes >= 0].tolist())
     k = len(frames)
     matrix = np.zeros((k, k), np.int64)
@@ -131,7 +136,7 @@ def count(
 
 
 def uses_html(uses: list[Use], charts: list[dict[str, Any]], maps: list[dict[str, Any]]) -> Html:
-    """Each dump in a fold, the first one open. What pointers need is added to `charts` and `maps`."""
+    """Each dump in a <details>, the first one open. What the script needs is appended to `charts` and `maps`."""
     return joined(_use(use, charts, maps, first=n == 0) for n, use in enumerate(uses))
 
 
@@ -178,13 +183,11 @@ def _dead(use: Use) -> Html:
 
 
 def _by_phone(use: Use, living: np.ndarray) -> np.ndarray:
-    """Units of the same phone side by side; without phones as they are."""
+    """Sort units by their most frequent phone; without phones keep their order."""
     if use.together is None:
         return living
-    top = use.together.argmax(1)
-    return np.array(
-        sorted(living.tolist(), key=lambda k: (use.together[k].sum() == 0, top[k], -use.together[k, top[k]]))
-    )
+    frames, top = use.together, use.together.argmax(1)
+    return np.array(sorted(living.tolist(), key=lambda k: (frames[k].sum() == 0, top[k], -frames[k, top[k]])))
 
 
 def _transitions(use: Use, living: np.ndarray, maps: list[dict[str, Any]]) -> Html:
@@ -192,58 +195,44 @@ def _transitions(use: Use, living: np.ndarray, maps: list[dict[str, Any]]) -> Ht
     counts = use.follows[np.ix_(order, order)]
     shares = counts / np.maximum(1, use.follows[order].sum(1, keepdims=True))
     how = "units of the same phone side by side" if use.together is not None else "the most frequent first"
-    k = [int(i) for i in order]
-    rows = [f"unit {i}" for i in k]
-    # The root makes rare successors visible beside the usual ones.
-    return _map(
-        "what follows what",
-        f"from the unit of the row to that of the column, {how}",
-        np.sqrt(shares),
-        rows,
-        rows,
-        maps,
-        square=True,
-    )
+    units = [f"unit {int(k)}" for k in order]
+    note = f"from the unit of the row to that of the column, {how}"
+    # The square root makes rare successors visible too.
+    return _map("transitions between units", note, np.sqrt(shares), (units, units), maps, power=2, shape="map square")
 
 
 def _phone_map(use: Use, living: np.ndarray, maps: list[dict[str, Any]]) -> Html:
     assert use.together is not None
     order = _by_phone(use, living)[:LARGEST]
     shares = use.together[order] / np.maximum(1, use.together[order].sum(1, keepdims=True))
-    columns = [f"unit {int(k)}" for k in order]
-    return _map(
-        "phones of each unit",
-        "share of each phone (rows) in the frames of a unit (columns)",
-        shares.T,
-        use.phones,
-        columns,
-        maps,
-        power=1,
-        named=True,
-    )
+    units = [f"unit {int(k)}" for k in order]
+    note = "share of each phone (rows) in the frames of a unit (columns)"
+    return _map("phones of each unit", note, shares.T, (use.phones, units), maps, power=1, named=True)
 
 
 def _map(
     title: str,
     note: str,
     shares: np.ndarray,
-    rows: list[str],
-    columns: list[str],
+    names: tuple[list[str], list[str]],
     maps: list[dict[str, Any]],
     *,
-    square: bool = False,
-    power: int = 2,
+    power: int,
+    shape: str = "map",
     named: bool = False,
 ) -> Html:
-    """A heat map of (rows, columns) float in [0, 1]; what is drawn is told to the pointer as its value to the `power`."""
+    """A heat map of (rows, columns) float in [0, 1], with the names of both.
+
+    Under the pointer the script shows a value to the `power`. `named`: the names of the rows are written at their side.
+    """
+    rows, columns = names
     maps.append({"rows": rows, "columns": columns, "power": power})
-    shape = "map square" if square else "map"
-    # Names of the rows stand beside the picture where they can be read.
     axis = markup('<ol aria-hidden="true">{}</ol>', joined(markup("<li>{}</li>", r) for r in rows)) if named else ""
     height = markup(' style="height:{}px"', max(150, 11 * len(rows))) if named else ""
     return markup(
         '<figure class="chart"><figcaption>{title}<small>{note}</small></figcaption><div class="axis"{height}>{axis}'
-        '<img class="{shape}" src="{source}" data-map="{n}" alt="{title}: {note}"></div><output class="tip" hidden></output></figure>',
+        '<img class="{shape}" src="{source}" data-map="{n}" alt="{title}: {note}"></div>'
+        '<output class="tip" hidden></output></figure>',
         title=title,
         note=note,
         height=height,
@@ -256,7 +245,7 @@ def _map(
 
 def _table(use: Use, by_use: np.ndarray, shares: np.ndarray, lengths: np.ndarray) -> Html:
     phones = use.together is not None
-    head = ["unit", "share", "frames", "runs", "mean length", *(["phones", "the first's share"] if phones else [])]
+    head = ["unit", "share", "frames", "runs", "mean length", *(["phones", "share of the top phone"] if phones else [])]
     lines = []
     for k in by_use[:MOST].tolist():
         cells = [
@@ -278,7 +267,7 @@ def _table(use: Use, by_use: np.ndarray, shares: np.ndarray, lengths: np.ndarray
         manners = (markup('<li><i class="{0}"></i>{0}</li>', m) for m in (*MANNERS, "other"))
         legend = markup('<ul class="legend manners">{}</ul>', joined(manners))
     return markup(
-        '{legend}<div class="tall" tabindex="0" role="region" aria-label="units of {name}"><table class="sortable">'
+        '{legend}<div class="tall" tabindex="0" role="region" aria-label="units from {name}"><table class="sortable">'
         "<thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>{left}",
         legend=legend,
         name=use.name,
@@ -289,7 +278,7 @@ def _table(use: Use, by_use: np.ndarray, shares: np.ndarray, lengths: np.ndarray
 
 
 def _phones_of(counts: np.ndarray, phones: list[str]) -> Html:
-    """Two cells: the top phones beside a bar of the shares of all, by manner; and how large the first one's is."""
+    """Two cells: the top phones, with a bar of the shares of all by manner; and the share of the first one."""
     total = int(counts.sum())
     if not total:
         return markup('<td class="words" data-value="">–</td><td data-value="-1">–</td>')
@@ -297,7 +286,7 @@ def _phones_of(counts: np.ndarray, phones: list[str]) -> Html:
     named = joined(
         (markup("{}&nbsp;{:.0%}", phones[i], counts[i] / total) for i in top if counts[i] >= LEAST * total), " "
     )
-    # The bar begins with the top phones one by one; what is left is joined by manner.
+    # The bar begins with the top phones one by one; the others are joined by manner.
     rest: Counter[str] = Counter()
     for i in np.flatnonzero(counts).tolist():
         if i not in top:
@@ -308,7 +297,8 @@ def _phones_of(counts: np.ndarray, phones: list[str]) -> Html:
         markup('<i class="{}" style="flex:{}" title="{} {:.0%}"></i>', m, n, what, n / total) for m, n, what in pieces
     )
     return markup(
-        '<td class="words" data-value="{phone}"><span class="shares">{bar}</span>{named}</td><td data-value="{first:.4f}">{first:.0%}</td>',
+        '<td class="words" data-value="{phone}"><span class="shares">{bar}</span>{named}</td>'
+        '<td data-value="{first:.4f}">{first:.0%}</td>',
         phone=phones[top[0]],
         bar=bar,
         named=named,

@@ -1,4 +1,4 @@
-"""Charts: training curves out of manifests, and the SVG that they and other series are drawn as."""
+"""Charts: training curves from manifests, and the SVG that draws them and other series."""
 
 from __future__ import annotations
 
@@ -7,66 +7,69 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from textless.engine.pipeline import Pipeline
-from textless.engine.step import Source, Step
+from textless.engine.step import Source
 from textless.engine.store import Store
-from textless.report.figures import Html, is_finite, joined, label, markup, number, powers, thinned, ticks
+from textless.report.html import Html, joined, markup
+from textless.report.numbers import is_finite, label, number, powers, thinned, ticks
 
 POINTS = 300  # of a curve, at most
-APART = 20  # times that one step's figures are another's, from where on the axis is logarithmic
-SIDE = ("lr", "grad_norm")  # of a training, not of what it is to learn
+APART = 20  # ratio of the last values of two steps from which on the axis is logarithmic
+SIDE = ("lr", "grad_norm")  # how a training goes, not what it learns
 WIDTH, HEIGHT = 460, 250
 LEFT, RIGHT, TOP, BOTTOM = 52, 26, 10, 34  # margins
 
+Curve = tuple[str, str, str]  # type of step, metric, and what x counts
+Points = list[tuple[float, float]]  # (x, y) in order of x
+
 
 class Series(NamedTuple):
-    """`points` (x, y) in order of x; `colour` is a number, the same for a step in all charts of its type."""
+    """A line, or bars. `colour` is a number, the same for a step in all charts of its type."""
 
     name: str
-    points: list[tuple[float, float]]
+    points: Points
     colour: int = 0
 
 
-def curves(pipeline: Pipeline, store: Store) -> dict[tuple[str, str, str], list[Series]]:
-    """Every curve of the manifests: by (type of step, figure, what x counts) the series of the steps that have it.
+def curves(pipeline: Pipeline, store: Store) -> dict[Curve, list[Series]]:
+    """Every curve of the manifests, with the series of each step that has it.
 
-    A curve is a list of mappings with `step`, each of whose figures is one, or a list of numbers.
+    A curve is a list of mappings with `step`, where each other key is a metric, or a list of numbers.
     """
-    out: dict[tuple[str, str, str], list[Series]] = {}
+    out: dict[Curve, list[Series]] = {}
     colours: dict[str, dict[str, int]] = {}
-
-    def add(name: str, step: Step, figure: str, x: str, points: list[tuple[float, float]]) -> None:
-        mine = colours.setdefault(step.type, {})
-        series = Series(name, thinned(points, POINTS), mine.setdefault(name, len(mine)))
-        out.setdefault((step.type, figure, x), []).append(series)
-
     for name, step in pipeline.steps.items():
         manifest = None if isinstance(step, Source) else store.manifest(step)
         for key, value in ((manifest or {}).get("metrics") or {}).items():
-            if not isinstance(value, list) or len(value) < 2:
-                continue
-            if all(isinstance(row, dict) and is_finite(row.get("step")) for row in value):
-                for figure in dict.fromkeys(f for row in value for f in row if f != "step"):
-                    points = [(float(row["step"]), float(row[figure])) for row in value if is_finite(row.get(figure))]
-                    if len(points) > 1:
-                        add(name, step, figure, "step", points)
-            elif all(map(is_finite, value)):
-                add(
-                    name,
-                    step,
-                    key.removesuffix("_curve"),
-                    "round",
-                    [(float(n), float(v)) for n, v in enumerate(value, 1)],
-                )
+            for metric, x, points in _curves_of(key, value):
+                of_type = colours.setdefault(step.type, {})
+                series = Series(name, thinned(points, POINTS), of_type.setdefault(name, len(of_type)))
+                out.setdefault((step.type, metric, x), []).append(series)
     return out
 
 
-def curves_html(found: dict[tuple[str, str, str], list[Series]], charts: list[dict[str, Any]]) -> Html:
-    """Charts by type of step. What is needed to tell values under the pointer is added to `charts`."""
+def _curves_of(key: str, value: Any) -> list[tuple[str, str, Points]]:
+    """(metric, what x counts, points) of the curves in one value of a manifest."""
+    if not isinstance(value, list) or len(value) < 2:
+        return []
+    if all(isinstance(row, dict) and is_finite(row.get("step")) for row in value):
+        out = []
+        for metric in dict.fromkeys(k for row in value for k in row if k != "step"):
+            points = [(float(row["step"]), float(row[metric])) for row in value if is_finite(row.get(metric))]
+            if len(points) > 1:
+                out.append((metric, "step", points))
+        return out
+    if all(map(is_finite, value)):
+        return [(key.removesuffix("_curve"), "round", [(float(n), float(v)) for n, v in enumerate(value, 1)])]
+    return []
+
+
+def curves_html(series_of: dict[Curve, list[Series]], charts: list[dict[str, Any]]) -> Html:
+    """Charts by type of step. What the script needs to show values under the pointer is appended to `charts`."""
     out = []
-    for kind in dict.fromkeys(k for k, _, _ in found):
-        mine = {(figure, x): series for (k, figure, x), series in found.items() if k == kind}
-        first = [chart(label(f), x, s, charts) for (f, x), s in mine.items() if f not in SIDE]
-        rest = [chart(label(f), x, s, charts) for (f, x), s in mine.items() if f in SIDE]
+    for kind in dict.fromkeys(k for k, _, _ in series_of):
+        of_type = {(metric, x): series for (k, metric, x), series in series_of.items() if k == kind}
+        first = [chart(label(m), x, s, charts) for (m, x), s in of_type.items() if m not in SIDE]
+        rest = [chart(label(m), x, s, charts) for (m, x), s in of_type.items() if m in SIDE]
         out.append(markup('<h3>{}</h3><div class="charts">{}</div>', kind, joined(first)))
         if rest:
             fold = '<details class="more"><summary>how it was trained</summary><div class="charts">{}</div></details>'
@@ -82,82 +85,98 @@ def chart(
     *,
     bars: Sequence[str] | None = None,
 ) -> Html:
-    """A figure with lines; or with `bars`, what each x is called, one bar for each of a single series' points."""
-    xs, ys = [x for s in series for x, _ in s.points], [y for s in series for _, y in s.points]
-    low, high = (0.0, max(ys)) if bars is not None else (min(ys), max(ys))
-    if high - low < 1e-12:
-        high = low + (abs(low) or 1)
-    ends = [s.points[-1][1] for s in series]
-    log = bars is None and low > 0 and max(ends) / min(ends) > APART
-    slack = 0 if bars is not None else 0.04 * (high - low)
-    # A figure that is never negative gets no axis below zero.
-    y0, y1 = (max(0.0, low - slack) if low >= 0 else low - slack), high + (slack or 0.04 * (high - low))
-    if log:
-        y0, y1 = low / 1.2, high * 1.2
-    scale = math.log if log else float
-    x0, x1 = (min(xs) - 0.5, max(xs) + 0.5) if bars is not None else (min(xs), max(xs))
-    if x1 <= x0:
-        x1 = x0 + (abs(x0) or 1)
-
-    def px(x: float) -> float:
-        return round(LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT), 1)
-
-    def py(y: float) -> float:
-        return round(HEIGHT - BOTTOM - (scale(y) - scale(y0)) / (scale(y1) - scale(y0)) * (HEIGHT - TOP - BOTTOM), 1)
-
-    parts = []
-    for y, written in powers(y0, y1) if log else ticks(y0, y1):
-        line = '<path class="grid" d="M{} {}H{}"/><text x="{}" y="{}" class="y">{}</text>'
-        parts.append(markup(line, LEFT, py(y), WIDTH - RIGHT, LEFT - 6, py(y) + 4, written))
+    """A figure with lines; or with `bars`, the name of each x, one bar for each point of a single series."""
+    axes = _axes(series, bars is not None)
+    grid = _grid(axes, x_label, whole_x=bars is None)
     if bars is None:
-        whole = [x for x, _ in ticks(x0, x1) if x == int(x)]
-        parts += [
-            markup('<text x="{}" y="{}" class="x">{}</text>', px(x), HEIGHT - BOTTOM + 16, number(x)) for x in whole
-        ]
-    parts.append(
-        markup('<text x="{}" y="{}" class="x name">{}</text>', (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 3, x_label)
-    )
-    if bars is not None:
-        wide = max(0.4, round((px(1) - px(0)) * 0.86, 2))
-        strokes = "".join(f"M{px(x)} {py(0)}V{py(y)}" for x, y in series[0].points)
-        parts.append(markup('<path class="bars" stroke-width="{}" d="{}"/>', wide, strokes))
+        drawn = [*map(axes.line, series)]
+        summary = ", ".join(f"{s.name} ends at {number(s.points[-1][1])}" for s in series)
+        key = '<li><svg viewBox="0 0 24 6" aria-hidden="true"><path class="{}" d="M0 3H24"/></svg>{} <b>{}</b></li>'
+        names = joined(markup(key, _look(s), s.name, number(s.points[-1][1])) for s in series)
+        legend = markup('<ul class="legend">{}</ul>', names)
     else:
-        for s in series:
-            points = " ".join(f"{px(x)},{py(y)}" for x, y in s.points)
-            parts.append(markup('<polyline class="{}" points="{}"/>', _look(s), points))
-    parts.append(markup('<path class="cross" d=""/>'))
-    said = (
-        ", ".join(f"{s.name} ends at {number(s.points[-1][1])}" for s in series)
-        if bars is None
-        else f"{len(bars)} bars"
-    )
+        drawn = [axes.bars(series[0])]
+        summary, legend = f"{len(bars)} bars", Html()
     charts.append(
         {
             "box": [LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM],
-            "x": [x0, x1],
+            "x": [axes.x0, axes.x1],
             "series": [{"name": s.name, "points": [[x, _short(y)] for x, y in s.points]} for s in series],
             "unit": x_label,
             "bars": None if bars is None else list(bars),
         }
     )
-    legend = Html()
-    if bars is None:
-        key = '<li><svg viewBox="0 0 24 6" aria-hidden="true"><path class="{}" d="M0 3H24"/></svg>{} <b>{}</b></li>'
-        legend = markup(
-            '<ul class="legend">{}</ul>', joined(markup(key, _look(s), s.name, number(s.points[-1][1])) for s in series)
-        )
     return markup(
         '<figure class="chart"><figcaption>{title}</figcaption>'
         '<svg viewBox="0 0 {width} {height}" data-chart="{n}" tabindex="0" role="img" '
-        'aria-label="{title}: {said}">{parts}</svg><output class="tip" hidden></output>{legend}</figure>',
+        'aria-label="{title}: {summary}">{parts}</svg><output class="tip" hidden></output>{legend}</figure>',
         title=title,
         width=WIDTH,
         height=HEIGHT,
         n=len(charts) - 1,
-        said=said,
-        parts=joined(parts),
+        summary=summary,
+        parts=joined([*grid, *drawn, markup('<path class="cross" d=""/>')]),
         legend=legend,
     )
+
+
+class _Axes(NamedTuple):
+    """From values to pixels. The y axis is logarithmic with `log`."""
+
+    x0: float
+    x1: float
+    y0: float
+    y1: float
+    log: bool
+
+    def x(self, value: float) -> float:
+        return round(LEFT + (value - self.x0) / (self.x1 - self.x0) * (WIDTH - LEFT - RIGHT), 1)
+
+    def y(self, value: float) -> float:
+        low, high, at = (math.log(v) if self.log else float(v) for v in (self.y0, self.y1, value))
+        return round(HEIGHT - BOTTOM - (at - low) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
+
+    def line(self, series: Series) -> Html:
+        points = " ".join(f"{self.x(x)},{self.y(y)}" for x, y in series.points)
+        return markup('<polyline class="{}" points="{}"/>', _look(series), points)
+
+    def bars(self, series: Series) -> Html:
+        width = max(0.4, round((self.x(1) - self.x(0)) * 0.86, 2))
+        strokes = "".join(f"M{self.x(x)} {self.y(0)}V{self.y(y)}" for x, y in series.points)
+        return markup('<path class="bars" stroke-width="{}" d="{}"/>', width, strokes)
+
+
+def _axes(series: Sequence[Series], bars: bool) -> _Axes:
+    """Axes that hold all points; for bars from zero."""
+    xs, ys = [x for s in series for x, _ in s.points], [y for s in series for _, y in s.points]
+    low, high = (0.0, max(ys)) if bars else (min(ys), max(ys))
+    if high - low < 1e-12:
+        high = low + (abs(low) or 1)
+    ends = [s.points[-1][1] for s in series]
+    log = not bars and low > 0 and max(ends) / min(ends) > APART
+    slack = 0.04 * (high - low)
+    # A metric that is never negative gets no axis below zero.
+    y0, y1 = (max(0.0, low - slack) if low >= 0 else low - slack), high + slack
+    if log:
+        y0, y1 = low / 1.2, high * 1.2
+    x0, x1 = (min(xs) - 0.5, max(xs) + 0.5) if bars else (min(xs), max(xs))
+    if x1 <= x0:
+        x1 = x0 + (abs(x0) or 1)
+    return _Axes(x0, x1, y0, y1, log)
+
+
+def _grid(axes: _Axes, x_label: str, *, whole_x: bool) -> list[Html]:
+    """Lines and numbers of the y axis, whole numbers of the x axis, and its label."""
+    out = []
+    for y, text in powers(axes.y0, axes.y1) if axes.log else ticks(axes.y0, axes.y1):
+        line = '<path class="grid" d="M{} {}H{}"/><text x="{}" y="{}" class="y">{}</text>'
+        out.append(markup(line, LEFT, axes.y(y), WIDTH - RIGHT, LEFT - 6, axes.y(y) + 4, text))
+    if whole_x:
+        tick = '<text x="{}" y="{}" class="x">{}</text>'
+        whole = [x for x, _ in ticks(axes.x0, axes.x1) if x == int(x)]
+        out += [markup(tick, axes.x(x), HEIGHT - BOTTOM + 16, number(x)) for x in whole]
+    name = '<text x="{}" y="{}" class="x name">{}</text>'
+    return [*out, markup(name, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 3, x_label)]
 
 
 def _look(series: Series) -> str:

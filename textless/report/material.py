@@ -1,4 +1,4 @@
-"""What there is to hear and see: the sound and the units of the same id, found by walking the graph up from what was spoken."""
+"""Examples: sound and units of the same id, collected by walking the graph up from the steps that synthesise speech."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from textless.units.dump import Dump, UnitRow
 LONGEST = 15.0  # seconds of one track
 SHORTEST = 2.0
 SOUND = 240.0  # seconds of all tracks together: 10 MB of WAV in base64, and 2 MB of spectrograms
-DRIFT = 0.1  # seconds by which units and their speech may differ in length and still count as aligned
+DRIFT = 0.1  # seconds by which aligned units and speech may differ in length
 
 
 @dataclass
 class Units:
-    """A row of units under a sound: `durations` frames of each, of which the first begins where the track does."""
+    """Units of a track, each of `durations` frames; the first begins where the track does."""
 
     name: str
     units: np.ndarray
@@ -37,14 +37,14 @@ class Units:
 
 @dataclass
 class Track:
-    """A stretch of sound and what stands under it. Seconds are counted from the start of the whole sound.
+    """An excerpt of a sound, with its units and phones. Seconds are counted from the start of the whole sound.
 
     Attributes:
         kind: `original`, `resynthesis`, `continuation` or `copy`.
-        waveform: (samples,) float32 at 16 kHz of the stretch, None where there is no sound.
-        start, seconds, total: where the stretch begins, how long it is, and how long the whole is.
-        prompt: where a continuation begins.
-        phones: (start, end, phone) that fall into the stretch.
+        waveform: (samples,) float32 at 16 kHz of the excerpt, None where there is no sound.
+        start, seconds, total: start and length of the excerpt, and length of the whole sound.
+        prompt: end of the prompt of a continuation.
+        phones: (start, end, phone) inside the excerpt.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Track:
 
 @dataclass
 class Example:
-    """One id, and every track of it."""
+    """One id with its tracks."""
 
     id: str
     speaker: str | None
@@ -69,18 +69,30 @@ class Example:
 
 
 class _Spoken(NamedTuple):
-    """Units of a step, or sound of one, or both."""
+    """A step with units, a step with speech, or speech with the units that it was synthesised from."""
 
     units: Step | None
     speech: Step | None
 
+    @property
+    def step(self) -> Step:
+        """The step that names the track."""
+        step = self.speech or self.units
+        assert step is not None
+        return step
+
+
+Root = tuple[str, str]  # where the audio of an example comes from (file, offset, samples), and its id there
+File = tuple[str, int]  # path, and first sample
+_Part = tuple[_Spoken, UnitRow | None, str]  # row, and path of its speech, of one id
+
 
 def read_phones(pipeline: Pipeline, store: Store) -> dict[str, list[tuple[float, float, str]]]:
-    """All alignments of a pipeline by id; those that cannot be read are left out."""
+    """All alignments of a pipeline by id; files that cannot be read are left out."""
     from textless.metrics.alignments import read_alignments
 
     steps = pipeline.steps.values()
-    files = [step.file for step in steps if isinstance(step, Alignments)]
+    files = [Path(step.file) for step in steps if isinstance(step, Alignments)]
     files += [store.folder(step) / "phones.tsv" for step in steps if isinstance(step, Align)]
     out: dict[str, list[tuple[float, float, str]]] = {}
     for file in files:
@@ -94,7 +106,7 @@ def read_phones(pipeline: Pipeline, store: Store) -> dict[str, list[tuple[float,
 def find_examples(
     pipeline: Pipeline, store: Store, phones: dict[str, list[tuple[float, float, str]]], *, count: int
 ) -> list[Example]:
-    """The first examples by id."""
+    """The first `count` examples in the order of their ids."""
     return _Finder(pipeline, store, phones).examples(count)
 
 
@@ -103,52 +115,51 @@ class _Finder:
         self.pipeline, self.store, self.phones = pipeline, store, phones
         self._corpora: dict[int, dict[str, Any]] = {}  # rows by id, by the step that holds them
         self._dumps: dict[str, dict[str, UnitRow]] = {}  # rows of the ids that are shown, by artefact
-        self._wanted: set[str] = set()
+        self._ids: set[str] = set()  # that are shown
 
     def examples(self, count: int) -> list[Example]:
         spoken = self._spoken()
-        # Which ids there are costs a look through every dump; sound is then read of the first ones only.
-        roots = sorted({root for one in spoken for _, _, root in self._rows(one)}, key=lambda root: (root[1], root[0]))[
-            :count
-        ]
-        self._wanted = {name for _, name in roots}
-        found: dict[tuple[str, str], list[tuple[_Spoken, UnitRow | None, str]]] = defaultdict(list)
+        # All dumps are read for their ids; sound is read for the first ids only.
+        roots = {root for one in spoken for _, _, root in self._rows(one)}
+        shown = sorted(roots, key=lambda root: (root[1], root[0]))[:count]
+        self._ids = {name for _, name in shown}
+        parts: dict[Root, list[_Part]] = defaultdict(list)
         for one in spoken:
             for row, name, root in self._rows(one):
-                if root in roots:
-                    found[root].append((one, row, name))
-        drafts = [self._example(root, found[root]) for root in roots]
+                if root in shown:
+                    parts[root].append((one, row, name))
+        drafts = [self._example(root, parts[root]) for root in shown]
         limit = _limit([draft.total for _, tracks in drafts for draft, _ in tracks])
         for _, tracks in drafts:
             for track, file in tracks:
                 _cut(track, file, limit)
         return [
             Example(root[1], speaker, [t for t, _ in tracks])
-            for root, (speaker, tracks) in zip(roots, drafts, strict=True)
+            for root, (speaker, tracks) in zip(shown, drafts, strict=True)
         ]
 
     def _spoken(self) -> list[_Spoken]:
-        """In the pipeline's order, and continuations that nobody spoke."""
+        """Synthesised speech in the pipeline's order, then continuations without speech."""
         done = [s for s in self.pipeline.steps.values() if not isinstance(s, Source) and self.store.has(s)]
         out = [_Spoken(s.units if self.store.has(s.units) else None, s) for s in done if isinstance(s, Resynth)]
         out = [one for one in out if one.units]
         out += [_Spoken(None, s) for s in done if isinstance(s, CopySynthesis)]
         out += [_Spoken(s, None) for s in done if isinstance(s, Continue) and all(one.units is not s for one in out)]
-        # The same step under two names is one.
+        # A step that has two names in the pipeline is shown once.
         return list({tuple(s and self.store.name(s) for s in one): one for one in out}.values())
 
-    def _rows(self, one: _Spoken) -> Iterator[tuple[UnitRow | None, str, tuple[str, str]]]:
-        """Each row, what its file is called, and its root: (where its audio comes from, id there)."""
+    def _rows(self, one: _Spoken) -> Iterator[tuple[UnitRow | None, str, Root]]:
+        """Each row, the name of its file, and its root."""
         from textless.audio.corpus import file_stem
         from textless.model import named
 
         if one.units is None:
             assert isinstance(one.speech, CopySynthesis)
-            corpus = one.speech.audio
+            audio = one.speech.audio
             files = {p.stem: p for p in self.store.folder(one.speech).glob("data/*/*.wav")}
-            for audio in corpus.load():
-                if (stem := file_stem(audio.id)) in files:
-                    yield None, str(files[stem]), self._root(corpus, audio.id)
+            for original in audio.load():
+                if (stem := file_stem(original.id)) in files:
+                    yield None, str(files[stem]), self._root(audio, original.id)
             return
         folder = self.store.folder(one.speech) if one.speech else None
         step, parents = one.units, []
@@ -162,8 +173,8 @@ class _Finder:
                 root = root.rpartition("-")[0] if parent.samples > 1 else root
             yield row, str(folder / f"{name}.wav") if folder else "", self._root(corpus, root)
 
-    def _root(self, corpus: CorpusStep | None, name: str) -> tuple[str, str]:
-        """Two corpora that hold the same part of the same file under the same id are of one mind."""
+    def _root(self, corpus: CorpusStep | None, name: str) -> Root:
+        """The same for two corpora that hold the same part of the same file under the same id."""
         row = self._audio(corpus).get(name)
         return ("" if row is None else f"{row.path}\0{row.offset}\0{row.samples}"), name
 
@@ -175,32 +186,30 @@ class _Finder:
     def _picked(self, step: Step) -> dict[str, UnitRow]:
         name = self.store.name(step)
         if name not in self._dumps:
-            self._dumps[name] = {row.id: row for row in _rows_of(self.store.folder(step)) if row.id in self._wanted}
+            self._dumps[name] = {row.id: row for row in _rows_of(self.store.folder(step)) if row.id in self._ids}
         return self._dumps[name]
 
     def _corpus(self, step: Step) -> CorpusStep | None:
-        """Where units come from: of `encode`, and of `assign` through its frames."""
+        """The corpus of units: that of `encode`, or that of `assign`'s frames."""
         audio = getattr(step, "audio", None) or getattr(getattr(step, "frames", None), "audio", None)
         return audio if isinstance(audio, CorpusStep) else None
 
-    def _example(
-        self, root: tuple[str, str], found: list[tuple[_Spoken, UnitRow | None, str]]
-    ) -> tuple[str | None, list]:
+    def _example(self, root: Root, parts: list[_Part]) -> tuple[str | None, list[tuple[Track, File | None]]]:
         """Speaker; tracks, not yet cut, and the file of each."""
-        tracks: list[tuple[Track, tuple[str, int] | None]] = []
-        original, rows = self._original(root, found)
+        tracks: list[tuple[Track, File | None]] = []
+        original, recording = self._original(root, parts)
         if original:
-            tracks.append((original, rows))
-        for one, row, file in found:
+            tracks.append((original, recording))
+        for one, row, file in parts:
             tracks.append((self._track(one, row, file), (file, 0) if file else None))
-        speakers = [row.speaker for _, row, _ in found if row is not None and row.speaker]
+        speakers = [row.speaker for _, row, _ in parts if row is not None and row.speaker]
         return (speakers[0] if speakers else None), [t for t in tracks if t[0].total > 0]
 
-    def _original(self, root: tuple[str, str], found: list) -> tuple[Track | None, tuple[str, int] | None]:
-        """The corpus's sound with every row of units that was made of it."""
+    def _original(self, root: Root, parts: list[_Part]) -> tuple[Track | None, File | None]:
+        """The sound of the corpus, with the units that each step encoded it as."""
         path, _, where = root[0].partition("\0")
         sources: dict[str, Step] = {}
-        for one, _, _ in found:
+        for one, _, _ in parts:
             step = one.units
             while isinstance(step, Continue):
                 step = step.prompts
@@ -223,18 +232,18 @@ class _Finder:
         return (track if rows else None), None
 
     def _track(self, one: _Spoken, row: UnitRow | None, file: str) -> Track:
-        speech = one.speech
-        made = f"{self.pipeline.name_of(speech or one.units)}"
-        if row is None:
-            track = Track(made, "copy", note="rebuilt from its spectrogram")
+        speech, units = one.speech, one.units
+        name = str(self.pipeline.name_of(one.step))
+        if row is None or units is None:
+            track = Track(name, "copy", note="rebuilt from its spectrogram")
         else:
-            track = Track(made, "continuation" if isinstance(one.units, Continue) else "resynthesis")
-            if isinstance(one.units, Continue):
-                track.name = f"{made} · {row.id}" if one.units.samples > 1 else made
+            track = Track(name, "continuation" if isinstance(units, Continue) else "resynthesis")
+            if isinstance(units, Continue):
+                track.name = f"{name} · {row.id}" if units.samples > 1 else name
                 if row.units.contract.frame_rate and "prompt_frames" in row.extra:
                     track.prompt = row.extra["prompt_frames"] / row.units.contract.frame_rate
             if row.units.contract.frame_rate:
-                track.rows = [_units(self.pipeline.name_of(one.units), row)]
+                track.rows = [_units(self.pipeline.name_of(units), row)]
                 track.total = _seconds(track.rows[0])
         if isinstance(speech, Resynth):
             facts = [f"vocoder {self.pipeline.name_of(speech.vocoder)}"]
@@ -243,13 +252,13 @@ class _Finder:
             track.note = ", ".join(facts)
         if file:
             try:
-                spoken = audio_samples(file) / SAMPLE_RATE
+                seconds = audio_samples(file) / SAMPLE_RATE
             except AudioError:  # the row failed, and failures.jsonl says why
                 track.total = 0.0
                 return track
-            if track.rows and abs(spoken - track.total) > DRIFT:  # durations were predicted: nobody wrote down which
+            if track.rows and abs(seconds - track.total) > DRIFT:  # durations were predicted, and are not known here
                 track.rows, track.note, track.prompt = [], f"{track.note}; durations predicted, units not aligned", None
-            track.total = spoken
+            track.total = seconds
         return track
 
 
@@ -271,15 +280,15 @@ def _seconds(row: Units) -> float:
 
 
 def _limit(totals: list[float]) -> float:
-    """So many seconds of each track that all together stay below SOUND."""
+    """Most seconds of each track for which all together stay below SOUND."""
     limit = LONGEST
     while limit > SHORTEST and sum(min(t, limit) for t in totals) > SOUND:
         limit -= 0.5
     return limit
 
 
-def _cut(track: Track, file: tuple[str, int] | None, limit: float) -> None:
-    """Keep `limit` seconds: the first, or those around the place where a continuation begins."""
+def _cut(track: Track, file: File | None, limit: float) -> None:
+    """Keep `limit` seconds: the first, or those around the end of a prompt."""
     rate = track.rows[0].frame_rate if track.rows else 100.0
     if track.prompt and track.total > limit:
         track.start = round(max(0.0, min(track.prompt - limit / 3, track.total - limit)) * rate) / rate
@@ -301,7 +310,7 @@ def _cut(track: Track, file: tuple[str, int] | None, limit: float) -> None:
 
 
 def _between(row: Units, start: float, end: float) -> Units:
-    """The runs in a stretch; one that is cut keeps the frames inside."""
+    """The runs between two times; one that is cut keeps the frames inside."""
     ends = np.cumsum(row.durations)
     first, last = round(start * row.frame_rate), round(end * row.frame_rate)
     durations = np.minimum(ends, last) - np.maximum(ends - row.durations, first)

@@ -15,29 +15,19 @@ from textless.engine.step import Source
 from textless.engine.store import Store
 from textless.engine.table import Table, tables
 from textless.errors import OutputExistsError, PipelineError
+from textless.metrics.metric import duration
 from textless.report.codebooks import find_uses, uses_html
 from textless.report.curves import curves, curves_html
 from textless.report.examples import examples_html
-from textless.report.figures import (
-    LEVELS,
-    VIRIDIS,
-    Html,
-    data,
-    duration,
-    figure,
-    is_finite,
-    joined,
-    label,
-    markup,
-    number,
-    text,
-)
+from textless.report.html import Html, data, joined, markup, text
 from textless.report.material import find_examples, read_phones
+from textless.report.media import LEVELS, VIRIDIS
+from textless.report.numbers import is_finite, label, number, value_text
 
 GENERATOR = markup('<meta name="generator" content="textless report">')
-HEAD = 2000  # bytes in which a report says what it is
-KEY_FIGURES = 4  # of a step, in the table of steps
-# Those that say most come first; others in the order of the manifest.
+HEAD = 2000  # first bytes of a report, which hold its generator
+KEY_METRICS = 4  # of a step, in the table of steps
+# The most informative ones come first, others in the order of the manifest.
 FIRST = (
     "pnmi",
     "abx_within",
@@ -54,13 +44,15 @@ FIRST = (
 
 
 def make_report(pipeline: Pipeline, store: Store, out: Path, *, examples: int = 8, title: str) -> None:
-    """Write what the finished steps of a pipeline made as one HTML file that needs nothing else; the same store gives the same bytes.
+    """Write the results of a pipeline's finished steps as one self-contained HTML file.
+
+    The same store gives the same bytes.
 
     Args:
         examples: how many ids are shown with sound and units, the first in their order.
 
     Raises:
-        PipelineError: no step is done. OutputExistsError: `out` is there and is no report.
+        PipelineError: no step is done. OutputExistsError: `out` exists and is not a report.
     """
     out = Path(out)
     if out.is_dir() or (out.exists() and GENERATOR.encode() not in out.read_bytes()[:HEAD]):
@@ -79,21 +71,21 @@ def make_report(pipeline: Pipeline, store: Store, out: Path, *, examples: int = 
 
 
 def _page(pipeline: Pipeline, store: Store, manifests: dict[str, Any], *, examples: int, title: str) -> str:
-    """The template with its parts. Style and script are the package's own; all else is escaped unless it is a piece of a page."""
+    """Fill the template. Style and script are from this package; all else is escaped unless it is a piece of a page."""
     phones = read_phones(pipeline, store)
     tracks: list[dict[str, Any]] = []
     charts: list[dict[str, Any]] = []
     maps: list[dict[str, Any]] = []
     sections = [
         ("examples", "Examples", examples_html(find_examples(pipeline, store, phones, count=examples), tracks)),
-        ("figures", "Figures", _figures(pipeline, store)),
+        ("metrics", "Metrics", _metrics(pipeline, store)),
         ("curves", "Training curves", curves_html(curves(pipeline, store), charts)),
         ("units", "Units", uses_html(find_uses(pipeline, store, phones), charts, maps)),
     ]
     sections.insert(1 if sections[0][2] else 0, ("steps", "Steps", _steps(pipeline, store, manifests)))
-    there = [s for s in sections if s[2]]
-    here = Path(__file__).parent
-    script, style = ((here / name).read_text(encoding="utf-8") for name in ("script.js", "style.css"))
+    sections = [s for s in sections if s[2]]
+    folder = Path(__file__).parent
+    script, style = ((folder / name).read_text(encoding="utf-8") for name in ("script.js", "style.css"))
     parts = {
         "generator": GENERATOR,
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -101,35 +93,36 @@ def _page(pipeline: Pipeline, store: Store, manifests: dict[str, Any], *, exampl
         "style": Html(style),
         "script": Html(script),
         "about": _about(pipeline, manifests),
-        "nav": joined(markup('<a href="#{}">{}</a>', anchor, name) for anchor, name, _ in there),
+        "nav": joined(markup('<a href="#{}">{}</a>', anchor, name) for anchor, name, _ in sections),
         "sections": joined(
             markup('<section id="{}"><h2>{}</h2>{}{}</section>', anchor, name, _INTRO.get(anchor, ""), body)
-            for anchor, name, body in there
+            for anchor, name, body in sections
         ),
         "data": data({"tracks": tracks, "charts": charts, "maps": maps, "colours": VIRIDIS, "levels": LEVELS}),
     }
-    # In one pass, so that nothing in the data is taken for a place.
-    return re.sub(r"\{\{(\w+)\}\}", lambda m: text(parts[m[1]]), (here / "template.html").read_text(encoding="utf-8"))
+    # In one pass, so that nothing in the data is taken for a placeholder.
+    template = (folder / "template.html").read_text(encoding="utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda m: text(parts[m[1]]), template)
 
 
 _INTRO = {
     "examples": markup(
-        '<p class="intro">Click into a waveform or spectrogram to go there, on a unit or a phone to hear it alone. '
-        "With the keyboard: arrow keys in a row of units, Enter plays.</p>"
+        '<p class="intro">Click a waveform or spectrogram to seek; click a unit or a phone to hear it alone. '
+        "Keyboard: arrow keys move along a row of units, Enter plays.</p>"
     ),
     "units": markup(
-        '<p class="intro">What each dump makes of its codebook. Columns of the table sort by a click on their head.</p>'
+        '<p class="intro">How each dump uses its codebook. Click the head of a column to sort the table.</p>'
     ),
 }
 
 
 def _about(pipeline: Pipeline, manifests: dict[str, Any]) -> Html:
-    made = [s for s in pipeline.steps.values() if not isinstance(s, Source)]
+    steps = [s for s in pipeline.steps.values() if not isinstance(s, Source)]
     last = datetime.fromtimestamp(max(m["finished"] for m in manifests.values()), UTC)
     versions = sorted({str(m["versions"].get("textless", "?")) for m in manifests.values()})
     facts = [
         *([markup("<code>{}</code>", Path(pipeline.file).name)] if pipeline.file else []),
-        markup("<b>{}</b> of {} steps done", len(manifests), len(made)),
+        markup("<b>{}</b> of {} steps done", len(manifests), len(steps)),
         f"{duration(sum(m['seconds'] for m in manifests.values()))} of work",
         f"the last on {last:%Y-%m-%d %H:%M} UTC",
         f"textless {', '.join(versions)}",
@@ -138,15 +131,15 @@ def _about(pipeline: Pipeline, manifests: dict[str, Any]) -> Html:
 
 
 def _steps(pipeline: Pipeline, store: Store, manifests: dict[str, Any]) -> Html:
-    found = {name: (t, row) for t in tables(pipeline, store) for name, row in t.rows.items()}
+    rows = {name: (t, row) for t in tables(pipeline, store) for name, row in t.rows.items()}
     lines, missing = [], []
     for name, step in pipeline.steps.items():
         if isinstance(step, Source):
             continue
         manifest = manifests.get(name)
         if manifest is None:
-            wanted = [n for n, s in pipeline.steps.items() if any(p is step for p in s.inputs().values())]
-            dropped = name in pipeline.temporary and any(n in manifests for n in wanted)
+            users = [n for n, s in pipeline.steps.items() if any(p is step for p in s.inputs().values())]
+            dropped = name in pipeline.temporary and any(n in manifests for n in users)
             missing.append(
                 markup("<li><b>{}</b> {}{}</li>", name, step.type, " (temporary, dropped)" if dropped else "")
             )
@@ -158,63 +151,66 @@ def _steps(pipeline: Pipeline, store: Store, manifests: dict[str, Any]) -> Html:
                 name,
                 step.type,
                 duration(manifest["seconds"]),
-                _key_figures(pipeline, name, manifest, found),
+                _key_metrics(pipeline, name, manifest, rows),
                 failures,
             )
         )
     left = Html()
     if missing:
-        fold = '<details class="more"><summary>{} not there</summary><ul class="plain">{}</ul></details>'
+        fold = '<details class="more"><summary>{} not done</summary><ul class="plain">{}</ul></details>'
         left = markup(fold, len(missing), joined(missing))
     return markup(
         '<div class="wide" tabindex="0" role="region" aria-label="steps"><table class="steps"><thead><tr>'
         '<th scope="col">step</th><th scope="col" class="words">type</th><th scope="col">time</th>'
-        '<th scope="col" class="words">figures</th>'
+        '<th scope="col" class="words">metrics</th>'
         "</tr></thead><tbody>{}</tbody></table></div>{}",
         joined(lines),
         left,
     )
 
 
-def _key_figures(
-    pipeline: Pipeline, name: str, manifest: dict[str, Any], found: dict[str, tuple[Table, list[Any]]]
+def _key_metrics(
+    pipeline: Pipeline, name: str, manifest: dict[str, Any], rows: dict[str, tuple[Table, list[Any]]]
 ) -> Html:
-    if name not in found:
+    if name not in rows:
         curve = (manifest["metrics"] or {}).get("curve")
         return _named(curve[-1] if isinstance(curve, list) and curve and isinstance(curve[-1], dict) else {})
-    table, row = found[name]
+    table, row = rows[name]
     swept = pipeline.variants.get(name, {})
     values = {c: v for c, v in zip(table.columns, row, strict=True) if v is not None and c not in swept}
     return _named(values)
 
 
 def _named(values: dict[str, Any]) -> Html:
-    """The figures that say most."""
-    # Bounds, chance levels and members of groups are in the tables below.
+    """The most informative metrics."""
+    # Bounds, chance levels and members of groups are in the tables of metrics.
     values = {
         c: v
         for c, v in values.items()
         if "." not in c and not c.endswith(("_low", "_high", "_chance", "_cells", "_curve")) and c != "step"
     }
     names = [c for c in FIRST if c in values] + [c for c in values if c not in FIRST]
-    return joined((markup("{} <b>{}</b>", label(c), figure(c, values[c])) for c in names[:KEY_FIGURES]), " · ")
+    return joined((markup("{} <b>{}</b>", label(c), value_text(c, values[c])) for c in names[:KEY_METRICS]), " · ")
 
 
-def _figures(pipeline: Pipeline, store: Store) -> Html:
-    found = joined(_table(t, pipeline) for t in tables(pipeline, store))
-    return markup('<div class="tables">{}</div>', found) if found else Html()
+def _metrics(pipeline: Pipeline, store: Store) -> Html:
+    content = joined(_table(t, pipeline) for t in tables(pipeline, store))
+    return markup('<div class="tables">{}</div>', content) if content else Html()
 
 
 def _table(table: Table, pipeline: Pipeline) -> Html:
-    """Steps side by side: figures down, or steps where there are more of those. Intervals and chance levels join their figure."""
+    """A table of metrics by steps, or of steps by metrics where there are more steps.
+
+    Intervals and chance levels are in the cell of their metric.
+    """
     columns = {c: [row[n] for row in table.rows.values()] for n, c in enumerate(table.columns)}
-    beside = ("_low", "_high", "_chance", "_cells")
+    companions = ("_low", "_high", "_chance", "_cells")
     main = [
         c
         for c in columns
         if c != "step"
         and c.removesuffix("_curve") not in columns.keys() - {c}
-        and not any(c.endswith(b) and c.removesuffix(b) in columns for b in beside)
+        and not any(c.endswith(b) and c.removesuffix(b) in columns for b in companions)
     ]
     names = list(table.rows)
     swept = {s for name in names for s in pipeline.variants.get(name, {})}
@@ -224,14 +220,13 @@ def _table(table: Table, pipeline: Pipeline) -> Html:
         if not is_finite(value):
             return markup("<td>{}</td>", "" if value is None else value)
         low, high, chance = (columns.get(c + b, [None] * len(names))[n] for b in ("_low", "_high", "_chance"))
-        told = number(value) if c in swept else figure(c, value)
-        interval = (
-            markup(" <small>[{}, {}]</small>", figure(c, low), figure(c, high))
-            if low is not None and high is not None
-            else ""
-        )
-        guess = markup(" <small>chance {}</small>", figure(c, chance)) if chance is not None else ""
-        return markup("<td>{}{}{}</td>", told, interval, guess)
+        written = number(value) if c in swept else value_text(c, value)
+        interval = level = Html()
+        if low is not None and high is not None:
+            interval = markup(" <small>[{}, {}]</small>", value_text(c, low), value_text(c, high))
+        if chance is not None:
+            level = markup(" <small>chance {}</small>", value_text(c, chance))
+        return markup("<td>{}{}{}</td>", written, interval, level)
 
     def name_of(c: str) -> Html:
         return markup("<em>{}</em>", c) if c in swept else text(label(c))
@@ -242,7 +237,7 @@ def _table(table: Table, pipeline: Pipeline) -> Html:
     else:
         head, lines = [name_of(c) for c in main], [(titles[n], [cell(c, n) for c in main]) for n in numbers]
     return markup(
-        '<div><h3>{kind}</h3><div class="wide" tabindex="0" role="region" aria-label="figures of {kind}"><table>'
+        '<div><h3>{kind}</h3><div class="wide" tabindex="0" role="region" aria-label="metrics of {kind}"><table>'
         "<thead><tr><td></td>{head}</tr></thead><tbody>{lines}</tbody></table></div></div>",
         kind=table.type,
         head=joined(markup('<th scope="col">{}</th>', h) for h in head),

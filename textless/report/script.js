@@ -1,5 +1,5 @@
 "use strict";
-// Everything that is drawn by script, and what answers to pointer and keys. The data stands in #data; see examples.py, curves.py, codebooks.py.
+// Drawing, and reactions to pointer and keys. The data is in #data; see examples.py, curves.py, codebooks.py.
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
 const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
@@ -26,12 +26,12 @@ class Track {
     this.audio = section.querySelector("audio");
     this.stage = section.querySelector(".stage");
     this.cursor = section.querySelector(".cursor");
-    this.told = section.querySelector(".told");
+    this.value = section.querySelector(".value");
     this.rows = $$("canvas", section).map((canvas) => ({ canvas, spans: spans(this.data.rows[+canvas.dataset.row]), chosen: -1 }));
     for (const row of this.rows) {
       row.canvas.setAttribute("aria-valuemax", row.spans.length - 1);
       row.canvas.addEventListener("keydown", (e) => this.key(e, row));
-      row.canvas.addEventListener("pointermove", (e) => this.tell(row.spans[at(row, this.time(e))]));
+      row.canvas.addEventListener("pointermove", (e) => this.show(row.spans[at(row, this.time(e))]));
     }
     this.stage.addEventListener("click", (e) => this.click(e));
     this.audio?.addEventListener("play", () => { stop(); for (const t of TRACKS) if (t !== this) t.audio?.pause(); follow(); });
@@ -61,14 +61,14 @@ class Track {
     row.canvas.setAttribute("aria-valuenow", n);
     row.canvas.setAttribute("aria-valuetext", words(span));
     this.draw(row);
-    this.tell(span);
+    this.show(span);
     stop();
     this.audio?.pause();
     this.seek(span.from);
     if (play && this.audio) this.stretch(span.from, span.to).catch((error) => console.error(error));
   }
-  tell(span) {
-    if (span) this.told.textContent = words(span);
+  show(span) {
+    if (span) this.value.textContent = words(span);
   }
   seek(seconds) {
     if (this.audio) this.audio.currentTime = seconds;
@@ -168,7 +168,7 @@ const TRACKS = $$(".track").map((section) => new Track(section));
 const EXAMPLES = $$(".example");
 const MOST = 800, LEAST = 160; // pixels a second
 
-// A short example fills the width; of a longer one so much is seen that units can be told apart.
+// A short example fills the width; a longer one scrolls, at a scale that shows single units.
 function lay(example) {
   const padding = parseFloat(getComputedStyle(example.querySelector(".stage")).marginLeft);
   const fit = (example.querySelector(".scroll").clientWidth - 2 * padding) / +example.dataset.seconds;
