@@ -124,8 +124,8 @@ class _Run:
         rows = [row for row in self.rows if row.id not in failed]
         for n, (row, waveform) in enumerate(read_rows(rows), 1):
             try:
-            if isinstance(waveform, AudioError):
-                raise waveform
+                if isinstance(waveform, AudioError):
+                    raise waveform
                 yield unit_edit_distances(waveform, tokenizer.encode_batch, name=row.id, seed=seed)
             except AudioError as e:  # too short once it is sped up
                 self.failures.append({"id": row.id, "error": f"{row.path}: {e}"})
