@@ -90,3 +90,9 @@ def test_contract_round_trip_and_unknown_fields():
     assert UnitContract.from_dict(CONTRACT.to_dict()) == CONTRACT
     with pytest.raises(ContractError, match="unknown fields 'colour'"):
         UnitContract.from_dict({"colour": 1})
+
+
+def test_units_are_shown_in_short():
+    units = Units(np.arange(10), np.arange(1, 11), CONTRACT)
+    assert repr(units) == "Units(10 units, 1.10 s, K=10)"
+    assert repr(Units.of([3, 3, 1])) == "Units(3 units, 3 frames, K=?)"
