@@ -20,7 +20,8 @@ class FrameConv(nn.Conv1d):
         self.sides = sides(kernel, causal)
 
     def forward(self, x: Tensor) -> Tensor:
-        # In two dimensions frames are "channels last" as they are; a convolution in one dimension would transpose them: four times as fast.
+        # In two dimensions frames are "channels last" as they are, where a convolution in one dimension would transpose
+        # them: four times as fast.
         y = F.conv2d(x.transpose(1, 2)[:, :, None], self.weight[:, :, None], self.bias, groups=self.groups)
         return y[:, :, 0].transpose(1, 2)
 

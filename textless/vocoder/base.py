@@ -19,7 +19,9 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class BaseVocoder(nn.Module):
-    """A vocoder. A subclass implements `_speak`; one with F0 or a duration predictor, `_contours` or `predict_durations`.
+    """A vocoder.
+
+    A subclass implements `_speak`; with F0 also `_contours`, with a duration predictor also `predict_durations`.
 
     Args:
         contract: of its units.
@@ -78,22 +80,22 @@ class BaseVocoder(nn.Module):
         """Speak units.
 
         Args:
-            units: Units or (N,) integers, or a list of those. A bare array is taken literally: each unit is one frame, or has
-                a duration of its own if durations are predicted.
-            speaker, style: name or index; None is the first. A string that is both a name and a number is taken as the name, an
-                integer that is both as the index.
-            durations: "given": those of the units, one frame each where there are none. "predict": predicted from the units,
-                for Units with their runs joined.
-            f0: fundamental frequency to follow, or a list of those, in the form that the class documents; None is predicted,
-                where the vocoder can.
+            units: Units or (N,) integers, or a list of those. A bare array is taken literally: each unit is one frame,
+                or has a duration of its own if durations are predicted.
+            speaker, style: name or index; None is the first. A string that is both a name and a number is taken as the
+                name, an integer that is both as the index.
+            durations: "given": those of the units, one frame each where there are none. "predict": predicted from the
+                units, for Units with their runs joined.
+            f0: fundamental frequency to follow, or a list of those, in the form that the class documents; None is
+                predicted, where the vocoder can.
 
         Returns:
             (frames * hop,) float32 at `sample_rate`, or a list of them. A row of a list equals the row alone, to 1e-5.
 
         Raises:
             ContractError: units of another kind, or outside the codebook.
-            ModelError: no units, an unknown speaker or style, no duration predictor, or F0 that is missing, of another length or
-                form, or for a vocoder without F0.
+            ModelError: no units, an unknown speaker or style, no duration predictor, or F0 that is missing, of another
+                length or form, or for a vocoder without F0.
         """
         batch = is_batch(units) and len(units) > 0  # an empty list is refused as a sequence of no units
         rows = cast(Sequence[UnitsLike], units if batch else [units])

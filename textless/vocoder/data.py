@@ -32,7 +32,7 @@ def pad(rows: Sequence[np.ndarray], *, to: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices in batches of similar lengths whose padded size is at most BATCH_FRAMES; a longer row is a batch of its own."""
+    """Indices in batches of similar lengths, of at most BATCH_FRAMES padded; a longer row is a batch of its own."""
     result: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if result and lengths[result[-1][0]] * (len(result[-1]) + 1) <= BATCH_FRAMES:
@@ -47,8 +47,8 @@ class Clip:
     """An utterance to train on.
 
     Attributes:
-        units: at the vocoder's frame rate; frame t belongs to the samples [t * hop, (t + 1) * hop). HuBERT's frame t sees
-            [320 t, 320 t + 400), so its middle is the segment's but for 40 samples.
+        units: at the vocoder's frame rate; frame t belongs to the samples [t * hop, (t + 1) * hop). HuBERT's frame t
+            sees [320 t, 320 t + 400), so its middle is the segment's but for 40 samples.
         waveform: (start, stop) → (stop - start,) float32 in [-1, 1]; called with 0 <= start <= stop <= samples.
         samples: length of the waveform.
         speaker: name, or None where there is only one.
@@ -105,8 +105,8 @@ class Batch(NamedTuple):
 class Clips:
     """Clips for training: checked once, frames drawn uniformly.
 
-    Raises TrainingError: a clip of an unknown speaker or without frames, audio shorter than the units, F0 that is missing or of
-    another length. ContractError: units of another kind.
+    Raises TrainingError: a clip of an unknown speaker or without frames, audio shorter than the units, F0 that is
+    missing or of another length. ContractError: units of another kind.
     """
 
     def __init__(self, clips: Sequence[Clip], model: UnitVocoder):
@@ -134,7 +134,7 @@ class Clips:
         self.speaker = np.array([model.speakers.index(c.speaker or NO_NAME) for c in clips])
 
     def draw(self, rng: np.random.Generator, batch: int, crop: int) -> Batch:
-        """Crops of clips in proportion to their frames, and as many sequences of units without repetitions and of frames."""
+        """Crops of clips in proportion to their frames, and as many sequences of joined units and of frames."""
         rows = np.searchsorted(self.ends, rng.integers(self.ends[-1], size=batch), side="right")
         starts, units, f0, joined, durations, passage, contour = [], [], [], [], [], [], []
         for row in rows:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-# (periods, their channels; windows in samples, their channels). "large" is HiFi-GAN's and UnivNet's at half of their channels, for a GPU;
-# "small" costs a CPU about as much as the vocoder itself.
+# (periods, their channels; windows in samples, their channels). "large" is HiFi-GAN's and UnivNet's at half of their
+# channels, for a GPU; "small" costs a CPU about as much as the vocoder itself.
 SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]] = {
     "small": ((2, 3, 5), (16, 32, 64, 64), (1024, 256), 8),
     "large": ((2, 3, 5, 7, 11), (16, 64, 256, 512), (2048, 1024, 512), 32),
@@ -22,10 +22,12 @@ Outputs = tuple[list[Tensor], list[Tensor]]  # the score of each discriminator; 
 
 
 class Discriminators(nn.Module):
-    """Multi-period (HiFi-GAN, Kong 2020, section 2.3) and multi-resolution discriminators (UnivNet, Jang 2021, section 2.2, on complex
-    spectra as in EnCodec, Defossez 2022, section 3.4).
+    """Multi-period and multi-resolution discriminators (MPD, MRD).
 
-    Shape: waveforms (B, samples), samples > half of the longest window → scores of each, of any shape, and all hidden features.
+    MPD: HiFi-GAN, Kong 2020, section 2.3. MRD: UnivNet, Jang 2021, section 2.2, on complex spectra as in EnCodec,
+    Defossez 2022, section 3.4.
+
+    Shape: waveforms (B, samples), samples > half of the longest window → `Outputs`, scores of any shape.
     """
 
     def __init__(self, size: str):
@@ -44,7 +46,10 @@ class Discriminators(nn.Module):
 
 
 class PeriodDiscriminator(nn.Module):
-    """Convolutions along time over every p-th sample. (B, samples) → features and score, each (B, channels, time, p)."""
+    """MPD: convolutions along time over every p-th sample.
+
+    Shape: (B, samples) → features and score, each (B, channels, time, p).
+    """
 
     def __init__(self, period: int, channels: tuple[int, ...]):
         super().__init__()
@@ -59,7 +64,10 @@ class PeriodDiscriminator(nn.Module):
 
 
 class ResolutionDiscriminator(nn.Module):
-    """Convolutions over a complex spectrogram with hop = window / 4. (B, samples) → features and score (B, channels, frames, bins)."""
+    """MRD: convolutions over a complex spectrogram with hop = window / 4.
+
+    Shape: (B, samples) → features and score, each (B, channels, frames, bins).
+    """
 
     window: Tensor
 
@@ -94,7 +102,10 @@ def _through(x: Tensor, convolutions: nn.ModuleList, last: nn.Module) -> list[Te
 
 
 def discriminator_loss(real: Outputs, generated: Outputs) -> Tensor:
-    """Least squares (LSGAN, Mao 2017; HiFi-GAN, equation 1), the mean over discriminators: the target of speech is 1, of generated audio 0."""
+    """Least squares (LSGAN, Mao 2017; HiFi-GAN, equation 1), the mean over discriminators.
+
+    The target of speech is 1, of generated audio 0.
+    """
     parts = [
         (1 - r.float()).square().mean() + m.float().square().mean() for r, m in zip(real[0], generated[0], strict=True)
     ]
@@ -102,12 +113,15 @@ def discriminator_loss(real: Outputs, generated: Outputs) -> Tensor:
 
 
 def adversarial_loss(generated: Outputs) -> Tensor:
-    """The generator's least-squares loss (HiFi-GAN, equation 2), the mean over discriminators: the target of generated audio is 1."""
+    """Least squares for the generator (HiFi-GAN, equation 2), target 1, the mean over discriminators."""
     return torch.stack([(1 - m.float()).square().mean() for m in generated[0]]).mean()
 
 
 def feature_loss(real: Outputs, generated: Outputs) -> Tensor:
-    """Feature matching: L1 relative to the mean of the row's real features (EnCodec, equation 3), the mean over rows and layers."""
+    """Feature matching: L1 relative to the mean of the row's real features (EnCodec, equation 3).
+
+    The mean over rows and layers.
+    """
     parts = []
     for r, m in zip(real[1], generated[1], strict=True):
         distance, size = ((x.abs().float().flatten(1).mean(1)) for x in (r - m, r))

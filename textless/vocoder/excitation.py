@@ -1,8 +1,9 @@
 """The sources that a voice is filtered from: pulses at the fundamental frequency, and noise.
 
-A network that must invent the phases of harmonics needs hundreds of thousands of steps to sound voiced. One that filters given pulses is
-voiced from its first step: the source-filter model in the time-frequency domain (HiFTNet, Li 2023, section 2; the sources are those of
-Wang 2019, Neural source-filter waveform models, section III-B, with all harmonics up to Nyquist).
+A network that must invent the phases of harmonics needs hundreds of thousands of steps to sound voiced. One that
+filters given pulses is voiced from its first step: the source-filter model in the time-frequency domain (HiFTNet, Li
+2023, section 2; the sources are those of Wang 2019, Neural source-filter waveform models, section III-B, with all
+harmonics up to Nyquist).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ REST = 100.0  # Hz, of the phase in a pause
 
 
 class Excitation(nn.Module):
-    """Spectra of pulses and of noise, both of unit power, for the frames of an iSTFT (for the samples of a frame, see `ISTFT`).
+    """Spectra of pulses and of noise, both of unit power, for the frames of an iSTFT (see `ISTFT` for their samples).
 
     Args:
         n_fft, hop: of the iSTFT, samples; a frame has one value of F0.
@@ -44,7 +45,11 @@ class Excitation(nn.Module):
         self.register_buffer("noise_imaginary", spectra.imag.contiguous(), persistent=False)
 
     def noise(self, first: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        """Spectra of n frames of noise, from frame `first` (B,) int64 on: real and imaginary part, (B, n, n_fft / 2 + 1) float32 each."""
+        """Spectra of n frames of noise, from frame `first` (B,) int64 on.
+
+        Returns:
+            real and imaginary part, (B, n, n_fft / 2 + 1) float32 each.
+        """
         frames = (first[:, None] + torch.arange(n, device=first.device)) % PERIOD
         return self.noise_real[frames], self.noise_imaginary[frames]
 

@@ -1,4 +1,4 @@
-"""Copy synthesis: what a mel spectrogram lets one rebuild without learning anything, a row to hold a vocoder against."""
+"""Copy synthesis: audio from its own mel spectrogram without a learned model, a reference for vocoders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INVERSION, ITERATIONS, MOMENTUM = 50, 60, 0.99
 def copy_synthesis(waveform: np.ndarray, *, sample_rate: int = 16000, seed: int = 0) -> np.ndarray:
     """A waveform (samples,) float32, samples > 512, rebuilt from its own 80-band mel spectrogram; of the same length.
 
-    The magnitudes are those of `mel_to_magnitudes`, the phases begin at random, by the seed, and are those of `griffin_lim`.
+    The magnitudes are those of `mel_to_magnitudes`, the phases those of `griffin_lim`, which the seed initialises.
 
     Raises:
         AudioError: no more than 512 samples.
@@ -32,7 +32,7 @@ def copy_synthesis(waveform: np.ndarray, *, sample_rate: int = 16000, seed: int 
 
 
 def mel_to_magnitudes(mel: Tensor, *, sample_rate: int) -> Tensor:
-    """Magnitudes ≥ 0 whose mel bands come nearest to these, by the multiplicative updates of Lee & Seung (2001, theorem 1).
+    """Non-negative magnitudes with the nearest mel bands, by multiplicative updates (Lee & Seung 2001, theorem 1).
 
     Shape: (80, frames) float32, not logarithmic → (513, frames).
     """
@@ -45,8 +45,9 @@ def mel_to_magnitudes(mel: Tensor, *, sample_rate: int) -> Tensor:
 
 
 def griffin_lim(magnitudes: Tensor, *, samples: int, seed: int = 0) -> Tensor:
-    """A waveform whose spectrum has nearly these magnitudes (Griffin & Lim 1984), by 60 iterations with the momentum 0.99 of Perraudin,
-    Balazs & Søndergaard (2013, A fast Griffin-Lim algorithm).
+    """A waveform whose spectrum has nearly these magnitudes (Griffin & Lim 1984).
+
+    60 iterations with the momentum 0.99 of Perraudin, Balazs & Søndergaard (2013, A fast Griffin-Lim algorithm).
 
     Shape: (513, samples // 256 + 1) float32 → (samples,).
     """

@@ -14,8 +14,9 @@ Sources = tuple[Tensor, tuple[Tensor, Tensor]]  # `Excitation.spectra`; `Excitat
 
 
 class SpectrumHead(nn.Module):
-    """Magnitude and phase of each frame, then the iSTFT (Vocos, Siuzdak 2023, section 3.2). Any real number is a phase: it is wrapped.
+    """Magnitude and phase of each frame, then the iSTFT (Vocos, Siuzdak 2023, section 3.2).
 
+    Any real number is a phase: it is wrapped.
     With an excitation, magnitude and phase are a filter of the pulses, and a second magnitude filters the noise.
     """
 
@@ -24,8 +25,8 @@ class SpectrumHead(nn.Module):
         self.excited = excited
         self.project = nn.Linear(dim, (n_fft // 2 + 1) * (3 if excited else 2))
         self.istft = ISTFT(n_fft, hop)
-        # Vocos clips at 1e2; a sine of full scale has n_fft / 4 under the Hann window, and nothing sensible is louder. Sources have unit
-        # power; a harmonic of full scale is 10 times its share of the pulses'.
+        # Vocos clips at 1e2; a sine of full scale has n_fft / 4 under the Hann window, and no speech is louder. Sources
+        # have unit power; a harmonic of full scale is 10 times its share of the pulses'.
         self.loudest = math.log(10 if excited else n_fft / 4)
 
     def forward(self, x: Tensor, mask: Tensor, sources: Sources | None = None) -> Tensor:
@@ -47,12 +48,15 @@ class SpectrumHead(nn.Module):
 
 
 class ISTFT(nn.Module):
-    """Overlap-add of the inverse transforms of the frames, divided by the sum of the squared windows (Griffin and Lim 1984).
+    """Inverse short-time Fourier transform (Griffin and Lim 1984).
 
-    torch.istft refuses a spectrogram that does not start half a window before its first sample (its check of the window's
-    envelope fails), and Vocos keeps an iSTFT of its own for the same reason (Siuzdak 2023, section 3.3).
+    Overlap-add of the inverse transforms of the frames, divided by the sum of the squared windows.
 
-    "Same" padding: T frames give exactly T * hop samples. Frame t covers the samples [t * hop - (n_fft - hop) / 2, … + n_fft): its middle is the middle of [t * hop, (t + 1) * hop).
+    torch.istft refuses a spectrogram that does not start half a window before its first sample (its check of the
+    window's envelope fails), and Vocos keeps an iSTFT of its own for the same reason (Siuzdak 2023, section 3.3).
+
+    "Same" padding: T frames give exactly T * hop samples. Frame t covers the samples [t * hop - (n_fft - hop) / 2,
+    … + n_fft): its middle is the middle of [t * hop, (t + 1) * hop).
     """
 
     window: Tensor
@@ -89,7 +93,7 @@ class ISTFT(nn.Module):
         summed = F.pad(frames[..., :hop], (0, 0, 0, parts - 1))
         for k in range(1, parts):
             summed[:, k : n - parts + 1 + k] += frames[..., k * hop : (k + 1) * hop]
-        # The envelope sums the windows of unmasked frames only, so that the end of a padded row equals the end of the row alone.
+        # The envelope sums the windows of unmasked frames only: the end of a padded row equals that of the row alone.
         windows = F.pad(mask, (parts - 1, parts - 1)).unfold(1, parts, 1).flip(2)
         envelope = windows @ self.window.square().view(parts, hop)
         side = (self.n_fft - hop) // 2 + left * hop

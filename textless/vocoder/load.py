@@ -39,9 +39,11 @@ def load_vocoder(path: Path | str, config: Path | str | None = None, *, precisio
     """Read a vocoder, ready for `resynth`.
 
     Args:
-        path: a folder that `UnitVocoder.save` wrote, or the `.pt` of a unit HiFi-GAN (speech-resynthesis, fairseq, textlesslib).
+        path: a folder that `UnitVocoder.save` wrote, or the `.pt` of a unit HiFi-GAN (speech-resynthesis, fairseq,
+            textlesslib).
         config: of the latter; None is `config.json` in its folder, else its own name with `.json`.
-        precision: `fp32`, or `bf16` for matrix products: faster where the processor has matrix units for it, with a little noise.
+        precision: `fp32`, or `bf16` for matrix products: faster where the processor has matrix units for it, with a
+            little noise.
 
     Raises:
         ModelError: it is missing, damaged, or something else.

@@ -1,4 +1,4 @@
-"""What a waveform is compared by: log-mel magnitudes at several resolutions. In float32, whatever the model runs in."""
+"""Spectral losses: log-mel magnitudes at several resolutions. In float32, in whatever precision the model runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The unit vocoder: units, speaker and pitch at the frame rate → ConvNeXt backbone → filters → iSTFT (Vocos, Siuzdak 2023)."""
+"""The unit vocoder: units, speaker and F0 at the frame rate → ConvNeXt backbone → filters → iSTFT.
+
+After Vocos (Siuzdak 2023).
+"""
 
 from __future__ import annotations
 
@@ -46,17 +49,19 @@ class VocoderConfig:
         dim: channels of the backbone.
         ffn_dim: hidden channels of each block's MLP (Vocos: 3 * dim).
         layers: ConvNeXt blocks (Vocos: 8).
-        kernel: of every convolution, frames, odd (Vocos: 7). An output frame sees (layers + 1) * (kernel - 1) / 2 frames to either
-            side.
+        kernel: of every convolution, frames, odd (Vocos: 7). An output frame sees (layers + 1) * (kernel - 1) / 2
+            frames to either side.
         duration_dim: channels of the duration predictor (FastSpeech 2, Ren 2021).
         hop: samples of a frame; 320 is HuBERT's 20 ms at 16 kHz.
         n_fft: window of the iSTFT, samples; a multiple of `hop` (Vocos: 4 * hop).
         sample_rate: Hz.
-        f0: whether the voice is filtered from pulses and noise (HiFTNet, Li 2023), the pulses at a fundamental frequency from 60 to
-            550 Hz in steps of 25 cents (see `quantise_f0`), given or predicted from the units. Without it there are no pulses.
+        f0: whether the voice is filtered from pulses and noise (HiFTNet, Li 2023), the pulses at a fundamental
+            frequency from 60 to 550 Hz in steps of 25 cents (see `quantise_f0`), given or predicted from the units.
+            Without it there are no pulses.
         pitch_dim, pitch_layers: channels and ConvNeXt blocks of the F0 predictor; its MLPs have 3 * pitch_dim.
         upsample: always 1; a field of the configurations that versions before 0.2 wrote.
-        causal: whether convolutions see the past only, so that `stream` waits for 0.14 s of units at 50 Hz with F0, 0.06 s without.
+        causal: whether convolutions see the past only, so that `stream` waits for 0.14 s of units at 50 Hz with F0,
+            0.06 s without.
 
     Raises ModelError that names a field whose value has another type or makes no sense.
     """
@@ -82,9 +87,12 @@ class VocoderConfig:
 
     @classmethod
     def of(cls, contract: UnitContract, *, speakers: Sequence[str], preset: str, **fields: Any) -> VocoderConfig:
-        """The configuration of a preset for these units, `fields` changed: hop = sample rate / frame rate, n_fft = 4 * hop.
+        """The configuration of a preset for these units, `fields` changed.
 
-        Raises ModelError for an unknown preset, a contract without n_units or frame rate, and a hop that is not a whole number.
+        hop = sample rate / frame rate, n_fft = 4 * hop.
+
+        Raises ModelError for an unknown preset, a contract without n_units or frame rate, and a hop that is not a whole
+        number.
         """
         if preset not in PRESETS:
             raise ModelError(f"no vocoder preset {preset!r}; there are {', '.join(PRESETS)}")
@@ -94,7 +102,8 @@ class VocoderConfig:
         hop = round(sample_rate / contract.frame_rate)
         if hop * contract.frame_rate != sample_rate:
             raise ModelError(
-                f"{sample_rate} Hz is not a whole number of samples a frame at {contract.frame_rate:g} frames per second"
+                f"{sample_rate} Hz is not a whole number of samples a frame "
+                f"at {contract.frame_rate:g} frames per second"
             )
         return cls(
             n_units=contract.n_units,
@@ -224,8 +233,8 @@ class UnitVocoder(BaseVocoder):
             speaker, durations: as for `resynth`.
 
         Yields:
-            (samples,) float32; concatenated, what `resynth` makes of the whole row, to 1e-5. A sample is yielded once the units of the
-            `look_ahead` seconds after it have come; memory does not grow.
+            (samples,) float32; concatenated, what `resynth` makes of the whole row, to 1e-5. A sample is yielded once
+            the units of the `look_ahead` seconds after it have come; memory does not grow.
 
         Raises:
             ContractError, ModelError: as `resynth`.
@@ -269,7 +278,10 @@ class UnitVocoder(BaseVocoder):
         return dequantise_f0(steps)[0].float().cpu().numpy()
 
     def lower(self) -> UnitVocoder:
-        """Backbone and filters in bfloat16 from here on, several times as fast on a CPU with matrix units for it. F0 is unchanged."""
+        """Convert backbone and filters to bfloat16, several times as fast on a CPU with matrix units for it.
+
+        F0 is unchanged.
+        """
         self.trunk.to(torch.bfloat16)
         self.head.project.to(torch.bfloat16)
         return self

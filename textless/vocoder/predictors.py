@@ -18,10 +18,12 @@ MIDDLE = 200.0  # Hz; the predictor's output is octaves above it
 
 
 def quantise_f0(f0: Tensor) -> Tensor:
-    """Nearest of the steps of 25 cents from 60 to 550 Hz. Hz, 0 where unvoiced → int64, 0 unvoiced, 1 … F0_BINS - 1; any shape.
+    """Nearest of the steps of 25 cents from 60 to 550 Hz.
 
-    The vocoder uses F0 in these steps only. A phase is a sum over all frames before it, so the last bit of a frequency that a network
-    computed would be heard after a minute; in steps, a file sounds the same in every batch.
+    Shape: any, Hz, 0 where unvoiced → int64, 0 unvoiced, 1 … F0_BINS - 1.
+
+    The vocoder uses F0 in these steps only. A phase is a sum over all frames before it, so the last bit of a frequency
+    that a network computed would be heard after a minute; in steps, a file sounds the same in every batch.
     """
     bins = (BINS_PER_OCTAVE * torch.log2(f0.clamp(LOWEST, HIGHEST) / LOWEST)).round().long() + 1
     return torch.where(f0 > 0, bins, 0)
@@ -55,7 +57,10 @@ class PitchPredictor(nn.Module):
         self.project = nn.Linear(dim, 2)
 
     def forward(self, units: Tensor, speakers: Tensor, mask: Tensor) -> Tensor:
-        """(B, T) int64, (B,) int64, mask (B, T, 1) → (B, T, 2) float32: log-odds of voicing, and octaves above MIDDLE if voiced."""
+        """(B, T) int64, (B,) int64, mask (B, T, 1) → (B, T, 2) float32.
+
+        Log-odds of voicing, and octaves above MIDDLE if voiced.
+        """
         return self.project(self.trunk(self.embed(units, speakers) * mask, mask)).float()
 
     def embed(self, units: Tensor, speakers: Tensor) -> Tensor:
@@ -71,9 +76,9 @@ def predicted_f0(prediction: Tensor) -> Tensor:
 class DurationPredictor(nn.Module):
     """Log-durations of a sequence without repetitions, by two convolutions.
 
-    The predictor of FastSpeech 2 (Ren 2021) as the unit HiFi-GANs have it (Lee 2022, "Direct speech-to-speech translation with
-    discrete units", section 3.3), with embeddings of its own, so that it does not depend on the waveform's losses. It is
-    trained to d = log(frames), and a unit lasts max(1, round(exp(d))) frames.
+    The predictor of FastSpeech 2 (Ren 2021) as the unit HiFi-GANs have it (Lee 2022, "Direct speech-to-speech
+    translation with discrete units", section 3.3), with embeddings of its own, so that it does not depend on the
+    waveform's losses. It is trained to d = log(frames), and a unit lasts max(1, round(exp(d))) frames.
     """
 
     def __init__(self, n_units: int, n_speakers: int, dim: int, kernel: int = 3):

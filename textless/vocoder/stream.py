@@ -158,7 +158,10 @@ class Speaking:
 
 
 class Durations:
-    """Units without repetitions, piece by piece → frame units with predicted durations. A run may continue in the next piece."""
+    """Units without repetitions, piece by piece → frame units with predicted durations.
+
+    A run may continue in the next piece.
+    """
 
     def __init__(self, vocoder: UnitVocoder, *, speaker: str | int | None = None):
         predictor = vocoder.durations
@@ -172,7 +175,7 @@ class Durations:
         self.units, self.previous = Queue(), -1
 
     def __call__(self, units: np.ndarray, *, join: bool, last: bool = False) -> np.ndarray:
-        """Units (n,) int64 → frame units (m,) int64 of those whose durations have all their context; `join` joins runs."""
+        """Units (n,) int64 → frame units (m,) int64 of those whose context is complete; `join` joins runs."""
         if join and len(units):
             before = np.concatenate([[self.previous], units[:-1]])
             self.previous, units = int(units[-1]), units[units != before]

@@ -61,7 +61,10 @@ def _brief(value: Any) -> str:
 
 
 class Weights:
-    """Tensors of a checkpoint, weight norm folded, to be taken one by one in float32. Raises ModelError for those that do not fit."""
+    """Tensors of a checkpoint, weight norm folded, to be taken one by one in float32.
+
+    Raises ModelError for a tensor that is missing, of another shape, or not finite.
+    """
 
     def __init__(self, place: Path, settings: Settings, state: dict[Any, Any]) -> None:
         self.place, self.config, self.left = (
@@ -94,7 +97,8 @@ class Weights:
         if tensor.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, tensor.shape, strict=True)):
             expected = str(shape).replace("None", "any")
             raise ModelError(
-                f"{self.place}: {name} is {tuple(tensor.shape)} where {self.config} asks for {expected}; are they of one model?"
+                f"{self.place}: {name} is {tuple(tensor.shape)} where {self.config} asks for {expected}; "
+                "are they of one model?"
             )
         check_finite(self.place, name, tensor)
         return tensor.float().clone()

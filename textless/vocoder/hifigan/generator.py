@@ -1,7 +1,7 @@
 """HiFi-GAN's generator (Kong et al. 2020, arXiv:2010.05646, section 2.2).
 
-It computes the function of the published code in another order of arithmetic, in half to two thirds of the time: see `Convolution` and
-`Stage`.
+It computes the function of the published code in another order of arithmetic, in half to two thirds of the time: see
+`Convolution` and `Stage`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,18 @@ PASS = 1500  # frames in one pass of the generator, so that memory does not grow
 
 
 def few_products(tile: int, kernel: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A correlation with few multiplications: y[i] = Σ w[j] x[i + j], i ≤ tile - kernel, is `outputs @ ((weights @ w) * (inputs @ x))`.
+    """A correlation with few multiplications.
 
-    A real DFT of even length `tile`, of whose circular correlation the part that does not wrap is kept (overlap-save), each product of
-    complex numbers made of three real ones (Karatsuba): 1.5 tile - 1 products. No entry is larger than √2, so it is as exact as the sum
-    in float32, which transforms with fewer products (Winograd's) are not at this length.
+    y[i] = Σ w[j] x[i + j], i ≤ tile - kernel, is `outputs @ ((weights @ w) * (inputs @ x))`.
+
+    A real DFT of even length `tile`, of whose circular correlation the part that does not wrap is kept (overlap-save),
+    each product of complex numbers made of three real ones (Karatsuba): 1.5 tile - 1 products. No entry is larger than
+    √2, so it is as exact as the sum in float32, which transforms with fewer products (Winograd's) are not at this
+    length.
 
     Returns:
-        inputs (products, tile), weights (products, kernel), outputs (tile - kernel + 1, products); the first product is of frequency 0.
+        inputs (products, tile), weights (products, kernel), outputs (tile - kernel + 1, products); the first product
+        is of frequency 0.
     """
     angles = 2 * math.pi / tile * torch.outer(torch.arange(tile // 2 + 1), torch.arange(tile)).double()
     cos, sin = angles.cos(), angles.sin()
@@ -46,10 +50,10 @@ def few_products(tile: int, kernel: int) -> tuple[Tensor, Tensor, Tensor]:
 class Convolution(nn.Module):
     """Convolution of the leaky ReLU of a row, zeros around it: (T, in) → (T, out), in new memory.
 
-    Where channels are many and the kernel is long, by `few_products`: overlapping tiles are transformed, the channels of each product
-    mixed by a matrix, and the tiles transformed back, which for kernel 11 is 2.5 multiplications a sample and pair of channels instead
-    of 11 (Mathieu et al. 2013, arXiv:1312.5851; Lavin and Gray 2016, arXiv:1509.09308). The matrices take 35 / kernel times the memory
-    of the weights.
+    Where channels are many and the kernel is long, by `few_products`: overlapping tiles are transformed, the channels
+    of each product mixed by a matrix, and the tiles transformed back, which for kernel 11 is 2.5 multiplications a
+    sample and pair of channels instead of 11 (Mathieu et al. 2013, arXiv:1312.5851; Lavin and Gray 2016,
+    arXiv:1509.09308). The matrices take 35 / kernel times the memory of the weights.
 
     Args:
         weight: (out, in, kernel), kernel odd; its dtype is that of the arithmetic.
@@ -66,7 +70,7 @@ class Convolution(nn.Module):
         super().__init__()
         self.kernel, self.dilation, self.slope = weight.shape[2], dilation, slope
         self.side = (self.kernel - 1) * dilation // 2
-        # with fewer channels or a shorter kernel the transforms cost more than they save; a longer kernel fills the tile
+        # with fewer channels or a shorter kernel the transforms cost more than they save; a longer one fills the tile
         self.tiled = weight.dtype == torch.float32 and min(weight.shape[:2]) >= 64 and 5 <= self.kernel <= TILE // 2
         if self.tiled:
             inputs, weights, outputs = few_products(TILE, self.kernel)
@@ -105,7 +109,9 @@ class Convolution(nn.Module):
 
 
 class Upsampling(nn.Module):
-    """Transposed convolution of the leaky ReLU of a row, less (kernel - rate) / 2 samples at each end: (T, in) → (T * rate, out).
+    """Transposed convolution of the leaky ReLU of a row, less (kernel - rate) / 2 samples at each end.
+
+    Shape: (T, in) → (T * rate, out).
 
     `rate` samples in a row of the output see the same `taps` frames, so they are one product with a matrix.
 
@@ -150,9 +156,10 @@ class ResidualBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """One step up in rate: an upsampling, then the mean of residual blocks of several kernels. (T, in) → (T * rate, out).
+    """An upsampling, then the mean of residual blocks of several kernels: (T, in) → (T * rate, out).
 
-    A long row is cut into pieces that fit in the cache of a core; each piece is computed with the context that its samples depend on.
+    A long row is cut into pieces that fit in the cache of a core; each piece is computed with the context that its
+    samples depend on.
     """
 
     def __init__(self, up: Upsampling, blocks: Sequence[ResidualBlock]) -> None:
@@ -177,7 +184,7 @@ class Stage(nn.Module):
 
 
 def pieces(total: int, size: int, halo: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """Parts of `total`, of about `size` and of equal length: (start, stop) of each, without and with a `halo` on either side."""
+    """Equal parts of `total`, of about `size`: (start, stop) of each, without and with a `halo` on either side."""
     count = max(1, round(total / max(1, size)))
     edges = [total * i // count for i in range(count + 1)]
     for start, stop in itertools.pairwise(edges):
@@ -194,7 +201,8 @@ class Generator(nn.Module):
         dilations = settings["resblock_dilation_sizes"]
         if not isinstance(dilations, list) or len(dilations) != len(kernels) or len(ups) != len(rates):
             raise settings.error(
-                "not as many resblock_dilation_sizes as resblock_kernel_sizes, or upsample_rates as upsample_kernel_sizes"
+                "not as many resblock_dilation_sizes as resblock_kernel_sizes, "
+                "or upsample_rates as upsample_kernel_sizes"
             )
         dilations = [settings.wholes("resblock_dilation_sizes", d) for d in dilations]
         if (

@@ -1,7 +1,7 @@
-"""Published unit HiFi-GANs: `config.json` and a checkpoint `{"generator": …}`, written by speech-resynthesis, fairseq or textlesslib.
+"""Published unit HiFi-GANs: `config.json` and a checkpoint, from speech-resynthesis, fairseq or textlesslib.
 
-The generator is HiFi-GAN's on embeddings instead of spectra (Polyak et al. 2021, arXiv:2104.00355). Each frame's input is, in this order:
-its unit, F0, speaker, style (Nguyen et al. 2023, arXiv:2308.05725).
+The generator is HiFi-GAN's on embeddings instead of spectra (Polyak et al. 2021, arXiv:2104.00355). Each frame's input
+is, in this order: its unit, F0, speaker, style (Nguyen et al. 2023, arXiv:2308.05725).
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ UNSUPPORTED = {
 
 
 class PublishedDurations(nn.Module):
-    """Frames of each unit of a sequence without repetitions, from the units' embeddings (Lee et al. 2022, arXiv:2107.05604, section 3.3).
+    """Frames of each unit of a sequence without repetitions, from the units' embeddings.
 
-    FastSpeech 2's predictor, trained to d = log(frames + 1); `DurationPredictor` is trained to log(frames).
+    Lee et al. 2022, arXiv:2107.05604, section 3.3: FastSpeech 2's predictor, trained to d = log(frames + 1);
+    `DurationPredictor` is trained to log(frames).
 
     Shape: (N, dim) → (N,) int64, max(1, round(exp(d) - 1)).
     """
@@ -62,9 +63,10 @@ class PublishedDurations(nn.Module):
 
 
 class F0Codes(nn.Module):
-    """A contour of F0 → embeddings of the codes nearest to its encoding, one per `stride` values (Polyak et al. 2021, section 2.1).
+    """A contour of F0 → embeddings of the codes nearest to its encoding, one per `stride` values.
 
-    The encoder is Jukebox's (Dhariwal et al. 2020, arXiv:2005.00341, appendix B.1) with one level.
+    Polyak et al. 2021, section 2.1. The encoder is Jukebox's (Dhariwal et al. 2020, arXiv:2005.00341, appendix B.1)
+    with one level.
 
     Shape: (T,) with T a multiple of `stride` → (T / stride, dim).
     """
@@ -108,7 +110,7 @@ class F0Codes(nn.Module):
 
 
 class F0Input(nn.Module):
-    """F0 as an input of the generator: the values (one channel), the embeddings of their bins, or those of codes of the contour.
+    """F0 as an input of the generator: values (one channel), embeddings of their bins, or of codes of the contour.
 
     Args:
         hop, sample_rate: samples of a unit; Hz.
@@ -150,7 +152,10 @@ class F0Input(nn.Module):
             self.form = f"bins, integers from 0 to {self.bins.num_embeddings - 1}"
 
     def check(self, f0: np.ndarray | None, frames: int, speaker: int) -> np.ndarray:
-        """F0 that a caller passes → (frames * per_frame,) float32, or int64 of bins. Raises ModelError that says what is expected."""
+        """F0 that a caller passes → (frames * per_frame,) float32, or int64 of bins.
+
+        Raises ModelError that says what is expected.
+        """
         sizes = f"{frames} values, one a unit" + (f", or {frames * self.per_frame}" if self.per_frame > 1 else "")
         if f0 is None or (f0 := np.asarray(f0)).shape not in ((frames,), (frames * self.per_frame,)):
             shape = "none" if f0 is None else f"shape {f0.shape}"
@@ -184,9 +189,9 @@ class F0Input(nn.Module):
 class UnitHifiGan(BaseVocoder):
     """Speech from discrete units by a published HiFi-GAN. For inference.
 
-    Models with F0 need `f0` of `resynth`: a value for each frame, or `.f0.per_frame` values, or a list of such arrays. (T,) Hz, 0
-    where unvoiced; bins, where the configuration has f0_quant_num_bin; where it has f0_normalize and the file named in its f0_stats
-    is missing, voiced values less the mean over the deviation.
+    Models with F0 need `f0` of `resynth`: a value for each frame, or `.f0.per_frame` values, or a list of such arrays.
+    (T,) Hz, 0 where unvoiced; bins, where the configuration has f0_quant_num_bin; where it has f0_normalize and the
+    file named in its f0_stats is missing, voiced values less the mean over the deviation.
 
     Args:
         settings, weights: of one model; all weights are taken.
@@ -255,7 +260,7 @@ class UnitHifiGan(BaseVocoder):
     def predict_durations(self, units: Sequence[np.ndarray], *, speaker: str | int | None = None) -> list[np.ndarray]:
         """Frames of each unit: max(1, round(exp(d) - 1)), d the predicted log-duration; the same for every speaker.
 
-        A list of (N,) int64, runs already joined → a list of (N,) int64. Raises ModelError when the model predicts none.
+        A list of (N,) int64, runs already joined → a list of (N,) int64. Raises ModelError without a predictor.
         """
         if self.durations is None:
             return super().predict_durations(units, speaker=speaker)
@@ -276,7 +281,8 @@ class UnitHifiGan(BaseVocoder):
     def _speak(
         self, frames: list[np.ndarray], contours: list[np.ndarray] | None, speaker: int, style: int
     ) -> list[np.ndarray]:
-        # One by one: a row keeps a CPU busy, and rows of several lengths would have to be masked before each of 90 convolutions.
+        # One by one: a row keeps a CPU busy, and rows of several lengths would need a mask before each of 90
+        # convolutions.
         waveforms = []
         for n, units in enumerate(frames):
             parts = [self.unit_embedding(self._tensor(units)).repeat_interleave(self.repeats, 0)]
@@ -295,7 +301,8 @@ class UnitHifiGan(BaseVocoder):
 def _names(what: str, names: Sequence[str], rows: int) -> tuple[str, ...]:
     if len(names) > rows or len(set(names)) != len(names):
         raise ModelError(
-            f"{what}.txt next to the checkpoint has {len(names)} names for {rows} {what}, or a duplicate name; remove it"
+            f"{what}.txt next to the checkpoint has {len(names)} names for {rows} {what}, or a duplicate name; "
+            "remove it"
         )
     return tuple(names) or tuple(map(str, range(rows)))
 
@@ -304,8 +311,8 @@ def load_hifigan(path: Path | str, config: Path | str | None = None, *, precisio
     """A published unit HiFi-GAN, on the CPU. Nothing in the files is run.
 
     Args:
-        path: the checkpoint. Files in its folder are read too: `speakers.txt` and `styles.txt`, names in the order of their numbers,
-            and the statistics of F0 under the last part of the configuration's f0_stats.
+        path: the checkpoint. Files in its folder are read too: `speakers.txt` and `styles.txt`, names in the order of
+            their numbers, and the statistics of F0 under the last part of the configuration's f0_stats.
         config: its configuration; None is `config.json` in its folder, else its own name with `.json`.
         precision: see `UnitHifiGan`.
 
@@ -318,11 +325,13 @@ def load_hifigan(path: Path | str, config: Path | str | None = None, *, precisio
     content = load_torch(path)
     if place is None:
         raise ModelError(
-            f"{path}: its configuration is missing ({' or '.join(map(str, places))}); give the config.json published with it"
+            f"{path}: its configuration is missing ({' or '.join(map(str, places))}); "
+            "give the config.json published with it"
         )
     if not isinstance(content, dict) or not isinstance(content.get("generator"), dict):
         raise ModelError(
-            f'{path}: not the checkpoint of a unit HiFi-GAN (no "generator"); give the file that was published with {place}'
+            f'{path}: not the checkpoint of a unit HiFi-GAN (no "generator"); '
+            f"give the file that was published with {place}"
         )
     settings = Settings(place, read_json(place))
     statistics = path.parent / Path(str(settings.get("f0_stats"))).name
