@@ -15,6 +15,7 @@ from textless.errors import AudioError, DumpError, ModelError
 from textless.metrics.mcd import mel_cepstral_distortion
 from textless.metrics.perturb import add_noise, change_speed, perturb, shift_pitch, stretch
 from textless.metrics.speech import compare
+from textless.types import Units, is_batch
 from textless.units.encoders.hubert import PRESETS, Hubert
 from textless.units.encoders.hubert_encoder import HubertEncoder
 from textless.units.encoders.projected import ProjectedEncoder
@@ -225,3 +226,23 @@ def test_a_tensor_of_units_is_one_sequence(model_set):
     model, units = textless.load(model_set), np.array([1, 2, 2, 3])
     np.testing.assert_array_equal(model.resynth(torch.from_numpy(units)), model.resynth(units))
     assert model.continue_units(torch.from_numpy(units), seconds=0.1) == model.continue_units(units, seconds=0.1)
+
+
+ONE = (
+    np.zeros(2),
+    torch.zeros(2),
+    Units(np.array([1, 2])),
+    [0.1, 0.2],
+    [np.int64(1), 2],
+    range(3),
+    "ab",
+    b"ab",
+    3,
+    None,
+)
+SEVERAL = ([], (), [np.zeros(2)], (Units(np.array([1])),), [[1, 2], [3]], [[]], ["ab"], [None], [np.array(1)])
+
+
+def test_one_sequence_or_a_list_of_them():
+    assert [value for value in ONE if is_batch(value)] == []
+    assert [value for value in SEVERAL if not is_batch(value)] == []

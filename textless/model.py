@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from textless.audio.corpus import file_stem
-from textless.audio.waveform import are_several
 from textless.errors import ContractError, DumpError, ModelError, is_out_of_memory
 from textless.model_io import CONFIG
 from textless.names import plain
-from textless.types import UnitContract, Units
+from textless.types import UnitContract, Units, is_batch
 from textless.units.dump import MORE, UnitRow, split_row
 
 if TYPE_CHECKING:
@@ -154,7 +153,7 @@ class Model:
 
         Raises AudioError when it is something else (see `as_waveform`), or shorter than one frame.
         """
-        if are_several(waveform):
+        if is_batch(waveform):
             return self.tokenizer.encode_batch(waveform)
         return self.tokenizer.encode(waveform)
 

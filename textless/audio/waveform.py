@@ -66,10 +66,3 @@ def as_blocks(blocks: Callable[[], Iterable[Any]]) -> Callable[[], Iterator[np.n
             yield block
 
     return checked
-
-
-def are_several(value: Any) -> bool:
-    """Whether `value` is a list of waveforms, and not one waveform as a list of numbers."""
-    return isinstance(value, list | tuple) and not (
-        value and np.isscalar(value[0]) and not isinstance(value[0], str | bytes)
-    )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from textless.errors import ContractError
 from textless.lm.cache import KVCache
 from textless.lm.fast_decode import Reader
-from textless.types import Units
+from textless.types import Units, is_batch
 
 SCORED = 8192  # tokens that are scored together
 
@@ -141,14 +141,13 @@ class UnitDecoder(nn.Module):
         """
         from textless.lm.generate import Sampling, begin, generate
 
-        several = isinstance(prompt, Sequence) and not isinstance(prompt, str | bytes)
-        one = not several or (len(prompt) > 0 and all(isinstance(u, int | np.integer) for u in prompt))
-        prompts = [self.take(p, "the prompt") for p in ([prompt] if one else prompt)]
+        batch: Sequence[Any] = prompt if is_batch(prompt) else [prompt]
+        prompts = [self.take(p, "the prompt") for p in batch]
         seeds = [seed + i for i in range(len(prompts))] if isinstance(seed, int | np.integer) else list(seed)
         todo = begin(self, prompts, seeds, sampling=Sampling(**sampling), seconds=seconds, max_new_units=max_new_units)
         generate(self, todo)
         results = [c.result(only_new) for c in todo]
-        return results[0] if one else results
+        return results if is_batch(prompt) else results[0]
 
     def stream(
         self,

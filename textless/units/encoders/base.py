@@ -9,8 +9,8 @@ from typing import Any, overload
 
 import numpy as np
 
-from textless.audio.waveform import are_several, as_blocks, as_waveform, as_waveforms
-from textless.types import Blocks, UnitContract
+from textless.audio.waveform import as_blocks, as_waveform, as_waveforms
+from textless.types import Blocks, UnitContract, is_batch
 
 
 def encoder_digest(
@@ -75,6 +75,6 @@ class Encoder:
 
         Raises AudioError when it is something else (see `as_waveform`), or shorter than one frame.
         """
-        if are_several(waveform):
+        if is_batch(waveform):
             return self.encode_batch(as_waveforms(waveform))
         return self.encode_one(as_waveform(waveform))
