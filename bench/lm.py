@@ -59,6 +59,6 @@ if len(sys.argv) > 1:
             tokens = torch.tensor([exact.n_units, *units])[: exact.config.context]
             cache = KVCache(exact.config, 1, len(tokens), exact.device)
             want = exact.unit_logits(exact(tokens[None]))[0].argmax(-1)
-            got = [int(quantised.unit_logits(quantised.read(t[None, None], cache)).argmax()) for t in tokens]
+            got = [int(quantised.unit_logits(quantised.forward_cached(t[None, None], cache)).argmax()) for t in tokens]
             same, steps = same + int((want == torch.tensor(got)).sum()), steps + len(tokens)
     print(f"tiny-en: {same / steps:.2%} of {steps} greedy steps on real units are the same with int8")

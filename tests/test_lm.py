@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ import torch
 from textless.errors import ContractError, ModelError
 from textless.lm import LMConfig, Sampling, UnitLM, load_lm
 from textless.lm.cache import KVCache
-from textless.lm.generate import completions
+from textless.lm.generate import banned_tokens
 from textless.lm.hf.llama import export_llama, from_llama, to_llama
 from textless.lm.model import PRESETS
-from textless.types import ContractWarning, UnitContract, Units
+from textless.types import ContractWarning, SamplingOptions, UnitContract, Units
 
 CONTRACT = UnitContract(encoder="mfcc", sample_rate=16000, frame_rate=50.0, n_units=23, codebook="a" * 64)
 SMALL = {"n_units": 23, "dim": 32, "layers": 2, "heads": 2, "ffn_dim": 48, "context": 24, "max_duration": 6}
@@ -569,10 +570,10 @@ def test_repetition() -> None:
     logits = np.array([2.0, -1.0, 1.0])
     want = np.exp([2 / 1.5, -1 * 1.5, 1.0])
     np.testing.assert_allclose(drawn(logits, (0, 1, 0), repetition_penalty=1.5), want / want.sum(), atol=0.03)
-    assert completions([1, 2, 3, 1, 2], 3) == [3]
-    assert completions([1, 2, 3, 1, 2, 4, 1, 2], 3) == [3, 4]
-    assert completions([1, 2], 3) == []
-    assert completions([5, 6], 1) == [5, 6]
+    assert banned_tokens([1, 2, 3, 1, 2], 3) == [3]
+    assert banned_tokens([1, 2, 3, 1, 2, 4, 1, 2], 3) == [3, 4]
+    assert banned_tokens([1, 2], 3) == []
+    assert banned_tokens([5, 6], 1) == [5, 6]
     assert drawn([3.0, 0, 0], (0, 1, 0, 1), no_repeat_ngram=2)[0] == 0
     assert drawn([3.0, 0], (0, 1, 1, 0, 1), no_repeat_ngram=1)[0] > 0.5  # nothing else is left
     lm = random_lm(contract=UnitContract(n_units=23), context=200)
@@ -599,15 +600,19 @@ def test_sampling_out_of_range(bad) -> None:
         Sampling(**bad)
 
 
+def test_the_keywords_of_sampling_are_its_fields() -> None:
+    assert set(SamplingOptions.__annotations__) == {f.name for f in fields(Sampling)}
+
+
 def test_a_row_that_is_copied_goes_on_as_its_source() -> None:
     lm, tokens = random_lm(context=40), torch.randint(0, 24, (3, 30), generator=torch.Generator().manual_seed(2))
     cache = KVCache(lm.config, 3, 40, lm.device)
     for i, n in enumerate((5, 1, 9)):
-        lm.read(tokens[i : i + 1, :n], cache.row(i))
+        lm.forward_cached(tokens[i : i + 1, :n], cache.row(i))
     cache.copy(2, 0)
-    again = lm.read(torch.tensor([[3], [4], [3]]), cache)
+    again = lm.forward_cached(torch.tensor([[3], [4], [3]]), cache)
     torch.testing.assert_close(again[0], again[2])
-    assert cache.filled.tolist() == [10, 2, 10]
+    assert cache.lengths.tolist() == [10, 2, 10]
 
 
 def test_int8_steps() -> None:

@@ -365,8 +365,8 @@ def test_without_a_final_norm(change, ulm: ULM) -> None:
         ({"no_token_positional_embeddings": True}, "was made with no_token_positional_embeddings"),
         ({"add_bos_token": True}, "was made with add_bos_token"),
         ({"activation_fn": "swish"}, "has activation_fn 'swish'; known: relu, gelu"),
-        ({"arch": "transformer"}, "holds transformer of fairseq's where a transformer_lm is wanted"),
-        ({"arch": "absent", "decoder_attention_heads": "absent"}, "holds another model of fairseq's"),
+        ({"arch": "transformer"}, "holds fairseq's transformer where a transformer_lm is wanted"),
+        ({"arch": "absent", "decoder_attention_heads": "absent"}, "holds fairseq's model of another kind"),
         ({"decoder_attention_heads": 5}, "5 heads do not fit a width of 64"),
         ({"decoder_attention_heads": "4"}, "'4' heads do not fit"),
         ({"max_target_positions": -3}, "max_target_positions is -3"),
@@ -411,8 +411,8 @@ def test_what_is_no_checkpoint_of_a_language_model(tmp_path) -> None:
     torch.save(state(), tmp_path / "state.pt")
     for path, message in (
         (GOLDEN / "hubert_base.pt", "where a transformer_lm is wanted"),
-        (GOLDEN / "codehifigan_plain.pt", "not a checkpoint of fairseq's"),
-        (tmp_path / "state.pt", "not a checkpoint of fairseq's"),
+        (GOLDEN / "codehifigan_plain.pt", "not a fairseq checkpoint"),
+        (tmp_path / "state.pt", "not a fairseq checkpoint"),
         (tmp_path / "bare.pt", "without its configuration"),
         (tmp_path / "short.pt", "short.pt"),
         (tmp_path / "dict.pt", "dict.pt"),

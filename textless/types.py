@@ -10,7 +10,7 @@ import numbers
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Protocol, TypeGuard, overload, runtime_checkable
+from typing import Any, Protocol, TypedDict, TypeGuard, Unpack, overload, runtime_checkable
 
 import numpy as np
 
@@ -452,6 +452,29 @@ class MeasuringQuantizer(Quantizer, Protocol):
         """
 
 
+class SamplingOptions(TypedDict, total=False):
+    """The fields of `textless.lm.Sampling`, as keywords."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float
+    no_repeat_ngram: int | None
+
+
+class ContinueOptions(SamplingOptions, total=False):
+    """The keywords of `UnitDecoder.continue_units`.
+
+    `seconds` or `max_new_units` is the length to add; `only_new` leaves the prompt out of the result.
+    """
+
+    seconds: float | None
+    max_new_units: int | None
+    seed: int | Sequence[int]
+    only_new: bool
+
+
 @runtime_checkable
 class UnitDecoder(Protocol):
     """A language model over units: scores them, and continues them. `textless.lm.decoder.Decoder` has all but the network.
@@ -465,19 +488,16 @@ class UnitDecoder(Protocol):
     @property
     def n_units(self) -> int: ...
 
-    def nll(self, units: Units | np.ndarray | Sequence[int]) -> np.ndarray:
+    def nll(self, units: UnitsLike) -> np.ndarray:
         """(N + 1,) float64 nats: of each unit given those before it, and of the end. Raises ContractError for other units."""
 
+    @overload
+    def continue_units(self, prompt: UnitsLike, **options: Unpack[ContinueOptions]) -> Units: ...
+    @overload
+    def continue_units(self, prompt: Sequence[UnitsLike], **options: Unpack[ContinueOptions]) -> list[Units]: ...
     def continue_units(
-        self,
-        prompt: Any,
-        *,
-        seconds: float | None = None,
-        max_new_units: int | None = None,
-        seed: int | Sequence[int] = 0,
-        only_new: bool = False,
-        **sampling: Any,
-    ) -> Any:
+        self, prompt: UnitsLike | Sequence[UnitsLike], **options: Unpack[ContinueOptions]
+    ) -> Units | list[Units]:
         """Units → Units, a list → a list: the prompt with what is sampled after it. Raises ContractError for other units."""
 
 

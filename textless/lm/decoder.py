@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, Protocol, Self, Unpack, overload
 
 import numpy as np
 import torch
@@ -12,22 +12,61 @@ from torch import Tensor, nn
 
 from textless.errors import ContractError
 from textless.lm.cache import KVCache
-from textless.lm.fast_decode import Reader
-from textless.types import Units, is_batch
+from textless.lm.fast_decode import FastDecoder
+from textless.types import ContinueOptions, SamplingOptions, UnitContract, Units, UnitsLike, is_batch
 
-SCORED = 8192  # tokens that are scored together
+BATCH_TOKENS = 8192  # that are scored together
 
 
-class UnitDecoder(nn.Module):
-    """What every language model over units can do, from its hidden states: score units, and continue them.
+class DecoderConfig(Protocol):
+    """Shape of a decoder.
 
-    A subclass has `config` (n_units, layers, heads, head_dim, dim, context), `contract`, `embed`, and the methods `forward`,
-    `unit_logits`, `duration_logits` and `reader` (or `read`) of `UnitLM`. Tokens 0 … n_units - 1 are the units, token n_units is `</s>`.
+    Attributes:
+        n_units: K; the vocabulary has `</s>` besides.
+        dim: of the hidden states that the output reads.
+        heads: of keys and values.
+        context: tokens that are seen at once, `</s>` included.
+        max_duration: classes of the duration head, 0 without one.
     """
 
-    has_durations = True  # whether it gives the units of a continuation durations
-    precision = "fp32"  # of what `read` computes; scoring is always in float32
-    _reader: tuple[Any, Reader] | None = None
+    @property
+    def n_units(self) -> int: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def layers(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def context(self) -> int: ...
+    @property
+    def max_duration(self) -> int: ...
+
+
+class Decoder(nn.Module):
+    """A causal decoder over units: the base of every language model, which scores units and continues them from its hidden states.
+
+    It implements `textless.types.UnitDecoder`. A subclass sets the attributes, and has `forward`, `unit_logits`, and `fast_decoder` (or
+    `forward_cached`). Tokens 0 … n_units - 1 are the units, token n_units is `</s>`, which begins and ends every sequence.
+
+    Attributes:
+        config: shape of the model.
+        contract: of the units.
+        embed: the token embeddings; a subclass with a `forward_cached` of its own needs none.
+        duration: the duration head, (dim → max_duration), where `has_durations`.
+        has_durations: whether the units of a continuation have durations.
+        precision: of continuations, `fp32` or `int8`; scoring is always in float32.
+    """
+
+    config: DecoderConfig
+    contract: UnitContract
+    embed: nn.Embedding
+    duration: nn.Linear
+    has_durations = True
+    precision = "fp32"
+    _fast: tuple[Any, FastDecoder] | None = None  # with what it was made from
 
     @property
     def n_units(self) -> int:
@@ -47,15 +86,35 @@ class UnitDecoder(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    def forward(self, tokens: Tensor, *, positions: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Hidden states after the final norm.
+
+        Args:
+            tokens: (B, T) int64.
+            positions: (B, T) int64 within each document, with `mask` (B, 1, T, T) bool, True = sees. Neither: one document a row, causal.
+
+        Returns:
+            (B, T, dim) float32.
+        """
+        raise NotImplementedError
+
+    def unit_logits(self, hidden: Tensor) -> Tensor:
+        """(…, dim) → (…, n_units + 1) float32: of the next token."""
+        raise NotImplementedError
+
+    def duration_logits(self, hidden: Tensor) -> Tensor:
+        """(…, dim) → (…, max_duration) float32: class d - 1 is a duration of d frames, of the unit at that position."""
+        return self.duration(hidden).float()
+
     def log_probabilities(self, hidden: Tensor) -> Tensor:
-        """(…, dim) → (…, n_units + 1) float64, nats: of what comes next."""
+        """(…, dim) → (…, n_units + 1) float64, nats: of the next token."""
         return torch.log_softmax(self.unit_logits(hidden).double(), -1)
 
-    def nll(self, units: Units | np.ndarray | Sequence[int]) -> np.ndarray:
+    def nll(self, units: UnitsLike) -> np.ndarray:
         """Negative log-likelihood of each unit, and of the end.
 
         Args:
-            units: Units, or bare integers. Scored as they stand: never deduplicated. Durations are not scored.
+            units: Units, or bare integers. Scored as they are, never deduplicated. Durations are not scored.
 
         A sequence longer than the context is read in windows of `context` tokens that overlap by half, and each unit is scored in the
         first window that holds it; so beyond the first window every unit is predicted from at least half a context.
@@ -66,7 +125,7 @@ class UnitDecoder(nn.Module):
         Raises:
             ContractError: units of another kind, or outside the vocabulary.
         """
-        sequence = self.take(units, "the units").units
+        sequence = self.checked(units, "the units").units
         tokens = torch.tensor([self.n_units, *sequence.tolist(), self.n_units], device=self.device)
         read, target = tokens[:-1], tokens[1:]
         context, scores = self.config.context, []
@@ -74,47 +133,50 @@ class UnitDecoder(nn.Module):
         with self.evaluating():
             while done < len(read):
                 hidden = self(read[None, start : start + context])[0, done - start :]
-                wanted = target[done : done + len(hidden)]
-                scores.append(-self.log_probabilities(hidden).gather(-1, wanted[:, None])[:, 0].cpu())
+                next_tokens = target[done : done + len(hidden), None]
+                scores.append(-self.log_probabilities(hidden).gather(-1, next_tokens)[:, 0].cpu())
                 done += len(hidden)
                 start += context // 2
         return torch.cat(scores).numpy()
 
-    def nll_batch(self, sequences: Sequence[Units | np.ndarray]) -> list[np.ndarray]:
+    def nll_batch(self, sequences: Sequence[UnitsLike]) -> list[np.ndarray]:
         """What `nll` gives for each of several, at once: [(N + 1,) float64]. Raises as `nll`."""
-        taken = [self.take(s, "the units").units.tolist() for s in sequences]
+        rows = [self.checked(s, "the units").units.tolist() for s in sequences]
         scores: dict[int, np.ndarray] = {}
-        order = sorted(range(len(taken)), key=lambda i: len(taken[i]))
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         while order:
-            longest = len(taken[order[-1]]) + 1
+            longest = len(rows[order[-1]]) + 1
             if longest > self.config.context:
                 alone = order.pop()
                 scores[alone] = self.nll(sequences[alone])
                 continue
-            # Those of about the same length together; what fills up a row stands after its end, where nobody before it looks.
-            some = [order.pop() for _ in range(min(len(order), max(1, SCORED // longest)))]
-            tokens = torch.full((len(some), longest + 1), self.n_units)
-            for row, i in zip(tokens, some, strict=True):
-                row[1 : 1 + len(taken[i])] = torch.tensor(taken[i], dtype=torch.int64)
+            # Rows of similar lengths in one batch, with right padding: under the causal mask it changes nothing before it.
+            batch = [order.pop() for _ in range(min(len(order), max(1, BATCH_TOKENS // longest)))]
+            tokens = torch.full((len(batch), longest + 1), self.n_units)
+            for padded, i in zip(tokens, batch, strict=True):
+                padded[1 : 1 + len(rows[i])] = torch.tensor(rows[i], dtype=torch.int64)
             tokens = tokens.to(self.device)
             with self.evaluating():
-                log_p = (
-                    self.log_probabilities(self(tokens[:, :-1])).gather(-1, tokens[:, 1:, None])[..., 0].cpu().numpy()
-                )
-            scores |= {i: -row[: len(taken[i]) + 1] for i, row in zip(some, log_p, strict=True)}
-        return [scores[i] for i in range(len(taken))]
+                log_p = self.log_probabilities(self(tokens[:, :-1])).gather(-1, tokens[:, 1:, None])[..., 0]
+            for i, row in zip(batch, log_p.cpu().numpy(), strict=True):
+                scores[i] = -row[: len(rows[i]) + 1]
+        return [scores[i] for i in range(len(rows))]
 
+    @overload
+    def continue_units(self, prompt: UnitsLike, **options: Unpack[ContinueOptions]) -> Units: ...
+    @overload
+    def continue_units(self, prompt: Sequence[UnitsLike], **options: Unpack[ContinueOptions]) -> list[Units]: ...
     def continue_units(
         self,
-        prompt: Units | np.ndarray | Sequence[Any],
+        prompt: UnitsLike | Sequence[UnitsLike],
         *,
         seconds: float | None = None,
         max_new_units: int | None = None,
         seed: int | Sequence[int] = 0,
         only_new: bool = False,
-        **sampling: Any,
+        **sampling: Unpack[SamplingOptions],
     ) -> Units | list[Units]:
-        """Sample what comes after a prompt.
+        """Sample what follows a prompt.
 
         Args:
             prompt: Units, bare integers (one frame each), or a list of such prompts. May be empty: then it begins from `</s>` alone.
@@ -129,8 +191,8 @@ class UnitDecoder(nn.Module):
 
         A prompt with durations is continued deduplicated: no unit follows itself, and durations are sampled from the duration head. A
         prompt without them is continued literally: one frame a unit, repeats allowed, and so is the result. A model without durations
-        (GSLM's) gives none. When the context is full (or the prompt longer than it, with a warning), reading begins again from the last
-        half of a context.
+        (GSLM's) gives none. When the context is full (or the prompt longer than it, with a warning), the last half of a context is read
+        again as a new prefill.
 
         Returns:
             Units with the contract of the model; a list for a list.
@@ -142,8 +204,8 @@ class UnitDecoder(nn.Module):
         from textless.lm.generate import Sampling, begin, generate
 
         batch: Sequence[Any] = prompt if is_batch(prompt) else [prompt]
-        prompts = [self.take(p, "the prompt") for p in batch]
-        seeds = [seed + i for i in range(len(prompts))] if isinstance(seed, int | np.integer) else list(seed)
+        prompts = [self.checked(p, "the prompt") for p in batch]
+        seeds = [int(seed) + i for i in range(len(prompts))] if isinstance(seed, int | np.integer) else list(seed)
         todo = begin(self, prompts, seeds, sampling=Sampling(**sampling), seconds=seconds, max_new_units=max_new_units)
         generate(self, todo)
         results = [c.result(only_new) for c in todo]
@@ -151,66 +213,64 @@ class UnitDecoder(nn.Module):
 
     def stream(
         self,
-        prompt: Units | np.ndarray | Sequence[int],
+        prompt: UnitsLike,
         *,
         seconds: float | None = None,
         max_new_units: int | None = None,
         seed: int = 0,
-        **sampling: Any,
+        **sampling: Unpack[SamplingOptions],
     ) -> Iterator[Units]:
-        """What `continue_units(…, only_new=True)` gives, unit by unit as they are sampled, so that a voice can follow."""
+        """What `continue_units(…, only_new=True)` gives, unit by unit as they are sampled, so that a vocoder can follow."""
         from textless.lm.generate import Sampling, advance, begin
 
-        [c] = begin(
-            self,
-            [self.take(prompt, "the prompt")],
-            [seed],
-            sampling=Sampling(**sampling),
-            seconds=seconds,
-            max_new_units=max_new_units,
-        )
-        given = 0
+        prompts = [self.checked(prompt, "the prompt")]
+        [c] = begin(self, prompts, [seed], sampling=Sampling(**sampling), seconds=seconds, max_new_units=max_new_units)
+        sent = 0
         for _ in advance(self, [c]):
-            if len(c.units) > given:
-                yield c.added(given)
-                given = len(c.units)
+            if len(c.units) > sent:
+                yield c.added(sent)
+                sent = len(c.units)
 
-    def read(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """Read tokens, (B, T) int64, after what is in the cache, into it. (B, T, dim) float32 after the final norm, without gradients."""
-        # Weights that were loaded or moved since are laid out anew; those that are trained in `train`.
+    def forward_cached(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """Append tokens, (B, T) int64, to the rows of the cache: a prefill, or with T = 1 a decode step. Without gradients.
+
+        Returns:
+            (B, T, dim) float32, hidden states after the final norm.
+        """
+        # Made again when the weights were loaded or moved since; weights that are trained go through `train`.
         weight = self.embed.weight
-        laid_out_from = (self.precision, weight.data_ptr(), None if weight.is_inference() else weight._version)
-        if self._reader is None or self._reader[0] != laid_out_from:
-            self._reader = laid_out_from, self.reader()
-        return self._reader[1].read(tokens, cache)
+        source = (self.precision, weight.data_ptr(), None if weight.is_inference() else weight._version)
+        if self._fast is None or self._fast[0] != source:
+            self._fast = source, self.fast_decoder()
+        return self._fast[1].forward_cached(tokens, cache)
 
-    def reader(self) -> Reader:
-        """The weights as they are now, laid out for reading at `precision`."""
+    def fast_decoder(self) -> FastDecoder:
+        """The current weights at `precision`, arranged for inference."""
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> Self:
         if mode:
-            self._reader = None
+            self._fast = None
         return super().train(mode)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "_reader"}
+        return {k: v for k, v in self.__dict__.items() if k != "_fast"}
 
-    def take(self, units: Units | np.ndarray | Sequence[int], what: str) -> Units:
+    def checked(self, units: UnitsLike, what: str) -> Units:
         """`units` under this model's contract. Raises ContractError when they are of another kind or outside the vocabulary."""
-        taken = Units.of(units)
+        result = Units.of(units)
         if isinstance(units, Units):
             self.contract.check(units.contract, mine="the language model", theirs=what)
-        if len(taken) and taken.units.max() >= self.n_units:
+        if len(result) and result.units.max() >= self.n_units:
             raise ContractError(
-                f"unit {taken.units.max()} in {what} is outside the language model's vocabulary of {self.n_units} units; "
+                f"unit {result.units.max()} in {what} is outside the language model's vocabulary of {self.n_units} units; "
                 "use models of one set, or encode again"
             )
-        return Units(taken.units, taken.durations, self.contract)
+        return Units(result.units, result.durations, self.contract)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Inference mode and evaluation mode; training goes on afterwards as it was."""
+        """Inference mode and evaluation mode; the training mode is restored afterwards."""
         training = self.training
         self.eval()
         try:
@@ -218,3 +278,6 @@ class UnitDecoder(nn.Module):
                 yield
         finally:
             self.train(training)
+
+
+UnitDecoder = Decoder  # its name before 0.2, for one release

@@ -1,7 +1,7 @@
-"""Reading into a cache, fast: what generation does for a prompt once, and then for one unit at a time.
+"""Inference with a KV cache: the prefill of a prompt, and then decode steps of one token a row.
 
-It computes what a model's `forward` computes, in few and cheap operations: a step of a small model is mostly the price of calling
-them. That of a large one is the weights' way through memory, which with int8 weights is a quarter.
+It computes what a model's `forward` computes, in few and cheap operations. A step of a small model costs mostly the calls of its
+kernels; a step of a large one is bound by memory bandwidth, of which int8 weights take a quarter.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from textless.errors import ModelError
 from textless.lm.cache import KVCache
 
-Place = slice | Tensor  # of the tokens: the same for every row, or (B, T) int64
+Positions = slice | Tensor  # of the tokens: the same for every row, or (B, T) int64
+Map = Callable[[Tensor], Tensor]  # (N, in) → (N, out) float32
 
 
 class Linear:
-    """A layer in float32."""
+    """A linear layer in float32."""
 
     def __init__(self, layer: nn.Linear) -> None:
         self.weight, self.bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
@@ -37,11 +38,11 @@ class Linear:
 
 
 class Int8Linear:
-    """A layer's weight and its input as integers from -127 to 127, with a scale for each output and each row (LLM.int8's vector-wise
-    quantisation, Dettmers et al. 2022, arXiv:2208.07339, section 2.1, without its outliers).
+    """A linear layer in W8A8: weights and inputs are integers from -127 to 127, with a scale for each output and each row.
 
-    Sums of integers are exact: a row gives the same, up to the last bits, whatever rows are beside it. Over several layers a last bit
-    may turn an integer.
+    This is the vector-wise quantisation of LLM.int8 (Dettmers et al. 2022, arXiv:2208.07339, section 2.1) without its outliers.
+    Sums of integers are exact: up to the last bits, a row does not depend on the other rows of the batch. Over several layers a last
+    bit may change an integer.
     """
 
     def __init__(self, layer: nn.Linear) -> None:
@@ -49,9 +50,9 @@ class Int8Linear:
         self.bias = None if layer.bias is None else layer.bias.detach()
         self.scale = (weight.abs().amax(1) / 127).clamp(min=1e-12)
         integers = (weight / self.scale[:, None]).round().to(torch.int8)
-        self.packed = packed(integers, self.scale)
+        self.packed = pack(integers, self.scale)
         if self.packed is None:  # (in, out), in the order that the kernel reads fastest
-            self.weight = (integers if weight.is_cuda or sums_are_exact() else integers.float()).T
+            self.weight = (integers if weight.is_cuda or int_mm_is_exact() else integers.float()).T
 
     def __call__(self, x: Tensor) -> Tensor:
         """(N, in) → (N, out) float32."""
@@ -67,13 +68,13 @@ class Int8Linear:
         if self.weight.dtype == torch.float32:
             return (x.round() @ self.weight) * self.scale
         integers = x.round().to(torch.int8)
-        if x.is_cuda and len(x) <= 16:  # the kernel there wants more than 16 rows
+        if x.is_cuda and len(x) <= 16:  # the CUDA kernel takes more than 16 rows
             integers = F.pad(integers, (0, 0, 0, 17 - len(x)))
         return torch._int_mm(integers, self.weight)[: len(x)] * self.scale
 
 
 @functools.cache
-def sums_are_exact() -> bool:
+def int_mm_is_exact() -> bool:
     """Whether torch's product of integers on the CPU is exact.
 
     Without VNNI instructions oneDNN adds pairs of products in 16 bits, and clips them. Then the integers are held as floats: a product of
@@ -83,14 +84,14 @@ def sums_are_exact() -> bool:
     return all(bool((torch._int_mm(most[:rows], most.T) == 64 * 127**2).all()) for rows in (1, 64))
 
 
-# FBGEMM's product: it makes integers of x on its way in, and is twice as fast for a single row. Its weights are a kind of tensor that
-# torch is about to drop; `_int_mm`, which gives the same sums, stands in where it is missing.
-packed_linear = getattr(torch.ops.quantized, "linear_with_input_q_dq_qweight_dq_output_fp32", None)
+# FBGEMM's product: it quantises x itself, and is twice as fast for a single row. Its packed weights are a kind of tensor that torch
+# deprecates; where the operator is missing, `_int_mm` gives the same sums.
+packed_linear: Any = getattr(torch.ops.quantized, "linear_with_input_q_dq_qweight_dq_output_fp32", None)
 
 
-def packed(weight: Tensor, scale: Tensor) -> Any:
-    """Integers (out, in) and their scales (out,) as `packed_linear` takes them; None where that is not to be had, or not exact."""
-    # Without these instructions FBGEMM adds pairs of products in 16 bits, and clips them.
+def pack(weight: Tensor, scale: Tensor) -> Any:
+    """Integers (out, in) and their scales (out,) as `packed_linear` takes them; None where it is missing or not exact."""
+    # Without VNNI instructions FBGEMM adds pairs of products in 16 bits, and clips them.
     exact = weight.device.type == "cpu" and torch.cpu._is_vnni_supported()
     if not exact or packed_linear is None or torch.backends.quantized.engine not in ("x86", "fbgemm"):
         return None
@@ -101,7 +102,7 @@ def packed(weight: Tensor, scale: Tensor) -> Any:
         )
 
 
-LINEAR = {"fp32": Linear, "int8": Int8Linear}
+LINEAR: dict[str, Callable[[nn.Linear], Map]] = {"fp32": Linear, "int8": Int8Linear}
 
 
 def check_precision(precision: str) -> str:
@@ -111,134 +112,127 @@ def check_precision(precision: str) -> str:
     return precision
 
 
-class RMS:
-    """RMSNorm of (N, dim), by hand, since torch's has no kernel of its own on CPUs."""
+class FastRMSNorm:
+    """RMSNorm of (N, dim), written out, since torch's has no fused kernel on CPUs."""
 
     def __init__(self, weight: Tensor, eps: float) -> None:
-        self.weight, self.eps, self.share = (
-            weight.detach(),
-            torch.full((1, 1), eps, device=weight.device),
-            1 / len(weight),
-        )
+        self.weight, self.inverse_dim = weight.detach(), 1 / len(weight)
+        self.eps = torch.full((1, 1), eps, device=weight.device)
 
     def __call__(self, x: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-        return (x * torch.addcmul(self.eps, length, length, value=self.share).rsqrt_()).mul_(self.weight)
+        return (x * torch.addcmul(self.eps, length, length, value=self.inverse_dim).rsqrt_()).mul_(self.weight)
 
 
 @dataclass(frozen=True)
 class Layer:
     """Pre-norm attention and feed-forward: x + out(attention(qkv(norm1(x)))), then x + down(activation(up(norm2(x))))."""
 
-    norm1: Callable[[Tensor], Tensor]
-    qkv: nn.Linear
-    out: nn.Linear
-    norm2: Callable[[Tensor], Tensor]
-    up: nn.Linear
-    activation: Callable[[Tensor], Tensor]
-    down: nn.Linear
+    norm1: Map
+    qkv: Map
+    out: Map
+    norm2: Map
+    up: Map
+    activation: Map
+    down: Map
 
 
-class Reader:
-    """A decoder's weights laid out for reading.
+class FastDecoder:
+    """The weights of a decoder, arranged for inference with a KV cache.
 
     Args:
-        embed: tokens (B, T) and their places to (B, T, dim).
-        norm: the last one.
+        embed: tokens (B, T) and their positions to (B, T, dim).
+        norm: the final one.
         rotary: (context, head_dim) cosines and sines in the layout of `textless.lm.model.rotate`; None = positions are in `embed`.
-        precision: `fp32` or `int8`.
     """
 
     def __init__(
         self,
-        embed: Callable[[Tensor, Place], Tensor],
+        embed: Callable[[Tensor, Positions], Tensor],
         layers: Sequence[Layer],
-        norm: Callable[[Tensor], Tensor],
+        norm: Map,
         *,
         heads: int,
         rotary: tuple[Tensor, Tensor] | None,
-        precision: str,
     ) -> None:
-        linear = LINEAR[precision]
-        self.embed, self.norm, self.heads = embed, norm, heads
-        self.layers = [
-            (x.norm1, linear(x.qkv), linear(x.out), x.norm2, linear(x.up), x.activation, linear(x.down)) for x in layers
-        ]
-        self.tables = None if rotary is None else turning(*rotary)
+        self.embed, self.layers, self.norm, self.heads = embed, layers, norm, heads
+        self.tables = None if rotary is None else rotary_tables(*rotary)
 
     @torch.inference_mode()
-    def read(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """What follows what is in each row of the cache, (B, T) int64; returns hidden states after the last norm, (B, T, dim)."""
+    def forward_cached(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """Append tokens, (B, T) int64, to the rows of the cache. Hidden states after the final norm, (B, T, dim).
+
+        With T = 1 this is a decode step, else a prefill.
+        """
         if tokens.is_cuda and tokens.shape[1] == 1:
-            return self._replay(tokens, cache)
-        filled, span = cache.filled.tolist(), tokens.shape[1]
-        first, length = min(filled), max(filled) + span
-        places = (
+            return self._cuda_step(tokens, cache)
+        lengths, span = cache.lengths.tolist(), tokens.shape[1]
+        first, length = min(lengths), max(lengths) + span
+        positions: Positions = (
             slice(first, length)
             if first + span == length
-            else cache.filled[:, None] + torch.arange(span, device=tokens.device)
+            else cache.lengths[:, None] + torch.arange(span, device=tokens.device)
         )
-        hidden = self._layers(tokens, cache.both, places, length)
-        cache.filled += span
+        hidden = self._layers(tokens, cache.kv, positions, length)
+        cache.lengths += span
         return hidden
 
-    def _layers(self, tokens: Tensor, both: Tensor, places: Place, length: int) -> Tensor:
-        """`both` as in `KVCache`; its first `length` places are looked at."""
-        level, (batch, span) = isinstance(places, slice), tokens.shape
-        rows = None if level else torch.arange(batch, device=tokens.device)[:, None]
-        mask = None
-        if not level or (span > 1 and places.start > 0):
-            place = torch.arange(length, device=tokens.device)
-            mask = (place <= (place[places][None] if level else places)[..., None])[:, None]  # (B or 1, 1, T, length)
-        turn = None if self.tables is None else [table[places] for table in self.tables]
-        x = self.embed(tokens, places).flatten(0, 1)
-        for (norm1, qkv, out, norm2, up, activation, down), memory in zip(self.layers, both.unbind(0), strict=True):
-            y = qkv(norm1(x)).view(batch, span, 3, self.heads, -1)
-            if turn:
-                y = torch.addcmul(y * turn[0], y.roll(y.shape[-1] // 2, -1), turn[1])
-            if level:
-                memory[:, :, :, places] = y[:, :, 1:].permute(2, 0, 3, 1, 4)
+    def _layers(self, tokens: Tensor, kv: Tensor, positions: Positions, length: int) -> Tensor:
+        """All layers, over the first `length` positions of `kv` (as in `KVCache`)."""
+        (batch, span), rows, mask = tokens.shape, None, None
+        if isinstance(positions, Tensor):
+            rows = torch.arange(batch, device=tokens.device)[:, None]
+            mask = (torch.arange(length, device=tokens.device) <= positions[..., None])[:, None]  # (B, 1, T, length)
+        elif span > 1 and positions.start > 0:
+            every = torch.arange(length, device=tokens.device)
+            mask = (every <= every[positions][None, :, None])[:, None]  # (1, 1, T, length)
+        rotary = None if self.tables is None else [table[positions] for table in self.tables]
+        x = self.embed(tokens, positions).flatten(0, 1)
+        for layer, layer_kv in zip(self.layers, kv.unbind(0), strict=True):
+            y = layer.qkv(layer.norm1(x)).view(batch, span, 3, self.heads, -1)
+            if rotary:
+                y = torch.addcmul(y * rotary[0], y.roll(y.shape[-1] // 2, -1), rotary[1])
+            if rows is None:
+                layer_kv[:, :, :, positions] = y[:, :, 1:].permute(2, 0, 3, 1, 4)
             else:
-                memory[:, rows, :, places] = y[:, :, 1:]
-            x = x + out(attend(y[:, :, 0], memory[:, :, :, :length], mask))
-            x = x + down(activation(up(norm2(x))))
+                layer_kv[:, rows, :, positions] = y[:, :, 1:]
+            x = x + layer.out(attend(y[:, :, 0], layer_kv[:, :, :, :length], mask))
+            x = x + layer.down(layer.activation(layer.up(layer.norm2(x))))
         return self.norm(x).view(batch, span, -1)
 
-    def _replay(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """A step on a GPU: recorded at the second of each cache and then replayed, one call of the driver in place of hundreds.
+    def _cuda_step(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """A decode step on a GPU: the second step on a cache is recorded as a CUDA graph, and later ones replay it.
 
-        What is recorded must not depend on how much is filled, so it looks at the whole cache through a mask.
+        A replay is one call of the driver in place of hundreds. What is recorded must not depend on the lengths, so it attends to the
+        whole cache under a mask.
         """
-        length = cache.both.shape[4]
+        length = cache.kv.shape[4]
         if cache.graph is None or cache.graph[0] is not self:
-            cache.graph = (
-                self,
-                None,
-            )  # the first step makes what libraries make when they are first called, which cannot be recorded
-            hidden = self._layers(tokens, cache.both, cache.filled[:, None], length)
+            # The first step is not recorded: libraries initialise themselves in it, which a graph cannot hold.
+            cache.graph = self, None
+            hidden = self._layers(tokens, cache.kv, cache.lengths[:, None], length)
         else:
-            if cache.graph[1] is None:
-                cache.graph = self, _Recording(self._layers, tokens, cache, length)
-            hidden = cache.graph[1].replay(tokens)
-        cache.filled += 1
+            step = cache.graph[1] or CudaGraphStep(self._layers, tokens, cache, length)
+            cache.graph = self, step
+            hidden = step.replay(tokens)
+        cache.lengths += 1
         return hidden
 
 
 _recording = threading.Lock()  # CUDA lets one thread record at a time
 
 
-class _Recording:
-    """A step of `Reader._layers` on the tokens' GPU, as a CUDA graph."""
+class CudaGraphStep:
+    """A decode step of `FastDecoder._layers` on the tokens' GPU, recorded as a CUDA graph."""
 
     def __init__(self, layers: Callable[..., Tensor], tokens: Tensor, cache: KVCache, length: int) -> None:
         self.tokens, self.graph = tokens.clone(), torch.cuda.CUDAGraph()
-        # All by the tokens' device: what is recorded of another is empty, without an error.
+        # On the tokens' device: a graph of work on another device is empty, without an error.
         with _recording, torch.cuda.device(tokens.device):
             stream = torch.cuda.Stream(tokens.device)
-            with torch.cuda.graph(
-                self.graph, stream=stream, capture_error_mode="thread_local"
-            ):  # a vocoder may work in another
-                self.hidden = layers(self.tokens, cache.both, cache.filled[:, None], length)
+            # Thread-local, since a vocoder may use the GPU from another thread.
+            with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
+                self.hidden = layers(self.tokens, cache.kv, cache.lengths[:, None], length)
 
     def replay(self, tokens: Tensor) -> Tensor:
         self.tokens.copy_(tokens)
@@ -246,32 +240,35 @@ class _Recording:
         return self.hidden.clone()
 
 
-def attend(q: Tensor, memory: Tensor, mask: Tensor | None) -> Tensor:
+def attend(q: Tensor, kv: Tensor, mask: Tensor | None) -> Tensor:
     """q (B, T, heads, head_dim), keys and values (2, B, heads, length, head_dim) → (B * T, dim).
 
-    Without a mask the last query sees all of them, and each before it one less. For a single query two products beat SDPA.
+    Without a mask the attention is causal, and the last query sees every key. For a single query two products beat SDPA.
     """
     batch, span, heads, dim = q.shape
     if span > 1:
-        k, v = memory.unbind(0)
+        k, v = kv.unbind(0)
         y = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=mask, is_causal=mask is None)
         return y.transpose(1, 2).flatten(2).flatten(0, 1)
-    k, v = memory.flatten(1, 2).unbind(0)
+    k, v = kv.flatten(1, 2).unbind(0)
     scores = torch.bmm(q.reshape(-1, 1, dim) * dim**-0.5, k.transpose(1, 2))
     if mask is not None:
         scores.view(batch, heads, 1, -1).masked_fill_(~mask, float("-inf"))
     return torch.bmm(scores.softmax(-1), v).view(batch, -1)
 
 
-def turning(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """Tables by which queries, keys and values turn at once as x · cos + roll(x, half) · sin; values stay as they are.
+def rotary_tables(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Tables that rotate queries and keys in one operation, x · cos + roll(x, half) · sin, and leave the values as they are.
 
     (context, head_dim) → (context, 3, 1, head_dim), both.
     """
     half = cos.shape[1] // 2
     sin = torch.cat([-sin[:, :half], sin[:, half:]], dim=1)
-    still = torch.ones_like(cos), torch.zeros_like(sin)
-    return tuple(torch.stack([t, t, s], 1)[:, :, None] for t, s in zip((cos, sin), still, strict=True))
+
+    def table(rotated: Tensor, unrotated: Tensor) -> Tensor:
+        return torch.stack([rotated, rotated, unrotated], 1)[:, :, None]
+
+    return table(cos, torch.ones_like(cos)), table(sin, torch.zeros_like(sin))
 
 
 def swiglu(x: Tensor) -> Tensor:

@@ -1,24 +1,25 @@
-"""Continuation by sampling: units one after the other, each with its duration."""
+"""Autoregressive generation: the prefill of prompts, then decode steps that sample a unit and its duration for each row."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from textless.errors import ContractError
 from textless.lm.cache import KVCache
 from textless.types import Units
 
 if TYPE_CHECKING:
-    from textless.lm.decoder import UnitDecoder
+    from textless.lm.decoder import Decoder
 
 BATCH = 16  # continuations that are sampled together
-FULL = 0.7  # prompts are read together when so much of the rectangle around them is full
+FULL = 0.7  # prompts are padded into one prefill when at least this share of it is no padding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,15 +28,15 @@ class Sampling:
 
     Attributes:
         temperature: 0 takes the likeliest unit each time.
-        top_k: only the k likeliest.
-        top_p: only the likeliest that together have this probability (Holtzman et al. 2020, arXiv:1904.09751).
+        top_k: only the k likeliest units (Fan et al. 2018, arXiv:1805.04833).
+        top_p: nucleus sampling: only the likeliest that together have this probability (Holtzman et al. 2020, arXiv:1904.09751).
         min_p: only those with at least this share of the likeliest one's probability (Nguyen et al. 2024, arXiv:2407.01082).
-        repetition_penalty: the logits of units that were read or added before are divided by it where positive, multiplied where
-            negative (Keskar et al. 2019, arXiv:1909.05858); 1 changes nothing.
-        no_repeat_ngram: never complete n units in a row that stood there before.
+        repetition_penalty: the logits of units that are in the prompt or were sampled are divided by it where positive, multiplied
+            where negative (Keskar et al. 2019, arXiv:1909.05858); 1 changes nothing.
+        no_repeat_ngram: no n units in a row occur twice.
 
     They apply in the order of `generate` in transformers: repetition_penalty, no_repeat_ngram, temperature, top_k, top_p, min_p. So top_p
-    counts probabilities among what top_k left, and min_p removes from what top_p left. What is left is drawn in proportion.
+    counts probabilities among what top_k left, and min_p removes from what top_p left. The rest is renormalised.
 
     Raises ValueError for numbers out of range.
     """
@@ -59,39 +60,35 @@ class Sampling:
         ):
             value = getattr(self, name)
             if value is not None and not (least <= value <= most and value < infinity):
-                raise ValueError(
-                    f"{name} must be {f'from {least} to {most}' if most < infinity else f'at least {least:g}'}, got {value}"
-                )
+                bounds = f"from {least} to {most}" if most < infinity else f"at least {least:g}"
+                raise ValueError(f"{name} must be {bounds}, got {value}")
 
     def draw(self, logits: np.ndarray, seen: Sequence[int], generator: np.random.Generator) -> int:
-        """An index of (K,) float64 logits, -inf = never; `seen` are the tokens before it. Temperature 0: the largest."""
+        """Sample an index of (K,) float64 logits, -inf = never, after the tokens `seen`. Temperature 0: the largest."""
         p = self.weights(logits, seen)
         cumulative = np.cumsum(p)
+        index = np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right")
         # Never past the last index of positive probability, even when the product rounds up to the whole sum.
-        return int(
-            min(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"), np.flatnonzero(p)[-1])
-        )
+        return int(min(index, np.flatnonzero(p)[-1]))
 
     def weights(self, logits: np.ndarray, seen: Sequence[int]) -> np.ndarray:
-        """(K,) float64 in proportion to which `draw` takes an index."""
+        """(K,) float64, the unnormalised probabilities that `draw` samples from."""
         if self.repetition_penalty != 1 or self.no_repeat_ngram:
             logits = logits.copy()
         if self.repetition_penalty != 1:
-            old = np.unique(np.asarray(seen, np.int64))
-            logits[old] = np.where(
-                logits[old] > 0, logits[old] / self.repetition_penalty, logits[old] * self.repetition_penalty
-            )
+            old, penalty = np.unique(np.asarray(seen, np.int64)), self.repetition_penalty
+            logits[old] = np.where(logits[old] > 0, logits[old] / penalty, logits[old] * penalty)
         if self.no_repeat_ngram:
-            banned = [u for u in completions(seen, self.no_repeat_ngram) if np.isfinite(logits[u])]
-            if len(banned) < np.isfinite(logits).sum():  # when nothing else is left, a repeat it is
+            banned = [u for u in banned_tokens(seen, self.no_repeat_ngram) if np.isfinite(logits[u])]
+            if len(banned) < np.isfinite(logits).sum():  # when nothing else is left, a repeat is allowed
                 logits[banned] = -np.inf
         if self.temperature == 0:
             return (np.arange(len(logits)) == logits.argmax()).astype(np.float64)
         if self.top_k is not None and self.top_k < len(logits):
             best = np.argpartition(-logits, self.top_k - 1)[: self.top_k]
-            kept = np.full_like(logits, -np.inf)
-            kept[best] = logits[best]
-            logits = kept
+            top = np.full_like(logits, -np.inf)
+            top[best] = logits[best]
+            logits = top
         p = np.exp((logits - logits.max()) / self.temperature)
         if self.top_p is not None and self.top_p < 1:
             order = np.argsort(-p, kind="stable")
@@ -102,8 +99,8 @@ class Sampling:
         return p
 
 
-def completions(seen: Sequence[int], n: int) -> list[int]:
-    """The tokens that would complete an n-gram of `seen` again, after its last n - 1."""
+def banned_tokens(seen: Sequence[int], n: int) -> list[int]:
+    """The tokens that would complete an n-gram of `seen` for the second time."""
     tokens = np.asarray(seen, np.int64)
     if len(tokens) < n:
         return []
@@ -112,34 +109,31 @@ def completions(seen: Sequence[int], n: int) -> list[int]:
     return np.unique(grams[same, -1]).tolist()
 
 
+@dataclass(eq=False)
 class Continuation:
-    """One prompt on its way: what was added, how much is wanted, and the generator that decides."""
+    """The state of one row: its prompt, what was added, how much may still be added, and its random generator.
 
-    def __init__(
-        self,
-        prompt: Units,
-        *,
-        sampling: Sampling,
-        end: int,
-        frames: int | None,
-        max_units: int | None,
-        seed: int,
-        durations: bool,
-    ) -> None:
-        self.prompt, self.sampling, self.end, self.frames_left, self.units_left = (
-            prompt,
-            sampling,
-            end,
-            frames,
-            max_units,
-        )
-        self.deduplicated = prompt.durations is not None
-        self.durations_wanted = self.deduplicated and durations
-        self.generator = np.random.default_rng(seed)
-        self.tokens = [end, *prompt.units.tolist()]  # all that was read or is to be read
-        self.units: list[int] = []
-        self.durations: list[int] = []
-        self.ended = False
+    Attributes:
+        end: the token `</s>`.
+        frames_left, units_left: None = no limit.
+        has_durations: whether the model has a duration head.
+    """
+
+    prompt: Units
+    sampling: Sampling
+    generator: np.random.Generator
+    end: int
+    frames_left: int | None
+    units_left: int | None
+    has_durations: bool
+    units: list[int] = field(default_factory=list)
+    durations: list[int] = field(default_factory=list)
+    ended: bool = False
+
+    def __post_init__(self) -> None:
+        self.deduplicated = self.prompt.durations is not None
+        self.samples_durations = self.deduplicated and self.has_durations
+        self.tokens = [self.end, *self.prompt.units.tolist()]  # all that was read, and the one to be read next
 
     @property
     def done(self) -> bool:
@@ -147,11 +141,11 @@ class Continuation:
 
     @property
     def most(self) -> int:
-        """Units that may still be added at most."""
+        """Most units that may still be added."""
         return min(n for n in (self.frames_left, self.units_left) if n is not None)
 
     def add_unit(self, logits: np.ndarray) -> None:
-        """Draw what comes next from (n_units + 1,) logits."""
+        """Sample the next unit from (n_units + 1,) logits."""
         logits = logits.astype(np.float64)
         if self.frames_left is not None:
             logits[self.end] = -np.inf
@@ -164,13 +158,12 @@ class Continuation:
         self.tokens.append(unit)
         self.units.append(unit)
 
-    def add_duration(self, logits: np.ndarray) -> None:
-        """Draw the duration of the unit just added from (max_duration,) logits, and cut it where the asked length ends."""
+    def add_duration(self, logits: np.ndarray | None) -> None:
+        """Sample the duration of the last unit from (max_duration,) logits; the length to add cuts it. None: one frame."""
         duration = 1
-        if self.durations_wanted:
-            duration += Sampling(temperature=self.sampling.temperature).draw(
-                logits.astype(np.float64), (), self.generator
-            )
+        if self.samples_durations and logits is not None:
+            durations = Sampling(temperature=self.sampling.temperature)
+            duration += durations.draw(logits.astype(np.float64), (), self.generator)
         if self.frames_left is not None:
             duration = min(duration, self.frames_left)
             self.frames_left -= duration
@@ -179,21 +172,19 @@ class Continuation:
         self.durations.append(duration)
 
     def added(self, start: int = 0) -> Units:
-        """What was added from the unit `start` on."""
-        durations = np.array(self.durations[start:], np.int64) if self.durations_wanted else None
+        """What was added, from its unit `start` on."""
+        durations = np.array(self.durations[start:], np.int64) if self.samples_durations else None
         return Units(np.array(self.units[start:], np.int64), durations, self.prompt.contract)
 
     def result(self, only_new: bool) -> Units:
-        prompt = (
-            self.prompt
-            if self.durations_wanted == self.deduplicated
-            else Units(self.prompt.units, None, self.prompt.contract)
-        )
-        return self.added() if only_new else prompt + self.added()
+        if only_new:
+            return self.added()
+        durations = self.prompt.durations if self.has_durations else None
+        return Units(self.prompt.units, durations, self.prompt.contract) + self.added()
 
 
 def begin(
-    lm: UnitDecoder,
+    lm: Decoder,
     prompts: Sequence[Units],
     seeds: Sequence[int],
     *,
@@ -201,9 +192,9 @@ def begin(
     seconds: float | None,
     max_new_units: int | None,
 ) -> list[Continuation]:
-    """Continuations that are still empty. The prompts are already under the model's contract.
+    """Continuations with nothing added yet. The prompts already have the model's contract.
 
-    Raises ValueError without a length or with one below 0, ContractError for `seconds` where the frame rate is unknown or the model does
+    Warns UserWarning of a prompt that is longer than the context. Raises ValueError without a length or with one below 0, ContractError for `seconds` where the frame rate is unknown or the model does
     not give durations.
     """
     if seconds is None and max_new_units is None:
@@ -222,29 +213,27 @@ def begin(
                 "this language model does not say how long units last; ask for max_new_units instead of seconds"
             )
         frames = round(seconds * lm.frame_rate)
-    return [
-        Continuation(
-            p,
-            sampling=sampling,
-            end=lm.n_units,
-            frames=frames,
-            max_units=max_new_units,
-            seed=seed,
-            durations=lm.has_durations,
-        )
+    todo = [
+        Continuation(p, sampling, np.random.default_rng(seed), lm.n_units, frames, max_new_units, lm.has_durations)
         for p, seed in zip(prompts, seeds, strict=True)
     ]
+    context = lm.config.context
+    for c in todo:
+        if len(c.tokens) > context and not c.done:
+            message = f"a prompt of {len(c.prompt)} units is longer than the model's context of {context}"
+            warnings.warn(f"{message}; reading its last {context // 2}", UserWarning, stacklevel=3)
+    return todo
 
 
-def generate(lm: UnitDecoder, todo: Sequence[Continuation]) -> None:
-    """Run continuations to their end, several at a time."""
+def generate(lm: Decoder, todo: Sequence[Continuation]) -> None:
+    """Run continuations to their end, in batches."""
     for i in range(0, len(todo), BATCH):
         for _ in advance(lm, todo[i : i + BATCH]):
             pass
 
 
-def advance(lm: UnitDecoder, batch: Sequence[Continuation]) -> Iterator[None]:
-    """Run continuations together, pausing after each unit (and duration) that they add."""
+def advance(lm: Decoder, batch: Sequence[Continuation]) -> Iterator[None]:
+    """Run continuations in one batch; yields after each decode step, which adds a unit to every row that is not done."""
     if all(c.done for c in batch):
         return
     training = lm.training
@@ -252,7 +241,7 @@ def advance(lm: UnitDecoder, batch: Sequence[Continuation]) -> Iterator[None]:
     try:
         steps = _steps(lm, batch)
         while True:
-            with torch.inference_mode():  # not around the pause: who goes on there must not find himself in it
+            with torch.inference_mode():  # not around the yield: the caller must not run in inference mode
                 if next(steps, None) is None:
                     return
             yield
@@ -260,58 +249,62 @@ def advance(lm: UnitDecoder, batch: Sequence[Continuation]) -> Iterator[None]:
         lm.train(training)
 
 
-def _steps(lm: UnitDecoder, batch: Sequence[Continuation]) -> Iterator[bool]:
-    context, half = lm.config.context, lm.config.context // 2
+def _steps(lm: Decoder, batch: Sequence[Continuation]) -> Iterator[bool]:
+    context = lm.config.context
     cache = KVCache(lm.config, len(batch), min(context, max(len(c.tokens) + c.most for c in batch)), lm.device)
-    hidden = torch.empty(len(batch), lm.config.dim, device=lm.device)
-
-    def read(i: int, tokens: list[int]) -> None:
-        row = cache.row(i)
-        row.filled.zero_()
-        hidden[i] = lm.read(torch.tensor([tokens], device=lm.device), row)[0, -1]
-
-    for c in batch:
-        if len(c.tokens) > context:
-            message = f"a prompt of {len(c.prompt)} units is longer than the model's context of {context}; reading its last {half}"
-            warnings.warn(message, UserWarning, stacklevel=5)
-    tokens = [c.tokens if len(c.tokens) <= context else c.tokens[-half:] for c in batch]
-    fresh = [
-        i for i in range(len(batch)) if not i or tokens[i] != tokens[i - 1]
-    ]  # the others are more samples of the same prompt
-    longest = max(map(len, tokens))
-    if len(fresh) == len(batch) and sum(map(len, tokens)) > FULL * longest * len(batch):
-        # What fills up a row stands after its end: nobody before it looks there, and what it left in the cache is written over.
-        padded = torch.tensor([t + [0] * (longest - len(t)) for t in tokens], device=lm.device)
-        lengths = torch.tensor([len(t) for t in tokens], device=lm.device)
-        hidden = lm.read(padded, cache)[torch.arange(len(batch), device=lm.device), lengths - 1]
-        cache.filled.copy_(lengths)
-    else:
-        for i, t in enumerate(tokens):
-            if i in fresh:
-                read(i, t)
-            else:
-                cache.copy(i - 1, i)
-                hidden[i] = hidden[i - 1]
-    filled = cache.filled.tolist()
-
+    hidden = _prefill(lm, batch, cache)
+    lengths = cache.lengths.tolist()
     while True:
         logits = lm.unit_logits(hidden).cpu().numpy()
         for c, row in zip(batch, logits, strict=True):
             if not c.done:
                 c.add_unit(row)
-        # A row that is done or full rides along at place 0, and nobody reads what it says there; a full one is then read anew.
-        full = [i for i, c in enumerate(batch) if not c.done and filled[i] == context]
-        if aside := [i for i, c in enumerate(batch) if c.done or i in full]:
-            cache.filled[aside] = 0
-        hidden = lm.read(torch.tensor([[c.tokens[-1]] for c in batch], device=lm.device), cache)[:, 0]
+        # A row that is done or whose context is full takes part in the step at position 0, where its result is not used; a full row is
+        # then prefilled again with the last half of a context.
+        full = [i for i, c in enumerate(batch) if not c.done and lengths[i] == context]
+        if unused := [i for i, c in enumerate(batch) if c.done or i in full]:
+            cache.lengths[unused] = 0
+        last = torch.tensor([[c.tokens[-1]] for c in batch], device=lm.device)
+        hidden = lm.forward_cached(last, cache)[:, 0]
         for i in full:
-            read(i, batch[i].tokens[-half:])
-        filled = cache.filled.tolist()
-        wanted = any(c.durations_wanted for c in batch)
-        durations = lm.duration_logits(hidden).cpu().numpy() if wanted else [None] * len(batch)
-        for c, row in zip(batch, durations, strict=True):
+            hidden[i] = _prefill_row(lm, batch[i].tokens[-(context // 2) :], cache, i)
+        lengths = cache.lengths.tolist()
+        durations: Sequence[np.ndarray | None] = [None] * len(batch)
+        if any(c.samples_durations for c in batch):
+            durations = list(lm.duration_logits(hidden).cpu().numpy())
+        for c, duration in zip(batch, durations, strict=True):
             if not c.done:
-                c.add_duration(row)
+                c.add_duration(duration)
         yield True
         if all(c.done for c in batch):
             return
+
+
+def _prefill(lm: Decoder, batch: Sequence[Continuation], cache: KVCache) -> Tensor:
+    """Read the prompts into the rows of the cache, of a longer one the last half of a context. (B, dim), hidden states at their ends."""
+    context = lm.config.context
+    tokens = [c.tokens if len(c.tokens) <= context else c.tokens[-(context // 2) :] for c in batch]
+    repeated = [i > 0 and tokens[i] == tokens[i - 1] for i in range(len(batch))]  # more samples of one prompt
+    longest = max(map(len, tokens))
+    if not any(repeated) and sum(map(len, tokens)) > FULL * longest * len(batch):
+        # Right padding: under the causal mask it changes nothing before it, and later steps overwrite it in the cache.
+        padded = torch.tensor([t + [0] * (longest - len(t)) for t in tokens], device=lm.device)
+        lengths = torch.tensor([len(t) for t in tokens], device=lm.device)
+        hidden = lm.forward_cached(padded, cache)[torch.arange(len(batch), device=lm.device), lengths - 1]
+        cache.lengths.copy_(lengths)
+        return hidden
+    hidden = torch.empty(len(batch), lm.config.dim, device=lm.device)
+    for i, t in enumerate(tokens):
+        if repeated[i]:
+            cache.copy(i - 1, i)
+            hidden[i] = hidden[i - 1]
+        else:
+            hidden[i] = _prefill_row(lm, t, cache, i)
+    return hidden
+
+
+def _prefill_row(lm: Decoder, tokens: list[int], cache: KVCache, i: int) -> Tensor:
+    """Replace row i of the cache by these tokens. (dim,), the hidden state at their end."""
+    row = cache.row(i)
+    row.lengths.zero_()
+    return lm.forward_cached(torch.tensor([tokens], device=lm.device), row)[0, -1]

@@ -1,4 +1,4 @@
-"""Language models from files, of whatever kind."""
+"""Language models from files, of every kind that the package knows."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import torch
 
 from textless.checks import check, read_fields
 from textless.errors import ContractError, ModelError
-from textless.lm.decoder import UnitDecoder
+from textless.lm.decoder import Decoder
 from textless.lm.fast_decode import check_precision
+from textless.lm.gslm.ulm import load_ulm
+from textless.lm.hf.causal import OURS, load_causal
 from textless.lm.model import LMConfig, UnitLM
 from textless.model_io import CONFIG, check_blocks, check_shapes, load_model, to_torch
 from textless.types import UnitContract
@@ -21,39 +23,41 @@ def load_lm(
     *,
     contract: UnitContract = UnitContract(),
     precision: str = "fp32",
-) -> UnitDecoder:
+) -> Decoder:
     """A language model, on the CPU, in evaluation mode.
 
     Args:
-        path: a folder written by `UnitLM.save`; one of `CausalUnitLM.save`, which began as a text model; or GSLM's, a checkpoint of
-            fairseq's (`.pt`).
-        dictionary: of fairseq's model; without it the `dict.txt` beside the checkpoint.
-        contract: of the units of fairseq's model, which its files do not say.
-        precision: of continuations: `fp32`, or `int8` (see `UnitLM`; one that began as a text model stays in float32).
+        path: one of three kinds:
+            a folder of `UnitLM.save`, with a `config.json`;
+            a folder of `CausalUnitLM.save`, which started from a text model, with a `textless.json`;
+            a file: GSLM's, a fairseq checkpoint (`.pt`).
+        dictionary: of the fairseq checkpoint; without it the `dict.txt` in its folder.
+        contract: of the units of a fairseq model, which its files do not state.
+        precision: of continuations: `fp32`, or `int8` (see `UnitLM`; a model that started from a text model stays in float32).
 
     Raises:
-        ModelError: it is missing, damaged, or holds something else.
+        ModelError: it is missing, damaged, or holds something else; the precision is unknown.
     """
-    path = Path(path)
+    path, precision = Path(path), check_precision(precision)
     if dictionary is not None or path.is_file():
-        from textless.lm.gslm.ulm import load_ulm
-
-        return load_ulm(path, Path(dictionary or path.parent / "dict.txt"), contract, precision=precision)
-    if (path / "textless.json").is_file():
-        from textless.lm.hf.causal import load_causal
-
+        return load_ulm(path, dictionary or path.parent / "dict.txt", contract, precision=precision)
+    if (path / OURS).is_file():
         return load_causal(path)
-    check_precision(precision)
+    return load_unit_lm(path, precision=precision)
+
+
+def load_unit_lm(path: Path, *, precision: str) -> UnitLM:
+    """The model of a folder that `UnitLM.save` wrote, on the CPU, in evaluation mode. Raises ModelError."""
     entries, tensors = load_model(path, kind="lm")
     try:
         if "contract" not in entries:
             raise ModelError(f"{path / CONFIG}: has no contract, which says what its units are; copy the model again")
-        kept = UnitContract.from_dict(check(entries.pop("contract"), dict, f"{path / CONFIG}: contract"))
+        contract = UnitContract.from_dict(check(entries.pop("contract"), dict, f"{path / CONFIG}: contract"))
         config = read_fields(LMConfig, entries, str(path / CONFIG))
         check_blocks(path, "layers", config.layers, tensors, "blocks.")
-        with torch.device("meta"):  # of any size at once
-            check_shapes(path, UnitLM(config, kept).state_dict(), {name: t.shape for name, t in tensors.items()})
-        model = UnitLM(config, kept, precision=precision)
+        with torch.device("meta"):  # without allocating: the sizes are not yet checked
+            check_shapes(path, UnitLM(config, contract).state_dict(), {name: t.shape for name, t in tensors.items()})
+        model = UnitLM(config, contract, precision=precision)
     except ContractError as e:
         raise ModelError(f"{path / CONFIG}: {e}") from None
     model.load_state_dict(to_torch(tensors))

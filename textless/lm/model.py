@@ -7,9 +7,10 @@ state. The decoder is Llama's (Touvron et al. 2023, arXiv:2302.13971), so that `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 
 from textless.checks import Between, Count, Positive, Size, check_fields
 from textless.errors import ContractError, ModelError
-from textless.lm.decoder import UnitDecoder
-from textless.lm.fast_decode import RMS, Layer, Reader, check_precision, swiglu
+from textless.lm.decoder import Decoder
+from textless.lm.fast_decode import LINEAR, FastDecoder, FastRMSNorm, Layer, check_precision, swiglu
 from textless.lm.gslm.fairseq import LONGEST
 from textless.model_io import from_torch, save_model
 from textless.training.loop import Dropout
@@ -118,7 +119,7 @@ class Block(nn.Module):
         return x + self.dropout(self.down(F.silu(gate) * up))
 
 
-class UnitLM(UnitDecoder):
+class UnitLM(Decoder):
     """Decoder over units. Tokens 0 … n_units - 1 are the units, token n_units is `</s>`, which begins and ends every sequence.
 
     Args:
@@ -129,6 +130,10 @@ class UnitLM(UnitDecoder):
     Raises:
         ContractError: the contract's n_units is not the configuration's.
     """
+
+    config: LMConfig
+    cos: Tensor
+    sin: Tensor
 
     def __init__(
         self,
@@ -143,14 +148,11 @@ class UnitLM(UnitDecoder):
             raise ContractError(
                 f"the language model has {config.n_units} units but its contract says {contract.n_units}"
             )
-        self.config, self.contract, self.precision = (
-            config,
-            contract.with_(n_units=config.n_units),
-            check_precision(precision),
-        )
+        self.config, self.contract = config, contract.with_(n_units=config.n_units)
+        self.precision = check_precision(precision)
         self.embed = nn.Embedding(config.n_units + 1, config.dim)
         self.dropout = Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(config, dropout) for _ in range(config.layers))
+        self.blocks = cast("Sequence[Block]", nn.ModuleList(Block(config, dropout) for _ in range(config.layers)))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.duration = nn.Linear(config.dim, config.max_duration, bias=False)
         half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
@@ -164,20 +166,10 @@ class UnitLM(UnitDecoder):
             if p.ndim == 2:
                 last = name.endswith(("out.weight", "down.weight"))
                 nn.init.normal_(p, std=0.02 / (2 * self.config.layers) ** 0.5 if last else 0.02)
-        nn.init.zeros_(
-            self.duration.weight
-        )  # all durations alike, without a draw: an imported model's fresh head is reproducible
+        # All durations are equally likely, without a random draw: the fresh head of an imported model is reproducible.
+        nn.init.zeros_(self.duration.weight)
 
     def forward(self, tokens: Tensor, *, positions: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Hidden states after the final norm.
-
-        Args:
-            tokens: (B, T) int64.
-            positions: (B, T) int64 within each document, with `mask` (B, 1, T, T) bool, True = sees. Neither: one document a row, causal.
-
-        Returns:
-            (B, T, dim) float32.
-        """
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
         cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]
@@ -186,35 +178,30 @@ class UnitLM(UnitDecoder):
             x = block(x, cos, sin, mask)
         return self.norm(x)
 
-    def reader(self) -> Reader:
+    def fast_decoder(self) -> FastDecoder:
+        linear = LINEAR[self.precision]
         layers = [
             Layer(
-                RMS(b.norm1.weight, b.norm1.eps),
-                b.qkv,
-                b.out,
-                RMS(b.norm2.weight, b.norm2.eps),
-                b.gate_up,
+                FastRMSNorm(b.norm1.weight, b.norm1.eps),
+                linear(b.qkv),
+                linear(b.out),
+                FastRMSNorm(b.norm2.weight, b.norm2.eps),
+                linear(b.gate_up),
                 swiglu,
-                b.down,
+                linear(b.down),
             )
             for b in self.blocks
         ]
-        return Reader(
-            lambda tokens, places: self.embed.weight[tokens],
+        return FastDecoder(
+            lambda tokens, positions: self.embed.weight[tokens],
             layers,
-            RMS(self.norm.weight, self.norm.eps),
+            FastRMSNorm(self.norm.weight, self.norm.eps),
             heads=self.config.heads,
             rotary=(self.cos, self.sin),
-            precision=self.precision,
         )
 
     def unit_logits(self, hidden: Tensor) -> Tensor:
-        """(…, dim) → (…, n_units + 1) float32: what comes next."""
         return F.linear(hidden, self.embed.weight).float()
-
-    def duration_logits(self, hidden: Tensor) -> Tensor:
-        """(…, dim) → (…, max_duration) float32: class d - 1 is a duration of d frames, of the unit just read."""
-        return self.duration(hidden).float()
 
     def save(self, folder: Path | str) -> None:
         """Write a model folder, see `load_lm`."""

@@ -1,4 +1,4 @@
-"""Modified Kneser-Ney n-grams over units: what a language model must beat before its context counts for anything.
+"""Modified Kneser-Ney n-grams over units: the baseline that a language model must beat to show that it uses its context.
 
 The interpolated form with three discounts per order (Chen and Goodman 1999, An empirical study of smoothing techniques for language
 modeling, on modified Kneser-Ney smoothing), down to the uniform distribution. Orders below the highest count after how many different
@@ -14,20 +14,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from textless.errors import ContractError, TrainingError
-from textless.types import Units
+from textless.types import Units, UnitsLike
 
 FALLBACK = np.array([0.0, 0.5, 1.0, 1.5])  # discounts where the counts of counts give none, as in KenLM
 
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """The n-grams of one order m; an n-gram's id is its place here, that of a single token the token itself.
+    """The n-grams of one order m. The id of an n-gram is its index here; the id of a single token is the token itself.
 
     Attributes:
         codes: (G,) int64 ascending: id of the first m - 1 tokens × (n_units + 1) + last token.
         discounted: (G,) float64, counts less their discounts.
         total: (contexts,) float64, sum of the counts after each (m - 1)-gram, by its id; 0 where nothing was seen.
-        left: (contexts,) float64, sum of the discounts after each (m - 1)-gram: what the lower order shares out.
+        left: (contexts,) float64, sum of the discounts after each (m - 1)-gram: the mass of the lower order.
     """
 
     codes: np.ndarray
@@ -37,10 +37,10 @@ class Order:
 
     @classmethod
     def of(cls, codes: np.ndarray, counts: np.ndarray, *, contexts: int, base: int) -> Order:
-        taken = discounts(counts)[np.minimum(counts, 3)]
+        discount = discounts(counts)[np.minimum(counts, 3)]
         context = codes // base
-        total, left = (np.bincount(context, x, minlength=contexts) for x in (counts, taken))
-        return cls(codes, counts - taken, total, left)
+        total, left = (np.bincount(context, x, minlength=contexts) for x in (counts, discount))
+        return cls(codes, counts - discount, total, left)
 
     def find(self, codes: np.ndarray) -> np.ndarray:
         """Ids of (N,) codes, -1 for those never seen."""
@@ -53,7 +53,7 @@ class KneserNey:
 
     Attributes:
         n_units: size of the codebook.
-        order: tokens in the longest n-gram, less than asked for when no sequence is as long; each unit is predicted from at most
+        order: tokens in the longest n-gram, fewer than requested when no sequence is as long; each unit is predicted from at most
             `order - 1` tokens.
     """
 
@@ -61,11 +61,11 @@ class KneserNey:
         self.n_units, self.order, self._orders = n_units, len(orders), orders
 
     @classmethod
-    def fit(cls, sequences: Sequence[Units | np.ndarray | Sequence[int]], n_units: int, order: int = 5) -> KneserNey:
+    def fit(cls, sequences: Sequence[UnitsLike], n_units: int, order: int = 5) -> KneserNey:
         """Count n-grams and estimate the discounts; a million units take about two seconds.
 
         Args:
-            sequences: counted as they stand, never deduplicated; an empty one counts its end.
+            sequences: counted as they are, never deduplicated; an empty one counts its end.
 
         Raises:
             ContractError: units outside the codebook.
@@ -78,24 +78,24 @@ class KneserNey:
             raise TrainingError("no units to count n-grams of")
         base, end = n_units + 1, np.array([n_units])
         tokens = np.concatenate([part for s in sequences for part in (end, _units(s, n_units), end)])
-        # Two `</s>` in a row are the end of one sequence and the beginning of the next, or the two of an empty one; so ask the lengths.
+        # Two `</s>` in a row are the end of one sequence and the beginning of the next, or an empty sequence; the lengths tell which.
         lengths = np.array([len(s) + 2 for s in sequences])
         ends = np.repeat(np.cumsum(lengths), lengths)
 
         codes, ids, first = np.arange(base), tokens, np.empty(0, np.int64)
-        grams = []  # of each order: codes, how often each was seen, ids by the place of their first token, a place of each
+        grams = []  # of each order: codes, their counts, ids by the position of their first token, a position of each
         for m in range(1, order + 1):
             if m > 1:
                 start = np.flatnonzero(np.arange(len(tokens)) + m <= ends)
                 if not len(start):
                     break
-                codes, found, inverse, times = np.unique(
+                codes, first_index, inverse, times = np.unique(
                     ids[start] * base + tokens[start + m - 1],
                     return_index=True,
                     return_inverse=True,
                     return_counts=True,
                 )
-                first = start[found]
+                first = start[first_index]
                 ids = np.full(len(tokens), -1)
                 ids[start] = inverse
             else:
@@ -103,20 +103,19 @@ class KneserNey:
                 times[n_units] -= len(sequences)  # a beginning is never predicted
             grams.append((codes, times, ids, first))
 
-        orders = []
+        orders: list[Order] = []
         for m, (codes, times, ids, first) in enumerate(grams, 1):
             counts = times
             if m < len(grams):
                 longer = grams[m][3]
                 counts = np.bincount(ids[longer + 1], minlength=len(codes))
                 if m > 1:
-                    counts = np.where(
-                        tokens[first] == n_units, times, counts
-                    )  # `</s>` inside a sequence can only be its beginning
+                    # `</s>` as the first token of a longer n-gram can only be the beginning of a sequence.
+                    counts = np.where(tokens[first] == n_units, times, counts)
             orders.append(Order.of(codes, counts, contexts=len(orders[-1].codes) if orders else 1, base=base))
         return cls(n_units, orders)
 
-    def nll(self, units: Units | np.ndarray | Sequence[int]) -> np.ndarray:
+    def nll(self, units: UnitsLike) -> np.ndarray:
         """Negative log-likelihood of each unit, and of the end; the same shape and conventions as `UnitLM.nll`.
 
         Returns:
@@ -128,35 +127,34 @@ class KneserNey:
         base = self.n_units + 1
         tokens = np.concatenate([[self.n_units], _units(units, self.n_units), [self.n_units]])
         p = np.full(len(tokens), 1 / base)
-        ids = np.zeros(
-            len(tokens), np.int64
-        )  # of the contexts of the next order, by the place of their first token; of the first, none
+        # Of the contexts of the next order, by the position of their first token; the first order has an empty context.
+        ids = np.zeros(len(tokens), np.int64)
         for m, order in enumerate(self._orders, 1):
             context, last = ids[: len(tokens) - m + 1], tokens[m - 1 :]
-            found = np.where(context < 0, -1, order.find(context * base + last))
+            gram = np.where(context < 0, -1, order.find(context * base + last))
             total = np.where(context < 0, 0, order.total[context])
             seen = total > 0
-            higher = np.where(found < 0, 0, order.discounted[found]) + order.left[context] * p[m - 1 :]
+            higher = np.where(gram < 0, 0, order.discounted[gram]) + order.left[context] * p[m - 1 :]
             p[m - 1 :] = np.where(seen, higher / np.where(seen, total, 1), p[m - 1 :])
-            ids = found
+            ids = gram
         return -np.log(p[1:])
 
 
 def discounts(counts: np.ndarray) -> np.ndarray:
-    """What to take from counts of 0, 1, 2, and 3 or more (Chen and Goodman 1999); (4,) float64.
+    """The discounts of counts of 0, 1, 2, and 3 or more (Chen and Goodman 1999); (4,) float64.
 
     Estimated from how many of the (G,) int64 counts are 1, 2, 3 and 4. `FALLBACK` where one of the first three never occurs or a
-    discount is not between 0 and its count: on little data, and of single units, which all occur often.
+    discount is not between 0 and its count: on little data, and for unigrams, which all occur often.
     """
     n1, n2, n3, n4 = (float((counts == c).sum()) for c in (1, 2, 3, 4))
     if not (n1 and n2 and n3):
         return FALLBACK
     y = n1 / (n1 + 2 * n2)
     d = np.array([0.0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3])
-    return d if (d[1:] > 0).all() else FALLBACK  # never more than the count, as they are written
+    return d if (d[1:] > 0).all() else FALLBACK  # by their formulas they never exceed the count
 
 
-def _units(sequence: Units | np.ndarray | Sequence[int], n_units: int) -> np.ndarray:
+def _units(sequence: UnitsLike, n_units: int) -> np.ndarray:
     units = Units.of(sequence).units
     if len(units) and units.max() >= n_units:
         raise ContractError(

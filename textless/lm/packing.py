@@ -1,13 +1,13 @@
-"""Documents of units as full rows of tokens, from disk: what a language model is trained on.
+"""Sequence packing: documents of units as full rows of tokens, from memory or from disk, to train a language model on.
 
-Packing as in Slam (Maimon et al. 2025, arXiv:2502.15814) and nanochat: rows are full, and no document sees another.
+As in Slam (Maimon et al. 2025, arXiv:2502.15814) and nanochat: rows are full, and no document attends to another.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ from textless.errors import TrainingError
 from textless.training.loop import rng
 from textless.types import Units
 
+Dtypes = Mapping[str, type[np.integer[Any]]]  # of the arrays
+
 
 @dataclass(frozen=True, eq=False)
 class Documents:
@@ -28,7 +30,7 @@ class Documents:
 
     Attributes:
         tokens: (N + 1,) uint16, or uint32 where units need it.
-        durations: (N,) uint16, frames of each unit, at most what the model knows; 0 at `</s>`.
+        durations: (N,) uint16, frames of each unit, at most the model's `max_duration`; 0 at `</s>`.
         lengths: (documents,) int64, tokens of each.
     """
 
@@ -40,38 +42,41 @@ class Documents:
     def pack(
         cls, documents: Iterable[Units], *, n_units: int, max_duration: int, folder: Path | None = None
     ) -> Documents:
-        """Take documents one by one; empty ones are left out.
+        """Pack deduplicated documents one by one; empty ones are left out.
 
         Args:
-            folder: write them there, and map the files: what is trained on then never has to be in memory. Files that stand there are
-                taken for these documents.
+            folder: write the arrays there and memory-map them, so that the training data need not fit in memory. If the folder is there,
+                it is used and `documents` is not read.
 
-        Raises TrainingError when there is nothing in them.
+        Raises TrainingError when there are no units.
         """
-        kinds = {"tokens": np.uint16 if n_units < 2**16 else np.uint32, "durations": np.uint16, "lengths": np.int64}
-        rows = (
-            {
-                "tokens": np.append(n_units, d.units),
-                "durations": np.append(0, np.minimum(d.durations, max_duration)),
-                "lengths": [len(d) + 1],
-            }
-            for d in documents
-            if len(d)
-        )
+        dtypes: Dtypes = {
+            "tokens": np.uint16 if n_units < 2**16 else np.uint32,
+            "durations": np.uint16,
+            "lengths": np.int64,
+        }
+
+        def rows() -> Iterator[dict[str, Any]]:
+            for d in documents:
+                if len(d):
+                    assert d.durations is not None
+                    durations = np.append(0, np.minimum(d.durations, max_duration))
+                    yield {"tokens": np.append(n_units, d.units), "durations": durations, "lengths": [len(d) + 1]}
+
         if folder is None:
-            buffers = {name: io.BytesIO() for name in kinds}
-            _write(buffers, rows, kinds, n_units)
-            found = {name: np.frombuffer(buffers[name].getbuffer(), kind) for name, kind in kinds.items()}
+            buffers = {name: io.BytesIO() for name in dtypes}
+            _write(buffers, rows(), dtypes, n_units)
+            arrays = {name: np.frombuffer(buffers[name].getbuffer(), dtype) for name, dtype in dtypes.items()}
         else:
             if not folder.is_dir():
-                _write_folder(folder, rows, kinds, n_units)
-            found = _map(folder, kinds)
-        if not len(found["lengths"]):
+                _write_folder(folder, rows(), dtypes, n_units)
+            arrays = _map(folder, dtypes)
+        if not len(arrays["lengths"]):
             raise TrainingError("no units to train on")
-        return cls(**found)
+        return cls(**arrays)
 
     def units(self, most: int | None = None) -> list[np.ndarray]:
-        """The units of the first documents, together at most `most` tokens of them; at least of one."""
+        """The units of the first documents, together at most `most` tokens, but of at least one document."""
         ends = np.cumsum(self.lengths)
         count = len(ends) if most is None else max(1, int(np.searchsorted(ends, most, side="right")))
         return [
@@ -80,46 +85,47 @@ class Documents:
         ]
 
 
-def _write(files: Mapping[str, BinaryIO], rows: Iterable[dict[str, Any]], kinds: dict[str, type], n_units: int) -> None:
+def _write(files: Mapping[str, BinaryIO], rows: Iterable[dict[str, Any]], dtypes: Dtypes, n_units: int) -> None:
     for row in rows:
         for name, values in row.items():
-            files[name].write(np.asarray(values, kinds[name]).tobytes())
-    files["tokens"].write(np.array([n_units], kinds["tokens"]).tobytes())
+            files[name].write(np.asarray(values, dtypes[name]).tobytes())
+    files["tokens"].write(np.array([n_units], dtypes["tokens"]).tobytes())
 
 
-def _write_folder(folder: Path, rows: Iterable[dict[str, Any]], kinds: dict[str, type], n_units: int) -> None:
+def _write_folder(folder: Path, rows: Iterable[dict[str, Any]], dtypes: Dtypes, n_units: int) -> None:
     attempt = folder.with_name(f"{folder.name}.part")
     attempt.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        files = {name: stack.enter_context(open(attempt / name, "wb")) for name in kinds}
-        _write(files, rows, kinds, n_units)
+        files = {name: stack.enter_context(open(attempt / name, "wb")) for name in dtypes}
+        _write(files, rows, dtypes, n_units)
         for file in files.values():
             file.flush()
-            os.fsync(file.fileno())  # else a power cut could leave the folder and nothing in it
+            os.fsync(file.fileno())  # else after a power failure the folder could be there without its data
     attempt.rename(folder)
 
 
-def _map(folder: Path, kinds: dict[str, type]) -> dict[str, np.ndarray]:
+def _map(folder: Path, dtypes: Dtypes) -> dict[str, np.ndarray]:
     try:
-        files = {name: folder / name for name in kinds}
-        found = {
-            n: np.memmap(f, kinds[n], mode="r") if f.stat().st_size else np.empty(0, kinds[n]) for n, f in files.items()
+        files = {name: folder / name for name in dtypes}
+        arrays = {
+            name: np.memmap(file, dtypes[name], mode="r") if file.stat().st_size else np.empty(0, dtypes[name])
+            for name, file in files.items()
         }
     except (OSError, ValueError):
-        found = {}
-    if not found or not len(found["tokens"]) - 1 == len(found["durations"]) == found["lengths"].sum():
+        arrays = {}
+    if not arrays or not len(arrays["tokens"]) - 1 == len(arrays["durations"]) == arrays["lengths"].sum():
         raise TrainingError(f"{folder}: these packed documents are damaged; remove the folder, it is made again")
-    return found
+    return arrays
 
 
 class Batch(NamedTuple):
     """Packed rows; all (B, context) int64.
 
     Attributes:
-        tokens: what is read.
-        positions: place of each token in its document, or in the piece of it that is in this row.
-        targets: the token that follows.
-        durations: class of the duration of the unit that is read (frames - 1); -100 at `</s>`, which has none.
+        tokens: the input.
+        positions: of each token in its document, or in the piece of it that is in this row.
+        targets: the next token.
+        durations: class of the duration of the input unit (frames - 1); -100 at `</s>`, which has none.
     """
 
     tokens: Tensor
@@ -129,11 +135,11 @@ class Batch(NamedTuple):
 
 
 class Packer:
-    """Rows of `context` tokens from an endless stream of documents, shuffled anew in each epoch.
+    """Rows of `context` tokens from an endless stream of documents, shuffled in each epoch.
 
-    A document is `</s>` u1 … uN with targets u1 … uN `</s>`. One that reaches over the end of a row goes on in the next as a piece of
-    its own, with positions from 0: this is also how a long document is cut, and how windows of a long sequence look at inference.
-    Row r is a function of (seed, r) alone. In memory are 24 bytes a document, and the rows.
+    A document is `</s>` u1 … uN with targets u1 … uN `</s>`. At the end of a row a document is cut, and the rest is a piece of the next
+    row with positions from 0: long documents are cut in the same way, and windows of a long sequence look so at inference.
+    Row r is a function of (seed, r) alone. Memory holds 24 bytes a document, and the rows.
     """
 
     def __init__(self, documents: Documents, *, context: int, seed: int) -> None:
@@ -148,16 +154,16 @@ class Packer:
 
     def pieces(self, row: int) -> list[tuple[int, int, int]]:
         """[(document, first token, tokens)] of a row."""
-        found, at, left = [], row * self.context, self.context
+        pieces, at, left = [], row * self.context, self.context
         while left:
             epoch, offset = divmod(at, len(self.documents.durations))
             self._shuffle(epoch)
             j = int(np.searchsorted(self._ends, offset, side="right"))
             document, until_end = int(self._order[j]), int(self._ends[j]) - offset
-            taken = min(left, until_end)
-            found.append((document, int(self.documents.lengths[document]) - until_end, taken))
-            at, left = at + taken, left - taken
-        return found
+            length = min(left, until_end)
+            pieces.append((document, int(self.documents.lengths[document]) - until_end, length))
+            at, left = at + length, left - length
+        return pieces
 
     def batch(self, first: int, rows: int) -> Batch:
         """Rows first … first + rows - 1."""
@@ -177,7 +183,7 @@ class Packer:
 
 
 def document_mask(positions: Tensor) -> Tensor:
-    """(B, T) positions → (B, 1, T, T) bool: each token sees itself and what stands before it in its document."""
+    """(B, T) positions → (B, 1, T, T) bool: each token attends to itself and to those before it in its document."""
     place = torch.arange(positions.shape[1], device=positions.device)
     first = (place - positions)[:, :, None]
     return ((place <= place[:, None]) & (place >= first))[:, None]

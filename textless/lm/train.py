@@ -234,4 +234,4 @@ def train_lm(
 
 def _taken(model: UnitDecoder, sequences: Iterable[Units], what: str) -> Iterator[Units]:
     """Deduplicated, under the model's contract."""
-    return (model.take(s, what).deduplicated() for s in sequences)
+    return (model.checked(s, what).deduplicated() for s in sequences)

@@ -1,4 +1,4 @@
-"""What stands in the files of a language model of fairseq's: the dictionary, the configuration, and the decoder under our names."""
+"""The files of a fairseq language model: its dictionary, its configuration, and its decoder under our parameter names."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from textless.errors import ModelError
 from textless.model_io import check_finite
 from textless.pickles import reading
 
-SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")  # the first entries of every dictionary; its file begins after them
+SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")  # the first entries of every dictionary, which are not in its file
 END, UNKNOWN = 2, 3
-LONGEST = 2**18  # tokens of context, for which no weight answers
-MOST_UNITS = 1 << 20  # a larger integer in a dictionary is no unit, and would ask for memory
+LONGEST = 2**18  # tokens of context: no weight has this size, so that nothing else limits it
+MOST_UNITS = 1 << 20  # a larger integer in a dictionary is not a unit, and would allocate memory
 KNOWN_ACTIVATIONS = ("relu", "gelu")
 
 
@@ -27,14 +27,14 @@ def read_dictionary(path: Path | str) -> tuple[int, dict[int, int]]:
         with Path(path).open("rb") as f:
             text = f.read(1 << 24)
         if b"\0" in text[:4096]:
-            raise ModelError("is not a dictionary of fairseq's; give the dict.txt beside the checkpoint")
+            raise ModelError("is not a fairseq dictionary; give the dict.txt of the checkpoint")
         lines = text.decode().removesuffix("\n").split("\n")
         seen = set(SPECIALS)
         for number, line in enumerate(lines, 1):
             symbol, _, count = line.rstrip().rpartition(" ")
             if not symbol or not count.isdecimal():
                 raise ModelError(
-                    f"line {number} is not a symbol and its count ({line[:40]!r}); give the dict.txt beside the checkpoint"
+                    f"line {number} is not a symbol and its count ({line[:40]!r}); give the dict.txt of the checkpoint"
                 )
             if symbol in seen:
                 raise ModelError(
@@ -49,18 +49,18 @@ def read_dictionary(path: Path | str) -> tuple[int, dict[int, int]]:
                 )
             units[int(symbol)] = len(SPECIALS) + number - 1
         if len(units) < 2:
-            raise ModelError("has fewer than 2 units; give the dict.txt beside the checkpoint")
+            raise ModelError("has fewer than 2 units; give the dict.txt of the checkpoint")
     return len(SPECIALS) + len(lines), units
 
 
 def check_architecture(place: str, model: dict[str, Any], task: dict[str, Any], state: dict[str, Tensor]) -> None:
-    """Raise ModelError for what GSLM's models do not have, by its name in fairseq; what adds parameters shows in `rename` too."""
+    """Raise ModelError for what GSLM's models do not have, by its fairseq name. `rename` refuses additional parameters."""
     name = model.get("_name") or model.get("arch")
     if "decoder_attention_heads" not in model or not str(name or "transformer_lm").startswith("transformer_lm"):
-        raise ModelError(f"{place}: holds {name or 'another model'} of fairseq's where a transformer_lm is wanted")
+        raise ModelError(f"{place}: holds fairseq's {name or 'model of another kind'} where a transformer_lm is wanted")
     if model.get("adaptive_softmax_cutoff") or any(key.startswith("decoder.adaptive_softmax.") for key in state):
         raise ModelError(
-            f"{place}: has an adaptive softmax (adaptive_softmax_cutoff), which GSLM does without; not supported"
+            f"{place}: has an adaptive softmax (adaptive_softmax_cutoff), which GSLM's models do not have; not supported"
         )
     for flag in (
         "adaptive_input",
@@ -70,13 +70,15 @@ def check_architecture(place: str, model: dict[str, Any], task: dict[str, Any], 
         "add_bos_token",
     ):
         if True in (model.get(flag), task.get(flag)):
-            raise ModelError(f"{place}: was made with {flag}, which GSLM's unit language models are not; not supported")
+            raise ModelError(
+                f"{place}: was made with {flag}, which GSLM's unit language models do not have; not supported"
+            )
     if (activation := model.get("activation_fn", "relu")) not in KNOWN_ACTIVATIONS:
         raise ModelError(f"{place}: has activation_fn {activation!r}; known: {', '.join(KNOWN_ACTIVATIONS)}")
 
 
 def context_of(place: str, model: dict[str, Any], task: dict[str, Any]) -> int:
-    """fairseq's rule; in a configuration of OmegaConf's the model's entries may be references to the task's, and stay words."""
+    """By fairseq's rule. In an OmegaConf configuration the model's entries may be references to the task's, which stay strings."""
     for key in ("max_target_positions", "tokens_per_sample"):
         for value in (model.get(key), task.get(key)):
             if type(value) is int:
@@ -85,7 +87,7 @@ def context_of(place: str, model: dict[str, Any], task: dict[str, Any]) -> int:
 
 
 def rename(place: str, source: dict[str, Tensor], *, shared: bool) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """(our parameters in float32, the sizes that they tell). Raises ModelError for parameters that are missing, or not in this decoder."""
+    """(our parameters in float32, the sizes that follow). Raises ModelError for parameters that are missing, or not in this decoder."""
     left = {k.removeprefix("decoder."): v for k, v in source.items()}
     for unused in ("version", "embed_positions._float_tensor"):
         left.pop(unused, None)
@@ -96,12 +98,11 @@ def rename(place: str, source: dict[str, Tensor], *, shared: bool) -> tuple[dict
                 f"{place}: has no decoder.{name} of {axes} axes; the file is damaged or of another architecture"
             )
         check_finite(place, f"decoder.{name}", left[name])
-        return left.pop(name).float().clone()  # apart from the file
+        return left.pop(name).float().clone()  # independent of the file
 
     state = {"embed.weight": take("embed_tokens.weight", 2)}
-    untied = next(
-        (name for name in ("output_projection.weight", "embed_out") if name in left), None
-    )  # the second before 2020
+    # Called `embed_out` before 2020.
+    untied = next((name for name in ("output_projection.weight", "embed_out") if name in left), None)
     if untied is None and not shared:
         raise ModelError(
             f"{place}: has no decoder.output_projection.weight; the file is damaged or of another architecture"
@@ -126,7 +127,7 @@ def rename(place: str, source: dict[str, Tensor], *, shared: bool) -> tuple[dict
                 raise ModelError(f"{place}: queries, keys and values of layer {i} differ in shape; the file is damaged")
             state[f"blocks.{i}.qkv.{kind}"] = torch.cat(parts)
     if left or not layers:
-        what = f"decoder.{min(left)}, which GSLM's unit language models have not" if left else "no layers"
+        what = f"decoder.{min(left)}, which GSLM's unit language models do not have" if left else "no layers"
         raise ModelError(f"{place}: has {what}; it is damaged or of another architecture")
     (entries, dim), ffn_dim = state["embed.weight"].shape, len(state["blocks.0.up.weight"])
     return state, {"entries": entries, "dim": dim, "layers": layers, "ffn_dim": ffn_dim}

@@ -1,1 +1,1 @@
-"""Language models of transformers': text models that go on with units (TWIST), and ours in their form."""
+"""Language models of the `transformers` library: text models as a start (TWIST), and unit language models in its format."""

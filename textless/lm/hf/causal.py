@@ -1,8 +1,8 @@
-"""A unit language model that starts from a text language model of transformers' (TWIST: Hassid et al. 2023, arXiv:2305.13009).
+"""A unit language model that starts from a text language model of `transformers` (TWIST: Hassid et al. 2023, arXiv:2305.13009).
 
-The layers keep their weights; the token embeddings and the output are made anew, n_units + 1 rows, and a duration head stands beside
-them as in `UnitLM`. Whatever `AutoModelForCausalLM` loads will do if it takes positions and a mask and keeps keys and values (Llama,
-Qwen, OPT, GPT-2 …): each model is tried on a few tokens before it is given out.
+The layers keep their weights; the token embeddings and the output are new, of n_units + 1 rows, and there is a duration head as in
+`UnitLM`. Any model that `AutoModelForCausalLM` loads can be used if it takes positions, a mask and a KV cache (Llama, Qwen, OPT,
+GPT-2 …): each model is tried on a few tokens before it is returned.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from textless.checks import Count, check
 from textless.errors import ContractError, ModelError
 from textless.files import write_text
 from textless.lm.cache import KVCache
-from textless.lm.decoder import UnitDecoder
+from textless.lm.decoder import Decoder
 from textless.lm.hf.pretrained import first_line, load_pretrained
 from textless.lm.packing import document_mask
 from textless.model_io import check_finite, from_torch, read_json
@@ -28,18 +28,16 @@ from textless.types import UnitContract
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-OURS, DURATION = "textless.json", "textless.safetensors"  # beside the files of transformers
+OURS, DURATION = "textless.json", "textless.safetensors"  # in the folder that transformers writes
 NOISE = 0.1  # around the mean text embedding, in standard deviations of the text embeddings
 
 
 @dataclass(frozen=True, kw_only=True)
 class CausalConfig:
-    """What the callers of a unit language model ask for.
+    """Shape of the model, see `DecoderConfig`.
 
     Attributes:
-        dim: width of the hidden states that the output reads.
         heads: of keys and values, which may be fewer than those of queries.
-        context: tokens that are seen at once, `</s>` included.
     """
 
     n_units: int
@@ -51,9 +49,12 @@ class CausalConfig:
     max_duration: int
 
 
-class Past:
-    """A `KVCache` as transformers' layers see a cache: they hand over keys and values for `positions`, (B, T) int64, and get all that there
-    are then, `length` in the longest row.
+class PastKeyValues:
+    """A `KVCache` with the interface of a `transformers` cache.
+
+    Args:
+        positions: (B, T) int64, of the keys and values that the layers append.
+        length: of the longest row, with them.
     """
 
     is_compileable = False
@@ -62,28 +63,31 @@ class Past:
         self.cache, self.positions, self.length = cache, positions, length
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """(B, heads, T, head_dim) twice → (B, heads, length, head_dim) twice."""
+        """Append (B, heads, T, head_dim) twice → all keys and values, (B, heads, length, head_dim) twice."""
         rows = torch.arange(len(self.positions), device=keys.device)[:, None]
-        for kept, new in zip(self.cache.both[layer], (keys, values), strict=True):
-            kept[rows, :, self.positions] = new.transpose(1, 2)
-        return tuple(self.cache.both[layer][..., : self.length, :])
+        all_keys, all_values = self.cache.kv[layer]
+        all_keys[rows, :, self.positions] = keys.transpose(1, 2)
+        all_values[rows, :, self.positions] = values.transpose(1, 2)
+        return all_keys[:, :, : self.length], all_values[:, :, : self.length]
 
     def get_seq_length(self, layer: int = 0) -> int:
         return self.length - self.positions.shape[1]
 
 
-class CausalUnitLM(UnitDecoder):
-    """A causal language model of transformers' over units: token n_units is `</s>`. Scores, continues and trains as `UnitLM` does.
+class CausalUnitLM(Decoder):
+    """A causal language model of `transformers` over units: token n_units is `</s>`. Scores, continues and trains as `UnitLM` does.
 
     Args:
         model: vocabulary of n_units + 1; it is used, not copied.
         contract: of its units; n_units must be known.
-        context: at most what the model can see, which is the default.
+        context: at most that of the model, which is the default.
 
     Raises:
         ModelError: the model has another vocabulary, or cannot be used in this way.
         ContractError: the contract does not say how many units there are.
     """
+
+    config: CausalConfig
 
     def __init__(
         self, model: PreTrainedModel, contract: UnitContract, *, context: int | None = None, max_duration: int = 32
@@ -92,7 +96,8 @@ class CausalUnitLM(UnitDecoder):
         if contract.n_units is None:
             raise ContractError("the number of units is unknown; declare n_units with --contract")
         c, self.kind = model.config.get_text_config(), model.config.model_type
-        rows, output = model.get_input_embeddings().weight.shape[0], model.get_output_embeddings()
+        embeddings, output = _embeddings(model)
+        rows = len(embeddings.weight)
         if output is None or {rows, output.weight.shape[0]} != {contract.n_units + 1}:
             raise ModelError(
                 f"the {self.kind} has a vocabulary of {rows}, where {contract.n_units} units and </s> are wanted"
@@ -113,23 +118,24 @@ class CausalUnitLM(UnitDecoder):
             max_duration=max_duration,
         )
         self.duration = nn.Linear(self.config.dim, max_duration, bias=False, device=output.weight.device)
-        nn.init.zeros_(self.duration.weight)  # all durations alike
+        nn.init.zeros_(self.duration.weight)  # all durations are equally likely
         self._try()
 
     def forward(self, tokens: Tensor, *, positions: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Hidden states that the output reads, (B, T, dim) float32. Arguments as in `UnitLM.forward`."""
         return self._hidden(tokens, positions, mask, None)
 
     @torch.inference_mode()
-    def read(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        positions = cache.filled[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
+    def forward_cached(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        positions = cache.lengths[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
         mask = torch.arange(int(positions.max()) + 1, device=tokens.device) <= positions[:, None, :, None]
-        hidden = self._hidden(tokens, positions, mask, Past(cache, positions, mask.shape[-1]))
-        cache.filled += tokens.shape[1]
+        hidden = self._hidden(tokens, positions, mask, PastKeyValues(cache, positions, mask.shape[-1]))
+        cache.lengths += tokens.shape[1]
         return hidden
 
-    def _hidden(self, tokens: Tensor, positions: Tensor | None, mask: Tensor | None, past: Past | None) -> Tensor:
-        if mask is not None:  # added to the scores, which every attention of transformers' understands
+    def _hidden(
+        self, tokens: Tensor, positions: Tensor | None, mask: Tensor | None, past: PastKeyValues | None
+    ) -> Tensor:
+        if mask is not None:  # an additive mask, which every attention implementation of transformers takes
             mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo(torch.float32).min)
         return self.model.base_model(
             input_ids=tokens,
@@ -140,15 +146,10 @@ class CausalUnitLM(UnitDecoder):
         ).last_hidden_state
 
     def unit_logits(self, hidden: Tensor) -> Tensor:
-        """(…, dim) → (…, n_units + 1) float32: what comes next."""
         return self.model.get_output_embeddings()(hidden).float()
 
-    def duration_logits(self, hidden: Tensor) -> Tensor:
-        """(…, dim) → (…, max_duration) float32: class d - 1 is a duration of d frames, of the unit just read."""
-        return self.duration(hidden).float()
-
     def _try(self) -> None:
-        """Raise ModelError unless documents in one row are as apart, reading on is as reading at once, and logits are the model's."""
+        """Raise ModelError unless packed documents are independent, cached steps equal the whole sequence, and logits are the model's."""
         n, device = min(5, self.config.context), self.device
         first = torch.arange(self.n_units, self.n_units + n, device=device)[None] % (self.n_units + 1)  # `</s>`, 0, 1 …
         second = first[:, :2]
@@ -158,19 +159,20 @@ class CausalUnitLM(UnitDecoder):
                 alone = self(first)
                 packed = self(torch.cat([first, second], 1), positions=positions, mask=document_mask(positions))
                 cache = KVCache(self.config, 2, n, device)
-                self.read(first[:, :-1], cache.row(0)), self.read(first[:, :1], cache.row(1))
-                read = self.read(torch.cat([first[:, -1:], first[:, 1:2]]), cache)[:, 0]
+                self.forward_cached(first[:, :-1], cache.row(0))
+                self.forward_cached(first[:, :1], cache.row(1))
+                step = self.forward_cached(torch.cat([first[:, -1:], first[:, 1:2]]), cache)[:, 0]
                 pairs = {
                     "keep documents in one row apart": (packed, torch.cat([alone, self(second)], 1)),
-                    "read on from kept keys and values": (read, alone[0, [-1, 1]]),
+                    "continue from a KV cache": (step, alone[0, [-1, 1]]),
                     "give plain logits": (self.unit_logits(alone), self.model(first).logits.float()),
                 }
-        except Exception as e:  # of any architecture that was not made for this
+        except Exception as e:  # of any type: the architecture is unknown
             raise ModelError(
                 f"the {self.kind} cannot be a unit language model ({type(e).__name__}: {first_line(e)})"
             ) from None
-        for what, (found, wanted) in pairs.items():
-            if found.shape != wanted.shape or not (found - wanted).abs().max() <= 1e-3 * wanted.abs().max():
+        for what, (actual, expected) in pairs.items():
+            if actual.shape != expected.shape or not (actual - expected).abs().max() <= 1e-3 * expected.abs().max():
                 raise ModelError(f"the {self.kind} cannot be a unit language model: it does not {what}")
 
     def save(self, folder: Path | str) -> None:
@@ -181,7 +183,7 @@ class CausalUnitLM(UnitDecoder):
         self.model.save_pretrained(folder)
         (folder / DURATION).write_bytes(save(from_torch({"duration.weight": self.duration.weight})))
         content = {"kind": "causal_lm", "context": self.config.context, "contract": self.contract.to_dict()}
-        write_text(folder / OURS, json.dumps(content, indent=1) + "\n")  # last: a folder with it is whole
+        write_text(folder / OURS, json.dumps(content, indent=1) + "\n")  # last: a folder that has it is complete
 
 
 def from_causal(
@@ -196,12 +198,12 @@ def from_causal(
     """A text language model as the start of a unit language model, in evaluation mode, in float32, to be trained.
 
     Args:
-        source: a folder of transformers' with safetensors, or a model, which is changed and used.
+        source: a `transformers` folder with safetensors, or a model, which is changed in place.
         contract: of the units; n_units must be known.
         embeddings: `fresh`, normal with the standard deviation of the text's, or `mean`, each unit at the mean text embedding with a
-            tenth of that as noise; an output that is not tied likewise, from its own rows.
-        context: tokens seen at once; default and most is what the model can.
-        max_duration: longest duration that the duration head knows, in frames.
+            tenth of that as noise. An untied output is initialised in the same way, from its own rows.
+        context: tokens seen at once; at most that of the model, which is the default.
+        max_duration: longest duration that the duration head has, in frames.
         seed: of the embeddings.
 
     Raises:
@@ -216,29 +218,37 @@ def from_causal(
     if contract.n_units is None:
         raise ContractError("the number of units is unknown; declare n_units with --contract")
     model = load_pretrained(Path(source)) if isinstance(source, Path | str) else source
-    if model.get_output_embeddings() is None:
+    inputs, output = _embeddings(model)
+    if output is None:
         raise ModelError(f"the {model.config.model_type} has no output over a vocabulary")
     end, generator = contract.n_units, torch.Generator().manual_seed(seed)
 
-    def rows(weight: Tensor) -> Tensor:
+    def initialised(weight: Tensor) -> Tensor:
         weight = weight.detach().float()
         noise = torch.randn(end + 1, weight.shape[1], generator=generator).to(weight.device) * weight.std()
         return noise if embeddings == "fresh" else weight.mean(0) + NOISE * noise
 
-    into, output = model.get_input_embeddings(), model.get_output_embeddings()
-    new = [rows(into.weight)] if output.weight is into.weight else [rows(into.weight), rows(output.weight)]
+    tied = inputs.weight is output.weight
+    new = [initialised(inputs.weight)] if tied else [initialised(inputs.weight), initialised(output.weight)]
     model.resize_token_embeddings(end + 1, mean_resizing=False)
+    inputs, output = _embeddings(model)
+    assert output is not None  # for mypy: resizing keeps it
     with torch.no_grad():
-        for module, weight in zip((model.get_input_embeddings(), model.get_output_embeddings()), new, strict=False):
-            module.weight.copy_(weight)
-        if getattr(model.get_output_embeddings(), "bias", None) is not None:
-            model.get_output_embeddings().bias.zero_()
-    # The text's padding token is a unit now: left as it was, it would never learn.
-    model.get_input_embeddings().padding_idx = None
+        for weight, values in zip((inputs.weight, output.weight), new, strict=False):
+            weight.copy_(values)
+        if getattr(output, "bias", None) is not None:
+            output.bias.zero_()
+    # The text's padding token is a unit now: with a padding index it would get no gradient.
+    inputs.padding_idx = None
     for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
         config.pad_token_id, config.bos_token_id, config.eos_token_id = None, end, end
     model.generation_config = GenerationConfig(bos_token_id=end, eos_token_id=end)
     return CausalUnitLM(model, contract, context=context, max_duration=max_duration).eval()
+
+
+def _embeddings(model: PreTrainedModel) -> tuple[nn.Embedding, nn.Linear | None]:
+    """The token embeddings and the output over the vocabulary."""
+    return cast("nn.Embedding", model.get_input_embeddings()), cast("nn.Linear | None", model.get_output_embeddings())
 
 
 def load_causal(folder: Path | str) -> CausalUnitLM:

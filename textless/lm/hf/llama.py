@@ -1,6 +1,6 @@
-"""The unit language model as transformers' LlamaForCausalLM and back, for what is built around transformers (generate, TRL, vLLM, SlamKit).
+"""Conversion between `UnitLM` and the LlamaForCausalLM of `transformers`, for its tools (generate, TRL, vLLM, SlamKit).
 
-A Llama has no duration head: it is left behind on the way out, and fresh on the way in.
+A Llama has no duration head: the export leaves it out, and the import makes a fresh one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def to_llama(lm: UnitLM) -> LlamaForCausalLM:
 
     c = lm.config
     model = LlamaForCausalLM(
-        LlamaConfig(
+        LlamaConfig(  # type: ignore[call-arg]  # rope_theta: version 5 takes it without declaring it
             vocab_size=c.n_units + 1,
             hidden_size=c.dim,
             intermediate_size=c.ffn_dim,
@@ -59,7 +59,7 @@ def to_llama(lm: UnitLM) -> LlamaForCausalLM:
 
 
 def from_llama(model: LlamaForCausalLM, contract: UnitContract) -> UnitLM:
-    """A Llama over units as a unit language model, in evaluation mode. Its duration head is fresh: all durations alike.
+    """A Llama over units as a unit language model, in evaluation mode. Its duration head is fresh: all durations are equally likely.
 
     Args:
         model: vocabulary of n_units + 1, the last token is `</s>` (eos).
@@ -88,9 +88,9 @@ def from_llama(model: LlamaForCausalLM, contract: UnitContract) -> UnitLM:
         "mlp_bias": (c.mlp_bias, False),
         "rope_type": (rope.get("rope_type", "default"), "default"),
     }
-    for name, (found, wanted) in required.items():
-        if found != wanted:
-            raise ModelError(f"the Llama model has {name} {found!r}; a unit language model needs {wanted!r}")
+    for name, (actual, expected) in required.items():
+        if actual != expected:
+            raise ModelError(f"the Llama model has {name} {actual!r}; a unit language model needs {expected!r}")
     config = LMConfig(
         n_units=c.vocab_size - 1,
         dim=c.hidden_size,
@@ -112,12 +112,12 @@ def from_llama(model: LlamaForCausalLM, contract: UnitContract) -> UnitLM:
 
 
 def export_llama(lm: UnitLM, folder: Path | str) -> None:
-    """Write a folder that `transformers.AutoModelForCausalLM.from_pretrained` loads, with equal logits."""
+    """Write a folder that `transformers.AutoModelForCausalLM.from_pretrained` loads; its logits are equal."""
     to_llama(lm).save_pretrained(folder)
 
 
 def _names(layer: int) -> dict[str, list[str]]:
-    """Our parameter → those of transformers that it holds, one below the other."""
+    """Our parameter → those of transformers that it concatenates, in order."""
     p = f"model.layers.{layer}"
     return {
         "norm1": [f"{p}.input_layernorm.weight"],

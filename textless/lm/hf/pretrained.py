@@ -1,10 +1,10 @@
-"""Causal language models of transformers' from their folders: weights as safetensors only, and nobody's code."""
+"""Causal language models of `transformers` from their folders: safetensors only, and without running remote code."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from textless.checks import Count, check
 from textless.errors import ModelError
@@ -15,26 +15,27 @@ if TYPE_CHECKING:
 
 
 def load_pretrained(folder: Path) -> PreTrainedModel:
-    """The model of a folder, whole, on the CPU.
+    """The model of a folder, on the CPU.
 
-    Raises ModelError in one line, also for weights that are pickled, missing, not finite, or fewer than the configuration asks for.
+    Raises ModelError in one line, also for weights that are pickled, missing, not finite, or smaller than the configuration.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     kind = read_json(folder / "config.json").get("model_type")
     if (folder / "adapter_config.json").exists():
         raise ModelError(f"{folder}: holds an adapter, which is another model's; merge it first")
-    options = {"local_files_only": True, "trust_remote_code": False}
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         _check_size(folder, AutoConfig.from_pretrained(str(folder), **options))
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(folder), use_safetensors=True, output_loading_info=True, **options
         )
+        model, info = loaded
     except ModelError:
         raise
-    except Exception as e:  # transformers, safetensors and huggingface_hub each have their own
+    except Exception as e:  # transformers, safetensors and huggingface_hub raise their own types
         raise ModelError(f"{folder}: cannot be loaded as a causal language model ({first_line(e)})") from None
-    if missing := sorted(info["missing_keys"]):  # transformers would draw them at random
+    if missing := sorted(info["missing_keys"]):  # transformers would initialise them at random
         raise ModelError(f"{folder}: has no {missing[0]}, which a {kind} needs; copy the model again")
     for name, tensor in model.state_dict().items():
         check_finite(folder, name, tensor)
@@ -42,13 +43,13 @@ def load_pretrained(folder: Path) -> PreTrainedModel:
 
 
 def _check_size(folder: Path, config: PretrainedConfig) -> None:
-    """Raise ModelError, before anything is made, for a configuration that asks for more layers or parameters than the files hold."""
+    """Raise ModelError, before memory is allocated, for a configuration of more layers or parameters than the files hold."""
     import torch
     from transformers import AutoModelForCausalLM
 
     files = list(folder.glob("*.safetensors"))
     if not files:
-        return  # transformers says what is missing
+        return  # the error of transformers says what is missing
     numbers = {match[1] for name in open_tensors(folder)[0] if (match := re.search(r"\.(\d+)\.", name))}
     place, layers = folder / "config.json", config.get_text_config().num_hidden_layers
     if check(layers, Count, f"{place}: the number of layers") > len(numbers):
@@ -65,5 +66,5 @@ def _check_size(folder: Path, config: PretrainedConfig) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """Of what others' errors say, which may be pages."""
+    """Of the message of another library's error, which may be pages."""
     return str(error).strip().split("\n")[0][:200]
