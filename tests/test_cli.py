@@ -265,7 +265,7 @@ def test_a_language_model_of_fairseqs(textless_command, golden, tmp_path):
     assert json.loads(out.splitlines()[1])["units"][: len(units)] == units
     code, _, err = textless_command("continue", tmp_path / "u.jsonl", "--lm", tmp_path / "ulm.pt", "-o", "-")
     assert code == 2
-    assert "ask for max_new_units instead of seconds" in one_line(err)[0]
+    assert "give max_new_units instead of seconds" in one_line(err)[0]
 
 
 # ------------------------------------------------------------------------------------- encoders and codebooks of others

@@ -200,9 +200,9 @@ def test_durations_are_dropped_and_lengths_are_numbers_of_units() -> None:
         assert (whole.units[1:] != whole.units[:-1]).all()
     assert np.array_equal(ulm.nll(prompt), ulm.nll(prompt.units))
     assert not ulm.has_durations
-    with pytest.raises(ContractError, match="ask for max_new_units instead of seconds"):
+    with pytest.raises(ContractError, match="give max_new_units instead of seconds"):
         ulm.continue_units(prompt, seconds=3)
-    with pytest.raises(ContractError, match="ask for max_new_units instead of seconds"):
+    with pytest.raises(ContractError, match="give max_new_units instead of seconds"):
         load_ulm(CHECKPOINT, DICTIONARY).continue_units(prompt.units, seconds=3)
 
 

@@ -246,3 +246,20 @@ SEVERAL = ([], (), [np.zeros(2)], (Units(np.array([1])),), [[1, 2], [3]], [[]], 
 def test_one_sequence_or_a_list_of_them():
     assert [value for value in ONE if is_batch(value)] == []
     assert [value for value in SEVERAL if not is_batch(value)] == []
+
+
+def test_a_set_is_shown_by_its_parts_and_its_units(model_set, tmp_path):
+    model = textless.load(model_set)
+    contract = textless.load_codebook(model_set / "codebook").contract
+    units = f"n_units {contract.n_units}, frame_rate {contract.frame_rate:g}"
+    assert repr(model) == f"<Model {model_set.name}: encoder, codebook, lm, vocoder; {units}>"
+    assert not {"tokenizer", "lm", "vocoder"} & set(vars(model)), "a part was loaded to show the set"
+    assert repr(textless.Model("hubert-base-ls960/km50")) == (
+        "<Model hubert-base-ls960/km50: encoder, codebook; n_units 50, frame_rate 50>"
+    )
+    assert repr(textless.Model(tmp_path)) == f"<Model {tmp_path.name}: no parts; n_units unknown, frame_rate unknown>"
+
+
+def test_a_part_that_no_set_has_is_refused(model_set):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'voice'"):
+        textless.Model(model_set, voice="x")

@@ -6,22 +6,33 @@ import functools
 import itertools
 import unicodedata
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack, cast, overload
 
 import numpy as np
 
 from textless.audio.corpus import file_stem
 from textless.errors import ContractError, DumpError, ModelError, is_out_of_memory
-from textless.model_io import CONFIG
+from textless.model_io import CONFIG, read_config
 from textless.names import plain
-from textless.types import UnitContract, Units, is_batch
+from textless.types import (
+    ContinueOptions,
+    GenerateOptions,
+    StreamingVocoder,
+    UnitContract,
+    Units,
+    UnitsLike,
+    Vocoder,
+    is_batch,
+)
 from textless.units.dump import MORE, UnitRow, split_row
 
 if TYPE_CHECKING:
-    from textless.lm.decoder import UnitDecoder
+    from textless.lm.decoder import Decoder
     from textless.types import StreamingVocoder, Vocoder
+    from textless.units.tokenizer import Tokenizer
     from textless.vocoder.base import BaseVocoder
 
 PARTS = ("encoder", "codebook", "lm", "vocoder")
@@ -29,7 +40,7 @@ EMBEDDED = Path(__file__).parent / "models"
 
 
 def find_model(name: str | Path) -> Path:
-    """Folder of an embedded set by its name, or of a set or a single model on disk. Raises ModelError that lists the embedded ones."""
+    """Folder of an embedded set by its name, or of a set or a single model on disk. Raises ModelError, with the embedded names."""
     for folder in (EMBEDDED / str(name), Path(name)):
         if (folder / CONFIG).exists() or any((folder / part).is_dir() for part in PARTS):
             return folder
@@ -45,12 +56,12 @@ class Model:
 
     Args:
         name: a set: an embedded one, a folder, or a published encoder with its codebook, which then has no other parts.
-        encoder, codebook, lm, vocoder: single parts instead of the set's: a folder, a set of which it is taken, or whatever
-            `load_encoder` and `load_codebook` take.
+        parts: `encoder`, `codebook`, `lm`, `vocoder`: single parts instead of the set's: a folder, a set of which it is taken, or what
+            `load_encoder` and `load_codebook` take; None is the set's.
         layer: of the encoder; None is the one that the codebook was made on.
-        precision: of encoder and vocoder, see `load_encoder` and `load_vocoder`; lm_precision: of the language model, see `load_lm`.
-
         device: `cpu`, `cuda` or `cuda:N`.
+        precision: of encoder and vocoder, see `load_encoder` and `load_vocoder`.
+        lm_precision: of the language model, see `load_lm`.
 
     Raises DeviceError for a device that is not there.
 
@@ -62,55 +73,73 @@ class Model:
         self,
         name: Path | str,
         *,
-        encoder: str | None = None,
         layer: int | None = None,
-        codebook: str | None = None,
-        lm: str | None = None,
-        vocoder: str | None = None,
         device: str = "cpu",
         precision: str = "fp32",
         lm_precision: str = "fp32",
+        **parts: str | None,
     ) -> None:
+        if unknown := sorted(set(parts) - set(PARTS)):
+            raise TypeError(f"Model() got an unexpected keyword argument {unknown[0]!r}")
         if device != "cpu":  # for which torch need not be imported
             from textless.devices import resolve
 
             resolve(device)
-        self.name, self.layer, self.device, self.precision, self.lm_precision = (
-            name,
-            layer,
-            device,
-            precision,
-            lm_precision,
-        )
-        self.parts = {"encoder": encoder, "codebook": codebook, "lm": lm, "vocoder": vocoder}
+        self.name, self.layer, self.device = name, layer, device
+        self.precision, self.lm_precision = precision, lm_precision
+        self.parts = {part: parts.get(part) for part in PARTS}
+
+    def __repr__(self) -> str:
+        """The parts, and of the units their number and frame rate. No weights are loaded."""
+        parts = []
+        for part in PARTS:
+            try:
+                self.place(part)
+            except ModelError:
+                continue
+            parts.append(part)
+        contract = self._declared_contract()
+        n_units, rate = ("unknown" if v is None else f"{v:g}" for v in (contract.n_units, contract.frame_rate))
+        name = Path(self.name).name if Path(self.name).is_dir() else self.name
+        return f"<Model {name}: {', '.join(parts) or 'no parts'}; n_units {n_units}, frame_rate {rate}>"
+
+    def _declared_contract(self) -> UnitContract:
+        """Of the units, as far as it is known without loading weights."""
+        from textless.units.encoders.zoo import PUBLISHED
+
+        if (place := self.parts["codebook"] or str(self.name)) in PUBLISHED and not Path(place).exists():
+            return UnitContract(n_units=PUBLISHED[place].n_units, frame_rate=PUBLISHED[place].frame_rate)
+        try:
+            return UnitContract.from_dict(read_config(self.place("codebook"), kind="codebook").get("contract"))
+        except (ModelError, ContractError):
+            return UnitContract()
 
     def place(self, part: str) -> Path | str:
         """Folder, file or name of a part. Raises ModelError when the set lacks it."""
         from textless.units.encoders.zoo import PUBLISHED
 
-        given = self.parts[part]
+        own = self.parts[part]
         published = str(self.name) in PUBLISHED and not Path(self.name).exists()
-        if given is None and published and part in ("encoder", "codebook"):
+        if own is None and published and part in ("encoder", "codebook"):
             return str(self.name)
-        if given is None:
+        if own is None:
             folder = None if published else find_model(self.name)
             if folder is None or not (folder / part).is_dir():
                 raise ModelError(f"{self.name} has no {part}; give one with --{part}")
             return folder / part
-        for folder in (EMBEDDED / given, Path(given)):
+        for folder in (EMBEDDED / own, Path(own)):
             if (folder / part).is_dir():
                 return folder / part
-        return given if part in ("encoder", "codebook") or Path(given).exists() else find_model(given)
+        return own if part in ("encoder", "codebook") or Path(own).exists() else find_model(own)
 
     @functools.cached_property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> Tokenizer:
         from textless.units.encoders.load import load_encoder
         from textless.units.encoders.signal import SIGNAL
         from textless.units.quantizers import load_codebook
         from textless.units.tokenizer import Tokenizer
 
-        if self.parts["encoder"] in SIGNAL and self.parts["codebook"] is None:
-            name = self.parts["encoder"]
+        if (name := self.parts["encoder"]) in SIGNAL and self.parts["codebook"] is None:
             raise ModelError(
                 f"--encoder {name} has no codebook of its own; give --codebook FILE (`textless run` trains one)"
             )
@@ -122,7 +151,7 @@ class Model:
         return Tokenizer(loaded, codebook)
 
     @functools.cached_property
-    def lm(self) -> UnitDecoder:
+    def lm(self) -> Decoder:
         from textless.lm import load_lm
 
         return load_lm(self.place("lm"), precision=self.lm_precision).to(self.device)
@@ -132,9 +161,8 @@ class Model:
         from textless.units.encoders.load import resolve_precision
         from textless.vocoder import load_vocoder
 
-        return load_vocoder(self.place("vocoder"), precision=resolve_precision(self.precision, self.device)).to(
-            self.device
-        )
+        precision = resolve_precision(self.precision, self.device)
+        return load_vocoder(self.place("vocoder"), precision=precision).to(self.device)
 
     @property
     def sample_rate(self) -> int:
@@ -148,24 +176,53 @@ class Model:
     def n_units(self) -> int:
         return self.tokenizer.quantizer.n_units
 
-    def encode(self, waveform: Any) -> Any:
+    @overload
+    def encode(self, waveform: np.ndarray) -> Units: ...
+    @overload
+    def encode(self, waveform: Sequence[np.ndarray]) -> list[Units]: ...
+    def encode(self, waveform: np.ndarray | Sequence[np.ndarray]) -> Units | list[Units]:
         """Waveform (samples,) float in [-1, 1] at 16 kHz → Units, deduplicated; a list of them → a list.
 
         Raises AudioError when it is something else (see `as_waveform`), or shorter than one frame.
         """
         if is_batch(waveform):
             return self.tokenizer.encode_batch(waveform)
-        return self.tokenizer.encode(waveform)
+        return self.tokenizer.encode(cast("np.ndarray", waveform))
 
-    def continue_units(self, units: Any, *, seconds: float = 3.0, seed: int = 0, **sampling: Any) -> Any:
-        """Units → the same Units and `seconds` more; a list of them → a list.
+    @overload
+    def continue_units(self, units: UnitsLike, **options: Unpack[ContinueOptions]) -> Units: ...
+    @overload
+    def continue_units(self, units: Sequence[UnitsLike], **options: Unpack[ContinueOptions]) -> list[Units]: ...
+    def continue_units(
+        self, units: UnitsLike | Sequence[UnitsLike], **options: Unpack[ContinueOptions]
+    ) -> Units | list[Units]:
+        """Units → the same Units and what the language model adds; a list of them → a list.
 
-        `sampling`: `temperature` (0.8; 0 takes the likeliest unit each time), `top_k`, `top_p`, `min_p`, `repetition_penalty`,
-        `no_repeat_ngram`; see `textless.lm.Sampling`.
+        Args:
+            seconds: length to add, by default 3.
+            seed: of the sampling, by default 0.
+            temperature: 0.8 by default; 0 takes the likeliest unit each time.
+            top_k, top_p, min_p, repetition_penalty, no_repeat_ngram: see `textless.lm.Sampling`.
+            max_new_units, only_new: see `textless.lm.decoder.Decoder.continue_units`.
         """
-        return self.lm.continue_units(units, seconds=seconds, seed=seed, **sampling)
+        options.setdefault("seconds", 3.0)
+        return self.lm.continue_units(units, **options)
 
-    def resynth(self, units: Any, *, speaker: str | int | None = None, durations: str = "given") -> Any:
+    @overload
+    def resynth(
+        self, units: UnitsLike, *, speaker: str | int | None = None, durations: str = "given"
+    ) -> np.ndarray: ...
+    @overload
+    def resynth(
+        self, units: Sequence[UnitsLike], *, speaker: str | int | None = None, durations: str = "given"
+    ) -> list[np.ndarray]: ...
+    def resynth(
+        self,
+        units: UnitsLike | Sequence[UnitsLike],
+        *,
+        speaker: str | int | None = None,
+        durations: str = "given",
+    ) -> np.ndarray | list[np.ndarray]:
         """Units → waveform (samples,) float32; a list of them → a list."""
         return self.vocoder.resynth(units, speaker=speaker, durations=durations)
 
@@ -180,21 +237,22 @@ def load(name: str | Path, *, device: str = "cpu", precision: str = "fp32") -> M
 def bundle(out: Path, *, encoder: Path, codebook: Path, lm: Path, vocoder: Path) -> UnitContract:
     """Copy four models into one folder, weights in half precision; returns the units' contract.
 
-    The weights of encoder, language model and vocoder must already be representable in half precision, and centroids stay as they are:
-    nothing that was measured or trained on changes. Raises ContractError when the parts do not fit, ModelError when rounding would change
-    a weight.
+    The weights of encoder, language model and vocoder must already be representable in half precision, and centroids are not rounded:
+    nothing changes that was measured or trained on. Raises ContractError when the parts do not fit, ModelError when rounding would
+    change a weight.
     """
-    from textless.model_io import load_model, read_config, save_model
+    from textless.model_io import load_model, save_model
     from textless.units.quantizers import load_codebook
 
     contract = load_codebook(codebook).contract
     for part, folder, kind in (("encoder", encoder, "hubert"), ("lm", lm, "lm"), ("vocoder", vocoder, "vocoder")):
         config, tensors = load_model(folder, kind=kind)
         half = {k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in tensors.items()}
-        if changed := next((k for k, v in tensors.items() if not np.array_equal(half[k].astype(v.dtype), v)), None):
-            raise ModelError(
-                f"{folder}: {changed} changes when rounded to half precision; round before the later stages are trained"
-            )
+        for name, weight in tensors.items():
+            if not np.array_equal(half[name].astype(weight.dtype), weight):
+                raise ModelError(
+                    f"{folder}: {name} changes when rounded to half precision; round before the later stages are trained"
+                )
         save_model(out / part, kind=kind, config=config, tensors=half)
         if part != "encoder":
             theirs = UnitContract.from_dict(read_config(folder, kind=kind)["contract"])
@@ -205,23 +263,21 @@ def bundle(out: Path, *, encoder: Path, codebook: Path, lm: Path, vocoder: Path)
 
 
 def continue_rows(
-    lm: UnitDecoder,
+    lm: Decoder,
     rows: Iterable[UnitRow],
     *,
-    seconds: float | None = 3.0,
-    max_new_units: int | None = None,
     prompt_seconds: float | None = None,
     samples: int = 1,
     seed: int = 0,
     only_new: bool = False,
     parts: bool = False,
-    **sampling: Any,
+    **options: Unpack[GenerateOptions],
 ) -> Iterator[UnitRow]:
-    """Continue each row `samples` times; ids become `ID` or, with several samples, `ID-0` ….
+    """Continue each row `samples` times, by default by 3 seconds; ids become `ID` or, with several samples, `ID-0` ….
 
-    The draw depends on the seed, the row's id and the sample's number, not on the other rows, of which several are continued at once.
-    `prompt_seconds` takes that much from the start of the row. The columns `prompt_frames` and `sample` are added. With `parts` the same
-    units come row by row, each in parts (see `textless.units.dump.split_row`): the prompt, and then each unit as it is sampled.
+    The random draws depend on the seed, the row's id and the sample's number, not on the other rows of the batch. `prompt_seconds` takes
+    that much from the start of the row as the prompt. The columns `prompt_frames` and `sample` are added. With `parts` the same units come
+    row by row, each in parts (see `textless.units.dump.split_row`): the prompt, and then each unit as it is sampled.
     """
     from textless.lm.generate import BATCH
 
@@ -231,35 +287,30 @@ def continue_rows(
             units = Units(row.units.units, row.units.durations, lm.contract)
             prompt = units if prompt_seconds is None else units.between(0, prompt_seconds)
             if not len(prompt):
-                raise ContractError(f"{row.id}: an empty prompt; give some audio before what is to be continued")
+                raise ContractError(f"{row.id}: an empty prompt; give some audio before the continuation")
             yield from ((row, prompt, k) for k in range(samples))
 
-    def row_of(row: UnitRow, prompt: Units, k: int, units: Units) -> UnitRow:
-        return UnitRow(
-            id=row.id if samples == 1 else f"{row.id}-{k}",
-            units=units,
-            speaker=row.speaker,
-            source=row.source,
-            offset=row.offset,
-            samples=row.samples,
-            extra={**row.extra, "prompt_frames": 0 if only_new else prompt.n_frames, "sample": k},
-        )
+    def continued(row: UnitRow, prompt: Units, k: int, units: Units) -> UnitRow:
+        name = row.id if samples == 1 else f"{row.id}-{k}"
+        extra = {**row.extra, "prompt_frames": 0 if only_new else prompt.n_frames, "sample": k}
+        return replace(row, id=name, units=units, extra=extra)
 
     def seed_of(row: UnitRow, k: int) -> int:
         return zlib.crc32(f"{seed}/{row.id}/{k}".encode())
 
-    options: dict[str, Any] = {"seconds": seconds, "max_new_units": max_new_units, **sampling}
-    waiting = prompts()
-    while parts and (one := next(waiting, None)):
-        row, prompt, k = one
-        prompt = prompt if lm.has_durations else Units(prompt.units, None, prompt.contract)
-        pieces = lm.stream(prompt, seed=seed_of(row, k), **options)
-        yield from split_row(row_of(row, prompt, k, prompt), pieces if only_new else itertools.chain([prompt], pieces))
-    while batch := list(itertools.islice(waiting, BATCH)):
+    options.setdefault("seconds", 3.0)
+    todo = prompts()
+    if parts:
+        for row, prompt, k in todo:
+            prompt = prompt if lm.has_durations else Units(prompt.units, None, prompt.contract)
+            new = lm.stream(prompt, seed=seed_of(row, k), **options)
+            yield from split_row(continued(row, prompt, k, prompt), new if only_new else itertools.chain([prompt], new))
+        return
+    while batch := list(itertools.islice(todo, BATCH)):
         seeds = [seed_of(row, k) for row, _, k in batch]
-        continued = lm.continue_units([prompt for _, prompt, _ in batch], seed=seeds, only_new=only_new, **options)
-        for one, units in zip(batch, continued, strict=True):
-            yield row_of(*one, units)
+        results = lm.continue_units([prompt for _, prompt, _ in batch], seed=seeds, only_new=only_new, **options)
+        for (row, prompt, k), units in zip(batch, results, strict=True):
+            yield continued(row, prompt, k, units)
 
 
 def resynth_row(
@@ -270,16 +321,15 @@ def resynth_row(
     durations: str = "given",
     f0: Mapping[str, np.ndarray] | None = None,
 ) -> np.ndarray:
-    """Speak a row: by the speaker asked for, else the row's own where the vocoder knows it, else the vocoder's first.
+    """Speak a row by `speaker`, else by the row's own where the vocoder has it, else by the vocoder's first.
 
     `f0`: by id, the fundamental frequency to follow, see `BaseVocoder.resynth`. Raises ModelError when the row's is missing.
     """
-    who = _who(vocoder, row, speaker)
     if f0 is not None and row.id not in f0:
         raise ModelError(f"{row.id}: there is no F0 to follow; track it in the audio that these units were made from")
-    contour = None if f0 is None else f0[row.id][: row.units.n_frames]
+    track = None if f0 is None else f0[row.id][: row.units.n_frames]
     try:
-        return vocoder.resynth(row.units, speaker=who, durations=durations, f0=contour)
+        return vocoder.resynth(row.units, speaker=_speaker(vocoder, row, speaker), durations=durations, f0=track)
     except (MemoryError, RuntimeError) as e:
         if not is_out_of_memory(e):
             raise
@@ -288,7 +338,7 @@ def resynth_row(
         ) from None
 
 
-def _who(vocoder: Vocoder, row: UnitRow, speaker: str | int | None) -> str | int | None:
+def _speaker(vocoder: Vocoder, row: UnitRow, speaker: str | int | None) -> str | int | None:
     names = {plain(name): name for name in vocoder.speakers}
     if speaker is None:
         return names.get(row.speaker or "")
@@ -298,10 +348,12 @@ def _who(vocoder: Vocoder, row: UnitRow, speaker: str | int | None) -> str | int
 def stream_rows(
     vocoder: StreamingVocoder, rows: Iterable[UnitRow], *, speaker: str | int | None = None, durations: str = "given"
 ) -> Iterator[np.ndarray]:
-    """Speak rows one after the other while they come, those in parts (see `textless.units.dump.split_row`) part by part.
+    """Speak rows as they come, those in parts (see `textless.units.dump.split_row`) part by part.
 
-    Yields (samples,) float32. Raises DumpError when a row's last part is missing.
+    Yields (samples,) float32. Raises DumpError when a row's last part is missing, ModelError when the vocoder does not stream.
     """
+    if not isinstance(vocoder, StreamingVocoder):
+        raise ModelError("this vocoder speaks whole rows only; give a vocoder that textless trained")
     rows = iter(rows)
 
     def parts(row: UnitRow) -> Iterator[Units]:
@@ -313,25 +365,25 @@ def stream_rows(
             yield row.units
 
     for row in rows:
-        yield from vocoder.stream(parts(row), speaker=_who(vocoder, row, speaker), durations=durations)
+        yield from vocoder.stream(parts(row), speaker=_speaker(vocoder, row, speaker), durations=durations)
 
 
 def named(rows: Iterable[UnitRow]) -> Iterator[tuple[UnitRow, str]]:
-    """Each row with what its file is called; ids whose files would be called alike are told apart by a number.
+    """Each row with the name of its file, without extension; ids that would have the same file get a number.
 
-    Names that differ by case or Unicode form alone are alike: some file systems take them for one.
+    Names that differ by case or Unicode form alone are the same: some file systems do not distinguish them.
     """
-    taken: set[str] = set()
-    numbers: dict[str, int] = {}  # the first that may be free: all below are taken
+    used: set[str] = set()
+    numbers: dict[str, int] = {}  # the first that may be free: all below are used
     for row in rows:
         clean = file_stem(row.id)
         first = _alike(clean)
         for k in itertools.count(numbers.get(first, 1)):
             name = clean if k == 1 else f"{clean}-{k}"
-            if (alike := _alike(name)) not in taken:
+            if (alike := _alike(name)) not in used:
                 break
         numbers[first] = k + 1
-        taken.add(alike)
+        used.add(alike)
         yield row, name
 
 
@@ -339,12 +391,11 @@ def _alike(name: str) -> str:
     return unicodedata.normalize("NFC", name.casefold())
 
 
-def speak_rows(vocoder: Vocoder, rows: Iterable[UnitRow], folder: Path, **options: Any) -> Iterator[Path]:
-    """Speak each row into `ID.wav`, with the options of `resynth_row`; files that are there are kept: an interrupted call goes on."""
     from textless.audio.io import write_audio
 
     for row, name in named(rows):
         path = folder / f"{name}.wav"
         if not path.exists():
-            write_audio(path, resynth_row(vocoder, row, **options), sample_rate=vocoder.sample_rate)
+            waveform = resynth_row(vocoder, row, speaker=speaker, durations=durations)
+            write_audio(path, waveform, sample_rate=vocoder.sample_rate)
         yield path

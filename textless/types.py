@@ -463,14 +463,16 @@ class SamplingOptions(TypedDict, total=False):
     no_repeat_ngram: int | None
 
 
-class ContinueOptions(SamplingOptions, total=False):
-    """The keywords of `UnitDecoder.continue_units`.
-
-    `seconds` or `max_new_units` is the length to add; `only_new` leaves the prompt out of the result.
-    """
+class GenerateOptions(SamplingOptions, total=False):
+    """How a prompt is continued: the length to add, in `seconds` or `max_new_units`, and the sampling."""
 
     seconds: float | None
     max_new_units: int | None
+
+
+class ContinueOptions(GenerateOptions, total=False):
+    """The keywords of `UnitDecoder.continue_units`; `only_new` leaves the prompt out of the result."""
+
     seed: int | Sequence[int]
     only_new: bool
 

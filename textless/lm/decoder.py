@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol, Self, Unpack, overload
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from textless.errors import ContractError
 from textless.lm.cache import KVCache
 from textless.lm.fast_decode import FastDecoder
-from textless.types import ContinueOptions, SamplingOptions, UnitContract, Units, UnitsLike, is_batch
+from textless.types import ContinueOptions, GenerateOptions, UnitContract, Units, UnitsLike, is_batch
 
 BATCH_TOKENS = 8192  # that are scored together
 
@@ -170,24 +171,22 @@ class Decoder(nn.Module):
         self,
         prompt: UnitsLike | Sequence[UnitsLike],
         *,
-        seconds: float | None = None,
-        max_new_units: int | None = None,
         seed: int | Sequence[int] = 0,
         only_new: bool = False,
-        **sampling: Unpack[SamplingOptions],
+        **options: Unpack[GenerateOptions],
     ) -> Units | list[Units]:
         """Sample what follows a prompt.
 
         Args:
             prompt: Units, bare integers (one frame each), or a list of such prompts. May be empty: then it begins from `</s>` alone.
-            seconds: length to add. `</s>` is never sampled and the last unit is cut, so that exactly round(seconds × frame_rate)
-                frames are added (fewer only when `max_new_units` is reached first).
-            max_new_units: number of units to add at most. Without `seconds` the continuation may end earlier, with `</s>`.
             seed: of this call; prompt i of a list is sampled with `seed + i`, or with seed i of a list of seeds, whatever else is in the
                 list (up to the last bits of the arithmetic, which depend on the batch: two units must be tied within about 1e-6 for it to
                 show; with int8 a last bit may count for more).
             only_new: leave the prompt out of the result.
-            sampling: `temperature` (0.8; 0 is greedy), `top_k`, `top_p`, `min_p`, `repetition_penalty`, `no_repeat_ngram`; see `Sampling`.
+            seconds: length to add. `</s>` is never sampled and the last unit is cut, so that exactly round(seconds × frame_rate)
+                frames are added (fewer only when `max_new_units` is reached first).
+            max_new_units: number of units to add at most. Without `seconds` the continuation may end earlier, with `</s>`.
+            temperature, top_k, top_p, min_p, repetition_penalty, no_repeat_ngram: see `Sampling`; 0.8 is the temperature, 0 is greedy.
 
         A prompt with durations is continued deduplicated: no unit follows itself, and durations are sampled from the duration head. A
         prompt without them is continued literally: one frame a unit, repeats allowed, and so is the result. A model without durations
@@ -201,30 +200,21 @@ class Decoder(nn.Module):
             ContractError: units of another kind or outside the vocabulary; `seconds` where the frame rate is unknown.
             ValueError: neither `seconds` nor `max_new_units`, or one of the numbers is out of range.
         """
-        from textless.lm.generate import Sampling, begin, generate
+        from textless.lm.generate import begin, generate
 
         batch: Sequence[Any] = prompt if is_batch(prompt) else [prompt]
         prompts = [self.checked(p, "the prompt") for p in batch]
         seeds = [int(seed) + i for i in range(len(prompts))] if isinstance(seed, int | np.integer) else list(seed)
-        todo = begin(self, prompts, seeds, sampling=Sampling(**sampling), seconds=seconds, max_new_units=max_new_units)
+        todo = begin(self, prompts, seeds, **options)
         generate(self, todo)
         results = [c.result(only_new) for c in todo]
         return results if is_batch(prompt) else results[0]
 
-    def stream(
-        self,
-        prompt: UnitsLike,
-        *,
-        seconds: float | None = None,
-        max_new_units: int | None = None,
-        seed: int = 0,
-        **sampling: Unpack[SamplingOptions],
-    ) -> Iterator[Units]:
+    def stream(self, prompt: UnitsLike, *, seed: int = 0, **options: Unpack[GenerateOptions]) -> Iterator[Units]:
         """What `continue_units(…, only_new=True)` gives, unit by unit as they are sampled, so that a vocoder can follow."""
-        from textless.lm.generate import Sampling, advance, begin
+        from textless.lm.generate import advance, begin
 
-        prompts = [self.checked(prompt, "the prompt")]
-        [c] = begin(self, prompts, [seed], sampling=Sampling(**sampling), seconds=seconds, max_new_units=max_new_units)
+        [c] = begin(self, [self.checked(prompt, "the prompt")], [seed], **options)
         sent = 0
         for _ in advance(self, [c]):
             if len(c.units) > sent:
@@ -243,6 +233,10 @@ class Decoder(nn.Module):
         if self._fast is None or self._fast[0] != source:
             self._fast = source, self.fast_decoder()
         return self._fast[1].forward_cached(tokens, cache)
+
+    def save(self, folder: Path | str) -> None:
+        """Write a model folder, see `textless.load_lm`."""
+        raise NotImplementedError
 
     def fast_decoder(self) -> FastDecoder:
         """The current weights at `precision`, arranged for inference."""

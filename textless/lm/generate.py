@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from textless.errors import ContractError
 from textless.lm.cache import KVCache
-from textless.types import Units
+from textless.types import SamplingOptions, Units
 
 if TYPE_CHECKING:
     from textless.lm.decoder import Decoder
@@ -188,9 +188,9 @@ def begin(
     prompts: Sequence[Units],
     seeds: Sequence[int],
     *,
-    sampling: Sampling,
-    seconds: float | None,
-    max_new_units: int | None,
+    seconds: float | None = None,
+    max_new_units: int | None = None,
+    **sampling: Unpack[SamplingOptions],
 ) -> list[Continuation]:
     """Continuations with nothing added yet. The prompts already have the model's contract.
 
@@ -198,7 +198,7 @@ def begin(
     not give durations.
     """
     if seconds is None and max_new_units is None:
-        raise ValueError("say how much to add: seconds or max_new_units")
+        raise ValueError("the length to add is missing: give seconds or max_new_units")
     for name, value in (("seconds", seconds), ("max_new_units", max_new_units)):
         if value is not None and not 0 <= value < float("inf"):
             raise ValueError(f"{name} must be at least 0, got {value}")
@@ -206,15 +206,14 @@ def begin(
     if seconds is not None:
         if lm.frame_rate is None:
             raise ContractError(
-                "the frame rate of the language model's units is unknown; ask for max_new_units instead of seconds"
+                "the frame rate of the language model's units is unknown; give max_new_units instead of seconds"
             )
         if not lm.has_durations and any(p.durations is not None for p in prompts):
-            raise ContractError(
-                "this language model does not say how long units last; ask for max_new_units instead of seconds"
-            )
+            raise ContractError("this language model has no durations; give max_new_units instead of seconds")
         frames = round(seconds * lm.frame_rate)
+    how = Sampling(**sampling)
     todo = [
-        Continuation(p, sampling, np.random.default_rng(seed), lm.n_units, frames, max_new_units, lm.has_durations)
+        Continuation(p, how, np.random.default_rng(seed), lm.n_units, frames, max_new_units, lm.has_durations)
         for p, seed in zip(prompts, seeds, strict=True)
     ]
     context = lm.config.context

@@ -204,6 +204,5 @@ class UnitLM(Decoder):
         return F.linear(hidden, self.embed.weight).float()
 
     def save(self, folder: Path | str) -> None:
-        """Write a model folder, see `load_lm`."""
         config = {**asdict(self.config), "contract": self.contract.to_dict()}
         save_model(folder, kind="lm", config=config, tensors=from_torch(self.state_dict()))
