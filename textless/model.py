@@ -40,24 +40,26 @@ EMBEDDED = Path(__file__).parent / "models"
 
 
 def find_model(name: str | Path) -> Path:
-    """Folder of an embedded set by its name, or of a set or a single model on disk. Raises ModelError, with the embedded names."""
+    """Folder of an embedded set by its name, or of a set or a single model on disk. Raises ModelError."""
     for folder in (EMBEDDED / str(name), Path(name)):
         if (folder / CONFIG).exists() or any((folder / part).is_dir() for part in PARTS):
             return folder
     known = sorted(p.name for p in EMBEDDED.iterdir() if p.is_dir() and not p.name.startswith("_"))
     raise ModelError(
-        f"{name}: neither a folder with {', '.join(PARTS)}, nor an embedded set ({', '.join(known) or 'none'}), nor a published one "
-        "(docs/encoders.md)"
+        f"{name}: neither a folder with {', '.join(PARTS)}, nor an embedded set ({', '.join(known) or 'none'}), "
+        "nor a published one (docs/encoders.md)"
     )
 
 
 class Model:
-    """Speech to units, units continued, units to speech. Parts are loaded when first used, and checked against each other.
+    """Speech to units, units continued, units to speech.
+
+    Parts are loaded when they are first used, and checked against each other.
 
     Args:
         name: a set: an embedded one, a folder, or a published encoder with its codebook, which then has no other parts.
-        parts: `encoder`, `codebook`, `lm`, `vocoder`: single parts instead of the set's: a folder, a set of which it is taken, or what
-            `load_encoder` and `load_codebook` take; None is the set's.
+        parts: `encoder`, `codebook`, `lm`, `vocoder`: single parts instead of the set's: a folder, a set of which it is
+            taken, or what `load_encoder` and `load_codebook` take; None is the set's.
         layer: of the encoder; None is the one that the codebook was made on.
         device: `cpu`, `cuda` or `cuda:N`.
         precision: of encoder and vocoder, see `load_encoder` and `load_vocoder`.
@@ -228,7 +230,10 @@ class Model:
 
 
 def load(name: str | Path, *, device: str = "cpu", precision: str = "fp32") -> Model:
-    """A set of models: an embedded one by name (`tiny-en`), a folder, or a published encoder with its codebook. Raises ModelError."""
+    """A set of models: an embedded one by name (`tiny-en`), a folder, or a published encoder with its codebook.
+
+    Raises ModelError.
+    """
     from textless.units.encoders.zoo import PUBLISHED
 
     return Model(name if str(name) in PUBLISHED else find_model(name), device=device, precision=precision)
@@ -237,9 +242,9 @@ def load(name: str | Path, *, device: str = "cpu", precision: str = "fp32") -> M
 def bundle(out: Path, *, encoder: Path, codebook: Path, lm: Path, vocoder: Path) -> UnitContract:
     """Copy four models into one folder, weights in half precision; returns the units' contract.
 
-    The weights of encoder, language model and vocoder must already be representable in half precision, and centroids are not rounded:
-    nothing changes that was measured or trained on. Raises ContractError when the parts do not fit, ModelError when rounding would
-    change a weight.
+    The weights of encoder, language model and vocoder must already be representable in half precision, and centroids
+    are not rounded: nothing changes that was measured or trained on. Raises ContractError when the parts do not fit,
+    ModelError when rounding would change a weight.
     """
     from textless.model_io import load_model, save_model
     from textless.units.quantizers import load_codebook
@@ -251,7 +256,8 @@ def bundle(out: Path, *, encoder: Path, codebook: Path, lm: Path, vocoder: Path)
         for name, weight in tensors.items():
             if not np.array_equal(half[name].astype(weight.dtype), weight):
                 raise ModelError(
-                    f"{folder}: {name} changes when rounded to half precision; round before the later stages are trained"
+                    f"{folder}: {name} changes when rounded to half precision; round it before the later stages are "
+                    "trained"
                 )
         save_model(out / part, kind=kind, config=config, tensors=half)
         if part != "encoder":
@@ -275,9 +281,10 @@ def continue_rows(
 ) -> Iterator[UnitRow]:
     """Continue each row `samples` times, by default by 3 seconds; ids become `ID` or, with several samples, `ID-0` ….
 
-    The random draws depend on the seed, the row's id and the sample's number, not on the other rows of the batch. `prompt_seconds` takes
-    that much from the start of the row as the prompt. The columns `prompt_frames` and `sample` are added. With `parts` the same units come
-    row by row, each in parts (see `textless.units.dump.split_row`): the prompt, and then each unit as it is sampled.
+    The random draws depend on the seed, the row's id and the sample's number, not on the other rows of the batch.
+    `prompt_seconds` takes that much from the start of the row as the prompt. The columns `prompt_frames` and `sample`
+    are added. With `parts` the same units come row by row, each in parts (see `textless.units.dump.split_row`): the
+    prompt, and then each unit as it is sampled.
     """
     from textless.lm.generate import BATCH
 
@@ -323,7 +330,8 @@ def resynth_row(
 ) -> np.ndarray:
     """Speak a row by `speaker`, else by the row's own where the vocoder has it, else by the vocoder's first.
 
-    `f0`: by id, the fundamental frequency to follow, see `BaseVocoder.resynth`. Raises ModelError when the row's is missing.
+    `f0`: by id, the fundamental frequency to follow, see `Vocoder.resynth`. Raises ModelError when the row's is
+        missing.
     """
     if f0 is not None and row.id not in f0:
         raise ModelError(f"{row.id}: there is no F0 to follow; track it in the audio that these units were made from")
@@ -346,11 +354,12 @@ def _speaker(vocoder: Vocoder, row: UnitRow, speaker: str | int | None) -> str |
 
 
 def stream_rows(
-    vocoder: StreamingVocoder, rows: Iterable[UnitRow], *, speaker: str | int | None = None, durations: str = "given"
+    vocoder: Vocoder, rows: Iterable[UnitRow], *, speaker: str | int | None = None, durations: str = "given"
 ) -> Iterator[np.ndarray]:
     """Speak rows as they come, those in parts (see `textless.units.dump.split_row`) part by part.
 
-    Yields (samples,) float32. Raises DumpError when a row's last part is missing, ModelError when the vocoder does not stream.
+    Yields (samples,) float32. Raises DumpError when a row's last part is missing, ModelError when the vocoder does not
+    stream.
     """
     if not isinstance(vocoder, StreamingVocoder):
         raise ModelError("this vocoder speaks whole rows only; give a vocoder that textless trained")
@@ -391,6 +400,15 @@ def _alike(name: str) -> str:
     return unicodedata.normalize("NFC", name.casefold())
 
 
+def speak_rows(
+    vocoder: Vocoder,
+    rows: Iterable[UnitRow],
+    folder: Path,
+    *,
+    speaker: str | int | None = None,
+    durations: str = "given",
+) -> Iterator[Path]:
+    """Speak each row into `ID.wav`. Files that are there are kept, so that an interrupted call can be repeated."""
     from textless.audio.io import write_audio
 
     for row, name in named(rows):

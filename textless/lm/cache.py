@@ -22,7 +22,8 @@ class KVCache:
     Attributes:
         kv: (layers, 2, B, heads, length, head_dim), the keys and the values.
         lengths: (B,) int64, tokens of each row in the cache.
-        graph: the decoder whose steps were last run on this cache on a GPU, and the step once it is recorded as a CUDA graph.
+        graph: the decoder whose steps were last run on this cache on a GPU, and the step once it is recorded as a CUDA
+            graph.
     """
 
     graph: tuple[FastDecoder, CudaGraphStep | None] | None = None

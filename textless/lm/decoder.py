@@ -47,10 +47,11 @@ class DecoderConfig(Protocol):
 
 
 class Decoder(nn.Module):
-    """A causal decoder over units: the base of every language model, which scores units and continues them from its hidden states.
+    """A causal decoder over units, the base of every language model: it scores units and continues them.
 
-    It implements `textless.types.UnitDecoder`. A subclass sets the attributes, and has `forward`, `unit_logits`, and `fast_decoder` (or
-    `forward_cached`). Tokens 0 … n_units - 1 are the units, token n_units is `</s>`, which begins and ends every sequence.
+    It implements `textless.types.UnitDecoder`. A subclass sets the attributes, and has `forward`, `unit_logits`, and
+    `fast_decoder` (or `forward_cached`). Tokens 0 … n_units - 1 are the units, token n_units is `</s>`, which begins
+    and ends every sequence.
 
     Attributes:
         config: shape of the model.
@@ -92,7 +93,8 @@ class Decoder(nn.Module):
 
         Args:
             tokens: (B, T) int64.
-            positions: (B, T) int64 within each document, with `mask` (B, 1, T, T) bool, True = sees. Neither: one document a row, causal.
+            positions: (B, T) int64 within each document, with `mask` (B, 1, T, T) bool, True = sees. Neither: one
+                document a row, causal.
 
         Returns:
             (B, T, dim) float32.
@@ -117,8 +119,9 @@ class Decoder(nn.Module):
         Args:
             units: Units, or bare integers. Scored as they are, never deduplicated. Durations are not scored.
 
-        A sequence longer than the context is read in windows of `context` tokens that overlap by half, and each unit is scored in the
-        first window that holds it; so beyond the first window every unit is predicted from at least half a context.
+        A sequence longer than the context is read in windows of `context` tokens that overlap by half, and each unit is
+        scored in the first window that holds it; so beyond the first window every unit is predicted from at least half
+        a context.
 
         Returns:
             (N + 1,) float64, nats; the last is that of `</s>`.
@@ -151,7 +154,7 @@ class Decoder(nn.Module):
                 alone = order.pop()
                 scores[alone] = self.nll(sequences[alone])
                 continue
-            # Rows of similar lengths in one batch, with right padding: under the causal mask it changes nothing before it.
+            # Rows of similar lengths, with right padding: under the causal mask it changes nothing before it.
             batch = [order.pop() for _ in range(min(len(order), max(1, BATCH_TOKENS // longest)))]
             tokens = torch.full((len(batch), longest + 1), self.n_units)
             for padded, i in zip(tokens, batch, strict=True):
@@ -178,20 +181,23 @@ class Decoder(nn.Module):
         """Sample what follows a prompt.
 
         Args:
-            prompt: Units, bare integers (one frame each), or a list of such prompts. May be empty: then it begins from `</s>` alone.
-            seed: of this call; prompt i of a list is sampled with `seed + i`, or with seed i of a list of seeds, whatever else is in the
-                list (up to the last bits of the arithmetic, which depend on the batch: two units must be tied within about 1e-6 for it to
-                show; with int8 a last bit may count for more).
+            prompt: Units, bare integers (one frame each), or a list of such prompts. May be empty: then it begins from
+                `</s>` alone.
+            seed: of this call; prompt i of a list is sampled with `seed + i`, or with seed i of a list of seeds,
+                whatever else is in the list (up to the last bits of the arithmetic, which depend on the batch: two
+                units must be tied within about 1e-6 for it to show; with int8 a last bit may count for more).
             only_new: leave the prompt out of the result.
-            seconds: length to add. `</s>` is never sampled and the last unit is cut, so that exactly round(seconds × frame_rate)
-                frames are added (fewer only when `max_new_units` is reached first).
-            max_new_units: number of units to add at most. Without `seconds` the continuation may end earlier, with `</s>`.
-            temperature, top_k, top_p, min_p, repetition_penalty, no_repeat_ngram: see `Sampling`; 0.8 is the temperature, 0 is greedy.
+            seconds: length to add. `</s>` is never sampled and the last unit is cut, so that exactly round(seconds ×
+                frame_rate) frames are added (fewer only when `max_new_units` is reached first).
+            max_new_units: number of units to add at most. Without `seconds` the continuation may end earlier, with
+                `</s>`.
+            temperature, top_k, top_p, min_p, repetition_penalty, no_repeat_ngram: see `Sampling`; 0.8 is the
+                temperature, 0 is greedy.
 
-        A prompt with durations is continued deduplicated: no unit follows itself, and durations are sampled from the duration head. A
-        prompt without them is continued literally: one frame a unit, repeats allowed, and so is the result. A model without durations
-        (GSLM's) gives none. When the context is full (or the prompt longer than it, with a warning), the last half of a context is read
-        again as a new prefill.
+        A prompt with durations is continued deduplicated: no unit follows itself, and durations are sampled from the
+        duration head. A prompt without them is continued literally: one frame a unit, repeats allowed, and so is the
+        result. A model without durations (GSLM's) gives none. When the context is full (or the prompt longer than it,
+        with a warning), the last half of a context is read again as a new prefill.
 
         Returns:
             Units with the contract of the model; a list for a list.
@@ -211,7 +217,7 @@ class Decoder(nn.Module):
         return results if is_batch(prompt) else results[0]
 
     def stream(self, prompt: UnitsLike, *, seed: int = 0, **options: Unpack[GenerateOptions]) -> Iterator[Units]:
-        """What `continue_units(…, only_new=True)` gives, unit by unit as they are sampled, so that a vocoder can follow."""
+        """What `continue_units(…, only_new=True)` gives, unit by unit as it is sampled, for a vocoder that streams."""
         from textless.lm.generate import advance, begin
 
         [c] = begin(self, [self.checked(prompt, "the prompt")], [seed], **options)
@@ -222,7 +228,10 @@ class Decoder(nn.Module):
                 sent = len(c.units)
 
     def forward_cached(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """Append tokens, (B, T) int64, to the rows of the cache: a prefill, or with T = 1 a decode step. Without gradients.
+        """Append tokens to the rows of the cache: a prefill, or with one token a row a decode step. Without gradients.
+
+        Args:
+            tokens: (B, T) int64.
 
         Returns:
             (B, T, dim) float32, hidden states after the final norm.
@@ -251,14 +260,14 @@ class Decoder(nn.Module):
         return {k: v for k, v in self.__dict__.items() if k != "_fast"}
 
     def checked(self, units: UnitsLike, what: str) -> Units:
-        """`units` under this model's contract. Raises ContractError when they are of another kind or outside the vocabulary."""
+        """`units` with this model's contract. Raises ContractError for another kind, or outside the vocabulary."""
         result = Units.of(units)
         if isinstance(units, Units):
             self.contract.check(units.contract, mine="the language model", theirs=what)
         if len(result) and result.units.max() >= self.n_units:
             raise ContractError(
-                f"unit {result.units.max()} in {what} is outside the language model's vocabulary of {self.n_units} units; "
-                "use models of one set, or encode again"
+                f"unit {result.units.max()} in {what} is outside the language model's vocabulary of {self.n_units} "
+                "units; use models of one set, or encode again"
             )
         return Units(result.units, result.durations, self.contract)
 

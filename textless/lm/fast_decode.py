@@ -1,7 +1,7 @@
 """Inference with a KV cache: the prefill of a prompt, and then decode steps of one token a row.
 
-It computes what a model's `forward` computes, in few and cheap operations. A step of a small model costs mostly the calls of its
-kernels; a step of a large one is bound by memory bandwidth, of which int8 weights take a quarter.
+It computes what a model's `forward` computes, in few and cheap operations. A step of a small model costs mostly the
+calls of its kernels; a step of a large one is bound by memory bandwidth, of which int8 weights take a quarter.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Linear:
 
 
 class Int8Linear:
-    """A linear layer in W8A8: weights and inputs are integers from -127 to 127, with a scale for each output and each row.
+    """A linear layer in W8A8: integers from -127 to 127, with a scale for each output of the weights and each row.
 
-    This is the vector-wise quantisation of LLM.int8 (Dettmers et al. 2022, arXiv:2208.07339, section 2.1) without its outliers.
-    Sums of integers are exact: up to the last bits, a row does not depend on the other rows of the batch. Over several layers a last
-    bit may change an integer.
+    This is the vector-wise quantisation of LLM.int8 (Dettmers et al. 2022, arXiv:2208.07339, section 2.1) without its
+    outliers. Sums of integers are exact: up to the last bits, a row does not depend on the other rows of the batch.
+    Over several layers a last bit may change an integer.
     """
 
     def __init__(self, layer: nn.Linear) -> None:
@@ -77,20 +77,20 @@ class Int8Linear:
 def int_mm_is_exact() -> bool:
     """Whether torch's product of integers on the CPU is exact.
 
-    Without VNNI instructions oneDNN adds pairs of products in 16 bits, and clips them. Then the integers are held as floats: a product of
-    two is below 2^14, and a sum exact below 2^24.
+    Without VNNI instructions oneDNN adds pairs of products in 16 bits, and clips them. Then the integers are held as
+    floats: a product of two is below 2^14, and a sum exact below 2^24.
     """
     most = torch.full((64, 64), 127, dtype=torch.int8)
     return all(bool((torch._int_mm(most[:rows], most.T) == 64 * 127**2).all()) for rows in (1, 64))
 
 
-# FBGEMM's product: it quantises x itself, and is twice as fast for a single row. Its packed weights are a kind of tensor that torch
-# deprecates; where the operator is missing, `_int_mm` gives the same sums.
+# FBGEMM's product: it quantises x itself, and is twice as fast for a single row. Its packed weights are a kind of
+# tensor that torch deprecates; where the operator is missing, `_int_mm` gives the same sums.
 packed_linear: Any = getattr(torch.ops.quantized, "linear_with_input_q_dq_qweight_dq_output_fp32", None)
 
 
 def pack(weight: Tensor, scale: Tensor) -> Any:
-    """Integers (out, in) and their scales (out,) as `packed_linear` takes them; None where it is missing or not exact."""
+    """Integers (out, in) and scales (out,) as `packed_linear` takes them; None where it is missing or not exact."""
     # Without VNNI instructions FBGEMM adds pairs of products in 16 bits, and clips them.
     exact = weight.device.type == "cpu" and torch.cpu._is_vnni_supported()
     if not exact or packed_linear is None or torch.backends.quantized.engine not in ("x86", "fbgemm"):
@@ -126,7 +126,7 @@ class FastRMSNorm:
 
 @dataclass(frozen=True)
 class Layer:
-    """Pre-norm attention and feed-forward: x + out(attention(qkv(norm1(x)))), then x + down(activation(up(norm2(x))))."""
+    """Pre-norm: x + out(attention(qkv(norm1(x)))), then x + down(activation(up(norm2(x))))."""
 
     norm1: Map
     qkv: Map
@@ -143,7 +143,8 @@ class FastDecoder:
     Args:
         embed: tokens (B, T) and their positions to (B, T, dim).
         norm: the final one.
-        rotary: (context, head_dim) cosines and sines in the layout of `textless.lm.model.rotate`; None = positions are in `embed`.
+        rotary: (context, head_dim) cosines and sines in the layout of `textless.lm.model.rotate`; None = positions are
+            in `embed`.
     """
 
     def __init__(
@@ -203,8 +204,8 @@ class FastDecoder:
     def _cuda_step(self, tokens: Tensor, cache: KVCache) -> Tensor:
         """A decode step on a GPU: the second step on a cache is recorded as a CUDA graph, and later ones replay it.
 
-        A replay is one call of the driver in place of hundreds. What is recorded must not depend on the lengths, so it attends to the
-        whole cache under a mask.
+        A replay is one call of the driver in place of hundreds. What is recorded must not depend on the lengths, so it
+        attends to the whole cache under a mask.
         """
         length = cache.kv.shape[4]
         if cache.graph is None or cache.graph[0] is not self:
@@ -243,7 +244,8 @@ class CudaGraphStep:
 def attend(q: Tensor, kv: Tensor, mask: Tensor | None) -> Tensor:
     """q (B, T, heads, head_dim), keys and values (2, B, heads, length, head_dim) → (B * T, dim).
 
-    Without a mask the attention is causal, and the last query sees every key. For a single query two products beat SDPA.
+    Without a mask the attention is causal, and the last query sees every key. For a single query two products beat
+    SDPA.
     """
     batch, span, heads, dim = q.shape
     if span > 1:
@@ -258,7 +260,7 @@ def attend(q: Tensor, kv: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def rotary_tables(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """Tables that rotate queries and keys in one operation, x · cos + roll(x, half) · sin, and leave the values as they are.
+    """Tables that rotate queries and keys in one operation, x · cos + roll(x, half) · sin, and keep the values.
 
     (context, head_dim) → (context, 3, 1, head_dim), both.
     """

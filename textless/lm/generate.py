@@ -1,4 +1,4 @@
-"""Autoregressive generation: the prefill of prompts, then decode steps that sample a unit and its duration for each row."""
+"""Autoregressive generation: the prefill of prompts, then decode steps that sample a unit and its duration a row."""
 
 from __future__ import annotations
 
@@ -29,14 +29,17 @@ class Sampling:
     Attributes:
         temperature: 0 takes the likeliest unit each time.
         top_k: only the k likeliest units (Fan et al. 2018, arXiv:1805.04833).
-        top_p: nucleus sampling: only the likeliest that together have this probability (Holtzman et al. 2020, arXiv:1904.09751).
-        min_p: only those with at least this share of the likeliest one's probability (Nguyen et al. 2024, arXiv:2407.01082).
-        repetition_penalty: the logits of units that are in the prompt or were sampled are divided by it where positive, multiplied
-            where negative (Keskar et al. 2019, arXiv:1909.05858); 1 changes nothing.
+        top_p: nucleus sampling: only the likeliest that together have this probability (Holtzman et al. 2020,
+            arXiv:1904.09751).
+        min_p: only those with at least this share of the likeliest one's probability (Nguyen et al. 2024,
+            arXiv:2407.01082).
+        repetition_penalty: the logits of units that are in the prompt or were sampled are divided by it where positive,
+            multiplied where negative (Keskar et al. 2019, arXiv:1909.05858); 1 changes nothing.
         no_repeat_ngram: no n units in a row occur twice.
 
-    They apply in the order of `generate` in transformers: repetition_penalty, no_repeat_ngram, temperature, top_k, top_p, min_p. So top_p
-    counts probabilities among what top_k left, and min_p removes from what top_p left. The rest is renormalised.
+    They apply in the order of `generate` in transformers: repetition_penalty, no_repeat_ngram, temperature, top_k,
+    top_p, min_p. So top_p counts probabilities among what top_k left, and min_p removes from what top_p left. The rest
+    is renormalised.
 
     Raises ValueError for numbers out of range.
     """
@@ -159,7 +162,7 @@ class Continuation:
         self.units.append(unit)
 
     def add_duration(self, logits: np.ndarray | None) -> None:
-        """Sample the duration of the last unit from (max_duration,) logits; the length to add cuts it. None: one frame."""
+        """Sample the duration of the last unit from (max_duration,) logits, cut to the length to add. None: 1 frame."""
         duration = 1
         if self.samples_durations and logits is not None:
             durations = Sampling(temperature=self.sampling.temperature)
@@ -194,8 +197,8 @@ def begin(
 ) -> list[Continuation]:
     """Continuations with nothing added yet. The prompts already have the model's contract.
 
-    Warns UserWarning of a prompt that is longer than the context. Raises ValueError without a length or with one below 0, ContractError for `seconds` where the frame rate is unknown or the model does
-    not give durations.
+    Warns UserWarning of a prompt that is longer than the context. Raises ValueError without a length or with one below
+    0, ContractError for `seconds` where the frame rate is unknown or the model does not give durations.
     """
     if seconds is None and max_new_units is None:
         raise ValueError("the length to add is missing: give seconds or max_new_units")
@@ -232,7 +235,7 @@ def generate(lm: Decoder, todo: Sequence[Continuation]) -> None:
 
 
 def advance(lm: Decoder, batch: Sequence[Continuation]) -> Iterator[None]:
-    """Run continuations in one batch; yields after each decode step, which adds a unit to every row that is not done."""
+    """Run continuations in one batch; yields after each decode step, which adds a unit to each unfinished row."""
     if all(c.done for c in batch):
         return
     training = lm.training
@@ -258,8 +261,8 @@ def _steps(lm: Decoder, batch: Sequence[Continuation]) -> Iterator[bool]:
         for c, row in zip(batch, logits, strict=True):
             if not c.done:
                 c.add_unit(row)
-        # A row that is done or whose context is full takes part in the step at position 0, where its result is not used; a full row is
-        # then prefilled again with the last half of a context.
+        # A row that is done or whose context is full takes part in the step at position 0, where its result is not
+        # used; a full row is then prefilled again with the last half of a context.
         full = [i for i, c in enumerate(batch) if not c.done and lengths[i] == context]
         if unused := [i for i, c in enumerate(batch) if c.done or i in full]:
             cache.lengths[unused] = 0
@@ -280,7 +283,11 @@ def _steps(lm: Decoder, batch: Sequence[Continuation]) -> Iterator[bool]:
 
 
 def _prefill(lm: Decoder, batch: Sequence[Continuation], cache: KVCache) -> Tensor:
-    """Read the prompts into the rows of the cache, of a longer one the last half of a context. (B, dim), hidden states at their ends."""
+    """Read the prompts into the rows of the cache; of one longer than the context, the last half of a context.
+
+    Returns:
+        (B, dim) float32, the hidden states at their ends.
+    """
     context = lm.config.context
     tokens = [c.tokens if len(c.tokens) <= context else c.tokens[-(context // 2) :] for c in batch]
     repeated = [i > 0 and tokens[i] == tokens[i - 1] for i in range(len(batch))]  # more samples of one prompt

@@ -33,7 +33,8 @@ def load_lm(
             a file: GSLM's, a fairseq checkpoint (`.pt`).
         dictionary: of the fairseq checkpoint; without it the `dict.txt` in its folder.
         contract: of the units of a fairseq model, which its files do not state.
-        precision: of continuations: `fp32`, or `int8` (see `UnitLM`; a model that started from a text model stays in float32).
+        precision: of continuations: `fp32`, or `int8` (see `UnitLM`; a model that started from a text model stays in
+            float32).
 
     Raises:
         ModelError: it is missing, damaged, or holds something else; the precision is unknown.

@@ -1,8 +1,9 @@
 """The unit language model: a Llama-shaped decoder over units, with a head for how long each unit lasts.
 
-The middle of GSLM (Lakhotia et al. 2021, arXiv:2102.01192): units without repeats, in sequences that begin and end with `</s>`. The
-durations beside them are pGSLM's duration stream (Kharitonov et al. 2022, arXiv:2109.03264), here as a classifier on the same hidden
-state. The decoder is Llama's (Touvron et al. 2023, arXiv:2302.13971), so that `textless.lm.hf.llama` can hand it to transformers.
+The middle of GSLM (Lakhotia et al. 2021, arXiv:2102.01192): units without repeats, in sequences that begin and end with
+`</s>`. The durations are pGSLM's duration stream (Kharitonov et al. 2022, arXiv:2109.03264), here as a
+classifier on the same hidden state. The decoder is Llama's (Touvron et al. 2023, arXiv:2302.13971), so that
+`textless.lm.hf.llama` can hand it to transformers.
 """
 
 from __future__ import annotations
@@ -120,12 +121,13 @@ class Block(nn.Module):
 
 
 class UnitLM(Decoder):
-    """Decoder over units. Tokens 0 … n_units - 1 are the units, token n_units is `</s>`, which begins and ends every sequence.
+    """A Llama-shaped decoder over units, with a duration head.
 
     Args:
         contract: the units that it speaks. An unknown `n_units` in it is filled in from the configuration.
         dropout: on the embeddings and on what each layer adds, while training; not part of the model folder.
-        precision: of continuations: `fp32`, or `int8`, faster; not part of the model folder either. Scoring is always in float32.
+        precision: of continuations: `fp32`, or `int8`, faster; not part of the model folder either. Scoring is always
+            in float32.
 
     Raises:
         ContractError: the contract's n_units is not the configuration's.

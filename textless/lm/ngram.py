@@ -1,9 +1,9 @@
-"""Modified Kneser-Ney n-grams over units: the baseline that a language model must beat to show that it uses its context.
+"""Modified Kneser-Ney n-grams over units: the baseline of a language model, which must beat it with its context.
 
-The interpolated form with three discounts per order (Chen and Goodman 1999, An empirical study of smoothing techniques for language
-modeling, on modified Kneser-Ney smoothing), down to the uniform distribution. Orders below the highest count after how many different
-tokens an n-gram was seen; n-grams at the very beginning, which follow nothing, count how often (Heafield et al. 2013, Scalable modified
-Kneser-Ney language model estimation, section 3.2).
+The interpolated form with three discounts per order (Chen and Goodman 1999, An empirical study of smoothing techniques
+for language modeling, on modified Kneser-Ney smoothing), down to the uniform distribution. Orders below the highest
+count after how many different tokens an n-gram was seen; n-grams at the very beginning, which follow nothing, count how
+often (Heafield et al. 2013, Scalable modified Kneser-Ney language model estimation, section 3.2).
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class KneserNey:
 
     Attributes:
         n_units: size of the codebook.
-        order: tokens in the longest n-gram, fewer than requested when no sequence is as long; each unit is predicted from at most
-            `order - 1` tokens.
+        order: tokens in the longest n-gram, fewer than requested when no sequence is as long; each unit is predicted
+            from at most `order - 1` tokens.
     """
 
     def __init__(self, n_units: int, orders: list[Order]) -> None:
@@ -78,7 +78,8 @@ class KneserNey:
             raise TrainingError("no units to count n-grams of")
         base, end = n_units + 1, np.array([n_units])
         tokens = np.concatenate([part for s in sequences for part in (end, _units(s, n_units), end)])
-        # Two `</s>` in a row are the end of one sequence and the beginning of the next, or an empty sequence; the lengths tell which.
+        # Two `</s>` in a row are the end of one sequence and the beginning of the next, or an empty sequence; the
+        # lengths tell which.
         lengths = np.array([len(s) + 2 for s in sequences])
         ends = np.repeat(np.cumsum(lengths), lengths)
 
@@ -143,8 +144,8 @@ class KneserNey:
 def discounts(counts: np.ndarray) -> np.ndarray:
     """The discounts of counts of 0, 1, 2, and 3 or more (Chen and Goodman 1999); (4,) float64.
 
-    Estimated from how many of the (G,) int64 counts are 1, 2, 3 and 4. `FALLBACK` where one of the first three never occurs or a
-    discount is not between 0 and its count: on little data, and for unigrams, which all occur often.
+    Estimated from how many of the (G,) int64 counts are 1, 2, 3 and 4. `FALLBACK` where one of the first three never
+    occurs or a discount is not between 0 and its count: on little data, and for unigrams, which all occur often.
     """
     n1, n2, n3, n4 = (float((counts == c).sum()) for c in (1, 2, 3, 4))
     if not (n1 and n2 and n3):

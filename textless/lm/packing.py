@@ -45,8 +45,8 @@ class Documents:
         """Pack deduplicated documents one by one; empty ones are left out.
 
         Args:
-            folder: write the arrays there and memory-map them, so that the training data need not fit in memory. If the folder is there,
-                it is used and `documents` is not read.
+            folder: write the arrays there and memory-map them, so that the training data need not fit in memory. If the
+                folder is there, it is used and `documents` is not read.
 
         Raises TrainingError when there are no units.
         """
@@ -137,9 +137,9 @@ class Batch(NamedTuple):
 class Packer:
     """Rows of `context` tokens from an endless stream of documents, shuffled in each epoch.
 
-    A document is `</s>` u1 … uN with targets u1 … uN `</s>`. At the end of a row a document is cut, and the rest is a piece of the next
-    row with positions from 0: long documents are cut in the same way, and windows of a long sequence look so at inference.
-    Row r is a function of (seed, r) alone. Memory holds 24 bytes a document, and the rows.
+    A document is `</s>` u1 … uN with targets u1 … uN `</s>`. At the end of a row a document is cut, and the rest is a
+    piece of the next row with positions from 0: long documents are cut in the same way, and windows of a long sequence
+    look so at inference. Row r is a function of (seed, r) alone. Memory holds 24 bytes a document, and the rows.
     """
 
     def __init__(self, documents: Documents, *, context: int, seed: int) -> None:

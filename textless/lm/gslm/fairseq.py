@@ -1,4 +1,4 @@
-"""The files of a fairseq language model: its dictionary, its configuration, and its decoder under our parameter names."""
+"""The files of a fairseq language model: dictionary, configuration, and decoder under our parameter names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ KNOWN_ACTIVATIONS = ("relu", "gelu")
 
 
 def read_dictionary(path: Path | str) -> tuple[int, dict[int, int]]:
-    """fairseq's `dict.txt`, a symbol and its count a line: (entries with the specials, unit → its entry). Raises ModelError."""
+    """fairseq's `dict.txt`, which has a symbol and its count on each line.
+
+    Returns:
+        (number of entries with the specials, unit → its entry).
+
+    Raises ModelError.
+    """
     units: dict[int, int] = {}
     with reading(path):
         with Path(path).open("rb") as f:
@@ -54,13 +60,16 @@ def read_dictionary(path: Path | str) -> tuple[int, dict[int, int]]:
 
 
 def check_architecture(place: str, model: dict[str, Any], task: dict[str, Any], state: dict[str, Tensor]) -> None:
-    """Raise ModelError for what GSLM's models do not have, by its fairseq name. `rename` refuses additional parameters."""
+    """Raise ModelError for what GSLM's models do not have, with its fairseq name.
+
+    Additional parameters are refused by `rename`.
+    """
     name = model.get("_name") or model.get("arch")
     if "decoder_attention_heads" not in model or not str(name or "transformer_lm").startswith("transformer_lm"):
         raise ModelError(f"{place}: holds fairseq's {name or 'model of another kind'} where a transformer_lm is wanted")
     if model.get("adaptive_softmax_cutoff") or any(key.startswith("decoder.adaptive_softmax.") for key in state):
         raise ModelError(
-            f"{place}: has an adaptive softmax (adaptive_softmax_cutoff), which GSLM's models do not have; not supported"
+            f"{place}: has an adaptive softmax (adaptive_softmax_cutoff), which GSLM does not use; not supported"
         )
     for flag in (
         "adaptive_input",
@@ -78,7 +87,10 @@ def check_architecture(place: str, model: dict[str, Any], task: dict[str, Any], 
 
 
 def context_of(place: str, model: dict[str, Any], task: dict[str, Any]) -> int:
-    """By fairseq's rule. In an OmegaConf configuration the model's entries may be references to the task's, which stay strings."""
+    """The context by fairseq's rule.
+
+    In an OmegaConf configuration the model's entries may be references to the task's, which stay strings.
+    """
     for key in ("max_target_positions", "tokens_per_sample"):
         for value in (model.get(key), task.get(key)):
             if type(value) is int:
@@ -87,7 +99,13 @@ def context_of(place: str, model: dict[str, Any], task: dict[str, Any]) -> int:
 
 
 def rename(place: str, source: dict[str, Tensor], *, shared: bool) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """(our parameters in float32, the sizes that follow). Raises ModelError for parameters that are missing, or not in this decoder."""
+    """The parameters of a fairseq decoder under our names.
+
+    Returns:
+        (our parameters in float32, the sizes that follow from them).
+
+    Raises ModelError for parameters that are missing, or not in this decoder.
+    """
     left = {k.removeprefix("decoder."): v for k, v in source.items()}
     for unused in ("version", "embed_positions._float_tensor"):
         left.pop(unused, None)

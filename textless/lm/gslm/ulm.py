@@ -1,9 +1,9 @@
 """GSLM's published unit language models: fairseq's `transformer_lm` checkpoints with their `dict.txt`.
 
-Lakhotia et al. 2021 (arXiv:2102.01192); the files are listed in fairseq's examples/textless_nlp/gslm/ulm. The decoder is pre-norm
-with sinusoidal positions (the first token is at 2), embeddings scaled by sqrt(dim) and ReLU. Its vocabulary is a dictionary: four
-specials, the units in the order of their frequency, `madeupword…` up to a multiple of eight. Here tokens are those of `UnitLM`: the
-units, then `</s>`.
+Lakhotia et al. 2021 (arXiv:2102.01192); the files are listed in fairseq's examples/textless_nlp/gslm/ulm. The decoder
+is pre-norm with sinusoidal positions (the first token is at 2), embeddings scaled by sqrt(dim) and ReLU. Its vocabulary
+is a dictionary: four specials, the units in the order of their frequency, `madeupword…` up to a multiple of eight. Here
+tokens are those of `UnitLM`: the units, then `</s>`.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ class ULMBlock(nn.Module):
 class ULM(Decoder):
     """A published unit language model; it scores and continues as `UnitLM` does, and is not for training.
 
-    It was trained on deduplicated units and has no duration head: a continuation has no durations, nor has the prompt in it. So it
-    needs a vocoder that predicts durations, and lengths are numbers of units. After a prompt with durations no unit follows itself;
-    after bare units it may, as in GSLM's own sampling.
+    It was trained on deduplicated units and has no duration head: a continuation has no durations, nor has the prompt
+    in it. So it needs a vocoder that predicts durations, and lengths are numbers of units. After a prompt with
+    durations no unit follows itself; after bare units it may, as in GSLM's own sampling.
 
     Args:
         rows: (n_units + 1,) int64 on the CPU, entry of the dictionary of each token, -1 for a unit that it lacks.
@@ -146,10 +146,10 @@ class ULM(Decoder):
         )
 
     def unit_logits(self, hidden: Tensor) -> Tensor:
-        """(…, dim) → (…, n_units + 1) float32: of the next token, to sample from; -inf for units that the dictionary lacks.
+        """(…, dim) → (…, n_units + 1) float32: of the next token; -inf for units that the dictionary lacks.
 
-        The other entries of the dictionary are left out, so probabilities are a little higher than fairseq's; `log_probabilities` has
-        fairseq's.
+        The other entries of the dictionary are left out, so probabilities are a little higher than fairseq's;
+        `log_probabilities` has fairseq's.
         """
         return self.output(hidden).float()[..., self.rows].masked_fill(self.missing, -torch.inf)
 
@@ -179,8 +179,8 @@ def load_ulm(
         precision: of continuations: `fp32`, or `int8`, see `UnitLM`.
 
     Raises:
-        ModelError: a file is missing, damaged or of another kind; they are not of one model; an adaptive softmax or something else that
-            GSLM's models do not have.
+        ModelError: a file is missing, damaged or of another kind; they are not of one model; an adaptive softmax or
+            something else that GSLM's models do not have.
         ContractError: the dictionary has more units than the contract.
     """
     check_precision(precision)

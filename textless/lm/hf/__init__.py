@@ -1,1 +1,1 @@
-"""Language models of the `transformers` library: text models as a start (TWIST), and unit language models in its format."""
+"""Language models of `transformers`: text models as a start (TWIST), and unit language models in its format."""

@@ -1,8 +1,9 @@
-"""A unit language model that starts from a text language model of `transformers` (TWIST: Hassid et al. 2023, arXiv:2305.13009).
+"""A unit language model that starts from a text language model of `transformers`.
 
-The layers keep their weights; the token embeddings and the output are new, of n_units + 1 rows, and there is a duration head as in
-`UnitLM`. Any model that `AutoModelForCausalLM` loads can be used if it takes positions, a mask and a KV cache (Llama, Qwen, OPT,
-GPT-2 …): each model is tried on a few tokens before it is returned.
+This is TWIST (Hassid et al. 2023, arXiv:2305.13009). The layers keep their weights; the token embeddings and the output
+are new, of n_units + 1 rows, and there is a duration head as in `UnitLM`. Any model that `AutoModelForCausalLM` loads
+can be used if it takes positions, a mask and a KV cache (Llama, Qwen, OPT, GPT-2 …): each model is tried on a few
+tokens before it is returned.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class PastKeyValues:
 
 
 class CausalUnitLM(Decoder):
-    """A causal language model of `transformers` over units: token n_units is `</s>`. Scores, continues and trains as `UnitLM` does.
+    """A causal language model of `transformers` over units: token n_units is `</s>`. Used and trained as `UnitLM`.
 
     Args:
         model: vocabulary of n_units + 1; it is used, not copied.
@@ -149,7 +150,10 @@ class CausalUnitLM(Decoder):
         return self.model.get_output_embeddings()(hidden).float()
 
     def _try(self) -> None:
-        """Raise ModelError unless packed documents are independent, cached steps equal the whole sequence, and logits are the model's."""
+        """Raise ModelError unless the model can be used.
+
+        Packed documents must be independent, cached steps equal to the whole sequence, and logits those of the model.
+        """
         n, device = min(5, self.config.context), self.device
         first = torch.arange(self.n_units, self.n_units + n, device=device)[None] % (self.n_units + 1)  # `</s>`, 0, 1 …
         second = first[:, :2]
@@ -176,7 +180,7 @@ class CausalUnitLM(Decoder):
                 raise ModelError(f"the {self.kind} cannot be a unit language model: it does not {what}")
 
     def save(self, folder: Path | str) -> None:
-        """Write a folder that transformers loads as the same causal model, and `load_causal` with its contract and duration head."""
+        """Write a folder for `load_causal`, which transformers loads too, without contract and duration head."""
         from safetensors.numpy import save
 
         folder = Path(folder)
@@ -200,8 +204,8 @@ def from_causal(
     Args:
         source: a `transformers` folder with safetensors, or a model, which is changed in place.
         contract: of the units; n_units must be known.
-        embeddings: `fresh`, normal with the standard deviation of the text's, or `mean`, each unit at the mean text embedding with a
-            tenth of that as noise. An untied output is initialised in the same way, from its own rows.
+        embeddings: `fresh`, normal with the standard deviation of the text's, or `mean`, each unit at the mean text
+            embedding with a tenth of that as noise. An untied output is initialised in the same way, from its own rows.
         context: tokens seen at once; at most that of the model, which is the default.
         max_duration: longest duration that the duration head has, in frames.
         seed: of the embeddings.
@@ -252,7 +256,9 @@ def _embeddings(model: PreTrainedModel) -> tuple[nn.Embedding, nn.Linear | None]
 
 
 def load_causal(folder: Path | str) -> CausalUnitLM:
-    """The language model of a folder written by `CausalUnitLM.save`, on the CPU, in evaluation mode. Reads safetensors only.
+    """The language model of a folder that `CausalUnitLM.save` wrote, on the CPU, in evaluation mode.
+
+    Reads safetensors only.
 
     Raises:
         ModelError: the folder is missing, damaged, or holds something else.

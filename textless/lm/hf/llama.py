@@ -59,14 +59,17 @@ def to_llama(lm: UnitLM) -> LlamaForCausalLM:
 
 
 def from_llama(model: LlamaForCausalLM, contract: UnitContract) -> UnitLM:
-    """A Llama over units as a unit language model, in evaluation mode. Its duration head is fresh: all durations are equally likely.
+    """A Llama over units as a unit language model, in evaluation mode.
+
+    Its duration head is fresh: all durations are equally likely.
 
     Args:
         model: vocabulary of n_units + 1, the last token is `</s>` (eos).
         contract: of its units.
 
     Raises:
-        ModelError: something in it that this architecture does not have (grouped keys, biases, scaled RoPE, an untied output …).
+        ModelError: something in it that this architecture does not have (grouped keys, biases, scaled RoPE, an untied
+            output …).
         ContractError: another number of units than in the contract.
     """
     c = model.config

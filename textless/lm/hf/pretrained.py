@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def load_pretrained(folder: Path) -> PreTrainedModel:
     """The model of a folder, on the CPU.
 
-    Raises ModelError in one line, also for weights that are pickled, missing, not finite, or smaller than the configuration.
+    Raises ModelError in one line, also for weights that are pickled, missing, not finite, or smaller than the
+    configuration.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -43,7 +44,7 @@ def load_pretrained(folder: Path) -> PreTrainedModel:
 
 
 def _check_size(folder: Path, config: PretrainedConfig) -> None:
-    """Raise ModelError, before memory is allocated, for a configuration of more layers or parameters than the files hold."""
+    """Raise ModelError, before allocating memory, for a configuration with more layers or parameters than the files."""
     import torch
     from transformers import AutoModelForCausalLM
 
