@@ -203,7 +203,7 @@ def resynth(
     vocoder = models.vocoder
     if stream and not isinstance(vocoder, StreamingVocoder):
         raise TextlessError(
-            "a HiFi-GAN speaks whole rows only; leave --stream out, or give a vocoder that textless trained"
+            "this vocoder speaks whole rows only; leave --stream out, or give a vocoder that textless trained"
         )
     rows = _fitting(failures.sift(unit_rows(inputs, models, contract, parts=stream)), vocoder.contract, "the vocoder")
     if out == "-":
