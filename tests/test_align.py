@@ -55,7 +55,8 @@ def test_what_cannot_be_aligned_says_why(wave, monkeypatch):
         align(wave[:3200], SAID)
     monkeypatch.setattr(recognise, "find_spec", lambda name: None)
     with pytest.raises(
-        TextlessError, match=r"alignments need pocketsphinx, which is not installed; pip install 'textless\[eval\]'"
+        TextlessError,
+        match=r"alignments need pocketsphinx, which is not installed; in a clone of textless: pip install -c constraints.txt '\.\[eval\]'",
     ):
         align(wave, SAID)
 

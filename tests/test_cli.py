@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import soundfile
@@ -529,6 +530,66 @@ def test_bad_requests(textless_command, speech, tmp_path, monkeypatch, args, err
     assert {p.name for p in tmp_path.iterdir()} <= {"speech", "store"}
 
 
+NOT_NUMBERS = ("nan", "inf", "-inf", "1e12", "1e400", "-1", "9" * 5000, "many", "")
+NUMERIC = {
+    "encode": ("--layer",),
+    "continue": (
+        "--seconds",
+        "--max-new-units",
+        "--prompt-seconds",
+        "--samples",
+        "--temperature",
+        "--top-k",
+        "--top-p",
+        "--min-p",
+        "--repetition-penalty",
+        "--no-repeat-ngram",
+        "--seed",
+        "--layer",
+    ),
+    "score": ("--seed", "--layer"),
+    "resynth": ("--layer",),
+    "quality": ("--seed", "--layer"),
+    "report": ("--examples",),
+    "gc": ("--days",),
+}
+
+
+def numeric_options(command):
+    """Options of a command that take a number: by their type, or by a default that is one."""
+    from textless.cli.numbers import Number
+
+    for option in command.params:
+        number = isinstance(option.type, Number | click.types.IntParamType | click.types.FloatParamType)
+        if number and not getattr(option, "is_flag", False):
+            yield option
+
+
+def test_every_numeric_option_has_a_range():
+    from textless.cli.app import cli
+    from textless.cli.numbers import Number
+
+    options = {name: list(numeric_options(command)) for name, command in cli.commands.items()}
+    assert {name: {o.opts[-1] for o in found} for name, found in options.items() if found} == {
+        name: set(known) for name, known in NUMERIC.items()
+    }
+    assert all(isinstance(o.type, Number) for found in options.values() for o in found)
+
+
+@pytest.mark.parametrize(("command", "option"), [(c, o) for c, options in NUMERIC.items() for o in options])
+def test_numbers_out_of_range_are_refused_in_one_line(textless_command, tmp_path, monkeypatch, command, option):
+    monkeypatch.chdir(tmp_path)
+    for value in NOT_NUMBERS:
+        arguments = {"gc": (), "score": ("u.jsonl",), "quality": ("u.jsonl",)}.get(
+            command, ("u.jsonl", "-o", "c.jsonl")
+        )
+        code, out, err = textless_command(command, *arguments, f"{option}={value}", model=None)
+        assert (code, out) == (2, ""), value
+        assert err.startswith(f"error: {option} is "), value
+        assert (err.count("\n"), len(err) < 200) == (1, True), value
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_such_model(textless_command, speech):
     code, _, err = textless_command("encode", speech, "-o", "-", "--model", "huge-xx", model=None)
     assert code == 2
@@ -612,4 +673,7 @@ def test_quickstart_with_the_random_set(textless_command, model_set, tmp_path):
 def test_tensorboard_is_asked_for_but_not_there(textless_command, tmp_path, monkeypatch):
     monkeypatch.setattr(cli_pipelines, "find_spec", lambda name: None)
     code, _, err = textless_command("run", "smoke", "--store", tmp_path, "--tensorboard", "--dry-run")
-    assert (code, one_line(err)) == (2, ["error: tensorboard is not installed; pip install 'textless[train]'"])
+    assert (code, one_line(err)) == (
+        2,
+        ["error: tensorboard is not installed; in a clone of textless: pip install -c constraints.txt '.[train]'"],
+    )

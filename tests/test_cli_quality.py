@@ -238,7 +238,9 @@ def test_speech_beside_its_reference(made, model_set):
 def test_speech_without_text_or_stoi(made, model_set, monkeypatch):
     monkeypatch.setattr(quality, "find_spec", lambda name: None)
     args = (made / "made", "--reference", made / "real", "--model", model_set, "--json", "-")
-    with pytest.warns(UserWarning, match=r"STOI is left out: .*pip install 'textless\[eval\]'"):
+    with pytest.warns(
+        UserWarning, match=r"STOI is left out: .*in a clone of textless: pip install -c constraints.txt '\.\[eval\]'"
+    ):
         result = run(*args)
     figures = json.loads(result.stdout)["figures"]
     assert {"mcd", "uer"} <= set(figures)
@@ -276,5 +278,8 @@ def test_a_bad_comparison_is_one_clear_error(made, monkeypatch, args, what):
 
 def test_a_recogniser_that_is_not_installed(made, monkeypatch):
     monkeypatch.setattr(recognise, "find_spec", lambda name: None)
-    with pytest.raises(TextlessError, match=r"pocketsphinx, which is not installed; pip install 'textless\[eval\]'"):
+    with pytest.raises(
+        TextlessError,
+        match=r"pocketsphinx, which is not installed; in a clone of textless: pip install -c constraints.txt '\.\[eval\]'",
+    ):
         run(made / "made", "--reference", made / "real", "--text", made / "text.tsv")

@@ -148,7 +148,28 @@ def test_failures_stand_beside_a_file_as_long_as_there_are_any(textless_command,
 # ------------------------------------------------------------------------------------------------------------- names
 
 
-@pytest.mark.parametrize("suffix", [".wav", ".MP3", ".opus", ".m4a", ".parquet", ".json", ".tsv", ".jsonl.gz", ".npy"])
+@pytest.mark.parametrize(
+    "suffix",
+    [
+        ".wav",
+        ".MP3",
+        ".opus",
+        ".m4a",
+        ".parquet",
+        ".json",
+        ".tsv",
+        ".jsonl.gz",
+        ".npy",
+        ".km",
+        ".txt",
+        ".csv",
+        ".pt",
+        ".zip",
+        ".TextGrid",
+        ".ltr",
+        ".ctm",
+    ],
+)
 def test_units_are_written_into_no_other_format(tmp_path, suffix):
     with pytest.raises(
         OutputExistsError, match=r"is not what is written here; give FILE\.jsonl or a folder of parquet"
@@ -176,9 +197,10 @@ def test_figures_are_written_into_no_other_format(tmp_path, suffixes, other):
 def test_names_of_outputs_that_are_taken(tmp_path):
     from textless.audio.io import FORMATS
 
-    for name in ("dump", "dump.v2", "run-0.5", "x.wav/"):
+    for name in ("dump", "dump.v2", "v1.2", "run-0.5", "exp.2024", "x.wav/", "x.km/"):
         check_output(f"{tmp_path}/{name}", (".jsonl",), False, folder="parquet")
         check_output(f"{tmp_path}/{name}", FORMATS, False, folder="wavs")
+    check_output(f"{tmp_path}/hubert.base", (".jsonl",), False, folder="parquet")
     for name in ("U.JSONL", "scores", "-"):
         check_output(f"{tmp_path}/{name}" if name != "-" else "-", (".jsonl",), False)
     (tmp_path / "old.mp3").mkdir()  # as an earlier version made it

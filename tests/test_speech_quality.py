@@ -196,9 +196,15 @@ def test_extras_that_are_not_installed(monkeypatch, sentence):
     monkeypatch.setattr(quality, "find_spec", lambda name: None)
     monkeypatch.setattr(recognise, "find_spec", lambda name: None)
     monkeypatch.setattr(recognise, "_transcripts", {})
-    with pytest.raises(TextlessError, match=r"pystoi, which is not installed; pip install 'textless\[eval\]'"):
+    with pytest.raises(
+        TextlessError,
+        match=r"pystoi, which is not installed; in a clone of textless: pip install -c constraints.txt '\.\[eval\]'",
+    ):
         compare(sentence, sentence)
-    with pytest.raises(TextlessError, match=r"pocketsphinx, which is not installed; pip install 'textless\[eval\]'"):
+    with pytest.raises(
+        TextlessError,
+        match=r"pocketsphinx, which is not installed; in a clone of textless: pip install -c constraints.txt '\.\[eval\]'",
+    ):
         compare(sentence, sentence, stoi=False, text="a")
 
 

@@ -56,7 +56,9 @@ def test_workers_give_the_bytes_of_one_process(tmp_path, step, alone):
     assert len(notes(tmp_path / "log")) == SHARDS
 
 
-@pytest.mark.parametrize("on", ["loky", "loky:0", "loky:x", "dask:", "ray"])
+@pytest.mark.parametrize(
+    "on", ["loky", "loky:0", "loky:x", "loky:nan", "loky:1000000", f"loky:{'9' * 5000}", "dask:", "ray"]
+)
 def test_a_place_that_cannot_be_is_refused(tmp_path, step, on):
     with pytest.raises(StoreError, match="expected loky:N"):
         Store(tmp_path / "store", on=on).run(step())

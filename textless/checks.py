@@ -75,8 +75,20 @@ NotNegative = Annotated[float, Between(0)]
 Share = Annotated[float, Between(0, 1, above=True)]
 Probability = Annotated[float, Between(0, 1)]
 Dropped = Annotated[float, Between(0, 1, below=True)]
+# Of a continuation: far beyond what anybody waits for or hears, and small enough that the work ends.
+Length = Annotated[float, Between(0, 86_400)]  # seconds
+PromptLength = Annotated[float, Between(0, 86_400, above=True)]  # seconds
+Samples = Annotated[int, Between(1, 10_000)]
+NewUnits = Annotated[int, Between(1, 10_000_000)]
+Temperature = Annotated[float, Between(0, 1000)]
+Penalty = Annotated[float, Between(1e-3, 1000)]
 # Of a model: large enough for every one there is, and small enough that the product of two is a number of bytes.
 Size = Annotated[int, Between(1, 2**24)]
+
+
+def base_of(hint: Any) -> Any:
+    """The type of a hint, without its rules."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
 
 
 def allows(hint: Any, value: Any) -> bool:

@@ -81,6 +81,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in str(error) for s in said))
 
 
+def how_to_install(extra: str) -> str:
+    """The end of an error about a package that is optional: the remedy, as it works from a clone."""
+    return f"in a clone of textless: pip install -c constraints.txt '.[{extra}]'"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of an error about an unknown name."""
     known = list(known)

@@ -12,6 +12,8 @@ from typing import Any
 import click
 
 from textless import __version__
+from textless.checks import Count, NewUnits, Penalty, Probability, PromptLength, Samples, Seed, Share, Temperature
+from textless.cli.numbers import Number
 from textless.cli.pipelines import COMMANDS
 from textless.cli.progress import Clean, Line, one_line
 from textless.cli.signals import Terminated, orderly_end
@@ -106,7 +108,7 @@ models = options(
     click.option(
         "--encoder", metavar="NAME|PATH", help="Another encoder: mfcc, a folder, a fairseq .pt, or a published name."
     ),
-    click.option("--layer", type=click.IntRange(min=1), help="Its layer, 1-based.  [default: the codebook's]"),
+    click.option("--layer", type=Number(Count), help="Its layer, 1-based.  [default: the codebook's]"),
     click.option(
         "--codebook",
         metavar="NAME|PATH",
@@ -162,37 +164,31 @@ def encode(inputs: tuple[str, ...], out: str, overwrite: bool, verbose: bool, **
 @cli.command("continue")
 @inputs
 @output
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="How much to add.  [default: 3]")
-@click.option(
-    "--max-new-units", type=click.IntRange(min=1), help="Instead: as many units, or fewer where the model ends."
-)
+@click.option("--seconds", type=Number(PromptLength), help="How much to add.  [default: 3]")
+@click.option("--max-new-units", type=Number(NewUnits), help="Instead: as many units, or fewer where the model ends.")
 @click.option(
     "--prompt-seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(PromptLength),
     help="Take only the start of each input.  [default: all]",
 )
-@click.option(
-    "--samples", default=1, show_default=True, type=click.IntRange(min=1), help="Continuations of each input."
-)
+@click.option("--samples", default=1, show_default=True, type=Number(Samples), help="Continuations of each input.")
 @click.option(
     "--temperature",
     default=0.8,
     show_default=True,
-    type=click.FloatRange(min=0),
+    type=Number(Temperature),
     help="0 takes the likeliest unit each time.",
 )
-@click.option("--top-k", type=click.IntRange(min=1), help="Draw from the likeliest K only.")
+@click.option("--top-k", type=Number(Count), help="Draw from the likeliest K only.")
+@click.option("--top-p", type=Number(Share), help="Draw from the likeliest that together have this probability.")
 @click.option(
-    "--top-p", type=click.FloatRange(0, 1), help="Draw from the likeliest that together have this probability."
+    "--min-p", type=Number(Probability), help="Draw from those with this share of the likeliest's probability."
 )
+@click.option("--repetition-penalty", default=1.0, show_default=True, type=Number(Penalty))
 @click.option(
-    "--min-p", type=click.FloatRange(0, 1), help="Draw from those with this share of the likeliest's probability."
+    "--no-repeat-ngram", type=Number(Count), metavar="N", help="Never N units in a row that stood there before."
 )
-@click.option("--repetition-penalty", default=1.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
-@click.option(
-    "--no-repeat-ngram", type=click.IntRange(min=1), metavar="N", help="Never N units in a row that stood there before."
-)
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", type=Number(Seed), default=0, show_default=True)
 @click.option("--only-new", is_flag=True, help="Leave the prompt out.")
 @click.option(
     "--stream", is_flag=True, help="Write units as they are sampled, row by row, so that `resynth --stream` can follow."
@@ -236,7 +232,7 @@ def continue_(inputs: tuple[str, ...], out: str, overwrite: bool, contract: str 
 )
 @click.option("--pairs", metavar="FILE", help="Ids that are good and bad: a tsv, csv or jsonl with these two columns.")
 @click.option("--controls", is_flag=True, help="Compare each row with itself reversed, shuffled and spliced.")
-@click.option("--seed", default=0, show_default=True, help="Of the controls and the intervals.")
+@click.option("--seed", type=Number(Seed), default=0, show_default=True, help="Of the controls and the intervals.")
 @models
 @click.option(
     "--lm", metavar="PATH", help="Another language model: a folder, or fairseq's .pt with its dict.txt beside it."
@@ -314,7 +310,9 @@ def resynth(inputs: tuple[str, ...], out: str, overwrite: bool, contract: str | 
     "--text", metavar="TSV", help="With --reference, what they say (id, tab, words): word error rates, of English."
 )
 @click.option("--json", "out", metavar="FILE", help="Write the figures: FILE.json, or - for standard output.")
-@click.option("--seed", default=0, show_default=True, help="Of draws, intervals, shuffled labels and noise.")
+@click.option(
+    "--seed", type=Number(Seed), default=0, show_default=True, help="Of draws, intervals, shuffled labels and noise."
+)
 @models
 @contract
 @overwrite

@@ -32,7 +32,10 @@ LOCK, PARTIAL = ".{}.textless.lock", ".{}.textless.partial"
 _FILES = (
     "wav wave w64 rf64 flac ogg oga opus mp2 mp3 m4a m4b aac aif aiff aifc au snd caf wma amr ape wv sph gsm voc raw pcm webm mka "
     "mkv mp4 mov avi 3gp jsonl ndjson json tsv csv txt parquet arrow feather npy npz pt pth bin pkl pickle ckpt safetensors h5 hdf5 "
-    "ark scp yaml yml toml xml html htm md pdf zip gz bz2 xz zst tar tgz 7z"
+    "ark scp yaml yml toml xml html htm md pdf zip gz bz2 xz zst tar tgz 7z rar "
+    "km unit units ltr wrd phn phones lab mlf ctm stm rttm textgrid eaf trs cha srt vtt align ali item lst dict vocab "
+    "bpe joblib onnx gguf tflite mat dat db sqlite duckdb orc avro lance tfrecord log xls xlsx doc docx "
+    "png jpg jpeg gif svg ps tex bib ipynb py sh ini cfg conf"
 )
 OTHER_FILES = frozenset(f".{name}" for name in _FILES.split())
 

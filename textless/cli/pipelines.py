@@ -6,13 +6,17 @@ import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
 
+from textless.checks import Between
+from textless.cli.numbers import Number
 from textless.cli.progress import Line
-from textless.errors import OutputExistsError, PipelineError, StoreError, TextlessError, did_you_mean
+from textless.errors import OutputExistsError, PipelineError, StoreError, TextlessError, did_you_mean, how_to_install
 
+EXAMPLES = Annotated[int, Between(0, 1000)]
+DAYS = Annotated[float, Between(0, 36_500)]
 settings_option = click.option(
     "-s", "settings", multiple=True, metavar="NAME=VALUE", help="Replace a variable, or a field: km2.n_units=200."
 )
@@ -60,7 +64,7 @@ def run(
     from textless.engine.table import tables, text
 
     if tensorboard and not find_spec("tensorboard"):
-        raise TextlessError("tensorboard is not installed; pip install 'textless[train]'")
+        raise TextlessError(f"tensorboard is not installed; {how_to_install('train')}")
     graph, place = _open(pipeline, settings, store)
     place.tensorboard, place.on = tensorboard, on
     if dry_run:
@@ -187,9 +191,7 @@ def table(pipeline: str, targets: tuple[str, ...], settings: tuple[str, ...], st
 @click.command()
 @pipeline_options
 @click.option("-o", "--output", "out", required=True, metavar="FILE", help="The page: FILE.html.")
-@click.option(
-    "--examples", default=8, show_default=True, type=click.IntRange(min=0), help="How many recordings are shown."
-)
+@click.option("--examples", type=Number(EXAMPLES), default=8, show_default=True, help="How many recordings are shown.")
 def report(pipeline: str, out: str, examples: int, settings: tuple[str, ...], store: str | None) -> None:
     """Make one page, to be opened in any browser, of what a pipeline made: sounds with their units, figures, curves, codebooks."""
     graph, place = _open(pipeline, settings, store)
@@ -249,7 +251,9 @@ def verify(pipeline: str | None, settings: tuple[str, ...], store: str | None) -
 
 @click.command()
 @store_option
-@click.option("--days", default=30.0, show_default=True, help="What runs of so many days need is kept.")
+@click.option(
+    "--days", type=Number(DAYS), default=30.0, show_default=True, help="What runs of so many days need is kept."
+)
 @click.option("--yes", is_flag=True, help="Remove it; without, it is only listed.")
 def gc(store: str | None, days: float, yes: bool) -> None:
     """List, or with --yes remove, what no run of the last days needs: artefacts, unfinished work, shards."""

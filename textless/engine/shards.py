@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from textless.engine.hashes import write_error
 from textless.engine.manifest import Digests, faults
 from textless.engine.step import Keys, MapStep
-from textless.errors import RowsFailedError, StoreError
+from textless.errors import RowsFailedError, StoreError, how_to_install
 
 if TYPE_CHECKING:
     from textless.engine.job import Job
@@ -295,7 +296,7 @@ def _here(task: _Task, missing: list[int]) -> Iterator[None]:
 def _by_workers(task: _Task, missing: list[int]) -> Iterator[None]:
     """Shards by the workers of `job.on`, one after the other as they are finished."""
     kind, _, where = (task.job.on or "").partition(":")
-    if kind == "loky" and where.isdecimal() and int(where) > 0:
+    if kind == "loky" and re.fullmatch("[1-9][0-9]{0,2}", where):
         return _by_loky(task, missing, int(where))
     if kind == "dask" and where:
         return _by_dask(task, missing, where)
@@ -334,7 +335,7 @@ def _by_dask(task: _Task, missing: list[int], where: str) -> Iterator[None]:
     try:
         from distributed import CancelledError, Client, KilledWorker, as_completed
     except ImportError:
-        raise StoreError("dask is not installed; pip install 'textless[dask]'") from None
+        raise StoreError(f"dask is not installed; {how_to_install('dask')}") from None
     try:
         client = Client(where, timeout=ANSWER, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as e:

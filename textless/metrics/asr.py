@@ -16,7 +16,7 @@ import numpy as np
 
 from textless.audio.io import to_int16
 from textless.audio.waveform import as_waveform
-from textless.errors import CorpusError, TextlessError
+from textless.errors import CorpusError, TextlessError, how_to_install
 from textless.names import plain
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def decode_utterance(decoder: Decoder, samples: bytes) -> None:
 def check_recogniser(what: str = "word error rates need") -> None:
     """Raises TextlessError when pocketsphinx is not installed."""
     if not find_spec("pocketsphinx"):
-        raise TextlessError(f"{what} pocketsphinx, which is not installed; pip install 'textless[eval]'")
+        raise TextlessError(f"{what} pocketsphinx, which is not installed; {how_to_install('eval')}")
 
 
 def words_of(text: str) -> list[str]:

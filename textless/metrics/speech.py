@@ -29,7 +29,7 @@ import numpy as np
 from textless.audio.corpus import Row, file_stem, read_rows
 from textless.audio.io import SAMPLE_RATE
 from textless.audio.waveform import as_waveforms
-from textless.errors import AudioError, CorpusError, TextlessError
+from textless.errors import AudioError, CorpusError, TextlessError, how_to_install
 from textless.metrics.asr import recognise, words_of
 from textless.metrics.bootstrap import interval
 from textless.metrics.edit_distance import edit_distance
@@ -101,7 +101,7 @@ def check_text(pairs: Sequence[Pair], text: Mapping[str, str]) -> None:
 def check_stoi() -> None:
     """Raises TextlessError when pystoi is not installed."""
     if not find_spec("pystoi"):
-        raise TextlessError("STOI needs pystoi, which is not installed; pip install 'textless[eval]'")
+        raise TextlessError(f"STOI needs pystoi, which is not installed; {how_to_install('eval')}")
 
 
 def compare(

@@ -7,7 +7,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from textless.checks import Between, Count, Dropped, Large, NotNegative, OneOf, Positive, Probability, Seed, Share
+from textless.checks import (
+    Between,
+    Count,
+    Dropped,
+    Large,
+    Length,
+    OneOf,
+    Penalty,
+    Positive,
+    Probability,
+    PromptLength,
+    Samples,
+    Seed,
+    Share,
+    Temperature,
+)
 from textless.engine.step import HashFile, MapStep, Step, runtime
 from textless.errors import TrainingError
 from textless.steps.common import Device, Precision, board, finish_units, place, progress, units_identity
@@ -96,15 +111,15 @@ class Continue(MapStep):
     rows_from = ("prompts",)
     lm: Step
     prompts: Step
-    seconds: NotNegative = 3.0
-    prompt_seconds: Positive | None = None
-    samples: Count = 1
+    seconds: Length = 3.0
+    prompt_seconds: PromptLength | None = None
+    samples: Samples = 1
     limit: Count | None = None
-    temperature: NotNegative = 0.8
+    temperature: Temperature = 0.8
     top_k: Count | None = None
     top_p: Share | None = None
     min_p: Probability | None = None
-    repetition_penalty: Positive = 1.0
+    repetition_penalty: Penalty = 1.0
     no_repeat_ngram: Count | None = None
     precision: Annotated[str, OneOf("fp32", "int8")] = "fp32"
     seed: Seed = 0
