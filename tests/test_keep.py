@@ -338,7 +338,7 @@ def test_a_sweep_from_the_command_line(textless_command, recipe, store):
         raise_of(textless_command("table", recipe, *where))
     assert textless_command("run", recipe, "km@km.n_units=5", *where)[0] == 0
     code, out, err = textless_command("run", recipe, "--dry-run", *where)
-    assert re.search(r"about \d+ s$", out.splitlines()[0])
+    assert re.search(r"about \d+\.\d s$", out.splitlines()[0])
     assert textless_command("run", recipe, *where)[0] == 0
     out = textless_command("table", recipe, "km", *where)[1]
     assert [line.split()[:2] for line in out.splitlines()] == [

@@ -17,11 +17,13 @@ from textless.moved import MOVED
 
 HEAVY = ("torch", "sklearn", "joblib", "pyarrow", "faiss", "transformers", "scipy")
 # Who may import whom: a room, and the rooms below it. Imports for type checkers alone do not count; lazy ones do.
-SMALL = {"errors", "files", "names", "checks", "devices", "model_io", "pickles", "lazy"}
+SMALL = {"errors", "files", "ranks", "text", "names", "checks", "devices", "model_io", "pickles", "lazy"}
 BELOW = {
     "errors": set(),
     "names": set(),
     "files": set(),
+    "ranks": set(),
+    "text": set(),
     "lazy": set(),
     "moved": set(),
     "checks": {"errors"},
@@ -29,14 +31,14 @@ BELOW = {
     "pickles": {"errors"},
     "model_io": {"errors", "files", "pickles"},
     "types": {"errors", "names"},
-    "training": {"errors", "files", "devices", "lazy"},
+    "training": {"errors", "files", "ranks", "devices", "lazy"},
     "audio": {*SMALL, "types"},
     "units": {*SMALL, "types", "audio", "training"},
     "lm": {*SMALL, "types", "audio", "training", "units.dump"},
     "vocoder": {*SMALL, "types", "audio", "training", "units.dump"},
     "metrics": {*SMALL, "types", "audio", "units", "lm", "vocoder"},
     "model": {*SMALL, "types", "audio", "units", "lm", "vocoder"},
-    "engine": {"errors", "files", "names", "checks"},
+    "engine": {"errors", "files", "ranks", "text", "names", "checks"},
     "steps": {*SMALL, "types", "audio", "training", "units", "lm", "vocoder", "metrics", "model", "engine"},
     "report": {*SMALL, "types", "audio", "units", "metrics", "model", "engine", "steps"},
     "cli": {*SMALL, "types", "audio", "units", "lm", "vocoder", "metrics", "model", "engine", "steps", "report"},

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from textless.engine import ranks
+from textless import ranks
+from textless.engine import collective
 from textless.engine.pipeline import Pipeline
 from textless.engine.step import Step
 from textless.engine.store import Store
@@ -118,7 +119,7 @@ def test_a_call_of_another_launch_is_not_answered(tmp_path):
     left.mkdir(parents=True)
     (left / "launch").write_text("there 2  2")
     (left / "1.left").touch()
-    assert not ranks.called(left.parent)
+    assert not collective.announced(left.parent)
     assert outputs(launch(tmp_path))[1] == ["b by 1 from a", "c by 1 from b by 0", "d"]
 
 

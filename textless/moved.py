@@ -21,6 +21,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "textless.doctor": ("textless.cli.doctor",),
     "textless.edits": ("textless.metrics.edit_distance",),
     "textless.engine.keep": ("textless.engine.gc",),
+    "textless.engine.ranks": ("textless.engine.collective", "textless.ranks"),
     "textless.engine.recipe": ("textless.engine.yaml",),
     "textless.engine.scalars": ("textless.engine.yaml",),
     "textless.engine.sweep": ("textless.engine.yaml",),

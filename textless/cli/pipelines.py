@@ -14,6 +14,7 @@ from textless.checks import Between
 from textless.cli.numbers import Number
 from textless.cli.progress import Line
 from textless.errors import OutputExistsError, PipelineError, StoreError, TextlessError, did_you_mean, how_to_install
+from textless.text import duration
 
 EXAMPLES = Annotated[int, Between(0, 1000)]
 DAYS = Annotated[float, Between(0, 36_500)]
@@ -60,8 +61,8 @@ def run(
 
     Trainings run in several processes under torchrun and accelerate launch: torchrun --nproc_per_node 2 -m textless run FILE
     """
-    from textless.engine.ranks import rank
     from textless.engine.table import tables, text
+    from textless.ranks import rank
 
     if tensorboard and not find_spec("tensorboard"):
         raise TextlessError(f"tensorboard is not installed; {how_to_install('train')}")
@@ -93,24 +94,14 @@ def _dry_run(graph: Any, place: Any, targets: tuple[str, ...]) -> int:
     names = [graph.name_of(step) for step in missing]
     for name, step, needs in zip(names, missing, seconds, strict=True):
         click.echo(
-            f"{name:{max(map(len, names))}}  {place.name(step):32}  {'' if needs is None else f'about {_duration(needs)}'}".rstrip()
+            f"{name:{max(map(len, names))}}  {place.name(step):32}  {'' if needs is None else f'about {duration(needs)}'}".rstrip()
         )
     total = (
-        f", about {_duration(sum(s for s in seconds if s is not None))}" if any(s is not None for s in seconds) else ""
+        f", about {duration(sum(s for s in seconds if s is not None))}" if any(s is not None for s in seconds) else ""
     )
     unknown = f" and {seconds.count(None)} steps of unknown length" if total and None in seconds else ""
     click.echo(f"{len(missing)} of {len(graph.steps)} steps would run{total}{unknown}", err=True)
     return 0
-
-
-def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 6000
-        else f"{seconds / 3600:.1f} h"
-    )
 
 
 @click.command()
@@ -135,7 +126,7 @@ def status(pipeline: str, settings: tuple[str, ...], store: str | None) -> None:
     for name, step in graph.steps.items():
         state = graph.state(place, name)
         manifest = place.manifest(step) if state == "done" else None
-        seconds = f"{manifest['seconds']:8.1f} s  {place.name(step)}" if manifest else ""
+        seconds = f"{duration(manifest['seconds']):>10}  {place.name(step)}" if manifest else ""
         click.echo(f"{name:{width}}  {step.type:14} {state:8} {seconds}".rstrip())
     place.save_hashes()
 

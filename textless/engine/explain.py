@@ -10,6 +10,7 @@ from textless.engine.manifest import source_hash
 from textless.engine.pipeline import Pipeline
 from textless.engine.step import Source, Step
 from textless.engine.store import Store
+from textless.text import duration
 
 
 def why(pipeline: Pipeline, store: Store, name: str) -> list[str]:
@@ -94,7 +95,7 @@ def provenance(store: Store, name: str, step: Step) -> list[str]:
                 f"{k} {v}" for k, v in manifest["versions"].items() if k in ("textless", "python", "torch")
             )
             lines.append(
-                f"{'  ' * depth}  made {when} on {manifest['host']} in {manifest['seconds']:.0f} s with {libraries}"
+                f"{'  ' * depth}  made {when} on {manifest['host']} in {duration(manifest['seconds'])} with {libraries}"
             )
         else:
             lines.append(f"{'  ' * depth}  not in the store any more")

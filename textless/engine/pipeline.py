@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from textless.engine import live, ranks
+from textless import ranks
+from textless.engine import live
 from textless.engine.gc import needed, record_run
 from textless.engine.job import Progress
 from textless.engine.lease import guard

@@ -44,7 +44,7 @@ class Step:
 
     type: ClassVar[str]
     version: ClassVar[int] = 1
-    # Whether several processes run it together, as a training does; all others the first process runs alone (see engine.ranks).
+    # Whether several processes run it together, as a training does; all others the first process runs alone (see engine.collective).
     collective: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

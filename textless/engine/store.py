@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from textless.engine import ranks
+from textless import ranks
+from textless.engine import collective
 from textless.engine.gc import damage
 from textless.engine.hashes import FileHashes, write_error, write_text
 from textless.engine.job import Job, Progress, remote_job, temporaries, write_failures
@@ -145,10 +146,10 @@ class Store:
                 start = time.monotonic()
                 self._check_inputs(step)
                 if step.collective:
-                    ranks.call(scratch)
+                    collective.announce(scratch)
                 run_map(step, job) if isinstance(step, MapStep) else step.run(job)
                 if step.collective:
-                    ranks.wait_until_left(scratch)
+                    collective.wait_until_left(scratch)
                 self._publish(step, job, attempts=attempts, seconds=round(time.monotonic() - start, 3))
         except Exception as e:
             # If someone took over, our folder was swept away: no wonder that this failed. Theirs will be found, or waited for.
@@ -208,10 +209,10 @@ class Store:
         """Beside the first process: take part in a collective step once it has begun. Nothing to do for others, or if it is there."""
         scratch = self.work(step) / "scratch"
         while step.collective and not self.has(step):
-            if ranks.called(scratch):
+            if collective.announced(scratch):
                 with self._explained():
-                    step.run(remote_job(ranks.corner(scratch), self.inputs(step), scratch, self.root))
-                    ranks.leave(scratch)
+                    step.run(remote_job(collective.private_folder(scratch), self.inputs(step), scratch, self.root))
+                    collective.leave(scratch)
                 return
             time.sleep(POLL)
 

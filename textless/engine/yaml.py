@@ -86,7 +86,7 @@ def load_pipeline(
         ) from None
 
 
-# ---------------------------------------------------------------------------------------------------------------- values
+# -------------------------------------------------------------------------------------------------- values
 
 
 @dataclass
@@ -155,7 +155,7 @@ def coerce(value: Any, hint: Any, what: str) -> Any:
     raise PipelineError(f"{what} must be {allowed}, not {actual}")
 
 
-# --------------------------------------------------------------------------------------------------------------- parsing
+# -------------------------------------------------------------------------------------------------- parsing
 
 
 class Choice(NamedTuple):
@@ -274,7 +274,7 @@ def _compose(path: Path) -> yaml.Node | None:
 
 
 def _check_events(path: Path, text: str) -> None:
-    """Refuse what no pipeline has, before the parser builds nodes: these take memory each, and a call for each level."""
+    """Refuse what no pipeline has, before the parser builds nodes: each takes memory, and each level a call."""
     depth = 0
     for count, event in enumerate(yaml.parse(text, Loader=_FAST)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -327,7 +327,7 @@ class _Reader:
         return {name: self.value(value) for name, (_, value) in self.mapping(node, what).items()}
 
     def value(self, node: yaml.Node, depth: int = 0) -> Value:
-        """The value of a node. Aliases are expanded: each use of one counts, and one that contains itself has no end."""
+        """The value of a node. Aliases are expanded: each use counts, and one that contains itself has no end."""
         self._check(node)
         if depth > DEPTH:
             raise PipelineError(f"{self.place(node)}: an alias contains itself, or lists are more than {DEPTH} deep")
@@ -399,7 +399,7 @@ def _spelling(node: yaml.Node) -> str:
     return node.value.removeprefix("$") or "null"
 
 
-# -------------------------------------------------------------------------------------------------------------- building
+# -------------------------------------------------------------------------------------------------- building
 
 
 class _Builder:
@@ -568,7 +568,7 @@ def _identity(value: Any) -> Any:
     return id(value) if isinstance(value, Step) else repr(value)
 
 
-# ---------------------------------------------------------------------------------------------------------------- sweeps
+# -------------------------------------------------------------------------------------------------- sweeps
 
 
 def _combinations(axes: dict[str, Axis]) -> list[tuple[Choice, ...]]:

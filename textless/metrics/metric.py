@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from textless.text import duration as duration
+
 Format = Callable[[float], str]
 
 
@@ -21,12 +23,6 @@ def percent(value: float) -> str:
 
 def number(digits: int) -> Format:
     return lambda value: f"{value:.{digits}f}"
-
-
-def duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.2f} h"
 
 
 @dataclass(frozen=True, slots=True)

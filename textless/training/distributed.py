@@ -18,20 +18,11 @@ from torch import Tensor
 
 from textless.devices import resolve
 from textless.errors import TrainingError
+from textless.ranks import rank, size
 
 PATIENCE = timedelta(
     days=1
 )  # the first process may decode a large corpus while the others wait; launchers end the others of one that dies
-
-
-def rank() -> int:
-    """Number of this process, from 0."""
-    return int(os.environ.get("RANK") or 0)
-
-
-def size() -> int:
-    """How many processes there are."""
-    return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def place(device: str) -> str:
