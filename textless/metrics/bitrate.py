@@ -8,7 +8,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from textless.errors import CorpusError
-from textless.metrics.metric import Metric, count, duration, number
+from textless.metrics.metric import Metric, count, number
+from textless.text import duration
 from textless.types import Units
 
 METRICS = {

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from textless.text import duration as duration
-
 Format = Callable[[float], str]
 
 

@@ -33,7 +33,8 @@ from textless.errors import AudioError, CorpusError, TextlessError, how_to_insta
 from textless.metrics.asr import recognise, words_of
 from textless.metrics.bootstrap import interval
 from textless.metrics.edit_distance import edit_distance
-from textless.metrics.metric import Metric, count, duration, number, percent
+from textless.metrics.metric import Metric, count, number, percent
+from textless.text import duration
 from textless.types import Units
 
 # Of each sentence, in the order in which they are shown.

@@ -14,12 +14,12 @@ from textless.engine.step import Source
 from textless.engine.store import Store, check_bytes
 from textless.errors import DumpError
 from textless.metrics.alignments import frame_phones
-from textless.metrics.metric import duration
 from textless.report.curves import Series, chart
 from textless.report.html import Html, joined, markup
 from textless.report.media import picture
 from textless.report.numbers import number
 from textless.steps import Assign, Encode
+from textless.text import duration
 from textless.units.dump import Dump, UnitRow
 
 TOP = 3  # most phones that are named for a unit

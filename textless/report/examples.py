@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from textless.metrics.metric import duration
 from textless.report.codebooks import manner
 from textless.report.html import Html, joined, markup
 from textless.report.material import Example, Track
 from textless.report.media import sound, spectrogram, wave_path
+from textless.text import duration
 
 
 def examples_html(examples: list[Example], tracks: list[dict[str, Any]]) -> Html:

@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TypeGuard, TypeVar
 
-from textless.metrics.metric import Metric, duration
+from textless.metrics.metric import Metric
 from textless.metrics.table import ALL
+from textless.text import duration
 
 METRICS = {**ALL, "hours": Metric("length", lambda hours: duration(3600 * hours))}  # and of a dump
 LARGEST = 1e300  # of the numbers that are drawn

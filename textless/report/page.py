@@ -15,7 +15,6 @@ from textless.engine.step import Source
 from textless.engine.store import Store
 from textless.engine.table import Table, tables
 from textless.errors import OutputExistsError, PipelineError
-from textless.metrics.metric import duration
 from textless.report.codebooks import find_uses, uses_html
 from textless.report.curves import curves, curves_html
 from textless.report.examples import examples_html
@@ -23,6 +22,7 @@ from textless.report.html import Html, data, joined, markup, text
 from textless.report.material import find_examples, read_phones
 from textless.report.media import LEVELS, VIRIDIS
 from textless.report.numbers import is_finite, label, number, value_text
+from textless.text import duration
 
 GENERATOR = markup('<meta name="generator" content="textless report">')
 HEAD = 2000  # first bytes of a report, which hold its generator
