@@ -175,7 +175,10 @@ def _groups(
     files: Mapping[str, np.ndarray], items: Sequence[Item], frame_rate: float, most: int, rng: np.random.Generator
 ) -> Groups:
     """{context: {speaker: {phone: pieces}}}, in an order that does not depend on that of the items."""
-    key = lambda i: (i.previous, i.next, i.speaker, i.phone)  # noqa: E731
+
+    def key(i: Item) -> tuple[str, str, str, str]:
+        return i.previous, i.next, i.speaker, i.phone
+
     usable = sorted({i for i in items if i.file in files}, key=lambda i: (key(i), i))
     out: Groups = {}
     for (previous, after, speaker, phone), same in groupby(usable, key):

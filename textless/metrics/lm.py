@@ -41,7 +41,16 @@ CHUNK = 256  # rows that are scored in one call
 
 
 class Scorer(Protocol):
+    """A language model that scores units."""
+
     def nll(self, units: Units, /) -> np.ndarray: ...
+
+
+class SizedScorer(Scorer, Protocol):
+    """One that knows the size of its vocabulary."""
+
+    @property
+    def n_units(self) -> int: ...
 
 
 def score(lm: Scorer, rows: Iterable[UnitRow]) -> Iterator[dict[str, Any]]:
@@ -71,7 +80,9 @@ def _totals(lm: Scorer, sequences: Sequence[Units], normalise: bool) -> np.ndarr
     return np.array([s.mean() if normalise else s.sum() for s in _nll(lm, sequences)])
 
 
-def likelihoods(lm: Scorer, rows: Sequence[UnitRow], train: Sequence[Units] = (), *, seed: int = 0) -> dict[str, float]:
+def likelihoods(
+    lm: SizedScorer, rows: Sequence[UnitRow], train: Sequence[Units] = (), *, seed: int = 0
+) -> dict[str, float]:
     """Likelihood of a dump, under the model and under n-gram models of its training units.
 
     Args:
@@ -90,7 +101,7 @@ def likelihoods(lm: Scorer, rows: Sequence[UnitRow], train: Sequence[Units] = ()
     rows = sorted(rows, key=lambda row: row.id)
     models: dict[str, Scorer] = {"": lm}
     if train:
-        n_units = rows[0].units.contract.n_units or lm.n_units  # type: ignore[attr-defined]
+        n_units = rows[0].units.contract.n_units or lm.n_units
         models |= {
             f"{name}_": KneserNey.fit(train, n_units, order=order) for name, order in (("unigram", 1), ("fivegram", 5))
         }
