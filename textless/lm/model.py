@@ -35,7 +35,7 @@ class LMConfig:
         n_units: size of the codebook; the vocabulary has one token more, `</s>` = n_units.
         ffn_dim: inner width of the SwiGLU.
         context: tokens that are seen at once, `</s>` included.
-        max_duration: longest duration that the duration head knows, in frames; longer ones count as this.
+        max_duration: longest duration that the duration head has, in frames; longer ones count as this.
 
     Raises ModelError that names a field whose value has another type or makes no sense.
     """
@@ -69,12 +69,8 @@ PRESETS: dict[str, dict[str, int]] = {
     "tiny": {"dim": 320, "layers": 6, "heads": 5, "ffn_dim": 864},  # 7.6 M
     "small": {"dim": 512, "layers": 8, "heads": 8, "ffn_dim": 1376},  # 25 M
     "base": {"dim": 768, "layers": 12, "heads": 12, "ffn_dim": 2048},  # 85 M
-    "gslm": {
-        "dim": 1024,
-        "layers": 12,
-        "heads": 16,
-        "ffn_dim": 2752,
-    },  # 153 M: GSLM's width and depth; its 4096 without a gate are these
+    # 153 M: GSLM's width and depth; 2752 with a gate have the parameters of its 4096 without
+    "gslm": {"dim": 1024, "layers": 12, "heads": 16, "ffn_dim": 2752},
 }
 
 
@@ -88,7 +84,7 @@ class RMSNorm(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions in the layout of transformers' Llama, where dimension i turns with i + head_dim / 2.
+    """Rotary positions in the layout of transformers' Llama, where dimension i is rotated with i + head_dim / 2.
 
     Args:
         x: (B, heads, T, head_dim).
@@ -124,7 +120,7 @@ class UnitLM(Decoder):
     """A Llama-shaped decoder over units, with a duration head.
 
     Args:
-        contract: the units that it speaks. An unknown `n_units` in it is filled in from the configuration.
+        contract: of its units. An unknown `n_units` in it is filled in from the configuration.
         dropout: on the embeddings and on what each layer adds, while training; not part of the model folder.
         precision: of continuations: `fp32`, or `int8`, faster; not part of the model folder either. Scoring is always
             in float32.
