@@ -180,7 +180,7 @@ def test_a_killed_process_is_finished(server, mini, tmp_path):
 def test_a_wrong_checksum_and_a_truncated_archive(server, mini, tmp_path):
     good = server.files["/31/dev-clean-2.tar.gz"]
     server.files["/31/dev-clean-2.tar.gz"] = good[:-1] + b"x"
-    with pytest.raises(ModelError, match=r"dev-clean-2.tar.gz: brought a file with sha256 .* is expected"):
+    with pytest.raises(ModelError, match=r"dev-clean-2.tar.gz: returned a file with sha256 .* is expected"):
         fetch_dataset("mini_librispeech", tmp_path)
     server.files["/31/dev-clean-2.tar.gz"] = good[:-1]
     with pytest.raises(ModelError, match=rf"has {len(good) - 1} bytes where {len(good)} are expected"):

@@ -296,7 +296,7 @@ def test_no_such_file_and_no_server(server, tmp_path):
     assert len(server.requests) == 1  # not tried again
     server.socket.close()
     fails(r"cannot be fetched \(Connection refused\); .*copy the file to /", server.url)
-    fails(r"the host is not known, or there is no network", "https://nowhere.invalid/km.bin")
+    fails(r"the host is unknown, or there is no network", "https://nowhere.invalid/km.bin")
     fails(r"No such file", (tmp_path / "none").as_uri())
     fails("only https://, http:// and file://", "ftp://host/km.bin")
     fails("only https://, http:// and file://", "km.bin")
@@ -383,13 +383,13 @@ def test_a_length_that_is_no_number_counts_as_none(cache, length):
 def test_no_more_is_read_than_the_stated_size(cache):
     with saying(answer(DATA + b"x")) as url:
         fails(
-            "sends more than the 1000000 bytes that are expected; the file at this address was replaced",
+            "sends more than the expected 1000000 bytes; the file at this address was replaced",
             url,
             size=len(DATA),
         )
     chunked = b"".join(b"%x\r\n%s\r\n" % (len(DATA), DATA) for _ in range(3)) + b"0\r\n\r\n"
     with saying(answer(chunked, "Transfer-Encoding: chunked", f"Content-Length: {len(DATA)}")) as url:
-        fails("sends more than the 1000000 bytes", url)
+        fails("sends more than the expected 1000000 bytes", url)
     with saying(answer(DATA, "Content-Length: 10")) as url:  # of which the client reads ten
         fails("has 10 bytes where 1000000 are expected", url, size=len(DATA))
     with saying(answer(DATA, "Content-Length: 999999999999999")) as url:
@@ -403,7 +403,7 @@ def test_no_more_is_read_than_the_stated_size(cache):
 @pytest.mark.parametrize("size", [b"-1", b"-5", b"zz", b"fffffffffffffffff"])
 def test_chunks_of_no_length_or_of_any(cache, size):
     with saying(answer(size + b"\r\n" + DATA, "Transfer-Encoding: chunked")) as url:
-        fails("cannot be fetched|brought|sends more", url, sha256=SHA, size=len(DATA))
+        fails("cannot be fetched|returned|sends more", url, sha256=SHA, size=len(DATA))
     assert "km.bin" not in kept(cache)
 
 
@@ -417,17 +417,17 @@ PAGES = {
 
 @pytest.mark.parametrize("body", PAGES.values(), ids=PAGES)
 def test_an_answer_that_is_no_file(cache, body):
-    what = "brought a web page" if body else "brought an empty file"
+    what = "returned a web page" if body else "returned an empty file"
     for headers in ([], [f"Content-Length: {len(body)}"]):
         with saying(answer(body, *headers)) as url:
             fails(what, url)
             fails(what, url, sha256=SHA)
     with saying(answer(b"sign in", "Content-Type: text/html; charset=utf-8")) as url:
-        fails("brought a web page", url)
-        fails("brought a web page", url, size=3)
+        fails("returned a web page", url)
+        fails("returned a web page", url, size=3)
     assert {name.removeprefix("km.bin") for name in kept(cache)} <= {".lock", ".etag"}
     with saying(answer(b"", "Content-Range: bytes */0", status="416 Range Not Satisfiable")) as url:
-        fails("brought an empty file", url)
+        fails("returned an empty file", url)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""Where the sound is in an audio file: what its headers state, compared with the bytes that are there.
+"""Where the sound is in an audio file: what its headers state, compared with the bytes of the file.
 
-libsndfile believes a header. Of joined streams it reads the first, a WAV beyond 4 GiB it ends where its 32 bits wrapped, and one that is
-cut it reads to where it is cut, all without a word.
+libsndfile trusts headers. It reads only the first of concatenated streams, ends a WAV beyond 4 GiB where its 32-bit
+length wraps, and reads a truncated file up to its end, all without an error.
 """
 
 from __future__ import annotations
@@ -16,27 +16,31 @@ from typing import BinaryIO
 
 from textless.errors import AudioError
 
-PIECE = 1 << 20  # bytes searched at once
-CHUNKS = 10_000  # of one file; more are not a recording's
-STRAY = 1 << 13  # bytes behind the sound that may belong to nothing: tags, the padding of a disk's block
-FRAME = 1 << 16  # bytes of the longest FLAC frame where the header does not say
+PIECE = 1 << 20  # bytes that a search reads at once
+CHUNKS = 10_000  # most chunks of one file; no recording has more
+STRAY = 1 << 13  # bytes after the sound that may be of unknown format: tags, the padding of a disk's block
+FRAME = 1 << 16  # bytes of the longest FLAC frame, where the header does not state it
 WRAPPED = 1 << 32
-# What programs state that do not know the length yet: sox and espeak in a pipe, arecord until it ends. ffmpeg states the largest
-# number, others that less a header.
+# Lengths that programs write before they know the length: sox and espeak in a pipe, arecord until it ends. ffmpeg
+# writes the largest number, other programs that number less the size of a header.
 UNKNOWN = (0x7FFF_F000, 0x8000_0000, (1 << 64) - 1)
 UNLIMITED = 0xFFFF_FF00
-ID3 = b"ID3\4\0\0\0\0\1\0" + bytes(128)  # libsndfile knows mp3 by the file's suffix or by a tag that is not empty
+ID3 = b"ID3\4\0\0\0\0\1\0" + bytes(128)  # libsndfile detects mp3 by the suffix or by a tag that is not empty
 W64_DATA = bytes.fromhex("64617461f3acd3118cd100c04f8edb8a")
 W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One sound in a file.
+    """One audio stream of a file.
 
-    `start`, `stop`: its bytes. `header`: bytes that belong in front of those. `plain`: the file can be opened as it is.
-    `stated`: the samples that the header states must be there. `frames`: samples of an mp3 that are counted where nothing states them,
-    and `spare` a header that does, for a decoder that expects fewer.
+    Attributes:
+        start, stop: its bytes.
+        header: bytes to put before them.
+        plain: the file can be opened as it is.
+        stated: a header states the number of samples, and fewer are an error.
+        frames: the samples of an mp3 without such a header, counted.
+        spare: a header that states `frames`, for a decoder that expects fewer.
     """
 
     start: int
@@ -49,7 +53,7 @@ class Stream:
 
 
 class Window(io.RawIOBase):
-    """The bytes of a stream as a file of its own."""
+    """The bytes of a stream as a file object."""
 
     def __init__(self, path: str, stream: Stream) -> None:
         self.file = open(path, "rb")  # noqa: SIM115  (closed with this)
@@ -64,7 +68,7 @@ class Window(io.RawIOBase):
         return self.position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        # libsndfile may seek before the start, and an exception could not pass through it
+        # libsndfile may seek before the start, and an exception cannot pass through it
         self.position = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.length}[whence])
         return self.position
 
@@ -77,7 +81,7 @@ class Window(io.RawIOBase):
                 self.file.seek(self.stream.start + self.position + len(data) - len(header))
                 data += self.file.read(n - len(data))
             except OSError:
-                n = len(data)  # what is missing is noticed as a file that is cut
+                n = len(data)  # noticed later, as a file that is cut short
         self.position += len(data)
         return data
 
@@ -88,9 +92,10 @@ class Window(io.RawIOBase):
 
 
 def find_streams(f: BinaryIO, size: int, suffix: str) -> tuple[Stream, ...]:
-    """The streams of a file of `size` bytes, one after the other; one whole file where its format is none of those known here.
+    """The streams of a file of `size` bytes, in order; a file of an unknown format is one stream.
 
-    Raises AudioError, without the file's name, when a stream is shorter than its header states, or more follows than any header counts.
+    Raises AudioError, without the file's name, when a stream is shorter than its header states, or bytes follow that no
+    header counts.
     """
     streams: list[Stream] = []
     start, reader, magic = 0, None, b""
@@ -98,16 +103,17 @@ def find_streams(f: BinaryIO, size: int, suffix: str) -> tuple[Stream, ...]:
         reader, magic = following, _at(f, body, 4)
         stream, start = reader(f, body, size)
         streams.append(stream)
-        if len(streams) == 1 and stream.stop == size:  # libsndfile knows tags in front of flac and, by its suffix, mp3
+        if len(streams) == 1 and stream.stop == size:  # libsndfile skips tags before flac and, by its suffix, mp3
             skips = reader is _flac or (reader is _mp3 and suffix == ".mp3")
             streams = [replace(stream, plain=(skips and stream.header in (b"", ID3)) or not (body or stream.header))]
     if streams and (stray := size - _skip_tags(f, start, size)) > STRAY:
         raise AudioError(
-            f"{stray} bytes follow the sound that the header counts, and they are neither chunks nor another file: its length is wrong "
-            "(write it again with ffmpeg or sox --ignore-length), or of joined files one is cut (join them again)"
+            f"{stray} bytes follow the sound that the header counts, and they are neither chunks nor another file: "
+            "its length is wrong (write it again with ffmpeg or sox --ignore-length), "
+            "or one of several joined files is cut short (join them again)"
         )
     if streams and reader in UNCOMPRESSED and start < size:
-        # of joined files that are short the first is cut where the next begins before its samples end
+        # the first of concatenated files is cut short if the next begins before its samples end
         again = (
             p for p in _search(f, re.compile(re.escape(magic)), 4, streams[-1].start + 4, size) if _reader(f, p, size)
         )
@@ -120,7 +126,7 @@ Reader = Callable[[BinaryIO, int, int], tuple[Stream, int]]
 
 
 def _reader(f: BinaryIO, start: int, size: int) -> Reader | None:
-    """What reads the format that starts there."""
+    """The reader of the format that begins at `start`, None for an unknown format."""
     head = _at(f, start, 16)
     if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE":
         return _wav
@@ -136,12 +142,12 @@ def _reader(f: BinaryIO, start: int, size: int) -> Reader | None:
 
 
 def _at(f: BinaryIO, position: int, n: int) -> bytes:
-    f.seek(max(0, position))  # a place before the start of a short file reads as its start
+    f.seek(max(0, position))  # a position before the start of a short file reads as its start
     return f.read(n)
 
 
 def _search(f: BinaryIO, pattern: re.Pattern[bytes], longest: int, start: int, stop: int) -> Iterator[int]:
-    """Where a pattern of up to `longest` bytes occurs, from the start on."""
+    """Positions of a pattern of up to `longest` bytes, in order."""
     while start < stop:
         piece = _at(f, start, min(PIECE, stop - start))
         last = start + len(piece) >= stop or len(piece) < longest
@@ -154,7 +160,7 @@ def _search(f: BinaryIO, pattern: re.Pattern[bytes], longest: int, start: int, s
 
 
 def _skip_tags(f: BinaryIO, position: int, size: int) -> int:
-    """Behind the ID3v2 and ID3v1 tags that start there."""
+    """The position after the ID3v2 and ID3v1 tags that begin at `position`."""
     while position < size:
         head = _at(f, position, 10)
         if head[:3] == b"ID3" and len(head) == 10:  # a length of four times seven bits
@@ -170,12 +176,12 @@ def _cut(reason: str) -> AudioError:
     return AudioError(f"cut short ({reason}); copy it again")
 
 
-# ---- uncompressed formats: a header that states the bytes of samples
+# ------------------------------------------------- uncompressed formats: a header that states the bytes of samples
 
 
-def _check_there(there: int, stated: int) -> None:
-    if stated > there:
-        raise _cut(f"has {there} of {stated} bytes of samples")
+def _check_length(available: int, stated: int) -> None:
+    if stated > available:
+        raise _cut(f"has {available} of {stated} bytes of samples")
 
 
 def _chunks(f: BinaryIO, position: int, order: str) -> Iterator[tuple[bytes, int, int]]:
@@ -191,7 +197,7 @@ def _chunks(f: BinaryIO, position: int, order: str) -> Iterator[tuple[bytes, int
 
 
 def _behind(f: BinaryIO, end: int, size: int, order: str) -> int:
-    """Where the chunks end that follow the sound, which ends at `end`; not all programs pad to an even length."""
+    """The end of the chunks after the sound, which ends at `end`; some programs omit the padding to an even length."""
     if end % 2 and end < size and _at(f, end, 1) == b"\0":
         end += 1
     for name, length, content in _chunks(f, end, order):
@@ -217,15 +223,15 @@ def _wav(f: BinaryIO, start: int, size: int) -> tuple[Stream, int]:
             wide = int.from_bytes(_at(f, position + 8, 8), "little")
     else:
         raise _cut("it has no data chunk")
-    there = size - position
+    available = size - position
     stated = wide if wide is not None and length == WRAPPED - 1 else length
     stop = position + stated
-    end = _behind(f, stop, size, order) if stated <= there else size
+    end = _behind(f, stop, size, order) if stated <= available else size
     nothing = stated == 0 and end < size and not _reader(f, end, size)
-    if nothing or (stated > there and stated in UNKNOWN) or (wide is None and stated >= UNLIMITED):
+    if nothing or (stated > available and stated in UNKNOWN) or (wide is None and stated >= UNLIMITED):
         stop = end = next(_search(f, re.compile(rb"RIFF....WAVE", re.DOTALL), 12, position, size), size)
     else:
-        _check_there(there, stated)
+        _check_length(available, stated)
         wraps = size - end >> 32
         if wide is not None or not wraps:
             return Stream(start, end), end
@@ -254,11 +260,11 @@ def _aiff_sound(f: BinaryIO, start: int, size: int, length: int, position: int) 
     if (length <= 8 and _behind(f, position + length, size, ">") < size) or length >= UNLIMITED:
         stop = next(_search(f, re.compile(rb"FORM....AIF[FC]", re.DOTALL), 12, position, size), size)
         if stop - position >= UNLIMITED or position - start > PIECE:
-            raise AudioError("states no length, which cannot be mended at this size; write it again with ffmpeg")
+            raise AudioError("states no length, which cannot be repaired at this size; write it again with ffmpeg")
         header = bytearray(_at(f, start, position - start))
         header[4:8], header[-4:] = struct.pack(">I", stop - start - 8), struct.pack(">I", stop - position)
         return Stream(position, stop, bytes(header)), stop
-    _check_there(size - position, length)
+    _check_length(size - position, length)
     end = _behind(f, position + length, size, ">")
     return Stream(start, end), end
 
@@ -277,8 +283,8 @@ def _w64(f: BinaryIO, start: int, size: int) -> tuple[Stream, int]:
         raise AudioError(f"has more than {CHUNKS} chunks; write it again with ffmpeg")
     if length <= 24 or length >= 1 << 62:
         return Stream(start, size), size
-    _check_there(size - position, length)
-    stop = position + length  # libsndfile takes all that follows for samples
+    _check_length(size - position, length)
+    stop = position + length  # libsndfile reads all bytes that follow as samples
     end = min(size, stop + -length % 8)
     while (
         end < size
@@ -296,10 +302,10 @@ def _au(f: BinaryIO, start: int, size: int) -> tuple[Stream, int]:
         raise _cut("its header ends early")
     offset, stated = struct.unpack(f"{order}II", head[4:12])
     position = start + offset
-    there = size - position
+    available = size - position
     if stated and stated != WRAPPED - 1:
-        _check_there(there, stated)
-        if there - stated < WRAPPED:
+        _check_length(available, stated)
+        if available - stated < WRAPPED:
             return Stream(start, position + stated), position + stated
     unknown = head[:8] + b"\xff\xff\xff\xff" + head[12:]
     return Stream(start + 24, size, unknown), size
@@ -318,10 +324,10 @@ def _caf(f: BinaryIO, start: int, size: int) -> tuple[Stream, int]:
         position += length
     else:
         raise AudioError(f"has more than {CHUNKS} chunks; write it again with ffmpeg")
-    if length in (0, (1 << 64) - 1):  # to the end, which libsndfile does not know
+    if length in (0, (1 << 64) - 1):  # up to the end of the file, which libsndfile does not support
         header = _at(f, start, position - start - 8) if position - start <= PIECE else b""
         return Stream(position, size, header + (size - position).to_bytes(8, "big")), size
-    _check_there(size - position, length)
+    _check_length(size - position, length)
     end = position + length
     while end < size and not _reader(f, end, size) and (head := _at(f, end, 12))[4:]:
         if not re.fullmatch(rb"[ -~]{4}", head[:4]) or (after := end + 12 + int.from_bytes(head[4:], "big")) > size:
@@ -339,14 +345,14 @@ def _nist(f: BinaryIO, start: int, size: int) -> tuple[Stream, int]:
     stated = numbers[0] * (numbers[1] or 1) * numbers[2]
     if not stated or b"embedded" in text:
         return Stream(start, size), size
-    _check_there(size - start - offset, stated)
+    _check_length(size - start - offset, stated)
     return Stream(start, start + offset + stated), start + offset + stated
 
 
 UNCOMPRESSED = (_wav, _aiff, _w64, _au, _caf, _nist)
 
 
-# ---- Ogg: pages
+# ------------------------------------------------------------------------------------------------------ Ogg: pages
 
 
 OGG = re.compile(rb"OggS\0")
@@ -354,20 +360,22 @@ MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def page_checksum(page: bytes) -> int:
-    """The CRC of an Ogg page, whose own field counts as 0: zlib's with the bits in the other order."""
+    """The CRC of an Ogg page with its CRC field set to 0: zlib's CRC with the bits in reverse order."""
     crc = zlib.crc32((page[:22] + bytes(4) + page[26:]).translate(MIRRORED), 0xFFFF_FFFF) ^ 0xFFFF_FFFF
     return int.from_bytes(crc.to_bytes(4, "little").translate(MIRRORED), "big")
 
 
 def _ogg(f: BinaryIO, start: int, size: int) -> tuple[Stream, int]:
-    """A link of a chain: from the pages that begin streams to the last before others that do."""
+    """One link of a chained Ogg file: from the pages that begin streams to the last page before the next such pages."""
     position: int | None = start
     begun = ended = False
-    numbers: dict[bytes, int] = {}  # of the last page of each stream
+    numbers: dict[bytes, int] = {}  # number of the last page of each stream
     while position is not None and position < size:
         head = _at(f, position, 27)
         if head[:5] != b"OggS\0":
-            position = next(_search(f, OGG, 5, position + 1, size), None)  # behind what is no page there may be others
+            position = next(
+                _search(f, OGG, 5, position + 1, size), None
+            )  # pages may follow after bytes that are no page
             continue
         sizes = f.read(head[26]) if len(head) == 27 else b""
         page = head + sizes + f.read(sum(sizes))
@@ -394,7 +402,7 @@ def _ogg(f: BinaryIO, start: int, size: int) -> tuple[Stream, int]:
     return Stream(start, stop), stop
 
 
-# ---- FLAC: the count of samples against the last frame
+# --------------------------------------------------------------- FLAC: the count of samples against the last frame
 
 
 def _flac(f: BinaryIO, body: int, size: int) -> tuple[Stream, int]:
@@ -414,7 +422,7 @@ def _flac(f: BinaryIO, body: int, size: int) -> tuple[Stream, int]:
         raise _cut("its last frame is not whole")
     if samples is None or samples <= stated:
         return Stream(body, end), end
-    # an encoder that writes into a pipe cannot go back to state the count
+    # an encoder that writes into a pipe cannot go back to write the count
     header = info[:18] + struct.pack(">Q", field >> 36 << 36 | samples) + info[26:]
     return Stream(body + 42, stop, header, stated=not stated), end
 
@@ -436,7 +444,7 @@ CRC8, CRC16 = _table(0x07, 8), _table(0x8005, 16)
 def _flac_samples(tail: bytes, block: int) -> int | None:
     """Samples of a FLAC stream by the number of its last frame, None where no whole frame ends with `tail`.
 
-    `block`: samples of a frame, where that is the same for all but the last, else 0.
+    `block`: samples of a frame, where all frames but the last have as many, else 0.
     """
     for match in reversed(list(re.finditer(rb"\xff[\xf8\xf9]", tail))):
         frame = tail[match.start() :]
@@ -450,11 +458,11 @@ def _flac_samples(tail: bytes, block: int) -> int | None:
 
 
 def _flac_frame(frame: bytes, block: int) -> int | None:
-    """Samples up to the end of the frame that starts there, None where none does."""
+    """Samples of the stream up to the end of the frame whose header this is, None where it is not a frame header."""
     if len(frame) < 8:
         return None
     sizes, rates = frame[2] >> 4, frame[2] & 15
-    ones = 8 - (~frame[4] & 0xFF).bit_length()  # of the first byte of a number that is coded as UTF-8 is
+    ones = 8 - (~frame[4] & 0xFF).bit_length()  # leading ones of the frame number, which is coded as UTF-8
     if not sizes or rates == 15 or ones in (1, 8):
         return None
     rest = max(0, ones - 1)
@@ -475,7 +483,7 @@ def _flac_frame(frame: bytes, block: int) -> int | None:
     return samples + number if frame[1] & 1 else (samples + number * block) * bool(block) or None
 
 
-# ---- mp3: frames
+# ----------------------------------------------------------------------------------------------------- mp3: frames
 
 
 BITRATES = {  # kbit/s of layer III by MPEG version: 1, then 2 and 2.5
@@ -495,17 +503,17 @@ FRAMES = {  # bytes of a frame by the second byte of its header, without the bit
 
 
 def _mp3_frame(head: bytes) -> int | None:
-    """Bytes of the layer III frame whose header this is, None where it is none."""
+    """Bytes of the layer III frame whose header this is, None where it is not a frame header."""
     return FRAMES.get((head[1] & 0xFE, head[2] & 0xFE)) if len(head) >= 4 and head[0] == 0xFF else None
 
 
 def _mp3_kind(head: bytes) -> tuple[int, int]:
-    """What is the same in all frames of a stream: version and rate."""
+    """Version and rate, which are equal in all frames of a stream."""
     return head[1] & 0xFE, head[2] & 0x0C
 
 
 def _mp3(f: BinaryIO, body: int, size: int) -> tuple[Stream, int]:
-    """A stream up to the next that has a header or another rate, or up to the frames that its own header counts."""
+    """A stream, up to a frame with a header or another rate, or to the last frame that its own header counts."""
     first = _at(f, body, 4)
     counted = _mp3_count(_at(f, body, 64))
     position, frames, base, piece = body, 0, 0, b""
@@ -528,13 +536,13 @@ def _mp3(f: BinaryIO, body: int, size: int) -> tuple[Stream, int]:
         position += length
         if counted and frames == counted:
             end = position
-        if counted and frames > counted + 2:  # encoders disagree by up to two
+        if counted and frames > counted + 2:  # encoders differ by up to two in what they count
             return Stream(body, end, ID3), end
     else:
         position = size
     if counted:
         return Stream(body, position, ID3), position
-    # a header in a frame that has room for it
+    # a header, in a frame that is large enough for it
     head = bytes([0xFF, first[1] | 1, first[2] & 0x0C | 0xE0, first[3]])
     spare = bytearray(head + bytes((_mp3_frame(head) or 64) - 4))
     at = _mp3_side(head)
@@ -544,7 +552,7 @@ def _mp3(f: BinaryIO, body: int, size: int) -> tuple[Stream, int]:
 
 
 def _mp3_next(f: BinaryIO, position: int, size: int) -> int:
-    """Behind a tag, else the next frame that another follows; `size` where there is none."""
+    """The position after a tag, else of the next frame that another frame follows; `size` where there is none."""
     if (behind := _skip_tags(f, position, size)) > position:
         return behind
     for at in _search(f, re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]"), 2, position + 1, size):
@@ -555,13 +563,13 @@ def _mp3_next(f: BinaryIO, position: int, size: int) -> int:
 
 
 def _mp3_side(head: bytes) -> int:
-    """Where a frame's header Xing or Info is: behind the side information of a silent frame."""
+    """The position of a Xing or Info header in its frame: after the side information of a silent frame."""
     mono = head[3] >> 6 == 3
     return 4 + ((17 if mono else 32) if head[1] & 8 else (9 if mono else 17))
 
 
 def _mp3_count(frame: bytes) -> int | None:
-    """The frames that a header counts, 0 where it leaves that out, None where the frame is no header."""
+    """The frames that a Xing, Info or VBRI header counts, 0 if it has no count, None for a frame without a header."""
     at = _mp3_side(frame)
     if frame[at : at + 4] in (b"Xing", b"Info"):
         return int.from_bytes(frame[at + 8 : at + 12], "big") if frame[at + 7] & 1 else 0

@@ -1,4 +1,4 @@
-"""Public speech by name: fetched, checked and unpacked into a folder that `textless encode` and the step `corpus` read."""
+"""Public data sets by name: fetched, checked and unpacked into a folder for `textless encode` and the step `corpus`."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ import json
 import shutil
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO, cast
 
 from textless.audio.fetch import Progress, fetch, one_at_a_time
 from textless.errors import CorpusError, OutputExistsError, did_you_mean
 from textless.files import write_text
 
-MARK = ".textless.json"  # in an unpacked folder: what it is, and how many audio files it has
+MARK = ".textless.json"  # in an unpacked folder: the name of the data set and its number of audio files
 AUDIO = (".flac", ".wav")
-EXPANSION = 20  # times its own size that an archive may have unpacked; audio in a .tar.gz has at most a few times
-SMALL = 1_000_000  # bytes of an archive; a smaller one may unpack to as much as one of this size, since tar pads
+EXPANSION = 20  # most unpacked bytes per byte of an archive; audio in a .tar.gz has a few
+SMALL = 1_000_000  # bytes; a smaller archive may unpack to as much as one of this size, since tar pads
 NAME = 1 << 16  # bytes of a header that holds a name
 SPLITS = ("corpus", "id", "speaker", "split")  # columns of splits.tsv
 
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """A .tar.gz whose members all lie in one folder. `sha256` and `size` (bytes) are None where nobody has published them."""
+    """A .tar.gz whose members are all in one folder. `sha256` and `size` (bytes) are None if they are not published."""
 
     url: str
     sha256: str | None = None
@@ -40,9 +41,9 @@ class Dataset:
 
     Attributes:
         archives: unpacked into one folder, each without its outermost folder.
-        files: audio files in them all.
+        files: the number of audio files in all archives.
         who: path of an audio file in that folder → (speaker, split).
-        about: licence, and whom to name.
+        about: licence and attribution.
     """
 
     archives: tuple[Archive, ...]
@@ -51,7 +52,7 @@ class Dataset:
     about: str
 
 
-# The speakers of train-clean-5 that tiny-en did not learn from; dev-clean-2 has other speakers, all of them unseen.
+# The speakers of train-clean-5 that tiny-en was not trained on; the speakers of dev-clean-2 are others, all unseen.
 HELD_OUT = {"2416": "dev", "3664": "dev", "332": "test", "1867": "test", "1970": "test", "4640": "test"}
 
 
@@ -61,15 +62,20 @@ def _librispeech(path: PurePosixPath) -> tuple[str, str]:
     return speaker, HELD_OUT.get(speaker, "train") if part == "train-clean-5" else part
 
 
-# By sentence, since some were read more than once; what was read wrong is another sentence.
+# By sentence, since some were read more than once; a misread sentence counts as another one.
 SENTENCES = {
-    "dev": """a0051 a0080 a0098 a0103 a0146 a0150 a0183 a0189 a0203 a0210 a0238 a0248 a0251 a0253 a0265 a0283 a0284 a0351 a0362 a0395 a0408
-a0423 a0436 a0479 a0501 a0511 a0521 a0529 a0564 a0573 a0578 b0091 b0095 b0106 b0141 b0159 b0189 b0195 b0218 b0225 b0265 b0324 b0340 b0344
-b0365 b0378 b0399 b0428 b0439 b0475 b0491 b0505 b0536 b0537""",
-    "test": """a0004 a0008 a0009 a0013 a0023 a0062 a0088 a0131 a0132 a0137 a0162 a0178 a0180 a0188 a0190 a0193 a0200 a0208 a0211 a0214 a0217
-a0229 a0237 a0287 a0294 a0300 a0313 a0323 a0332 a0337 a0372 a0387 a0399 a0440 a0467 a0472 a0489 a0491 a0495 a0532 a0545 a0546 a0551 a0588
-b0010 b0035 b0039 b0055 b0068 b0077 b0078 b0088 b0099 b0121 b0136 b0147 b0161 b0169 b0214 b0230 b0235 b0252 b0260 b0277 b0280 b0297 b0298
-b0310 b0314 b0319 b0355 b0387 b0408 b0422 b0432 b0441 b0450 b0464 b0502 b0531""",
+    "dev": """
+        a0051 a0080 a0098 a0103 a0146 a0150 a0183 a0189 a0203 a0210 a0238 a0248 a0251 a0253 a0265 a0283 a0284 a0351
+        a0362 a0395 a0408 a0423 a0436 a0479 a0501 a0511 a0521 a0529 a0564 a0573 a0578 b0091 b0095 b0106 b0141 b0159
+        b0189 b0195 b0218 b0225 b0265 b0324 b0340 b0344 b0365 b0378 b0399 b0428 b0439 b0475 b0491 b0505 b0536 b0537
+    """,
+    "test": """
+        a0004 a0008 a0009 a0013 a0023 a0062 a0088 a0131 a0132 a0137 a0162 a0178 a0180 a0188 a0190 a0193 a0200 a0208
+        a0211 a0214 a0217 a0229 a0237 a0287 a0294 a0300 a0313 a0323 a0332 a0337 a0372 a0387 a0399 a0440 a0467 a0472
+        a0489 a0491 a0495 a0532 a0545 a0546 a0551 a0588 b0010 b0035 b0039 b0055 b0068 b0077 b0078 b0088 b0099 b0121
+        b0136 b0147 b0161 b0169 b0214 b0230 b0235 b0252 b0260 b0277 b0280 b0297 b0298 b0310 b0314 b0319 b0355 b0387
+        b0408 b0422 b0432 b0441 b0450 b0464 b0502 b0531
+    """,
 }
 MISREAD = ("arctic_a0062_1592747107", "arctic_b0439_1592528989", "arctic_b0537_1592524792")
 
@@ -77,9 +83,9 @@ MISREAD = ("arctic_a0062_1592747107", "arctic_b0439_1592528989", "arctic_b0537_1
 def _kathleen(path: PurePosixPath) -> tuple[str, str]:
     """data/arctic_PROMPT_TIME.wav"""
     prompt = path.stem[len("arctic_") :][:5]
-    return "kathleen", "train" if path.stem in MISREAD else next(
-        (s for s, some in SENTENCES.items() if prompt in some), "train"
-    )
+    if path.stem in MISREAD:
+        return "kathleen", "train"
+    return "kathleen", next((split for split, prompts in SENTENCES.items() if prompt in prompts), "train")
 
 
 DATASETS = {
@@ -98,13 +104,15 @@ DATASETS = {
         ),
         files=1519 + 1089,
         who=_librispeech,
-        about="CC BY 4.0: LibriSpeech ASR corpus, V. Panayotov, G. Chen, D. Povey, S. Khudanpur; prepared by OpenSLR (openslr.org/31)",
+        about="CC BY 4.0: LibriSpeech ASR corpus, V. Panayotov, G. Chen, D. Povey, S. Khudanpur; "
+        "prepared by OpenSLR (openslr.org/31)",
     ),
     "kathleen_en": Dataset(
-        # GitHub packs a commit anew for who asks, so there is no checksum: gzip's own and the number of files must do.
+        # GitHub packs a commit again for each download, so there is no checksum but gzip's, and the number of files.
         archives=(
             Archive(
-                url="https://github.com/rhasspy/dataset-voice-kathleen/archive/c51cb971036a127359b43c621f26ca5081eab13e.tar.gz"
+                url="https://github.com/rhasspy/dataset-voice-kathleen/archive/"
+                "c51cb971036a127359b43c621f26ca5081eab13e.tar.gz"
             ),
         ),
         files=1620,
@@ -117,15 +125,17 @@ DATASETS = {
 def fetch_dataset(
     name: str, folder: Path | str, *, progress: Progress = lambda done, total, what: None
 ) -> tuple[Path, bool]:
-    """Fetch a corpus into `folder/NAME`, with `folder/NAME.tsv` (audio, id, speaker, split), `folder/NAME.txt` (id, words; where the
-    archives hold any) and its lines of `folder/splits.tsv`.
+    """Fetch a data set into `folder/NAME`, and write its manifest, its words and its splits.
 
-    The folder appears whole, by rename; a call that was killed is finished by the next. One that is there is left as it is.
+    These are `folder/NAME.tsv` (audio, id, speaker, split), `folder/NAME.txt` (id, words; if the archives hold any) and
+    its lines of `folder/splits.tsv`. The folder is renamed into place when it is complete; the next call finishes one
+    that was killed. An existing folder is not changed.
 
-    Returns the manifest, and whether anything had to be unpacked.
+    Returns the manifest, and whether anything was unpacked.
 
-    Raises ModelError as `fetch`, OutputExistsError when the folder is somebody else's, CorpusError when an archive is damaged or holds
-    anything but plain files in its own folder, when files are missing, and when the folder cannot be written.
+    Raises ModelError as `fetch`, OutputExistsError when the folder is not a data set of `textless fetch`, CorpusError
+    when an archive is damaged or holds anything but plain files in its own folder, when files are missing, and when the
+    folder cannot be written.
     """
     if name not in DATASETS:
         raise CorpusError(f"no data set {name!r}{did_you_mean(name, DATASETS)}")
@@ -140,16 +150,17 @@ def fetch_dataset(
                 try:
                     for path in archives:
                         unpack(path, work, progress)
-                    found = sum(1 for _ in _audio(work))
-                    if found != dataset.files:
+                    files = sum(1 for _ in _audio(work))
+                    if files != dataset.files:
                         raise CorpusError(
-                            f"{name}: the archives hold {found} audio files where {dataset.files} are expected; try again"
+                            f"{name}: the archives hold {files} audio files where {dataset.files} are expected; "
+                            "try again"
                         )
                 except CorpusError:
                     shutil.rmtree(work, ignore_errors=True)
                     _forget(dataset, archives)
                     raise
-                write_text(work / MARK, json.dumps({"dataset": name, "files": found}) + "\n")
+                write_text(work / MARK, json.dumps({"dataset": name, "files": files}) + "\n")
                 work.rename(target)
             _check_whole(target, name)
             _write_tables(target, name, dataset)
@@ -163,8 +174,8 @@ def fetch_dataset(
 def unpack(archive: Path, folder: Path, progress: Progress = lambda done, total, what: None) -> None:
     """Unpack a .tar.gz below `folder`, without its outermost folder.
 
-    Raises CorpusError when it is cut short or damaged, has a member that is no plain file, would lie elsewhere or has a name that cannot be
-    printed, and when it unpacks to more than EXPANSION times its size.
+    Raises CorpusError when it is cut short or damaged, when a member is not a plain file, is outside that folder or has
+    a name that cannot be printed, and when it unpacks to more than EXPANSION times its size.
     """
     if not hasattr(tarfile, "data_filter"):
         raise CorpusError("this Python cannot unpack archives safely; use 3.11.4 or newer")
@@ -173,7 +184,7 @@ def unpack(archive: Path, folder: Path, progress: Progress = lambda done, total,
     try:
         with open(archive, "rb") as raw, gzip.GzipFile(fileobj=raw) as whole:
             stream = _Bounded(whole, EXPANSION * max(total, SMALL))
-            with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as tar:
+            with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", tarinfo=_Member) as tar:
                 for member in tar:
                     parts = PurePosixPath(member.name).parts
                     if member.isdir():
@@ -185,7 +196,7 @@ def unpack(archive: Path, folder: Path, progress: Progress = lambda done, total,
                         )
                     if not member.name.isprintable() or any(len(part.encode()) > 255 for part in parts):
                         raise CorpusError(f"{archive}: {name} is not a name that a file can have; nothing was unpacked")
-                    # Times of files say nothing, and some cannot be set.
+                    # Times of files carry no information, and some cannot be set.
                     plain = member.replace(name="/".join(parts[1:]), mtime=None, deep=False)  # type: ignore[arg-type]
                     try:
                         tar.extract(plain, folder, filter="data")
@@ -194,7 +205,7 @@ def unpack(archive: Path, folder: Path, progress: Progress = lambda done, total,
                             f"{archive}: {name} is both a file and a folder; nothing was unpacked"
                         ) from None
                     progress(raw.tell() // 1_000_000, total // 1_000_000, f"MB of {archive.name} unpacked")
-            while stream.read(1 << 20):  # its checksum stands at its end, behind what tar wants to see
+            while stream.read(1 << 20):  # gzip's checksum is at its end, which tar does not read
                 pass
     except tarfile.FilterError as e:
         raise CorpusError(f"{archive}: {e}; nothing was unpacked") from None
@@ -203,7 +214,7 @@ def unpack(archive: Path, folder: Path, progress: Progress = lambda done, total,
 
 
 class _Member(tarfile.TarInfo):
-    """A member of small headers: tarfile reads names and the maps of sparse files, of whatever length, into memory."""
+    """A member with small headers: tarfile reads names and the maps of sparse files of any length into memory."""
 
     NAMES = (
         tarfile.GNUTYPE_LONGNAME,
@@ -225,7 +236,7 @@ class _Member(tarfile.TarInfo):
 
 
 class _Bounded:
-    """A stream that gives no more than `limit` bytes, and raises CorpusError where there are more."""
+    """A stream of at most `limit` bytes; reading more raises CorpusError."""
 
     def __init__(self, stream: gzip.GzipFile, limit: int) -> None:
         self.stream, self.limit, self.done = stream, limit, 0
@@ -235,13 +246,14 @@ class _Bounded:
         self.done += len(block)
         if self.done > self.limit:
             raise CorpusError(
-                f"{self.stream.name}: unpacks to more than {self.limit} bytes, which no audio does; nothing was unpacked"
+                f"{self.stream.name}: unpacks to more than {self.limit} bytes, which no audio does; "
+                "nothing was unpacked"
             )
         return block
 
 
 def _forget(dataset: Dataset, paths: list[Path]) -> None:
-    """An archive that has no checksum and turned out to be wrong is not to be taken from the cache again."""
+    """Remove archives without a checksum from the cache, after one of them turned out to be wrong."""
     for archive, path in zip(dataset.archives, paths, strict=True):
         if archive.sha256 is None:
             path.unlink(missing_ok=True)
@@ -260,13 +272,13 @@ def _check_whole(target: Path, name: str) -> None:
         raise OutputExistsError(
             f"{target}: exists and was not made by `textless fetch`; give another folder with -o"
         ) from None
-    found = sum(1 for _ in _audio(target))
-    if found != files:
-        raise CorpusError(f"{target}: holds {found} of the {files} audio files of {name}; remove it and fetch it again")
+    count = sum(1 for _ in _audio(target))
+    if count != files:
+        raise CorpusError(f"{target}: holds {count} of the {files} audio files of {name}; remove it and fetch it again")
 
 
 def _write_tables(target: Path, name: str, dataset: Dataset) -> None:
-    """The manifest and the words, where there are none, and what is missing of splits.tsv; lines that are there stay as they are."""
+    """Write the manifest and the words if they are missing, and append to splits.tsv what it lacks."""
     rows = [(path, path.stem, *dataset.who(path)) for path in _audio(target)]
     manifest, splits = target.with_name(f"{name}.tsv"), target.with_name("splits.tsv")
     if not manifest.exists():
@@ -276,21 +288,22 @@ def _write_tables(target: Path, name: str, dataset: Dataset) -> None:
     text = target.with_name(f"{name}.txt")
     if not text.exists() and (words := _words(target, {row[1] for row in rows})):
         write_text(text, _table(sorted(words.items())))
-    there: list[list[str]] = []
+    lines: list[Sequence[str]] = [SPLITS]
     if splits.exists():
+        lines = []
         with open(splits, encoding="utf-8", newline="") as f, contextlib.suppress(UnicodeDecodeError, csv.Error):
-            there = list(csv.reader(f, delimiter="\t", quoting=csv.QUOTE_NONE))
-        if not there or tuple(there[0]) != SPLITS:
+            lines += csv.reader(f, delimiter="\t", quoting=csv.QUOTE_NONE)
+        if not lines or tuple(lines[0]) != SPLITS:
             raise OutputExistsError(
                 f"{splits}: has other columns than {', '.join(SPLITS)}; give another folder with -o"
             )
-    known = {line[1] for line in there if len(line) == len(SPLITS)}
+    known = {line[1] for line in lines if len(line) == len(SPLITS)}
     if new := [(name, *rest) for _, *rest in rows if rest[0] not in known]:
-        write_text(splits, _table([*(there or [SPLITS]), *new]))
+        write_text(splits, _table([*lines, *new]))
 
 
 def _words(target: Path, ids: set[str]) -> dict[str, str]:
-    """What is said in files, by id: LibriSpeech's lines of id and words in `*.trans.txt`, or `ID.txt` beside the audio."""
+    """The words of files by id: LibriSpeech's lines of id and words in `*.trans.txt`, or `ID.txt` next to the audio."""
     out: dict[str, str] = {}
     for path in sorted(target.rglob("*.txt")):
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -299,9 +312,9 @@ def _words(target: Path, ids: set[str]) -> dict[str, str]:
             if path.name.endswith(".trans.txt")
             else [(path.stem, "", text)]
         )
-        out |= {name: " ".join(said.split()) for name, _, said in lines if name in ids and said.strip()}
+        out |= {name: " ".join(words.split()) for name, _, words in lines if name in ids and words.strip()}
     return out
 
 
-def _table(rows: list) -> str:
+def _table(rows: Iterable[Sequence[str]]) -> str:
     return "".join("\t".join(row) + "\n" for row in rows)

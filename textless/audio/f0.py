@@ -1,7 +1,7 @@
-"""The fundamental frequency of speech, for many files at once: candidates from the autocorrelation, and the best path through them.
+"""The fundamental frequency of speech, for many files at once: autocorrelation candidates and a Viterbi path.
 
-Boersma, "Accurate short-term analysis of the fundamental frequency and the harmonics-to-noise ratio of a sampled sound" (1993), which is
-`To Pitch (ac)` in Praat.
+Boersma, "Accurate short-term analysis of the fundamental frequency and the harmonics-to-noise ratio of a sampled sound"
+(1993), which is `To Pitch (ac)` in Praat.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from textless.errors import AudioError
 
 # Praat's defaults
 PERIODS = 3  # of the lowest frequency in a window
-VOICING = 0.45  # strength of the unvoiced candidate, which the autocorrelation of voiced ones exceeds
-SILENCE = 0.03  # of the file's peak: what is quieter is unvoiced
-OCTAVE = 0.01  # lost per octave below the highest frequency: a signal of period T has also the period 2 T
-JUMP = 0.35  # lost per octave from one frame to the next
-CHANGE = 0.14  # lost between voiced and unvoiced
-STEP = 0.01  # seconds; frames of a path are about as far apart, and JUMP and CHANGE hold for it
+VOICING = 0.45  # strength of the unvoiced candidate, which the autocorrelation of a voiced frame exceeds
+SILENCE = 0.03  # of the file's peak: quieter frames are unvoiced
+OCTAVE = 0.01  # cost per octave below the highest frequency: a signal of period T also has the period 2 T
+JUMP = 0.35  # cost per octave from one frame to the next
+CHANGE = 0.14  # cost of a change between voiced and unvoiced
+STEP = 0.01  # seconds between frames of a path, about; JUMP and CHANGE are defined for it
 
-CANDIDATES = 8  # voiced ones in a frame
-UPSAMPLED = 2  # lags per sample: on the samples alone, a peak between two would look lower than it is
-QUIET = 1e-3  # a peak of less counts as this: the rounding errors of silence have periods too
+CANDIDATES = 8  # voiced candidates of a frame
+UPSAMPLED = 2  # lags per sample: at one, a peak between two samples would look too low
+QUIET = 1e-3  # the least peak of a file: rounding errors of silence are periodic too
 
-CHUNK = 128  # frames transformed together: they stay in the processor's cache, which is worth a factor of two
+CHUNK = 128  # frames transformed together: they stay in the processor's cache, which makes it twice as fast
 BLOCK = 64  # frames whose transitions are in memory together
 BATCH = 1 << 16  # frames, padding included, whose paths are searched together
 
@@ -50,7 +50,8 @@ def track_f0(
 ) -> list[np.ndarray]:
     """F0 of each frame, by the autocorrelation method of Boersma (1993).
 
-    Frame t is centred on sample (t + 1/2) · hop and sees three periods of `low`. A file's result does not depend on the files beside it.
+    Frame t is centred on sample (t + 1/2) · hop and sees three periods of `low`. The result of a file does not depend
+    on the others.
 
     Args:
         waveforms: (samples,) float32 in [-1, 1] each.
@@ -62,8 +63,8 @@ def track_f0(
         (T,) float32 Hz for each waveform, 0 where it is unvoiced.
 
     Raises:
-        AudioError: a waveform is none (see `as_waveform`), or the other arguments make no sense.
-        DeviceError: the device is unknown or not there.
+        AudioError: not a waveform (see `as_waveform`), or the other arguments are out of range.
+        DeviceError: the device is unknown or missing.
     """
     at = resolve(device)
     if not (hop >= 1 and low >= 10 and 2 * low <= high <= sample_rate / 4):
@@ -76,7 +77,7 @@ def track_f0(
     if len(counts) != len(waveforms) or min(counts, default=0) < 0:
         raise AudioError(f"{len(waveforms)} waveforms need as many numbers of frames, none negative; got {len(counts)}")
 
-    fine = max(1, round(hop / (STEP * sample_rate)))  # frames of the path for each that is returned
+    fine = max(1, round(hop / (STEP * sample_rate)))  # frames of the path for each returned frame
     paths = [np.zeros(0, np.float32)] * len(counts)
     for batch in _batches([fine * (n - 1) + 1 if n else 0 for n in counts]):
         candidates = []
@@ -90,7 +91,7 @@ def track_f0(
 
 
 def _batches(counts: list[int]) -> Iterator[list[int]]:
-    """Indices of files of like length, which fill BATCH frames; those without frames are left out."""
+    """Indices of files of similar length, up to BATCH frames with padding; files without frames are left out."""
     batch: list[int] = []
     for i in sorted((i for i, n in enumerate(counts) if n), key=counts.__getitem__):
         if batch and (len(batch) + 1) * counts[i] > BATCH:
@@ -102,14 +103,14 @@ def _batches(counts: list[int]) -> Iterator[list[int]]:
 
 
 def _candidates(wave: Tensor, centres: Tensor, sample_rate: int, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """What each frame of one file may be: unvoiced, or of one of several frequencies.
+    """The candidates of each frame of one file: unvoiced, or one of several frequencies.
 
     Args:
         wave: (samples,) float32.
         centres: (T,) int64 samples, ascending.
 
     Returns:
-        octaves: (T, 1 + K) float32, log2 of Hz; the first candidate is the unvoiced one, of -inf.
+        octaves: (T, 1 + K) float32, log2 of Hz; the first candidate is the unvoiced one, -inf.
         strengths: (T, 1 + K) float32, Boersma's equations 23 and 24; -inf where there are fewer candidates.
     """
     size = math.ceil(PERIODS * sample_rate / low)
@@ -125,7 +126,8 @@ def _candidates(wave: Tensor, centres: Tensor, sample_rate: int, low: float, hig
 def _peaks(frames: Tensor, sample_rate: int, low: float, high: float) -> tuple[Tensor, Tensor, Tensor]:
     """The highest peaks of the autocorrelation of windowed frames over that of the window (Boersma 1993, equation 9).
 
-    Returns octaves (T, K), strengths (T, K), -inf where there are fewer peaks, and levels (T,): the peak amplitude of the middle period.
+    Returns octaves (T, K), strengths (T, K), -inf where there are fewer peaks, and levels (T,): the peak amplitude of
+    the middle period.
     """
     size = frames.shape[1]
     window, of_window = _window(size, size + math.ceil(sample_rate / low) + 1, frames.device)
@@ -137,17 +139,18 @@ def _peaks(frames: Tensor, sample_rate: int, low: float, high: float) -> tuple[T
     shortest, longest = math.ceil(rate / high), math.floor(rate / low)
     r = _autocorrelation(frames, len(of_window))
     r = r[:, shortest - 1 : longest + 2] / r[:, :1].clamp(min=1e-20) / of_window[shortest - 1 : longest + 2]
-    before, here, after = r[:, :-2], r[:, 1:-1], r[:, 2:]
+    before, centre, after = r[:, :-2], r[:, 1:-1], r[:, 2:]
     loss = OCTAVE * torch.log2(torch.arange(shortest, longest + 1, device=r.device) * (high / rate))
-    peaks = torch.where((here > before) & (here >= after) & (here > VOICING / 2), here - loss, -math.inf)
-    found, lags = peaks.topk(CANDIDATES)
+    is_top = (centre > before) & (centre >= after) & (centre > VOICING / 2)
+    highest, lags = torch.where(is_top, centre - loss, -math.inf).topk(CANDIDATES)
 
-    # The top of the cosine through a peak and its neighbours. A parabola is too low where all harmonics are strong: T would lose to 2 T.
-    before, here, after = (x.gather(1, lags) for x in (before, here, after))
-    is_peak = found > -math.inf
-    angle = torch.acos(((before + after) / (2 * here)).clamp(-1, 1))  # from one lag to the next
-    shift = torch.where(is_peak, torch.atan((after - before) / (2 * here * angle.sin())) / angle, 0)
-    height = here / torch.cos(shift * angle)
+    # The top of the cosine through a peak and its neighbours. A parabola is too low where all harmonics are strong: T
+    # would lose to 2 T.
+    before, centre, after = (x.gather(1, lags) for x in (before, centre, after))
+    is_peak = highest > -math.inf
+    angle = torch.acos(((before + after) / (2 * centre)).clamp(-1, 1))  # from one lag to the next
+    shift = torch.where(is_peak, torch.atan((after - before) / (2 * centre * angle.sin())) / angle, 0)
+    height = centre / torch.cos(shift * angle)
     octaves = torch.log2((rate / (shortest + lags + shift)).clamp(low, high))
     strengths = torch.where(is_peak, height - OCTAVE * (math.log2(high) - octaves), -math.inf)
     return octaves, strengths, levels
@@ -157,7 +160,7 @@ def _peaks(frames: Tensor, sample_rate: int, low: float, high: float) -> tuple[T
 def _window(size: int, padded: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Hann window (size,) and its autocorrelation, 1 at lag 0."""
     window = torch.hann_window(size + 2, periodic=False, dtype=torch.float64, device=device)[1:-1]
-    r = _autocorrelation(window, UPSAMPLED * 128 * math.ceil(padded / 128))  # a length that the FFT is fast at
+    r = _autocorrelation(window, UPSAMPLED * 128 * math.ceil(padded / 128))  # a length with a fast FFT
     return window.float(), (r / r[0]).float()
 
 
@@ -174,7 +177,8 @@ def _best_paths(candidates: list[tuple[Tensor, Tensor]], step: float) -> list[Te
     """
     counts = [len(octaves) for octaves, _ in candidates]
     total = max(counts)
-    # Past its end a file stays in its last candidates, where the best path changes nothing and gains nothing.
+    # Past its end a file repeats the frequencies of its last frame with strength 0, which does not change the best
+    # path.
     octaves = torch.stack(
         [F.pad(o.T, (0, total - len(o)), mode="replicate").T for o, _ in candidates], 1
     )  # (T, B, 1 + K)
@@ -193,7 +197,7 @@ def _best_paths(candidates: list[tuple[Tensor, Tensor]], step: float) -> list[Te
             score = best + strength
             steps.append(origin)
         origins.append(torch.stack(steps))
-        score = score - score.amax(1, keepdim=True)  # or after an hour float32 could not tell paths apart
+        score = score - score.amax(1, keepdim=True)  # else after an hour float32 cannot tell paths apart
 
     state = score.argmax(1, keepdim=True)
     states = [state]
@@ -202,13 +206,12 @@ def _best_paths(candidates: list[tuple[Tensor, Tensor]], step: float) -> list[Te
             state = origin.gather(1, state)
             states.append(state)
     path = octaves.gather(2, torch.stack(states[::-1])).squeeze(2)
-    return [
-        path[:n, i].contiguous().exp2() for i, n in enumerate(counts)
-    ]  # one by one: the last bit depends on the layout
+    # one by one, since the last bit depends on the memory layout
+    return [path[:n, i].contiguous().exp2() for i, n in enumerate(counts)]
 
 
 def f0_cents_error(made: np.ndarray, real: np.ndarray) -> float:
-    """Mean absolute difference in cents over the frames that are voiced in both, NaN where there are none.
+    """Mean absolute difference in cents over the frames that are voiced in both, NaN if there are none.
 
     Takes (T,) Hz twice, 0 where unvoiced. Raises AudioError when the lengths differ.
     """
@@ -218,7 +221,7 @@ def f0_cents_error(made: np.ndarray, real: np.ndarray) -> float:
 
 
 def voicing_error(made: np.ndarray, real: np.ndarray) -> float:
-    """Share of frames of which one is voiced and the other is not, NaN where there are no frames.
+    """Share of frames that are voiced in one and unvoiced in the other, NaN without frames.
 
     Takes (T,) Hz twice, 0 where unvoiced. Raises AudioError when the lengths differ.
     """
@@ -229,5 +232,5 @@ def voicing_error(made: np.ndarray, real: np.ndarray) -> float:
 def _check_lengths(made: np.ndarray, real: np.ndarray) -> None:
     if len(made) != len(real):
         raise AudioError(
-            f"{len(made)} frames of F0 cannot be compared with {len(real)}; track both with the same numbers of `frames`"
+            f"{len(made)} frames of F0 cannot be compared with {len(real)}; track both with the same number of `frames`"
         )

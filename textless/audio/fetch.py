@@ -1,4 +1,4 @@
-"""Files from the network, once: resumed, verified, kept in a cache."""
+"""Downloads: resumed, verified, and kept in a cache."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from urllib.parse import unquote, urlsplit
 from textless.errors import ModelError
 from textless.files import sha256_of, write_text
 
-BLOCK = 1 << 16  # bytes read at once; at most so many are lost when the process is killed
+BLOCK = 1 << 16  # bytes read at once; a killed process loses at most as many
 TIMEOUT = 30  # seconds without a byte, after which a connection counts as dropped
-TRIES = 4  # connections in a row that bring nothing, before giving up
-PAUSE = 0.5  # seconds before the second of them, doubled before each further one
-TRUE = {"1", "ON", "YES", "TRUE"}  # what huggingface_hub takes for set
+TRIES = 4  # connections in a row without new bytes, before giving up
+PAUSE = 0.5  # seconds before the second try, doubled before each further one
+TRUE = {"1", "ON", "YES", "TRUE"}  # values that huggingface_hub reads as true
 WEIGHTS, INDEX, PICKLE = "*.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 
 NUMBER = re.compile(r"[0-9]{1,18}")  # of bytes, in a header
@@ -39,7 +39,7 @@ class _Dropped(Exception):
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """To https, and from http to http: a server may neither make a client read files and FTP nor take the encryption away."""
+    """Follow redirects to https, and from http to http: never to local files or FTP, never away from encryption."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
@@ -51,33 +51,34 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 @contextlib.contextmanager
 def one_at_a_time(lock: Path) -> Iterator[None]:
-    """Hold a lock file, so that of several processes one at a time is in the block. Raises ModelError where there are no such locks."""
+    """Hold a lock file: one process at a time is in the block. Raises ModelError on a system without file locks."""
     try:
         import fcntl
     except ImportError:
-        raise ModelError("this system has no locks of files (fcntl); use Linux, macOS, or WSL on Windows") from None
+        raise ModelError("this system has no file locks (fcntl); use Linux, macOS, or WSL on Windows") from None
     with open(lock, "w") as f:
         fcntl.flock(f, fcntl.LOCK_EX)
         yield
 
 
 def fetch(url: str, *, sha256: str | None, size: int | None = None, progress: Progress | None = None) -> Path:
-    """The local copy of a file, downloaded at the first call and taken from the cache ever after, without network.
+    """The local copy of a file: downloaded by the first call, taken from the cache without network by later ones.
 
     Args:
         url: https://, http:// or file://.
-        sha256: of the file, 64 hex digits. None where nobody has published it: then what the first download brings is trusted,
-            its hash is kept beside it (`NAME.sha256`), and every later download from this URL must have the same.
-        size: in bytes, where known. No more is read, and less is refused.
-        progress: called with megabytes done, megabytes in all, and what they are of.
+        sha256: of the file, 64 hex digits. None if it is not published: then the first download is trusted, its hash is
+            kept in `NAME.sha256`, and every later download from this URL must have the same.
+        size: in bytes, if known. No more is read, and less is an error.
+        progress: called with megabytes done, megabytes in all, and what is downloaded.
 
-    The file appears whole, by rename, after its size and hash are checked. Until then it grows as `NAME.partial`, and the
-    next call goes on where a killed one ended, unless the server has another file by now. Of several processes that want one
-    file at a time, one downloads and the others wait. The cache is $TEXTLESS_CACHE, else `textless/files` in the user's cache
-    folder; a file that was copied into it by hand is checked once and used.
+    The file is renamed into place after its size and hash are checked. Until then it grows as `NAME.partial`, which the
+    next call resumes, unless the file on the server has changed. If several processes ask for one file, one downloads
+    and the others wait. The cache is $TEXTLESS_CACHE, else `textless/files` in the user's cache folder; a file that was
+    copied into it by hand is checked once and used.
 
-    Raises ModelError when there is no network or no such file, when the server redirects to anything but https (or from http to http),
-    when what comes is empty or a web page, when HF_HUB_OFFLINE is set, when size or hash are wrong, and when the cache cannot be written.
+    Raises ModelError without network, for a missing file, for a redirect to anything but https (or from http to http),
+    for an empty response or a web page, when HF_HUB_OFFLINE is set, for a wrong size or hash, and when the cache cannot
+    be written.
     """
     path = _place(url)
     sha256 = sha256 and sha256.lower()
@@ -91,13 +92,14 @@ def fetch(url: str, *, sha256: str | None, size: int | None = None, progress: Pr
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with one_at_a_time(_beside(path, ".lock")):
+        with one_at_a_time(_with_suffix(path, ".lock")):
             if not _cached(path, sha256):  # another process may have been faster
                 total = _download(url, path, bool(sha256 or _recorded(path)), size, progress)
                 _accept(url, path, sha256, total)
     except OSError as e:
         raise ModelError(
-            f"{e.filename or path}: cannot be written ({e.strerror or e}); make room, or give another cache with TEXTLESS_CACHE"
+            f"{e.filename or path}: cannot be written ({e.strerror or e}); "
+            "make room, or give another cache with TEXTLESS_CACHE"
         ) from None
     return path
 
@@ -106,33 +108,33 @@ def fetch_repository(repo: str, *, revision: str | None = None) -> Path:
     """The local folder of a repository of the Hugging Face hub: its config.json, preprocessor_config.json and weights.
 
     Args:
-        repo: `owner/name`, looked up at $HF_ENDPOINT where that is set.
+        repo: `owner/name`, looked up at $HF_ENDPOINT if that is set.
         revision: commit, tag or branch; None is the main branch.
 
-    Weights are all `*.safetensors`, or pytorch_model.bin where the repository has none. They lie in huggingface_hub's own
-    cache, which resumes and verifies them. A repository that is there is returned without network, so that a branch stays at
-    the commit that it had when it was fetched.
+    Weights are all `*.safetensors`, or pytorch_model.bin if the repository has none. They are kept in huggingface_hub's
+    cache, which resumes and verifies downloads. A cached repository is returned without network, so that a branch stays
+    at the commit that it had when it was fetched.
 
-    Raises ModelError when the repository or revision does not exist, is gated or holds no weights, when there is no network,
-    and when HF_HUB_OFFLINE is set and it is not in the cache.
+    Raises ModelError when the repository or revision does not exist, is gated or holds no weights, without network, and
+    when HF_HUB_OFFLINE is set and it is not in the cache.
     """
     from huggingface_hub import HfApi, constants, snapshot_download
 
-    wanted = ["config.json", "preprocessor_config.json", INDEX, WEIGHTS]
+    patterns = ["config.json", "preprocessor_config.json", INDEX, WEIGHTS]
     with _hub_errors(repo, revision):
-        with contextlib.suppress(FileNotFoundError):  # is not there, or not all of it
-            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=wanted, local_files_only=True))
+        with contextlib.suppress(FileNotFoundError):  # not cached, or not completely
+            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, local_files_only=True))
             if _has_weights(folder):
                 return folder
         if variable := _offline():
             raise ModelError(
-                f"{repo} is not in the cache {constants.HF_HUB_CACHE} and {variable} is set: unset {variable} or give the folder of a "
-                f"copy of {constants.ENDPOINT}/{repo}"
+                f"{repo} is not in the cache {constants.HF_HUB_CACHE} and {variable} is set: "
+                f"unset {variable} or give the folder of a copy of {constants.ENDPOINT}/{repo}"
             )
         names = [s.rfilename for s in HfApi().model_info(repo, revision=revision).siblings or []]
         if not any(name.endswith(".safetensors") for name in names):
-            wanted.append(PICKLE)
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
+            patterns.append(PICKLE)
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
     if not _has_weights(folder):
         raise ModelError(f"{repo}: holds no config.json with model.safetensors or {PICKLE}; is it an encoder?")
     return folder
@@ -142,7 +144,10 @@ def fetch_repository(repo: str, *, revision: str | None = None) -> Path:
 
 
 def _place(url: str) -> Path:
-    """Where a URL is kept: its own name in a folder that is unique for it. Raises ModelError for other schemes."""
+    """Where a URL is cached: under its own name in a folder that is unique to it.
+
+    Raises ModelError for other schemes.
+    """
     if not url.startswith(("https://", "http://", "file://")):
         raise ModelError(f"{url}: only https://, http:// and file:// can be fetched")
     name = unquote(re.split(r"[?#]", url)[0].rsplit("/", 1)[-1])
@@ -156,12 +161,12 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "textless" / "files"
 
 
-def _beside(path: Path, suffix: str) -> Path:
+def _with_suffix(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
 def _offline() -> str | None:
-    """The variable that forbids the network, of those that huggingface_hub heeds, in its order."""
+    """The environment variable that forbids the network, of those that huggingface_hub reads, in its order."""
     for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         if value := os.environ.get(variable):
             return variable if value.upper() in TRUE else None
@@ -172,26 +177,29 @@ def _offline() -> str | None:
 
 
 def _cached(path: Path, sha256: str | None) -> bool:
-    """Whether the file is there. Raises ModelError when it is another than the one meant."""
+    """Whether the file is in the cache. Raises ModelError when its hash is not the expected one."""
     if not path.is_file():
         return False
-    found = _recorded(path)
-    if found is None:  # copied by hand
+    digest = _recorded(path)
+    if digest is None:  # copied by hand
         try:
-            found = sha256_of(path)
+            digest = sha256_of(path)
         except OSError as e:
             raise ModelError(f"{path}: cannot be read ({e.strerror})") from None
-        if sha256 in (None, found):
-            with contextlib.suppress(OSError):  # a cache that is shared and read-only only costs the time
-                _record(path, found)
-    if sha256 not in (None, found):
-        raise ModelError(f"{path}: has sha256 {found} where {sha256} is expected; remove it to fetch it again")
+        if sha256 in (None, digest):
+            with contextlib.suppress(OSError):  # a shared, read-only cache is hashed again by each call
+                _record(path, digest)
+    if sha256 not in (None, digest):
+        raise ModelError(f"{path}: has sha256 {digest} where {sha256} is expected; remove it to fetch it again")
     return True
 
 
 def _download(url: str, path: Path, known: bool, size: int | None, progress: Progress | None) -> int | None:
-    """Bring `NAME.partial` to its full length, over as many connections as it takes. Returns that length where it is known."""
-    partial = _beside(path, ".partial")
+    """Download `NAME.partial` to its full length, over several connections if needed.
+
+    Returns that length if it is known.
+    """
+    partial = _with_suffix(path, ".partial")
     idle = furthest = 0
     while True:
         try:
@@ -206,12 +214,12 @@ def _download(url: str, path: Path, known: bool, size: int | None, progress: Pro
 
 
 def _receive(url: str, path: Path, known: bool, size: int | None, progress: Progress | None) -> int | None:
-    """One connection: the rest of the file, or all of it where the server has no ranges or another file by now."""
-    partial, tag = _beside(path, ".partial"), _beside(path, ".etag")
+    """One connection: the rest of the file, or all of it if the server has no ranges or the file has changed."""
+    partial, tag = _with_suffix(path, ".partial"), _with_suffix(path, ".etag")
     start = _length(partial)
     version = _tag(tag.read_text(errors="replace")) if tag.is_file() else ""
     headers = {"User-Agent": "textless"}
-    if start and (version or known):  # with neither nobody would notice that the two parts are of different files
+    if start and (version or known):  # with neither, a mix of two different files would go unnoticed
         headers["Range"] = f"bytes={start}-"
         if version:
             headers["If-Range"] = version
@@ -221,10 +229,10 @@ def _receive(url: str, path: Path, known: bool, size: int | None, progress: Prog
         if status in (206, 416):
             total = int(extent[2]) if extent and extent[2] != "*" else None
             if status == 416 and total == start:
-                return total  # all of it was there, killed before its hash was checked
+                return total  # complete already: killed before its hash was checked
             if status == 416 or not extent or extent[1] != str(start):
                 partial.unlink(missing_ok=True)
-                raise _Dropped("the server sends another part than the one asked for")
+                raise _Dropped("the server sends another part than the requested one")
         else:
             start, length = 0, response.headers.get("Content-Length", "")
             total = int(length) if NUMBER.fullmatch(length) else None
@@ -245,7 +253,7 @@ def _receive(url: str, path: Path, known: bool, size: int | None, progress: Prog
                 if total is not None and done > total:
                     partial.unlink(missing_ok=True)
                     raise ModelError(
-                        f"{url}: sends more than the {total} bytes that are expected; the file at this address was replaced"
+                        f"{url}: sends more than the expected {total} bytes; the file at this address was replaced"
                     )
                 f.write(block)
                 if progress:
@@ -256,7 +264,7 @@ def _receive(url: str, path: Path, known: bool, size: int | None, progress: Prog
 
 
 def _connect(url: str, headers: dict[str, str], path: Path) -> Any:
-    """The server's answer. Raises _Dropped where another try may help, else ModelError."""
+    """The server's response. Raises _Dropped if another try may help, else ModelError."""
     try:
         return urllib.request.build_opener(_Redirects).open(
             urllib.request.Request(url, headers=headers), timeout=TIMEOUT
@@ -272,70 +280,73 @@ def _connect(url: str, headers: dict[str, str], path: Path) -> Any:
     except (http.client.InvalidURL, ValueError) as e:
         raise _unreachable(url, path, str(e)) from None
     except (http.client.HTTPException, OSError) as e:
-        reason = e.reason if isinstance(e, urllib.error.URLError) else e
-        passing = isinstance(reason, (http.client.HTTPException, ConnectionError, TimeoutError))
-        if passing and not isinstance(reason, ConnectionRefusedError):
-            raise _Dropped(_line(reason)) from None
-        raise _unreachable(url, path, _line(reason)) from None
+        cause = e.reason if isinstance(e, urllib.error.URLError) else e
+        passing = isinstance(cause, (http.client.HTTPException, ConnectionError, TimeoutError))
+        if passing and not isinstance(cause, ConnectionRefusedError):
+            raise _Dropped(_line(cause)) from None
+        raise _unreachable(url, path, _line(cause)) from None
 
 
 def _read(response: Any) -> bytes:
     try:
-        return response.read1(BLOCK)  # `read` believes a chunk of -1 bytes and reads without end
+        return response.read1(BLOCK)  # `read` accepts a chunk of -1 bytes and never returns
     except (http.client.HTTPException, OSError, ValueError) as e:
         raise _Dropped(_line(e)) from None
 
 
 def _accept(url: str, path: Path, sha256: str | None, total: int | None) -> None:
-    """Check the finished download and give it its name. Raises ModelError, and removes it, when it is not what it should be."""
-    partial, tag = _beside(path, ".partial"), _beside(path, ".etag")
+    """Check the finished download and rename it.
+
+    Raises ModelError, and removes it, when it is not the expected file.
+    """
+    partial, tag = _with_suffix(path, ".partial"), _with_suffix(path, ".etag")
     if not _length(partial):
         partial.unlink(missing_ok=True)
-        raise ModelError(f"{url}: brought an empty file; try again, or copy the file to {path}")
-    expected, found, fault = sha256 or _recorded(path), sha256_of(partial), ""
+        raise ModelError(f"{url}: returned an empty file; try again, or copy the file to {path}")
+    expected, digest, fault = sha256 or _recorded(path), sha256_of(partial), ""
     with open(partial, "rb") as f:
         page = f.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
-    if page and expected != found:
+    if page and expected != digest:
         partial.unlink()
         raise _web_page(url, path)
     if total is not None and _length(partial) != total:
-        fault = f"brought {_length(partial)} bytes where {total} are expected; try again"
-    elif expected not in (None, found):
-        fault = f"brought a file with sha256 {found} where {expected} is expected; " + (
-            "it was damaged on the way or replaced"
+        fault = f"returned {_length(partial)} bytes where {total} are expected; try again"
+    elif expected not in (None, digest):
+        fault = f"returned a file with sha256 {digest} where {expected} is expected; " + (
+            "it was damaged in transfer or replaced"
             if sha256
-            else f"remove {_beside(path, '.sha256')} if it was meant to change"
+            else f"remove {_with_suffix(path, '.sha256')} if it was meant to change"
         )
     if fault:
         partial.unlink()
         tag.unlink(missing_ok=True)
         raise ModelError(f"{url}: {fault}")
-    _record(path, found)
+    _record(path, digest)
     partial.replace(path)
     tag.unlink(missing_ok=True)
 
 
 def _version(headers: Any) -> str:
-    """What If-Range compares: a strong ETag, else the date; "" without either."""
+    """The value for If-Range: a strong ETag, else the date; "" without either."""
     etag = headers.get("ETag", "")
     return _tag(etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", ""))
 
 
 def _tag(value: str) -> str:
-    """ "" for what no header can hold."""
+    """The value, or "" for one that no header can hold."""
     return value if TAG.fullmatch(value) else ""
 
 
 def _recorded(path: Path) -> str | None:
-    """The hash that is kept beside a file."""
+    """The hash of a cached file, from `NAME.sha256`."""
     with contextlib.suppress(OSError):
-        if found := re.match(r"[0-9a-f]{64}\b", _beside(path, ".sha256").read_text(errors="replace")):
-            return found[0]
+        if digest := re.match(r"[0-9a-f]{64}\b", _with_suffix(path, ".sha256").read_text(errors="replace")):
+            return digest[0]
     return None
 
 
 def _record(path: Path, digest: str) -> None:
-    write_text(_beside(path, ".sha256"), f"{digest}  {path.name}\n")  # as sha256sum writes it
+    write_text(_with_suffix(path, ".sha256"), f"{digest}  {path.name}\n")  # as sha256sum writes it
 
 
 def _length(path: Path) -> int:
@@ -351,15 +362,16 @@ def _unreachable(url: str, path: Path, reason: str) -> ModelError:
 
 
 def _web_page(url: str, path: Path) -> ModelError:
-    """No model or archive begins as HTML or XML; a login page and an error page do."""
+    """No model or archive begins as HTML or XML; login pages and error pages do."""
     return ModelError(
-        f"{url}: brought a web page, not the file (a login page or an error?); open it in a browser, or copy the file to {path}"
+        f"{url}: returned a web page, not the file (a login page or an error?); "
+        f"open it in a browser, or copy the file to {path}"
     )
 
 
 def _line(reason: Any) -> str:
     if isinstance(reason, socket.gaierror):
-        return "the host is not known, or there is no network"
+        return "the host is unknown, or there is no network"
     text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
     return " ".join(str(text).split())
 
@@ -368,7 +380,7 @@ def _line(reason: Any) -> str:
 
 
 def _has_weights(folder: Path) -> bool:
-    """Whether a snapshot is whole: older versions of huggingface_hub return one that was interrupted as if it were."""
+    """Whether a snapshot is complete: older versions of huggingface_hub also return interrupted ones."""
     if not (folder / "config.json").is_file():
         return False
     if (folder / INDEX).is_file():
@@ -383,7 +395,7 @@ def _has_weights(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _hub_errors(repo: str, revision: str | None) -> Iterator[None]:
-    """Turns whatever huggingface_hub and the HTTP library of its version raise into one line."""
+    """Turn the errors of huggingface_hub and of its HTTP library into a ModelError of one line."""
     from huggingface_hub import constants, errors
 
     at = f"{constants.ENDPOINT}/{repo}"
