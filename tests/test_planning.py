@@ -155,7 +155,7 @@ def test_steps_built_in_python_are_checked_alike():
 def test_choices_of_steps_are_those_of_the_library():
     """They are written out, since planning imports nothing heavy."""
     from textless.audio.io import SAMPLE_RATE
-    from textless.checks import _checked
+    from textless.checks import _checked_hints
     from textless.lm.fast_decode import LINEAR
     from textless.lm.model import PRESETS as LMS
     from textless.steps import encoders, vocoder
@@ -166,7 +166,7 @@ def test_choices_of_steps_are_those_of_the_library():
     from textless.vocoder.model import PRESETS as VOCODERS
 
     def known(step, field):
-        hint = _checked(STEPS[step])[field]
+        hint = _checked_hints(STEPS[step])[field]
         hints = (hint, *getattr(hint, "__args__", ()))
         return next(
             set(rule.known) for h in hints for rule in getattr(h, "__metadata__", ()) if isinstance(rule, OneOf)

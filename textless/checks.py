@@ -1,6 +1,7 @@
-"""What the fields of steps and of models' configurations may hold, said in their annotations.
+"""Checks of the fields of steps and of models' configurations, declared in their annotations.
 
-A hint is a type, with a range or a choice where one applies: `n_units: Count`, `preset: Annotated[str, OneOf("nano", "tiny")]`.
+A hint is a type, optionally with a range or a choice: `n_units: Count`, `preset: Annotated[str, OneOf("nano",
+"tiny")]`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Between:
-    """Numbers from `least` (not itself where `above`) to `most` (not itself where `below`)."""
+    """Numbers from `least` (excluded if `above`) to `most` (excluded if `below`)."""
 
     least: float
     most: float = math.inf
@@ -55,7 +56,7 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Text:
-    """A string of this form, which `about` says in words."""
+    """A string that matches `pattern`, which `about` describes."""
 
     pattern: str
     about: str
@@ -69,20 +70,21 @@ class Text:
 
 Count = Annotated[int, Between(1, 2**31 - 1)]
 Large = Annotated[int, Between(1, 2**53)]
-Seed = Annotated[int, Between(0, 2**32 - 1)]  # what numpy, scikit-learn and torch all take
+Seed = Annotated[int, Between(0, 2**32 - 1)]  # the range that numpy, scikit-learn and torch share
 Positive = Annotated[float, Between(0, above=True)]
 NotNegative = Annotated[float, Between(0)]
 Share = Annotated[float, Between(0, 1, above=True)]
 Probability = Annotated[float, Between(0, 1)]
 Dropped = Annotated[float, Between(0, 1, below=True)]
-# Of a continuation: far beyond what anybody waits for or hears, and small enough that the work ends.
+# Of a continuation: far longer than is of use, and short enough that the work ends.
 Length = Annotated[float, Between(0, 86_400)]  # seconds
 PromptLength = Annotated[float, Between(0, 86_400, above=True)]  # seconds
 Samples = Annotated[int, Between(1, 10_000)]
 NewUnits = Annotated[int, Between(1, 10_000_000)]
 Temperature = Annotated[float, Between(0, 1000)]
 Penalty = Annotated[float, Between(1e-3, 1000)]
-# Of a model: large enough for every one there is, and small enough that the product of two is a number of bytes.
+# A dimension of a model: large enough for every existing one, small enough that the product of two is a number of
+# bytes.
 Size = Annotated[int, Between(1, 2**24)]
 
 
@@ -92,7 +94,10 @@ def base_of(hint: Any) -> Any:
 
 
 def allows(hint: Any, value: Any) -> bool:
-    """Whether a field with this hint may hold the value. A bool is no number, a whole number is one, and NaN and infinity are none."""
+    """Whether a field with this hint may hold the value.
+
+    An int is also a float; a bool, NaN and infinity are not numbers.
+    """
     origin = typing.get_origin(hint)
     if origin is Annotated:
         base, *rules = typing.get_args(hint)
@@ -112,17 +117,13 @@ def allows(hint: Any, value: Any) -> bool:
 
 
 def describe(hint: Any) -> str:
-    """What is allowed, in words."""
+    """The allowed values, in words."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         base, rule = arguments
-        return (
-            ", ".join(map(str, rule.known))
-            if isinstance(rule, OneOf)
-            else str(rule)
-            if base is str
-            else f"{describe(base)} {rule}"
-        )
+        if isinstance(rule, OneOf):
+            return ", ".join(map(str, rule.known))
+        return str(rule) if base is str else f"{describe(base)} {rule}"
     if origin in (typing.Union, types.UnionType):
         return " or ".join(describe(option) for option in arguments)
     if origin is tuple:
@@ -132,7 +133,10 @@ def describe(hint: Any) -> str:
 
 
 def check(value: Any, hint: Any, what: str, error: type[TextlessError] = ModelError) -> Any:
-    """The value. Raises `error` when the hint does not allow it, as "`what` is 0 where a whole number from 1 on is wanted"."""
+    """The value.
+
+    Raises `error` when the hint does not allow it: "`what` is 0 where a whole number from 1 on is wanted".
+    """
     if allows(hint, value):
         return value
     try:
@@ -140,41 +144,45 @@ def check(value: Any, hint: Any, what: str, error: type[TextlessError] = ModelEr
     except ValueError:  # an integer of too many digits
         shown = "a number of thousands of digits"
     shown = shown if len(shown) <= 60 else f"{shown[:57]}…"
-    names = any(
+    is_choice = any(
         isinstance(rule, OneOf)
         for option in (hint, *typing.get_args(hint))
         for rule in getattr(option, "__metadata__", ())
     )
-    raise error(
-        f"{what} is {shown}; known: {describe(hint)}"
-        if names
-        else f"{what} is {shown} where {describe(hint)} is wanted"
-    )
+    if is_choice:
+        raise error(f"{what} is {shown}; known: {describe(hint)}")
+    raise error(f"{what} is {shown} where {describe(hint)} is wanted")
 
 
 def check_fields(thing: Any, error: type[TextlessError] = ModelError, prefix: str = "") -> None:
-    """Check the fields of a dataclass that are numbers or flags, or whose annotation has a range or a choice. Raises `error`."""
-    for name, hint in _checked(type(thing)).items():
+    """Check the fields of a dataclass that are numbers or flags, or whose annotation has a range or a choice.
+
+    Raises `error`; its message names the field, after `prefix`.
+    """
+    for name, hint in _checked_hints(type(thing)).items():  # type: ignore[arg-type]  # mypy knows no hash of a class
         check(getattr(thing, name), hint, prefix + name, error)
 
 
 @functools.cache
-def _checked(cls: type) -> dict[str, Any]:
+def _checked_hints(cls: type[Any]) -> dict[str, Any]:
     try:
         hints = typing.get_type_hints(cls, include_extras=True)
-    except NameError:  # of a class within a function, whose names cannot be looked up
+    except NameError:  # a class within a function, whose names cannot be looked up
         return {}
-    return {f.name: hints[f.name] for f in fields(cls) if _says_enough(hints[f.name])}
+    return {f.name: hints[f.name] for f in fields(cls) if _is_checked(hints[f.name])}
 
 
-def _says_enough(hint: Any) -> bool:
+def _is_checked(hint: Any) -> bool:
     if hint in (int, float, bool, tuple[str, ...]) or typing.get_origin(hint) is Annotated:
         return True
-    return any(map(_says_enough, typing.get_args(hint)))
+    return any(map(_is_checked, typing.get_args(hint)))
 
 
 def read_fields(cls: type[T], entries: Mapping[str, Any], place: str) -> T:
-    """A configuration from the entries of a JSON object. Raises ModelError that begins with `place`, and names the field."""
+    """A configuration from the entries of a JSON object.
+
+    Raises ModelError, which begins with `place` and names the field.
+    """
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     if unknown := sorted(set(entries) - set(known)):
         raise ModelError(f"{place}: unknown fields {', '.join(unknown)}; was it written by a newer textless?")

@@ -14,7 +14,7 @@ def resolve(device: str) -> torch.device:
     """The device of this name: `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        DeviceError: the name is unknown, there is no such GPU, or the device lacks what this package needs.
+        DeviceError: the name is unknown, there is no such GPU, or the device lacks float64.
     """
     name = str(device)
     if name == "cpu":
@@ -26,7 +26,7 @@ def resolve(device: str) -> torch.device:
     if not torch.cuda.is_available():
         why = "finds none on this machine" if torch.version.cuda or torch.version.hip else "was built without CUDA"
         raise DeviceError(f"device {name!r} is a GPU, but this torch {why}; use cpu")
-    # Compared as a number of any size: torch keeps an index in a byte, and would name another GPU.
+    # Compared as a Python int: torch keeps an index in a byte, and would name another GPU.
     if (index := int(name[5:] or 0)) >= (count := torch.cuda.device_count()):
         known = ", ".join(f"cuda:{i}" for i in range(count))
         raise DeviceError(f"device {name!r} is not on this machine; it has {known}")
@@ -34,7 +34,7 @@ def resolve(device: str) -> torch.device:
 
 
 def check_training(device: str, precision: str) -> None:
-    """Raises TrainingError for an unknown precision, DeviceError for one that this device, which `resolve` knows, does not have."""
+    """Raise TrainingError for an unknown precision, DeviceError for one that the device, from `resolve`, lacks."""
     check_known("precision", precision, ("fp32", "bf16"), TrainingError)
     if precision == "bf16" and device.startswith("cuda"):
         with torch.cuda.device(device):
@@ -46,5 +46,5 @@ def check_training(device: str, precision: str) -> None:
 
 
 def fork_rng(device: str) -> AbstractContextManager[None]:
-    """A block whose draws leave torch's generators of the CPU and of this device as they were."""
+    """A block after which torch's generators of the CPU and of this device have the state from before."""
     return torch.random.fork_rng([device] if device.startswith("cuda") else [])

@@ -1,14 +1,14 @@
-"""Errors that a user can act on. The command line prints them in one line and exits with 2."""
+"""Errors that a user can act on. The command line prints each in one line and exits with code 2."""
 
 import difflib
 import reprlib
 from collections.abc import Iterable
 
-MOST = 100  # characters that an error shows of a value
+MOST = 100  # characters of a value that a message shows
 
 
 class TextlessError(Exception):
-    """Base of every error that names what is wrong, where, and what to do about it."""
+    """Base of all errors of this package. A message names what is wrong, where, and what to do about it."""
 
 
 class AudioError(TextlessError):
@@ -20,7 +20,7 @@ class CorpusError(TextlessError):
 
 
 class ContractError(TextlessError):
-    """Units of one kind given to a model of another."""
+    """Units of one kind passed to a model of another kind."""
 
 
 class DumpError(TextlessError):
@@ -32,7 +32,7 @@ class ModelError(TextlessError):
 
 
 class DeviceError(TextlessError):
-    """A device that is unknown, missing, or cannot do what is asked."""
+    """A device that is unknown, missing, or lacks a feature."""
 
 
 class TrainingError(TextlessError):
@@ -40,11 +40,11 @@ class TrainingError(TextlessError):
 
 
 class OutputExistsError(TextlessError):
-    """An output that is already there and was made by something else."""
+    """An output that already exists, and is of another command."""
 
 
 class StepTypeError(TextlessError, TypeError):
-    """A step's field holds something that cannot enter a key."""
+    """A step's field holds a value of a type that cannot be part of a key."""
 
 
 class StepValueError(TextlessError, ValueError):
@@ -56,11 +56,11 @@ class StoreError(TextlessError):
 
 
 class RowsFailedError(TextlessError):
-    """Not one row of a step or command could be done."""
+    """Every row of a step or command failed."""
 
     @classmethod
     def of(cls, failures: list[dict[str, str]]) -> "RowsFailedError":
-        """Says the one error, or how many there are and the first."""
+        """With the only error as its message, or the number of errors and the first."""
         error = failures[0]["error"]
         return cls(
             error if len(failures) == 1 else f"none of the {len(failures)} rows could be done; the first: {error}"
@@ -68,7 +68,7 @@ class RowsFailedError(TextlessError):
 
 
 class PipelineError(TextlessError):
-    """A pipeline file with an unknown step, field or variable. Says file and line."""
+    """A pipeline file with an unknown step, field or variable. Its message has file and line."""
 
 
 class ContractWarning(UserWarning):
@@ -76,9 +76,9 @@ class ContractWarning(UserWarning):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory could not be had. PyTorch says so in a RuntimeError."""
-    said = ("can't allocate memory", "out of memory", "not enough memory")
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in str(error) for s in said))
+    """Whether memory could not be allocated, for which PyTorch raises a RuntimeError."""
+    phrases = ("can't allocate memory", "out of memory", "not enough memory")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(p in str(error) for p in phrases))
 
 
 def how_to_install(extra: str) -> str:
@@ -87,7 +87,7 @@ def how_to_install(extra: str) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of an error about an unknown name."""
+    """The end of a message about an unknown name: the closest known name, else the known names."""
     known = list(known)
     if len(name) < MOST and (close := difflib.get_close_matches(name, known[:1000], 1)):
         return f"; did you mean {close[0]!r}?"
@@ -107,10 +107,10 @@ def check_known(what: str, value: object, known: Iterable[object], error: type[E
 
 
 def quoted(value: object) -> str:
-    """What a user gave, as an error shows it: `repr`, cut short where it is long."""
+    """A user's value for a message: its `repr`, shortened if it is long."""
     return repr(value) if isinstance(value, str) and len(value) <= MOST else reprlib.repr(value)
 
 
 def cut(text: str) -> str:
-    """A name as an error shows it, cut short where it is long."""
+    """A name for a message, shortened if it is long."""
     return text if len(text) <= MOST else f"{text[:MOST]}…"

@@ -13,7 +13,7 @@ from pathlib import Path
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path next to `path` for the block to write: renamed to `path` at its end, removed if it raises.
 
-    A reader sees the old file or the new one, whoever else writes it at the same time. For a file that must survive a
+    A reader sees the old file or the new one, also when several processes write it. For a file that must survive a
     power cut, end the block with `sync`.
     """
     temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}")

@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are first asked for: `import textless` then costs nothing that is not used."""
+"""Names of a package that are imported on first use, so that `import textless` loads nothing that is not used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def attach(
     Args:
         package: its name.
         where: the module that each name is in, or is.
-        rest: a module in which all other names are looked up, for a package that was this module before 0.2.
+        rest: a module in which all other names are looked up, for a package that was a module before 0.2.
     """
 
     def find(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Model folders: `config.json` beside `model.safetensors`, the form in which every model of ours is kept."""
+"""Model folders: `config.json` and `model.safetensors`, the format of every model of this package."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 
 CONFIG, TENSORS = "config.json", "model.safetensors"
 LARGEST_JSON = 1 << 24  # bytes; the index of a model in a thousand files has a tenth of it
-# What loaders read of a folder, by the end of the name, and beside a file, by the name. `model_files` lists them.
+# What loaders read: in a folder, files with these suffixes; next to a model file, files of these names. See
+# `model_files`.
 IN_FOLDER = (".safetensors", ".bin", ".pt", "config.json", ".index.json", "textless.json")
-BESIDE = (CONFIG, "dict.txt", "speakers.txt", "styles.txt")
+NEXT_TO_FILE = (CONFIG, "dict.txt", "speakers.txt", "styles.txt")
 
 
 def save_model(folder: Path | str, *, kind: str, config: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
-    """Write a model folder; `kind` says what it is (`hubert`, `codebook`, `lm`, `vocoder`).
+    """Write a model folder. `kind` is the kind of model: `hubert`, `codebook`, `lm`, `vocoder`.
 
-    Each file is written beside and renamed, the configuration last, so that a folder with a configuration is whole.
+    Each file is written atomically, the configuration last, so that a folder with a configuration is complete.
     """
     import numpy as np
     from safetensors.numpy import save
@@ -34,7 +35,8 @@ def save_model(folder: Path | str, *, kind: str, config: dict[str, Any], tensors
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic(folder / TENSORS) as temporary:
-        # save_file would make it readable by its owner alone; and safetensors writes the memory of an array, whatever its strides say.
+        # save_file would make the file readable by its owner only; safetensors writes an array's memory, ignoring its
+        # strides.
         temporary.write_bytes(save({name: np.ascontiguousarray(t) for name, t in tensors.items()}))
     write_text(folder / CONFIG, json.dumps({"kind": kind, **config}, indent=1) + "\n")
 
@@ -52,7 +54,7 @@ def load_model(folder: Path | str, *, kind: str) -> tuple[dict[str, Any], dict[s
         tensors = load_file(str(file))
     except (OSError, SafetensorError) as e:
         raise ModelError(f"{file}: cannot be read ({e}); copy the model again") from None
-    except (KeyError, TypeError) as e:  # numpy has no such type
+    except (KeyError, TypeError) as e:  # numpy lacks the type
         raise ModelError(f"{file}: holds tensors of type {e}; weights are kept in float32 or float16") from None
     for name, tensor in tensors.items():
         check_finite(file, name, tensor)
@@ -60,7 +62,7 @@ def load_model(folder: Path | str, *, kind: str) -> tuple[dict[str, Any], dict[s
 
 
 def read_config(folder: Path | str, *, kind: str) -> dict[str, Any]:
-    """The configuration of a model folder without its weights. Raises ModelError as `load_model`."""
+    """The configuration of a model folder, without `kind`. Raises ModelError as `load_model`."""
     config = read_json(Path(folder) / CONFIG)
     if config.get("kind") != kind:
         raise ModelError(f"{folder}: holds a model of kind {config.get('kind')!r} where a {kind} is wanted")
@@ -73,7 +75,8 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise ModelError(
-                f"{path}: has {path.stat().st_size >> 20} MiB, which is no configuration of a model; copy the model again"
+                f"{path}: has {path.stat().st_size >> 20} MiB, which is no configuration of a model; "
+                "copy the model again"
             )
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -88,10 +91,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def open_tensors(folder: Path | str) -> tuple[list[str], Callable[[str], Tensor]]:
-    """The names of the torch tensors in a folder, and a function that reads one of them (`finite`); the others stay on disk.
+    """The names of the torch tensors in a folder, and a function that reads one of them, checked by `finite`.
 
-    Takes `model.safetensors`, alone or in shards with an index as transformers writes them, or else `pytorch_model.bin`.
-    Raises ModelError when there is none, or one is damaged.
+    Reads `model.safetensors`, in one file or in shards with an index as transformers writes them, else
+    `pytorch_model.bin`. Raises ModelError when there is none, or one is damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -114,27 +117,27 @@ def open_tensors(folder: Path | str) -> tuple[list[str], Callable[[str], Tensor]
             raise ModelError(f"{pickled}: not a state dict")
         state = tensors_of(state)
         return list(state), finite(pickled, state.__getitem__)
-    where = {}
+    opened: dict[str, Any] = {}  # by the name of a tensor, the file that holds it
     for file in files:
         if not file.exists():
             raise ModelError(f"{folder}: has no weights ({file.name} is missing); copy the model again")
         try:
-            opened = safe_open(str(file), "pt")
-            where |= dict.fromkeys(opened.keys(), opened)
+            tensors = safe_open(str(file), "pt")
+            opened |= dict.fromkeys(tensors.keys(), tensors)
         except (OSError, SafetensorError) as e:
             raise ModelError(f"{file}: cannot be read ({e}); copy the model again") from None
-    return list(where), finite(folder, lambda name: where[name].get_tensor(name))
+    return list(opened), finite(folder, lambda name: opened[name].get_tensor(name))
 
 
 def tensors_of(state: dict[Any, Any]) -> dict[str, Tensor]:
-    """What of a state dict are tensors under names; files of others hold versions and counters beside them."""
+    """The named tensors of a state dict; files from other tools also hold versions and counters."""
     from torch import Tensor
 
     return {name: tensor for name, tensor in state.items() if isinstance(name, str) and isinstance(tensor, Tensor)}
 
 
 def finite(place: Path | str, get: Callable[[str], Tensor]) -> Callable[[str], Tensor]:
-    """`get`, a function from a name to its tensor, which raises ModelError for one with NaN or infinite values."""
+    """`get`, from a name to its tensor, with a check that raises ModelError for NaN or infinite values."""
 
     def checked(name: str) -> Tensor:
         tensor = get(name)
@@ -145,7 +148,10 @@ def finite(place: Path | str, get: Callable[[str], Tensor]) -> Callable[[str], T
 
 
 def check_finite(place: Path | str, name: str, tensor: np.ndarray | Tensor) -> None:
-    """Raise ModelError when a tensor of a file holds NaN or an infinity. One pass that keeps nothing, as NaN survives a minimum."""
+    """Raise ModelError when a tensor of a file holds NaN or an infinity.
+
+    The minimum and maximum show both, since NaN propagates, and need no memory.
+    """
     import numpy as np
 
     low = high = 0.0
@@ -161,33 +167,38 @@ def check_finite(place: Path | str, name: str, tensor: np.ndarray | Tensor) -> N
 
 
 def check_blocks(place: Path | str, field: str, value: int, names: Iterable[str], prefix: str) -> None:
-    """Raise ModelError when a configuration says more blocks than there are under names like `prefix`N.…, before they are built."""
+    """Raise ModelError when `field` of a configuration exceeds the number of blocks, named `prefix`N.…, in its weights.
+
+    Checked before the blocks are allocated.
+    """
     number = re.compile(re.escape(prefix) + r"(\d+)\.")
     if value > (blocks := len({match[1] for name in names if (match := number.match(name))})):
         raise ModelError(
-            f"{place}: {field} is {value} but there are weights of {blocks}; are configuration and weights of one model?"
+            f"{place}: {field} is {value} but there are weights of {blocks}; "
+            "are configuration and weights of one model?"
         )
 
 
 def check_shapes(place: Path | str, expected: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> None:
-    """Raise ModelError unless a file has tensors of just these names and shapes; `expected` may be of a module on the meta device."""
+    """Raise ModelError unless a file has exactly these names and shapes; `expected` may be on the meta device."""
     for name, tensor in expected.items():
         if name not in shapes:
             raise ModelError(f"{place}: has no {name}, for which its configuration asks; are they of one model?")
         if tuple(shapes[name]) != tuple(tensor.shape):
-            wanted = tuple(tensor.shape)
             raise ModelError(
-                f"{place}: {name} is {tuple(shapes[name])} where its configuration asks for {wanted}; are they of one model?"
+                f"{place}: {name} is {tuple(shapes[name])} where its configuration asks for {tuple(tensor.shape)}; "
+                "are they of one model?"
             )
     if left := sorted(set(shapes) - set(expected)):
         raise ModelError(f"{place}: has {left[0]}, for which its configuration does not ask; are they of one model?")
 
 
 def model_files(place: Path) -> dict[str, Path]:
-    """Every file that a model on disk is read from, by its name below `place` ("" for `place` itself, if that is a file).
+    """The files that a model on disk is read from, by their names below `place` ("" for `place` itself, if a file).
 
-    Of a folder those of `IN_FOLDER`, and what a projected encoder has below it under any name; of a file those of `BESIDE`, its own
-    name with `.json`, and what a configuration calls `f0_stats`. What else is there (notes, logs, tokenizers) makes no difference.
+    In a folder: files of `IN_FOLDER`, and the base of a projected encoder, under any name. Next to a file: files of
+    `NEXT_TO_FILE`, its own name with `.json`, and the file that a configuration names as `f0_stats`. Other files
+    (notes, logs, tokenizers) do not count.
     """
     if not place.is_file():
         files = {f for f in place.rglob("*") if f.name.endswith(IN_FOLDER)}
@@ -202,12 +213,12 @@ def model_files(place: Path) -> dict[str, Path]:
         for config in configs
         if (name := _entry(config, "f0_stats")) and Path(name).name
     ]
-    beside = [*(place.with_name(name) for name in BESIDE), configs[1], *statistics]
-    return {"": place, **{f.name: f for f in beside if f.is_file() and f != place}}
+    related = [*(place.with_name(name) for name in NEXT_TO_FILE), configs[1], *statistics]
+    return {"": place, **{f.name: f for f in related if f.is_file() and f != place}}
 
 
 def _entry(file: Path, key: str) -> str | None:
-    """A string in a JSON file, None where there is none; a damaged file is the loader's to complain of."""
+    """A string of a JSON file, None if it has none; damaged files are errors in the loaders."""
     try:
         value = read_json(file).get(key)
     except ModelError:
@@ -216,7 +227,7 @@ def _entry(file: Path, key: str) -> str | None:
 
 
 def take(place: Path | str, tensors: Mapping[str, np.ndarray], name: str, axes: int = 2) -> np.ndarray:
-    """A tensor of a model folder, of floating point and so many axes, none of them empty. Raises ModelError."""
+    """A floating-point tensor of a model folder with this number of axes, none of them empty. Raises ModelError."""
     tensor = tensors.get(name)
     if tensor is None or tensor.ndim != axes or not tensor.size or tensor.dtype.kind != "f":
         about = "is missing" if tensor is None else f"is {tensor.shape} {tensor.dtype}"
@@ -227,7 +238,7 @@ def take(place: Path | str, tensors: Mapping[str, np.ndarray], name: str, axes: 
 
 
 def to_torch(tensors: dict[str, np.ndarray]) -> dict[str, Any]:
-    """As a state dict in float32: weights may be kept in half precision, arithmetic is in full."""
+    """A state dict in float32: weights may be stored in half precision, arithmetic is in full."""
     import torch
 
     state = {k: torch.from_numpy(v.copy()) for k, v in tensors.items()}
@@ -235,13 +246,13 @@ def to_torch(tensors: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def from_torch(state: dict[str, Any]) -> dict[str, np.ndarray]:
-    """A module's state dict as contiguous arrays, float32, without aliases."""
+    """A module's state dict as contiguous float32 arrays that share no memory."""
     return {k: v.detach().cpu().float().contiguous().numpy().copy() for k, v in state.items()}
 
 
 def round_half(state: dict[str, Any]) -> dict[str, Any]:
     """A state dict with every weight rounded to the nearest float16, still stored as float32.
 
-    What ships in half precision must be what the later stages were trained on: round first, then go on.
+    A model that is published in half precision must be the one that later stages were trained on: round it before them.
     """
     return {k: v.half().float() if v.is_floating_point() else v for k, v in state.items()}

@@ -1,4 +1,4 @@
-"""Modules under the names that they had before 0.2: importable for one release, with a warning."""
+"""Old names of modules, from before 0.2: importable for one release, with a DeprecationWarning."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ MOVED: dict[str, tuple[str, ...]] = {
 
 
 class _Alias(ModuleType):
-    """A module that finds its names in those that it became."""
+    """A module that looks its names up in the modules that it became."""
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("__"):
@@ -119,10 +119,10 @@ class Finder:
         return _Alias(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing to run: names are looked up when they are asked for."""
+        """Nothing to run: names are looked up on use."""
 
 
 def install() -> None:
-    """Let the old names be found, after everything else."""
+    """Make the old names importable, after all other finders."""
     if not any(isinstance(finder, Finder) for finder in sys.meta_path):
-        sys.meta_path.append(Finder())  # type: ignore[arg-type]
+        sys.meta_path.append(Finder())

@@ -1,4 +1,4 @@
-"""Ids, speakers and splits in one form, so that what two programs write for one name is equal."""
+"""Ids, speakers and splits in one Unicode form, so that names from different programs compare equal."""
 
 from __future__ import annotations
 
@@ -10,21 +10,25 @@ Value = TypeVar("Value")
 
 
 def encodable(text: str) -> str:
-    """Text that UTF-8 can hold: bytes of a file name that are not UTF-8, which Python keeps as surrogates, become `\\udcXX`."""
+    """Text that UTF-8 can encode: surrogates, in which Python keeps the bytes of odd file names, become `\\udcXX`."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def plain(name: str) -> str:
-    """The form in which names are compared: encodable, and composed (Unicode NFC), as keyboards write; macOS decomposes file names."""
+    """The form in which names are compared: encodable, in Unicode NFC, as typed; macOS decomposes file names."""
     return name if name.isascii() else unicodedata.normalize("NFC", encodable(name))
 
 
 def repeated(names: Iterable[str]) -> str | None:
-    """The first name that comes a second time."""
+    """The first duplicate, None if there is none."""
     seen: set[str] = set()
-    return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def by_plain_name(values: Mapping[str, Value]) -> dict[str, Value]:
-    """The same values under plain names."""
+    """The values, with their names in `plain` form."""
     return {plain(name): value for name, value in values.items()}
