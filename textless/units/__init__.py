@@ -1,4 +1,4 @@
-"""Speech → units: encoders, k-means, pre-training, dumps and what measures them."""
+"""Speech → units: encoders, quantizers, pre-training, dumps, and their metrics."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 if __name__ != "textless.units":
     raise ImportError("import textless.units: the folder units at the root of the repository is a link for readers")
 
-# Found when first asked for, so that `import textless.units` does not import torch.
+# Imported on first use, so that `import textless.units` does not import torch.
 _WHERE = {
     "UnitContract": "textless.types",
     "Units": "textless.types",

@@ -1,4 +1,4 @@
-"""What every encoder offers, and what most of them can inherit."""
+"""Base class of encoders, and the digest that identifies one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def encoder_digest(
 
     Args:
         weights: in this order, or by name, which is hashed too and gives the order.
-        settings: what changes the output and does not show in the weights; empty where all is usual, and then not hashed.
+        settings: what changes the output and does not show in the weights; empty where all is usual, and then not
+            hashed.
     """
     digest = hashlib.sha256(kind.encode())
     if settings:
@@ -36,12 +37,17 @@ def encoder_digest(
 
 
 class Encoder:
-    """Frames from waveforms. A file's frames never depend on what is encoded with it.
+    """Waveforms → frames (`textless.types.Encoder`). The frames of a file never depend on what is encoded with it.
 
-    An encoder of its own gives the attributes, `encode_one` and `n_frames`; the rest follows, at the memory that a whole file takes.
+    A subclass defines the attributes, `encode_one` and `n_frames`; the rest follows, in the memory that a whole file
+    takes.
 
     Attributes:
-        sample_rate: Hz. frame_rate: frames a second. dim: D. contract: of the frames, without a codebook. precision: fp32 or bf16.
+        sample_rate: Hz.
+        frame_rate: frames a second.
+        dim: D.
+        contract: of the frames, without a quantizer.
+        precision: `fp32` or `bf16`.
     """
 
     sample_rate: int
@@ -63,7 +69,10 @@ class Encoder:
         return [self.encode_one(w) for w in waveforms]
 
     def stream(self, blocks: Blocks) -> Iterator[np.ndarray]:
-        """Frames of one file, piece by piece: (t, D) float32. `blocks` may be called more than once. Raises as `encode_one`."""
+        """Frames of one file, piece by piece: (t, D) float32.
+
+        `blocks` may be called more than once. Raises as `encode_one`.
+        """
         yield self.encode_one(np.concatenate(list(as_blocks(blocks)())))
 
     @overload

@@ -18,14 +18,14 @@ from textless.units.encoders.base import Encoder, encoder_digest
 if TYPE_CHECKING:
     from textless.units.encoders.hubert import Hubert
 
-WINDOW_SECONDS = 60.0  # longer files are seen by the attention in windows of this length
+WINDOW_SECONDS = 60.0  # attention sees longer files in windows of this length
 
 
 class HubertEncoder(Encoder):
     """A HuBERT up to one of its layers.
 
     Args:
-        model: as `Checkpoint.load` gives it, cut at the layer; a longer one is cut here, in place.
+        model: as `Checkpoint.load` gives it; blocks above the layer are removed, in place.
         precision, window: see `Extractor`.
     """
 
@@ -61,7 +61,10 @@ class HubertEncoder(Encoder):
         return [frames for [frames] in self.extractor(as_waveforms(waveforms), [self.layer])]
 
     def encode_layers(self, waveform: np.ndarray, layers: Sequence[int]) -> dict[int, np.ndarray]:
-        """Several layers in one pass: {layer: (T, D) float32}. Raises ModelError for a layer above the encoder's own."""
+        """Several layers in one pass: {layer: (T, D) float32}.
+
+        Raises ModelError for a layer above the encoder's own.
+        """
         if wrong := [n for n in layers if not 1 <= n <= self.layer]:
             raise ModelError(f"layer {wrong[0]} does not exist: the encoder was loaded with layers 1 to {self.layer}")
         return dict(zip(layers, self.extractor([as_waveform(waveform)], layers)[0], strict=True))
@@ -73,7 +76,7 @@ class HubertEncoder(Encoder):
 def encoder_hash(model: Hubert) -> str:
     """`encoder_digest` of every parameter that the output depends on, in float32, weight norm folded.
 
-    And of what weights do not show, such as the number of heads, where it is not what models of this width have (`hubert.unshown`).
+    And of settings that weights do not show, such as the number of heads, where they are unusual (`hubert.unshown`).
     """
     from textless.units.encoders.hubert import unshown
 

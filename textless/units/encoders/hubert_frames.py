@@ -1,10 +1,10 @@
-"""Frame arithmetic of HuBERT, apart from the model so that it is known without torch."""
+"""Frame arithmetic of HuBERT, apart from the model so that it needs no torch."""
 
 from __future__ import annotations
 
 from textless.audio.mfcc import SAMPLE_RATE
 
-WINDOW, HOP = 400, 320  # samples that one frame sees before the trunk, and from one frame to the next
+WINDOW, HOP = 400, 320  # receptive field of a frame before the transformer, and the stride, in samples
 FRAME_RATE = SAMPLE_RATE / HOP
 
 

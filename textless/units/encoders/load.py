@@ -31,20 +31,20 @@ def load_encoder(
     """An encoder.
 
     Args:
-        source: `mfcc`, `logmel`, `context_mfcc`; a folder of ours (HuBERT, ladder, projected); a folder of transformers (HuBERT,
-            wav2vec 2.0, WavLM, data2vec-audio, UniSpeech-SAT, w2v-BERT 2.0, …); a checkpoint of fairseq's (`.pt`, HuBERT or
-            wav2vec 2.0); a state dict of torchaudio's; or the name of a published one (`textless.units.encoders.zoo`), or `OWNER/NAME`
-            on the Hugging Face hub, which is fetched.
-        layer: 1-based, the output of that block before any final norm. None: the published name's layer, else the last. Nothing above
-            it is read or run.
+        source: `mfcc`, `logmel`, `context_mfcc`; a textless model folder (HuBERT, ladder, LDA, projected); a
+            transformers folder (HuBERT, wav2vec 2.0, WavLM, data2vec-audio, UniSpeech-SAT, w2v-BERT 2.0, …); a fairseq
+            checkpoint (`.pt`, HuBERT or wav2vec 2.0); a torchaudio state dict; a published name
+            (`textless.units.encoders.zoo`) or `OWNER/NAME` on the Hugging Face hub, which is fetched.
+        layer: 1-based, the output of that block before any final norm. None: the published name's layer, else the last.
+            Nothing above it is read or run.
         precision: `fp32`; `bf16`, faster where the processor has matrix units for it; `auto`: bf16 there, else fp32.
-        window: seconds; files longer than this are seen in overlapping windows (see `Extractor`). None: 60. 0: files are always seen
-            whole, as encoders that transformers runs always do.
-        normalisation: of the waveform, `none`, `layer_norm_1e-5` or `zscore_1e-7`, instead of what the source says.
+        window: seconds; attention sees longer files in overlapping windows (see `Extractor`). None: 60. 0: always the
+            whole file, as in encoders that transformers runs.
+        normalisation: of the waveform, `none`, `layer_norm_1e-5` or `zscore_1e-7`, overriding the source's.
 
     Raises:
-        ModelError: not an encoder, no such layer, damaged, or it cannot be fetched; weights that are not finite; a configuration that its
-            weights do not fit; made for audio of another rate than 16 kHz.
+        ModelError: not an encoder, no such layer, a damaged file, or it cannot be fetched; weights that are not finite;
+            a configuration that does not fit the weights; made for audio of another rate than 16 kHz.
         DeviceError: no such device.
     """
     from textless.devices import resolve
@@ -66,13 +66,13 @@ def load_encoder(
             source, layer, precision=precision, window=window, normalisation=normalisation, device=device
         )
 
-    from textless.units.encoders import convert as checkpoints
+    from textless.units.encoders import convert
 
-    if "model_type" in config and not checkpoints.fits(config):
+    if "model_type" in config and not convert.fits(config):
         from textless.units.encoders.transformers import load_transformers
 
         return load_transformers(source, layer, device=device, precision=precision, normalisation=normalisation)
-    checkpoint = checkpoints.open_checkpoint(source)
+    checkpoint = convert.open_checkpoint(source)
     layer = checkpoint.config.layers if layer is None else layer
     model = checkpoint.load(layer, normalisation=normalisation)
     return HubertEncoder(
@@ -83,7 +83,7 @@ def load_encoder(
 def resolve_encoder(
     source: Path | str, layer: int | None = None, normalisation: str | None = None
 ) -> tuple[Path, int | None, str | None]:
-    """A file or folder on disk, with layer and normalisation filled in from the table where the source is published.
+    """The file or folder on disk; layer and normalisation are filled in from the table where the source is published.
 
     Raises ModelError when there is no such file and no such name, or it cannot be fetched.
     """
@@ -96,7 +96,7 @@ def resolve_encoder(
     if entry := PUBLISHED.get(name) or next((e for e in PUBLISHED.values() if e.encoder == name), None):
         key = next(k for k, e in PUBLISHED.items() if e is entry)
         path = fetch_encoder(key)
-        # fairseq's checkpoints say their normalisation themselves; the processor files in repositories are no guide.
+        # fairseq's checkpoints hold their normalisation; the processor files in repositories are unreliable (`zoo`).
         if path.is_dir():
             normalisation = normalisation or entry.normalisation
         return path, layer or (entry.layer if key == name else None), normalisation
@@ -111,7 +111,10 @@ def resolve_encoder(
 
 
 def resolve_precision(precision: str, device: str = "cpu") -> str:
-    """`auto` as `bf16` where the device has matrix units for it, else `fp32`. Raises ModelError for an unknown one."""
+    """`auto` → `bf16` where the device has matrix units for it, else `fp32`.
+
+    Raises ModelError for an unknown precision.
+    """
     if precision in ("fp32", "bf16"):
         return precision
     if precision != "auto":
@@ -119,14 +122,18 @@ def resolve_precision(precision: str, device: str = "cpu") -> str:
     import torch
 
     if device.startswith("cuda"):
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        with torch.cuda.device(device):  # the query is about the current GPU
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
 
 
 def save_projected(
     folder: Path, base: Path | str, projection: np.ndarray, *, layer: int | None, context: int = 0
 ) -> None:
-    """Write a model folder that stands alone: the encoder below, whatever `load_encoder` takes, is copied into it. Raises ModelError."""
+    """Write a self-contained model folder: the base, whatever `load_encoder` takes, is copied into it.
+
+    Raises ModelError.
+    """
     place, normalisation = str(base), None
     if place not in SIGNAL:
         source, layer, normalisation = resolve_encoder(base, layer)
@@ -143,7 +150,10 @@ def save_projected(
 
 
 def load_projected(folder: Path, layer: int | None = None, **options: Any) -> ProjectedEncoder:
-    """Read one; options are `load_encoder`'s for the encoder below. Raises ModelError as that, and when another layer is asked for."""
+    """Read a projected encoder; options are `load_encoder`'s for the base.
+
+    Raises ModelError as that, and for another layer.
+    """
     config, tensors = load_model(folder, kind="projected")
     for name, hint in (
         ("base", str),
@@ -156,10 +166,10 @@ def load_projected(folder: Path, layer: int | None = None, **options: Any) -> Pr
         raise ModelError(f"{folder}: was fitted on layer {config['layer']}, not {layer}; leave the layer out")
     base = config["base"]
     if (base not in SIGNAL and Path(base).parts[:1] != (BASE,)) or ".." in Path(base).parts:
-        raise ModelError(f"{folder}: the encoder below, {base!r}, does not lie in it; copy the model again")
+        raise ModelError(f"{folder}: the base encoder {base!r} is not inside it; copy the model again")
     options["normalisation"] = options.get("normalisation") or config["normalisation"]
-    below = load_encoder(base if base in SIGNAL else folder / base, config["layer"], **options)
+    encoder = load_encoder(base if base in SIGNAL else folder / base, config["layer"], **options)
     try:
-        return ProjectedEncoder(below, take(folder, tensors, "projection"), context=config["context"])
+        return ProjectedEncoder(encoder, take(folder, tensors, "projection"), context=config["context"])
     except ModelError as e:
         raise ModelError(str(e) if str(e).startswith(str(folder)) else f"{folder}: {e}") from None

@@ -1,4 +1,4 @@
-"""An encoder on top of another: each frame with its neighbours, through a linear projection that clusters or variance gave (`lda`)."""
+"""An encoder on top of another: each frame with its neighbours, through a linear projection (LDA or PCA, `lda`)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from textless.types import Blocks
 from textless.units.encoders.base import Encoder, encoder_digest
 from textless.units.mfcc_lda.lda import neighbours
 
-BASE = "base"  # folder of the encoder below, within the model's
+BASE = "base"  # the base encoder's folder within the model's
 
 
 class ProjectedEncoder(Encoder):
-    """Frames of another encoder, in context and projected.
+    """Frames of another encoder, with context, projected.
 
     Args:
-        base: the encoder below.
-        projection: ((2 context + 1) D, dim) float32, or None: as they are.
+        base: the encoder whose frames are projected.
+        projection: ((2 context + 1) D, dim) float32, or None: no projection.
         context: neighbours on each side, edges replicated.
 
-    The contract is that of the base, with a hash over its identity, its layer, the context and the projection.
+    The contract is the base's, with a digest of its identity, its layer, the context and the projection.
 
     Raises ModelError when the projection does not fit the base.
     """

@@ -1,6 +1,8 @@
-"""Encoders without parameters: MFCC, log-mel, MFCC in context."""
+"""Encoders without parameters: MFCC, log-mel, MFCC with context."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -21,19 +23,27 @@ def _log_mel(waveform: np.ndarray) -> np.ndarray:
 
 
 class SignalEncoder(Encoder):
-    """A front end without parameters: `mfcc` (39 at 100 Hz), `logmel` (80 at 100 Hz, normalised), `context_mfcc` (91 at 50 Hz)."""
+    """`mfcc` (39 dimensions at 100 Hz), `logmel` (80 at 100 Hz, normalised), or `context_mfcc` (91 at 50 Hz)."""
 
     sample_rate = mfcc.SAMPLE_RATE
 
     def __init__(self, name: str) -> None:
-        self.encode_one, self.n_frames, self.frame_rate, self.dim = {  # type: ignore[method-assign]
-            "mfcc": (mfcc.mfcc, mfcc.n_frames, mfcc.FRAME_RATE, mfcc.DIM),
-            "logmel": (_log_mel, mfcc.n_frames, mfcc.FRAME_RATE, 80),
-            "context_mfcc": (lda.context_mfcc, hubert_frames.n_frames, hubert_frames.FRAME_RATE, lda.DIM),
-        }[name]
+        self._front_end, self._n_frames, self.frame_rate, self.dim = FRONT_ENDS[name]
         self.contract = UnitContract(
             encoder=name, window=0.0, normalisation="none", sample_rate=self.sample_rate, frame_rate=self.frame_rate
         )
 
+    def encode_one(self, waveform: np.ndarray) -> np.ndarray:
+        return self._front_end(waveform)
 
-SIGNAL = ("mfcc", "logmel", "context_mfcc")
+    def n_frames(self, samples: int) -> int:
+        return self._n_frames(samples)
+
+
+# name → (waveform → frames, samples → number of frames, frames a second, dimensions)
+FRONT_ENDS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[int], int], float, int]] = {
+    "mfcc": (mfcc.mfcc, mfcc.n_frames, mfcc.FRAME_RATE, mfcc.DIM),
+    "logmel": (_log_mel, mfcc.n_frames, mfcc.FRAME_RATE, 80),
+    "context_mfcc": (lda.context_mfcc, hubert_frames.n_frames, hubert_frames.FRAME_RATE, lda.DIM),
+}
+SIGNAL = tuple(FRONT_ENDS)

@@ -1,9 +1,10 @@
-"""The ladder: units without a network, in a minute of CPU. The floor that a HuBERT has to beat, and the teacher of its first iteration.
+"""Unsupervised LDA and VTLN on modulation cepstra ("the ladder"): units without a network, in a minute of CPU.
 
-Three rungs, each fitted on the clusters of the one below, none on a label:
-1. cepstra and how they move (`voice.modulation_cepstra`), clustered by k-means;
-2. linear discriminant analysis on those clusters, in which variation within a cluster counts less, and clusters again;
-3. every file warped to the voice that its clusters expect (`voice.Voice`), and 1 to 3 again.
+The baseline that a HuBERT has to beat, and the teacher of its first iteration. Three rungs, each fitted on the clusters
+of the one below, none on a label: 1. cepstra and how they move (`vtln.modulation_cepstra`), clustered by k-means; 2.
+linear discriminant analysis on those clusters, in which variation within a cluster counts less, and clusters again; 3.
+vocal tract length normalisation: every file warped to the voice that its clusters expect (`vtln.Voice`), and 1 to 3
+again.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from textless.units.kmeans import fit_codebook
 from textless.units.mfcc_lda.lda import fit_projection
 from textless.units.mfcc_lda.vtln import DIM, N_MELS, Voice, modulation_cepstra
 
-FITTED = 150_000  # frames that an analysis is fitted on; more change nothing
+FITTED = 150_000  # frames that an analysis is fitted on, at most; more change nothing
 
 
 class LadderEncoder(Encoder):
-    """Frames of `modulation_cepstra` in the common voice, projected so that clusters stand apart: (T, D) float32 at 50 Hz."""
+    """`modulation_cepstra` after VTLN, projected by LDA: (T, D) float32 at 50 Hz."""
 
     sample_rate = SAMPLE_RATE
     frame_rate = hubert_frames.FRAME_RATE
@@ -67,7 +68,8 @@ class LadderEncoder(Encoder):
         shapes = [tuple(state[name].shape) for name in ("projection", "centroids")]
         if shapes[0][0] != DIM or shapes[0][1] != shapes[1][1]:
             raise ModelError(
-                f"{folder}: projection {shapes[0]} and centroids {shapes[1]} do not fit {DIM} cepstra; copy the model again"
+                f"{folder}: projection {shapes[0]} and centroids {shapes[1]} do not fit {DIM} cepstra; copy the model "
+                "again"
             )
         return cls(Voice(state["projection"], state["centroids"]))
 
@@ -76,17 +78,18 @@ class LadderEncoder(Encoder):
 def fit_ladder(
     waveforms: Sequence[np.ndarray], *, n_clusters: int = 500, dim: int = 40, rounds: int = 4, seed: int = 0
 ) -> tuple[LadderEncoder, dict[str, object]]:
-    """Climb it.
+    """Fit a `LadderEncoder`, without labels.
 
     Args:
-        waveforms: of each file (samples,) float32 in [-1, 1] at 16 kHz; about an hour of many speakers is enough. Held as spectrograms,
-            32 kB a second.
+        waveforms: of each file (samples,) float32 in [-1, 1] at 16 kHz; about an hour of many speakers is enough. They
+            are held as spectrograms, 32 kB a second.
         n_clusters: of the k-means whose clusters the analysis separates.
         dim: D, dimensions kept.
-        rounds: how often the analysis is fitted and every file's warp estimated again; the first knows no warps.
+        rounds: of fitting the analysis and estimating every file's warp again; the first has no warps.
 
     Returns:
-        the encoder and {"distortion": of each round, in units of the variance within clusters; "warps": {factor: files}}.
+        the encoder and {"distortion": of each round, in units of the variance within clusters; "warps": {factor: number
+        of files}}.
 
     Raises:
         TrainingError: fewer frames than clusters, or no more clusters than dimensions. AudioError: see `as_waveform`.
@@ -114,7 +117,7 @@ def fit_ladder(
 
 
 def _analyse(frames: np.ndarray, n_clusters: int, dim: int, seed: int) -> Voice:
-    """Clusters, their discriminants, and once more with the clusters found there."""
+    """Clusters and their discriminants; then once more with clusters of the projected frames."""
     projected = frames
     for _ in range(2):
         codebook, _ = fit_codebook(projected, n_clusters, iterations=10, seed=seed)

@@ -1,9 +1,10 @@
-"""A ladder without a network: normalised MFCC with context, projected so that clusters stand apart.
+"""Unsupervised LDA features: normalised MFCC with context, projected by LDA on k-means clusters.
 
-k-means on `context_mfcc` gives first labels; linear discriminant analysis on frames and those labels, which needs no transcription, gives a
-projection in which within-cluster variation counts less. It takes a minute of CPU, carries more phones than MFCC clusters do and so makes
-the better teacher for HuBERT's first iteration. Clusters of the projected frames may label the frames again, and so on. The projection can
-be fitted on the frames of any other encoder as well (`projected`).
+k-means on `context_mfcc` gives first labels; linear discriminant analysis on frames and those labels, which needs no
+transcription, gives a projection in which within-cluster variation counts less. It takes a minute of CPU, and its
+clusters predict phones better than MFCC clusters do, which makes them the better teacher for HuBERT's first iteration.
+Clusters of the projected frames may label the frames again, and so on. The projection can be fitted on the frames of
+any other encoder as well (`projected`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ SHRINKAGE = 1e-4
 
 
 def context_mfcc(waveform: np.ndarray) -> np.ndarray:
-    """13 MFCC, zero mean and unit variance over the file, each frame with its three neighbours on both sides, edges replicated.
+    """13 MFCC, normalised over the file, each frame with its three neighbours on both sides, edges replicated.
 
     Args:
         waveform: (samples,) float32 in [-1, 1] at 16 kHz.
@@ -47,7 +48,7 @@ def context_mfcc(waveform: np.ndarray) -> np.ndarray:
 
 
 def neighbours(frames: np.ndarray, n: int) -> np.ndarray:
-    """Each frame between its n neighbours on both sides, without the n first and last, which lack some: (T, D) → (T - 2 n, (2 n + 1) D)."""
+    """Each frame but the first and last n with n neighbours on both sides: (T, D) → (T - 2 n, (2 n + 1) D)."""
     return np.concatenate([frames[i : len(frames) - 2 * n + i] for i in range(2 * n + 1)], axis=1)
 
 
@@ -67,7 +68,9 @@ class LdaEncoder(Encoder):
             sample_rate=self.sample_rate,
             frame_rate=self.frame_rate,
         )
-        self.n_frames = hubert_frames.n_frames
+
+    def n_frames(self, samples: int) -> int:
+        return hubert_frames.n_frames(samples)
 
     def encode_one(self, waveform: np.ndarray) -> np.ndarray:
         return context_mfcc(waveform) @ self.projection
@@ -86,64 +89,41 @@ class LdaEncoder(Encoder):
 
 
 def fit_lda(frames: np.ndarray, labels: np.ndarray, *, dim: int = 40) -> LdaEncoder:
-    """Fit the projection of `context_mfcc` frames (N, 91) float32 on labels (N,) int64. Raises TrainingError as `fit_projection`."""
+    """Fit the projection of `context_mfcc` frames (N, 91) float32 on labels (N,) int64.
+
+    Raises TrainingError as `fit_projection`.
+    """
     return LdaEncoder(fit_projection([(frames, labels)], dim=dim))
 
 
 def fit_projection(
     pieces: Iterable[tuple[np.ndarray, np.ndarray | None]], *, dim: int, method: str = "lda"
 ) -> np.ndarray:
-    """A projection of frames, from pieces that are seen once, so that of all frames only D × D moments are held.
+    """A projection of frames, from pieces that are read once: only D × D moments are held in memory.
 
     Args:
-        pieces: frames (n, D) float32, and for `lda` the clusters (n,) int64 that they belong to. Clusters of one frame are left out.
-        method: `lda`: directions in which clusters stand apart (Fukunaga 1990, section 10.2), scaled to unit variance within clusters;
-            `pca`: those in which the frames vary most, orthonormal.
+        pieces: frames (n, D) float32, and for `lda` the clusters (n,) int64 that they belong to. Clusters of one frame
+            are left out.
+        method: `lda`: directions that separate clusters (Fukunaga 1990, section 10.2), scaled to unit variance within
+            clusters; `pca`: directions in which the frames vary most, orthonormal.
 
     Returns:
-        (D, dim) float32, the most telling direction first.
+        (D, dim) float32, in descending order of the eigenvalues.
 
     Raises:
-        TrainingError: no frames, fewer than `dim` dimensions, no more than `dim` clusters, frames that are not finite or differ in D.
+        TrainingError: no frames, fewer than `dim` dimensions, no more than `dim` clusters, frames that are not finite
+            or differ in D.
     """
     from scipy.linalg import eigh
-    from scipy.sparse import csr_matrix
 
     if method not in METHODS:
         raise TrainingError(f"method {method!r} is unknown; known: {', '.join(METHODS)}")
-    total, moment, middle = 0, np.zeros(0), np.zeros(0)
-    sums, counts = np.zeros(0), np.zeros(0, np.int64)
-    for frames, labels in pieces:
-        if not len(frames):
-            continue
-        if not total:
-            # Moments are taken about a point near the mean; about the origin they could lose their digits.
-            middle = frames.mean(0, dtype=np.float64)
-            moment, sums = np.zeros((len(middle), len(middle))), np.zeros((0, len(middle)))
-        if frames.shape[1] != len(middle) or not np.isfinite(frames).all():
-            what = (
-                "are not finite"
-                if frames.shape[1] == len(middle)
-                else f"have {frames.shape[1]} dimensions, not {len(middle)}"
-            )
-            raise TrainingError(f"frames after the first {total} {what}; make the frames again")
-        x = frames - middle
-        labels = np.zeros(len(x), np.int64) if method == "pca" or labels is None else labels
-        more = max(0, int(labels.max()) + 1 - len(counts))
-        sums, counts = np.pad(sums, ((0, more), (0, 0))), np.pad(counts, (0, more))
-        sums += csr_matrix((np.ones(len(x)), labels, np.arange(len(x) + 1)), shape=(len(x), len(counts))).T @ x
-        counts += np.bincount(labels, minlength=len(counts))
-        moment += x.T @ x
-        total += len(x)
-    if not total:
-        raise TrainingError(
-            "no frames to fit a projection on; is the corpus empty, or every file shorter than a frame?"
-        )
-    if len(middle) < dim:
-        raise TrainingError(f"frames of {len(middle)} dimensions cannot be projected to {dim}; lower dim")
+    moment, sums, counts = _moments((x, labels if method == "lda" else None) for x, labels in pieces)
+    if len(moment) < dim:
+        raise TrainingError(f"frames of {len(moment)} dimensions cannot be projected to {dim}; lower dim")
     if method == "pca":
-        mean = sums.sum(0) / total
-        return eigh(moment / total - np.outer(mean, mean))[1][:, : -dim - 1 : -1].astype(np.float32)
+        mean = sums.sum(0) / counts.sum()
+        return eigh(moment / counts.sum() - np.outer(mean, mean))[1][:, : -dim - 1 : -1].astype(np.float32)
     if (counts > 1).sum() <= dim:
         raise TrainingError(
             f"{int((counts > 1).sum())} clusters cannot make {dim} dimensions; cluster into more units first"
@@ -154,6 +134,41 @@ def fit_projection(
     within = _shrink((moment - (sums / counts[:, None]).T @ sums) / counts.sum())
     between = _shrink(moment / counts.sum() - np.outer(mean, mean)) - within
     return eigh(between, within)[1][:, : -dim - 1 : -1].astype(np.float32)
+
+
+def _moments(pieces: Iterable[tuple[np.ndarray, np.ndarray | None]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Second moment (D, D), and of each cluster the sum (K, D) and count (K,) of its frames; without labels of all as one.
+
+    Moments are taken about a point near the mean; about the origin they could lose their digits.
+    """
+    from scipy.sparse import csr_matrix
+
+    total, moment, centre = 0, np.zeros(0), np.zeros(0)
+    sums, counts = np.zeros(0), np.zeros(0, np.int64)
+    for frames, labels in pieces:
+        if not len(frames):
+            continue
+        if not total:
+            centre = frames.mean(0, dtype=np.float64)
+            moment, sums = np.zeros((len(centre), len(centre))), np.zeros((0, len(centre)))
+        if frames.shape[1] != len(centre):
+            what = f"have {frames.shape[1]} dimensions, not {len(centre)}"
+            raise TrainingError(f"frames after the first {total} {what}; make the frames again")
+        if not np.isfinite(frames).all():
+            raise TrainingError(f"frames after the first {total} are not finite; make the frames again")
+        x = frames - centre
+        labels = np.zeros(len(x), np.int64) if labels is None else labels
+        more = max(0, int(labels.max()) + 1 - len(counts))
+        sums, counts = np.pad(sums, ((0, more), (0, 0))), np.pad(counts, (0, more))
+        sums += csr_matrix((np.ones(len(x)), labels, np.arange(len(x) + 1)), shape=(len(x), len(counts))).T @ x
+        counts += np.bincount(labels, minlength=len(counts))
+        moment += x.T @ x
+        total += len(x)
+    if not total:
+        raise TrainingError(
+            "no frames to fit a projection on; is the corpus empty, or every file shorter than a frame?"
+        )
+    return moment, sums, counts
 
 
 def _shrink(covariance: np.ndarray) -> np.ndarray:

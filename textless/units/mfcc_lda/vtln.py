@@ -1,8 +1,9 @@
-"""One voice for all: the length of a speaker's vocal tract, estimated without labels and taken out of the spectrogram.
+"""Vocal tract length normalisation (VTLN, Lee and Rose 1996), estimated without labels.
 
-A shorter vocal tract moves every resonance up by about the same factor. Vocal tract length normalisation (Lee and Rose 1996) undoes it: the
-frequency axis is stretched by the factor under which the file fits a model of speech best. Here the model is k-means on the `ladder`'s
-frames, which is fitted to normalised files in turn, so that no label and no speaker is needed, and one utterance is enough to be measured.
+A shorter vocal tract moves every resonance up by about the same factor. VTLN undoes it: the frequency axis is stretched
+by the factor under which the file fits a model of speech best. Here the model is k-means on the `ladder`'s frames,
+which is fitted to normalised files in turn, so that no label and no speaker is needed, and one utterance is enough to
+estimate its factor.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 from textless.audio.mel import htk_edges, hz_to_htk, normalise
 
 WARPS = (0.84, 0.87, 0.9, 0.93, 0.96, 0.98, 1.0, 1.02, 1.04, 1.07, 1.1, 1.13, 1.16)
-MEASURED = 6000  # mel frames, one minute: a longer file is judged by its beginning, so that it can be read as a stream
-HIGHEST = 7600.0  # Hz; nothing is fetched from above it
+# Mel frames, one minute: the warp of a longer file comes from its beginning, so that it can be streamed.
+MEASURED = 6000
+HIGHEST = 7600.0  # Hz; the highest frequency that a warped bin reads from
 
 N_MELS = 80
 CEPSTRA = 13
@@ -29,10 +31,13 @@ DIM = CEPSTRA * MODULATIONS
 
 @functools.lru_cache
 def warping(warp: float) -> Tensor:
-    """What stretches the frequency axis: `mel @ warping(w)` has at f what `mel` has at w · f. (80, 80) float32."""
+    """The matrix that stretches the frequency axis: `mel @ warping(w)` has at f what `mel` has at w · f.
+
+    (80, 80) float32.
+    """
     mels = htk_edges(N_MELS)[1:-1]
-    wanted = hz_to_htk((700.0 * torch.expm1(mels / 1127.0) * warp).clamp(max=HIGHEST))
-    place = ((wanted - mels[0]) / (mels[1] - mels[0])).clamp(0, N_MELS - 1)
+    warped = hz_to_htk((700.0 * torch.expm1(mels / 1127.0) * warp).clamp(max=HIGHEST))
+    place = ((warped - mels[0]) / (mels[1] - mels[0])).clamp(0, N_MELS - 1)
     below = place.floor().clamp(max=N_MELS - 2).long()
     share = (place - below).float()
     matrix, to = torch.zeros(N_MELS, N_MELS), torch.arange(N_MELS)
@@ -58,10 +63,10 @@ def _modulation() -> Tensor:
 
 
 def modulation_cepstra(mel: Tensor, warp: float = 1.0, *, step: int = 2) -> Tensor:
-    """How 13 cepstra move: the shape of the spectrum and of its course over 170 ms.
+    """Modulation cepstra: the shape of the spectrum (13 cepstra) and of its course over 170 ms.
 
-    Each cepstrum has zero mean and unit variance over the file; then a cosine transform under a Hamming window is taken over time, edges
-    replicated. The window matters: frames far from the centre say less about it.
+    Each cepstrum has zero mean and unit variance over the file; then a cosine transform under a Hamming window is taken
+    over time, edges replicated. The window matters: frames far from the centre say less about it.
 
     Args:
         mel: (T', 80) float32, the log-mel spectrogram of a whole file at 100 Hz.
@@ -77,7 +82,7 @@ def modulation_cepstra(mel: Tensor, warp: float = 1.0, *, step: int = 2) -> Tens
 
 
 class Voice(nn.Module):
-    """A model of speech in one voice, which tells by how much a file must be warped to be of that voice.
+    """A k-means model of normalised speech, from which the warp of a file is estimated.
 
     Args:
         projection: (78, D) float32, of `modulation_cepstra`.
@@ -86,19 +91,24 @@ class Voice(nn.Module):
 
     def __init__(self, projection: Tensor, centroids: Tensor) -> None:
         super().__init__()
+        self.projection: Tensor
+        self.centroids: Tensor
         self.register_buffer("projection", projection)
         self.register_buffer("centroids", centroids)
 
     def distortion(self, mel: Tensor, warp: float) -> float:
-        """Mean squared distance of the warped file's frames, every eighth, to their nearest centroids. mel (T', 80)."""
+        """Mean squared distance of the warped file's frames, every eighth, to their nearest centroids. mel (T', 80).
+
+        In torch, on the device of the model; `Codebook.nearest` rounds differently, which could change a warp.
+        """
         frames = modulation_cepstra(mel, warp, step=8) @ self.projection
         nearest = (self.centroids.square().sum(1) - 2 * frames @ self.centroids.T).amin(1)
         return float((nearest + frames.square().sum(1)).mean())
 
     def warp(self, mel: Tensor) -> float:
-        """The one of `WARPS` that brings a file nearest to the model. mel: (T', 80) float32 log-mel, of which the first minute counts."""
+        """The warp of least distortion. mel: (T', 80) float32 log-mel, of which the first minute is used."""
         return min(WARPS, key=lambda warp: self.distortion(mel[:MEASURED], warp))
 
     def forward(self, mel: Tensor) -> Tensor:
-        """The spectrogram in the common voice: (T', 80) → (T', 80)."""
+        """The normalised spectrogram: (T', 80) → (T', 80)."""
         return mel @ warping(self.warp(mel)).to(mel.device)
