@@ -185,7 +185,7 @@ def test_bad_encoder_on_another(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     for base in ("/etc", "base/../../x"):
         (tmp_path / "config.json").write_text(json.dumps({**config, "base": base}))
-        with pytest.raises(ModelError, match="does not lie in it"):
+        with pytest.raises(ModelError, match="is not inside it"):
             load_encoder(tmp_path)
 
 

@@ -1,1 +1,1 @@
-"""Units without a network: MFCC, unsupervised LDA (Heck et al. 2016; Chen et al. 2015), vocal tract length normalisation."""
+"""Units without a network: MFCC, unsupervised LDA (Heck et al. 2016; Chen et al. 2015), VTLN."""

@@ -137,7 +137,7 @@ def fit_projection(
 
 
 def _moments(pieces: Iterable[tuple[np.ndarray, np.ndarray | None]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Second moment (D, D), and of each cluster the sum (K, D) and count (K,) of its frames; without labels of all as one.
+    """The second moment (D, D), and the sum (K, D) and count (K,) of each cluster; without labels, K is 1.
 
     Moments are taken about a point near the mean; about the origin they could lose their digits.
     """

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from textless.audio.mel import htk_edges, hz_to_htk, normalise
 
 WARPS = (0.84, 0.87, 0.9, 0.93, 0.96, 0.98, 1.0, 1.02, 1.04, 1.07, 1.1, 1.13, 1.16)
-# Mel frames, one minute: the warp of a longer file comes from its beginning, so that it can be streamed.
-MEASURED = 6000
+MEASURED = 6000  # mel frames, one minute; a longer file's warp comes from its beginning, so that it can be streamed
 HIGHEST = 7600.0  # Hz; the highest frequency that a warped bin reads from
 
 N_MELS = 80
