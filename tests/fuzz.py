@@ -773,14 +773,15 @@ def build_store(folder: Path) -> None:
 
 
 def read_store(folder: Path) -> None:
-    from textless.engine.gc import damage, garbage, needed, runs
+    from textless.engine.gc import garbage, records, roots
+    from textless.engine.manifest import damage
     from textless.engine.table import csv, tables, text
     from textless.report import make_report
 
     pipeline, store = store_of(folder)
     list(store.manifests())
-    list(runs(store.root))
-    needed(store.root)
+    list(records(store.root))
+    roots(store.root)
     list(garbage(store.root, days=0))
     for artefact in (store.root / "artefacts").glob("*"):
         damage(artefact)

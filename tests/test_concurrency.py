@@ -13,8 +13,8 @@ import pytest
 from fault_steps import Copy, Files, Work, contents, notes
 
 from textless.engine import lease, store
-from textless.engine.gc import damage
 from textless.engine.lease import Lease, host
+from textless.engine.manifest import damage
 from textless.engine.store import Store
 
 PROCESSES = 8

@@ -308,7 +308,7 @@ def test_another_key_that_begins_alike_is_not_taken_for_ours(text, store):
     (folder / "manifest.json").write_text(
         json.dumps({**manifest, "key": other, "lineage": {**manifest["lineage"], other: manifest["payload"]}})
     )
-    with pytest.raises(StoreError, match="made of something else, whose key begins alike"):
+    with pytest.raises(StoreError, match="made from something else, whose key begins alike"):
         store.has(Upper(text=text))
 
 

@@ -14,7 +14,7 @@ import fault_steps as faults
 import pytest
 from fault_steps import chain, contents, notes
 
-from textless.engine.gc import damage
+from textless.engine.manifest import damage
 from textless.engine.pipeline import Pipeline
 from textless.engine.shards import Pool
 from textless.engine.store import Store

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 from test_keep import Node, Rows
 
-from textless.engine import gc as keep
 from textless.engine.hashes import FileHashes
-from textless.engine.manifest import Digests, parse_manifest, read_manifest
+from textless.engine.manifest import Digests, damage, parse_manifest, read_manifest
 from textless.engine.pipeline import Pipeline
 from textless.engine.shards import shard_damage
 from textless.engine.store import Store
@@ -68,7 +67,7 @@ def test_a_turned_bit_is_not_linked_back(store):
     folder = rows().run(store, ["rows"])["rows"]
     want = contents(folder)
     flip(folder / "data" / "1.txt")
-    assert len(keep.damage(folder)) == 1
+    assert len(damage(folder)) == 1
     shutil.rmtree(folder)
     assert contents(rows().run(Store(store.root), ["rows"])["rows"]) == want
     assert all(shard_damage(shard, Digests()) == [] for shard in (store.root / "shards").iterdir())
@@ -186,7 +185,7 @@ def test_an_input_is_whole_when_a_step_takes_it(store, harm):
     pipeline.run(store, ["top"])
     store.drop(top)
     HARMS[harm](store.folder(below) / "sum")
-    with pytest.raises(StoreError, match=r"node\.a: .* is not there any more, or damaged; run again"):
+    with pytest.raises(StoreError, match=r"node\.a: .* is missing or damaged; run again"):
         Store(store.root).run(top)
     assert (pipeline.run(Store(store.root), ["top"])["top"] / "sum").read_text() == "3"
 
@@ -195,7 +194,7 @@ def test_names_that_file_managers_leave_are_no_damage(store):
     folder = store.run(Node(number=1))
     (folder / ".DS_Store").touch()
     assert store.has(Node(number=1))
-    assert keep.damage(folder) == [f"{folder / '.DS_Store'}: was not there when it was made"]
+    assert damage(folder) == [f"{folder / '.DS_Store'}: was not there when it was made"]
 
 
 def test_a_step_that_fails_on_bytes_that_changed_names_the_file(store, monkeypatch):
@@ -368,7 +367,7 @@ def test_gc_does_not_guess_what_a_damaged_record_says(textless_command, store, t
     record.write_bytes(text)
     code, _, err = textless_command("gc", "--store", store.root, "--yes")
     assert code == 2
-    assert err.startswith(f"error: {record}: damaged, so that nobody knows what its run needs; remove it")
+    assert err.startswith(f"error: {record}: damaged, so what its run needs is unknown; remove it")
     assert folder.exists()
     os.utime(record, (0, 0))  # what it said is of no matter by now
     assert textless_command("gc", "--store", store.root, "--yes")[0] == 0

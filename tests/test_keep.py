@@ -15,8 +15,9 @@ import pytest
 from textless.engine import gc as keep
 from textless.engine.estimate import estimate
 from textless.engine.explain import provenance
-from textless.engine.gc import damage, garbage, remove
+from textless.engine.gc import garbage, remove
 from textless.engine.lease import Lease
+from textless.engine.manifest import damage
 from textless.engine.pipeline import Pipeline
 from textless.engine.step import MapStep, Source, Step, path
 from textless.engine.store import Store
@@ -117,7 +118,10 @@ def test_garbage_is_never_what_a_kept_run_needs(store, seed):
     kept = [(p := random_pipeline(rng), p.run(store)) for _ in range(rng.randint(1, 4))]
     before = {p.name for p in (store.root / "artefacts").iterdir()}
     needed = {
-        name for _, run in keep.runs(store.root) if run["when"] > time.time() - 30 * keep.DAY for name in run["needed"]
+        name
+        for _, run in keep.records(store.root)
+        if run["when"] > time.time() - 30 * keep.DAY
+        for name in run["needed"]
     }
     for folder, _ in list(garbage(store.root, days=30)):
         assert remove(store.root, folder, days=30)
@@ -296,7 +300,7 @@ def test_provenance_goes_down_to_the_sources(store, tmp_path):
     assert " s with python 3." in lines[1]
     assert lines[2:] == [
         f"  a: {store.name(below)}, version 1, number 1",
-        "    not in the store any more",
+        "    no longer in the store",
         f"    a: words {store.keys.of(words)[:12]}, file {file}",
         f"  b: {store.name(below)}, as above",
     ]

@@ -60,7 +60,7 @@ def collect(root, days=30.0):
 def test_what_a_live_run_wants_is_no_garbage(store):
     folder = chain().run(store, ["below"])["below"]
     age(store.root, 40)
-    with live.alive(store.root, [folder.name]):
+    with live.registered(store.root, [folder.name]):
         age(store.root, 40)
         assert collect(store.root) == []
         assert not remove(store.root, folder, days=30)  # listed before the run began
@@ -232,7 +232,7 @@ def test_an_input_that_vanishes_is_made_again_whatever_the_error(store, monkeypa
 
 def test_a_store_that_cannot_be_written_needs_no_record(tmp_path):
     (tmp_path / "file").touch()
-    with live.alive(tmp_path / "file", ["x"]):
+    with live.registered(tmp_path / "file", ["x"]):
         assert live.runs(tmp_path / "file") == []
 
 

@@ -15,7 +15,7 @@ import fsspec
 import pytest
 
 from textless.engine import remote
-from textless.engine.remote import pull, push, there
+from textless.engine.remote import existing, pull, push
 from textless.engine.step import Step
 from textless.engine.store import Store
 from textless.errors import StoreError
@@ -132,9 +132,9 @@ def calls(monkeypatch):
 
 def test_what_is_pulled_is_what_was_pushed(tmp_path, url):
     one, two = make(tmp_path / "a"), make(tmp_path / "a", {"lm.pt": b"weights"}, step="train_lm")
-    assert there(url, [one, two]) == set()
+    assert existing(url, [one, two]) == set()
     assert push(tmp_path / "a", url, [one, two]) == [one, two]
-    assert there(url, [one, "other-0123456789ab"]) == {one}
+    assert existing(url, [one, "other-0123456789ab"]) == {one}
     assert pull(url, tmp_path / "b", [two, one]) == [two, one]
     assert content(tmp_path / "b") == content(tmp_path / "a")  # and nothing is left in work
 
@@ -179,7 +179,7 @@ def test_one_listing_tells_what_is_there(tmp_path, url, calls):
     names = [make(tmp_path / "a", step=f"step{k}") for k in range(5)]
     push(tmp_path / "a", url, names)
     looked, asked = calls(url, "ls"), calls(url, "exists", fail_at=0)
-    assert there(url, names) == set(names)
+    assert existing(url, names) == set(names)
     assert (len(looked), asked) == (1, [])
 
 
@@ -191,7 +191,7 @@ def test_a_killed_push_shows_nothing_and_is_finished_by_the_next(tmp_path, url, 
         push(tmp_path / "a", url, [name])
     assert len(sent) == sends
     monkeypatch.undo()
-    assert there(url, [name]) == set()
+    assert existing(url, [name]) == set()
     assert pull(url, tmp_path / "b", [name]) == []
     again = calls(url, "put_file")
     assert push(tmp_path / "a", url, [name]) == [name]
@@ -205,7 +205,7 @@ def test_killed_before_the_manifest(tmp_path, url, calls, monkeypatch):
     calls(url, "pipe_file", fail_at=0)
     with pytest.raises(Killed):
         push(tmp_path / "a", url, [name])
-    assert there(url, [name]) == set()
+    assert existing(url, [name]) == set()
     monkeypatch.undo()
     again = calls(url, "put_file")
     assert push(tmp_path / "a", url, [name]) == [name]
@@ -254,12 +254,12 @@ def test_what_another_process_pushed_is_seen(tmp_path, s3):
     """s3fs remembers listings."""
     url, names = f"{s3}/{tmp_path.name}", [make(tmp_path / "a", step=step) for step in ("one", "two")]
     push(tmp_path / "a", url, names[:1])
-    assert there(url, names) == {names[0]}
+    assert existing(url, names) == {names[0]}
     another = fsspec.filesystem("s3", skip_instance_cache=True)
     another.pipe_file(
         manifest(url, names[1])[1], (tmp_path / "a" / "artefacts" / names[1] / "manifest.json").read_bytes()
     )
-    assert there(url, names) == set(names)
+    assert existing(url, names) == set(names)
 
 
 def test_a_pull_swept_away_is_not_put_on_the_remote(tmp_path, monkeypatch):
@@ -436,7 +436,7 @@ def test_what_is_damaged_here_is_not_pushed(tmp_path, url):
     (folder / "manifest.json").write_text("{")
     with pytest.raises(StoreError, match=r"manifest.json: damaged .*; remove .* and run again"):
         push(tmp_path / "a", url, [name])
-    assert there(url, [name]) == set()
+    assert existing(url, [name]) == set()
 
 
 def test_a_damaged_artefact_is_replaced_and_kept_aside(tmp_path, memory):
@@ -474,14 +474,14 @@ def test_progress_counts_files(tmp_path, memory):
 
 def test_an_unknown_protocol(tmp_path):
     with pytest.raises(StoreError, match=r"^sftpp://host: Protocol not known: sftpp; did you mean 'sftp'\?$"):
-        there("sftpp://host", [])
+        existing("sftpp://host", [])
 
 
 def test_a_missing_package(monkeypatch):
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(StoreError, match=r"^s3://bucket/x: Install s3fs to access S3; pip install s3fs$"):
-        there("s3://bucket/x", [])
+        existing("s3://bucket/x", [])
 
 
 def test_no_such_bucket(tmp_path, s3):
@@ -520,7 +520,7 @@ def test_errors_of_the_place_are_one_line(tmp_path, url, monkeypatch, error, sai
     push(tmp_path / "a", url, [name])
     new = make(tmp_path / "a", {"new": b"new"}, step="new")
     calls = {
-        "ls": lambda: there(url, [name]),
+        "ls": lambda: existing(url, [name]),
         "put_file": lambda: push(tmp_path / "a", url, [new]),
         "pipe_file": lambda: push(tmp_path / "a", url, [new]),
         "get_file": lambda: pull(url, tmp_path / "b", [name]),
@@ -541,7 +541,7 @@ def test_a_mistake_of_ours_is_not_put_on_the_place(memory, monkeypatch):
 
     monkeypatch.setattr(place(memory)[0], "ls", fail)
     with pytest.raises(AttributeError, match="typo"):
-        there(memory, [])
+        existing(memory, [])
 
 
 def test_a_store_that_cannot_be_written(tmp_path, memory):

@@ -210,8 +210,7 @@ def _report(graph: Any, place: Any, out: str, examples: int = 8) -> None:
 @store_option
 def verify(pipeline: str | None, settings: tuple[str, ...], store: str | None) -> int:
     """Read every byte of what is in the store, or of what a pipeline has there, and compare it with what was written."""
-    from textless.engine.gc import damage
-    from textless.engine.manifest import Digests
+    from textless.engine.manifest import Digests, damage
     from textless.engine.shards import shard_damage
     from textless.engine.step import Source
     from textless.engine.store import Store
@@ -248,7 +247,7 @@ def verify(pipeline: str | None, settings: tuple[str, ...], store: str | None) -
 @click.option("--yes", is_flag=True, help="Remove it; without, it is only listed.")
 def gc(store: str | None, days: float, yes: bool) -> None:
     """List, or with --yes remove, what no run of the last days needs: artefacts, unfinished work, shards."""
-    from textless.engine.gc import forget, garbage, remove
+    from textless.engine.gc import garbage, remove, remove_records
     from textless.engine.store import Store
 
     root = Store(store).root
@@ -258,7 +257,7 @@ def gc(store: str | None, days: float, yes: bool) -> None:
             click.echo(f"{size / 1e6:10.1f} MB  {folder}")
             total, count = total + size, count + 1
     if yes:
-        forget(root, days=days)
+        remove_records(root, days=days)
     click.echo(
         f"{count} folders, {total / 1e6:.1f} MB{' removed' if yes else '; --yes removes them' if count else ''}",
         err=True,
@@ -293,7 +292,7 @@ def pull(url: str, pipeline: str, targets: tuple[str, ...], settings: tuple[str,
     from textless.engine import remote
 
     graph, place = _open(pipeline, settings, store)
-    found = remote.there(url, [place.name(step) for step in graph.plan(place, targets)])
+    found = remote.existing(url, [place.name(step) for step in graph.plan(place, targets)])
     line = Line()
     brought = remote.pull(url, place.root, graph.wanted(place, targets, found), line)
     line.end()

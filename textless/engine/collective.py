@@ -1,7 +1,8 @@
 """Steps that several processes run together, as torchrun and `accelerate launch` start them.
 
-The first process makes everything. The others join where a step is `collective`, once the first has announced it: by files
-in the step's scratch folder, so that nothing is needed but the store. Launchers end the others when one process fails.
+The first process makes everything. The others join where a step is `collective`, once the first has announced it: by
+files in the step's scratch folder, so that nothing is needed but the store. Launchers end the others when one process
+fails.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Why a step will run: what differs from the nearest result of its kind, down to the root causes. And how a result came about."""
+"""Why a step will run: its differences from the most similar result, down to the root causes. How a result was made."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from textless.text import duration
 
 
 def why(pipeline: Pipeline, store: Store, name: str) -> list[str]:
-    """Why a step will run, or did not have to, down to the root causes: a line each."""
+    """Why a step will or will not run, down to the root causes: a line each."""
     pipeline.pick([name])
     step = pipeline.steps[name]
     if isinstance(step, Source):
@@ -27,27 +27,27 @@ def why(pipeline: Pipeline, store: Store, name: str) -> list[str]:
     others = [m for m in store.manifests() if m["step"] == step.type]
     if not others:
         return [f"{name} has never been made in {store.root}"]
-    # The nearest of its kind is the one that was probably meant; of equals the newest.
+    # The most similar one is probably the one that the user expects to be reused; of equal ones the newest.
     causes = [differences(store, name, step, m) for m in others]
     nearest = min(range(len(others)), key=lambda i: len(causes[i]))
     return [
-        f"{name} differs from {step.type}-{others[nearest]['key'][:12]}, the nearest of its kind:",
+        f"{name} differs from {step.type}-{others[nearest]['key'][:12]}, the most similar one:",
         *causes[nearest],
     ]
 
 
 def differences(store: Store, name: str, step: Step, manifest: dict[str, Any]) -> list[str]:
-    """What distinguishes a step from one that was made, down to the root causes: a line each."""
+    """The differences between a step and one that was made, down to the root causes: a line each."""
     return _causes(manifest["lineage"], store.keys.lineage(step), manifest["key"], store.keys.of(step), name, set())
 
 
 def _causes(
-    old: dict[str, Any], new: dict[str, Any], old_key: str, new_key: str, where: str, told: set[tuple[str, str]]
+    old: dict[str, Any], new: dict[str, Any], old_key: str, new_key: str, where: str, seen: set[tuple[str, str]]
 ) -> list[str]:
-    """Recursive difference of two payloads. What several ways lead to is told once."""
-    if old_key == new_key or (old_key, new_key) in told:
+    """Recursive difference of two payloads. An input that is reached on several paths is reported once."""
+    if old_key == new_key or (old_key, new_key) in seen:
         return []
-    told.add((old_key, new_key))
+    seen.add((old_key, new_key))
     a, b = old[old_key], new[new_key]
     if a["step"] != b["step"]:
         return [f"  {where}: step {a['step']} → {b['step']}"]
@@ -65,15 +65,16 @@ def _causes(
         if before is None or after is None:
             out.append(f"  {where}.{name}: {'added' if before is None else 'removed'}")
         else:
-            out += _causes(old, new, before, after, f"{where}.{name}", told)
+            out += _causes(old, new, before, after, f"{where}.{name}", seen)
     return out
 
 
 def provenance(store: Store, name: str, step: Step) -> list[str]:
-    """How a result came about, down to the sources: a line each, inputs indented below; what stands there already is named only."""
-    lines, told = [], set()
+    """How a result was made, down to the sources: a line each, inputs indented below. A repeated one is only named."""
+    lines: list[str] = []
+    seen: set[str] = set()
 
-    def tell(field: str, step: Step, depth: int) -> None:
+    def add(field: str, step: Step, depth: int) -> None:
         key, payload = store.keys.of(step), store.keys.payload(step)
         where = f"{'  ' * depth}{field}: "
         if isinstance(step, Source):
@@ -84,10 +85,10 @@ def provenance(store: Store, name: str, step: Step) -> list[str]:
             }
             lines.append(f"{where}{step.type} {key[:12]}{_listed({**payload['fields'], **places})}")
             return
-        if key in told:
+        if key in seen:
             lines.append(f"{where}{store.name(step)}, as above")
             return
-        told.add(key)
+        seen.add(key)
         lines.append(f"{where}{store.name(step)}, version {step.version}{_listed(payload['fields'])}")
         if manifest := store.manifest(step):
             when = time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest["finished"]))
@@ -98,11 +99,11 @@ def provenance(store: Store, name: str, step: Step) -> list[str]:
                 f"{'  ' * depth}  made {when} on {manifest['host']} in {duration(manifest['seconds'])} with {libraries}"
             )
         else:
-            lines.append(f"{'  ' * depth}  not in the store any more")
+            lines.append(f"{'  ' * depth}  no longer in the store")
         for field, parent in step.inputs().items():
-            tell(field, parent, depth + 1)
+            add(field, parent, depth + 1)
 
-    tell(name, step, 0)
+    add(name, step, 0)
     return lines
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import json
 import os
 import re
@@ -13,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from textless.errors import StoreError
+from textless.files import sha256_of, write_text
 
 HASH = re.compile("[0-9a-f]{64}")
-PROBE = 1 << 20  # bytes that must fit onto a disk which is not full
+PROBE = 1 << 20  # bytes that fit onto a disk which is not full
 
 
 class FileHashes:
     """sha256 of files, remembered by path and `_identity`, so that a second look is a stat.
 
-    `changed` lists the files whose bytes were others when they were last asked for.
+    `changed` lists the files whose hash was another one at the time of the call before.
     """
 
     def __init__(self, memory: Path) -> None:
@@ -37,7 +37,7 @@ class FileHashes:
             return {}
         items = known.items() if isinstance(known, dict) else ()
         return {
-            path: entry for path, entry in items if isinstance(entry, list) and len(entry) == 5 and is_hash(entry[-1:])
+            path: entry for path, entry in items if isinstance(entry, list) and len(entry) == 5 and is_hash(entry[-1])
         }
 
     def __call__(self, path: str) -> str:
@@ -46,10 +46,9 @@ class FileHashes:
             known = self._known.get(path)
             if known and known[:-1] == identity:
                 return known[-1]
-            with open(path, "rb") as f:
-                digest = hashlib.file_digest(f, "sha256").hexdigest()
+            digest = sha256_of(path)
         except OSError as e:
-            raise StoreError(f"{path}: {e.strerror}; correct the manifest or bring the file back") from None
+            raise StoreError(f"{path}: {e.strerror}; correct the manifest or restore the file") from None
         if known and known[-1] != digest:
             self.changed.append(path)
         self._known[path] = [*identity, digest]
@@ -64,30 +63,18 @@ class FileHashes:
 
 
 def _identity(path: str) -> list[int]:
-    """Size, times and inode: `cp -p` and `rsync -t` keep the time of what they write, but not the time of the change or the inode."""
+    """Size, times and inode: `cp -p` and `rsync -t` keep the modification time, not the change time and the inode."""
     status = os.stat(path)
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
-def is_hash(values: list[Any]) -> bool:
-    """Whether all of these, one at least, are a sha256 in hex."""
-    return bool(values) and all(isinstance(value, str) and HASH.fullmatch(value) for value in values)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Whole or not at all, whoever else writes it."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_text(text)
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+def is_hash(value: object) -> bool:
+    """Whether this is a sha256 in hex."""
+    return isinstance(value, str) and HASH.fullmatch(value) is not None
 
 
 def write_error(folder: Path) -> OSError | None:
-    """Why nothing much can be written into a folder. Libraries tell a full disk in many ways; this is how to know."""
+    """Why nothing large can be written into a folder. Libraries report a full disk in many ways."""
     probe = folder / f".probe.{uuid.uuid4().hex}"
     try:
         probe.write_bytes(bytes(PROBE))

@@ -9,31 +9,36 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from textless.engine.hashes import FileHashes, write_text
+from textless.engine.hashes import FileHashes
 from textless.engine.manifest import Digests
 from textless.engine.shards import Pool
 from textless.engine.step import Keys
+from textless.files import write_text
 from textless.names import encodable
 
-Progress = Callable[[int, int, str], None]
+Progress = Callable[[int, int, str], None]  # done, total, of what
+
+
+def no_progress(done: int, total: int, what: str) -> None:
+    """A Progress that shows nothing."""
 
 
 class Job:
-    """What a step sees while it runs. It can be sent to a worker.
+    """What a step sees while it runs. It can be pickled and sent to a worker.
 
     Attributes:
-        path: the folder that becomes the artefact. Nobody else writes there.
+        path: the folder that becomes the artefact. No other process writes to it.
         inputs: artefact folder of each input by field name; sources have none.
-        scratch: a folder that lasts until the step is finished, for checkpoints and the like. Several processes may share it, so files
-            appear in it whole, by rename.
-        pool: where finished shards are kept.
-        digests: hashes of files that were read for them; the manifest takes them.
-        on: where shards are done, `loky:N` or `dask:ADDRESS`; None: here.
-        tensorboard: folder for TensorBoard's event files, None when they are not wanted.
-        metrics, contract: for the manifest, to be filled in.
-        failures: rows that could not be done, as {"id", "error"}.
-        amount: how much was done, as progress told it: shards, steps of training.
-        shards: keys of what a map is made of.
+        scratch: a folder that persists until the step is finished, for checkpoints and the like. Several processes may
+            share it, so files in it are written atomically (`textless.files`).
+        pool: finished shards.
+        digests: hashes of files that were computed on the way; the manifest uses them.
+        on: workers that make shards, `loky:N` or `dask:ADDRESS`; None: this process.
+        tensorboard: folder for TensorBoard's event files, None for none.
+        metrics, contract: for the manifest, to be set by the step.
+        failures: rows that failed, as {"id", "error"}.
+        amount: the last total that was passed to `progress`: shards, steps of training.
+        shards: keys of the shards of a map step.
     """
 
     def __init__(
@@ -68,27 +73,29 @@ class Job:
 
 
 def remote_job(path: Path, inputs: dict[str, Path], scratch: Path, root: Path | None) -> Job:
-    return Job(path, inputs, lambda done, total, what: None, scratch=scratch, root=root)
+    """A job in another process, without progress."""
+    return Job(path, inputs, no_progress, scratch=scratch, root=root)
 
 
 def write_failures(path: Path, failures: list[dict[str, Any]]) -> None:
-    """A line of JSON for each row that could not be done."""
-    rows = [
-        {name: encodable(value) if isinstance(value, str) else value for name, value in f.items()} for f in failures
-    ]
-    write_text(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+    """A line of JSON for each row that failed."""
+    lines = []
+    for failure in failures:
+        row = {name: encodable(value) if isinstance(value, str) else value for name, value in failure.items()}
+        lines.append(json.dumps(row, sort_keys=True) + "\n")
+    write_text(path, "".join(lines))
 
 
 def remove_temporaries(folder: Path, *, keep: str = "") -> None:
-    """Remove what killed attempts were writing: files and folders whose names start with a dot, but for `keep`."""
+    """Remove what killed attempts were writing: files and folders whose names start with a dot, except `keep`."""
     for leftover in [p for p in temporaries(folder) if p.name != keep]:
         shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
 
 def temporaries(folder: Path) -> list[Path]:
-    """Whatever begins with a dot, not looking within; their owner may be removing them too."""
-    found: list[Path] = []
-    for here, folders, files in os.walk(folder):
-        found += [Path(here, name) for name in (*folders, *files) if name.startswith(".")]
+    """Files and folders whose names start with a dot, without the content of such folders."""
+    paths: list[Path] = []
+    for top, folders, files in os.walk(folder):
+        paths += [Path(top, name) for name in (*folders, *files) if name.startswith(".")]
         folders[:] = [name for name in folders if not name.startswith(".")]
-    return found
+    return paths

@@ -1,8 +1,14 @@
-"""Leases: who works on a key, so that others wait instead of doing the same.
+"""Leases: who works on a key, so that other processes wait instead of doing the same work.
 
-A lease saves work and no more: what is published is right even if two work on one key. Its file holds a counter that its owner
-raises. Whoever sees it stand still for `PATIENCE` seconds by an own clock takes the lease over: clocks of two hosts are never compared.
-The lease of a process that is known to be dead, on the same host, is taken at once.
+The lease. `work/NAME.lease` holds the owner (host, process id, start time of the process), a random token, and a
+counter that the owner increments every `BEAT` seconds. A process takes a lease by writing this file: when there is
+none, when the owner is a dead process of the same host, or when the counter has not changed for `PATIENCE` seconds of
+the taker's own clock; clocks of two hosts are never compared. The owner removes the file at the end, if its token is
+still in it. A lease saves work and no more: what is published is right even if two processes work on one key.
+
+The guard. A lease is read, judged and written under `guard`, a lock (flock) on a file `.guard` in the same folder, held
+for milliseconds. Whatever else must not happen in between takes the same guard: registering a run, removing an
+artefact.
 """
 
 from __future__ import annotations
@@ -19,24 +25,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from textless.engine.hashes import write_text
 from textless.errors import StoreError
+from textless.files import write_text
 
-BEAT = 3.0  # seconds between two raises of the counter
+BEAT = 3.0  # seconds between two increments of the counter
 PATIENCE = 30.0  # seconds without one after which the owner counts as dead
 
 
 class Lease:
-    """A lease on a name, in a folder that all processes share. `with lease.held():` around the work, once `take` said yes."""
+    """A lease on a name, in a folder that all processes share. After `take` has returned True, work within `held()`."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.token = file, uuid.uuid4().hex
-        self.owner: dict[str, Any] | None = None  # who else holds it, as far as the last look showed
-        self._seen: tuple[str, float] | None = None
+        self.owner: dict[str, Any] | None = None  # the other process that holds it, as of the last call
+        self._seen: tuple[str, float] | None = None  # the last content that was new, and when it was read
         self._beat = 0
 
     def take(self) -> bool:
-        """Whether it is ours now. Ask again after a while: that is how it is seen that an owner has died."""
+        """Whether it is ours now. Only repeated calls can detect that an owner on another host has died."""
         with guard(self.file.parent):
             text = _read(self.file)
             if text is not None and not self._stale(text):
@@ -49,13 +55,13 @@ class Lease:
         return (parse_owner(_read(self.file)) or {}).get("token") == self.token
 
     def busy(self) -> bool:
-        """Whether somebody holds it who is not known to be dead."""
+        """Whether a process holds it that is not known to be dead."""
         text = _read(self.file)
         return text is not None and not self._dead(text)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Raise the counter while the block runs, and give the lease back behind it."""
+        """Increment the counter while the block runs, and release the lease after it."""
         over = threading.Event()
 
         def beat() -> None:
@@ -95,9 +101,10 @@ class Lease:
 
 @contextlib.contextmanager
 def guard(folder: Path) -> Iterator[None]:
-    """One process at a time, for the blink in which a lease changes hands.
+    """One process at a time in the block, which should take milliseconds.
 
-    Where the file system knows no locks, or who has this one was stopped in that blink, work may be done twice.
+    Not where the file system has no locks, or after `PATIENCE` seconds because the process that holds the lock is
+    stopped: then work may be done twice.
     """
     try:
         import fcntl
@@ -117,7 +124,7 @@ def guard(folder: Path) -> Iterator[None]:
 
 @functools.cache
 def host() -> str:
-    """This host, since it was started; of several containers on one, each with its own numbers of processes, this one."""
+    """This host since its last boot; of several containers on it, each with its own process ids, this one."""
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
@@ -125,12 +132,12 @@ def host() -> str:
 
 
 def process() -> dict[str, Any]:
-    """What tells this process from all others, for `is_dead` and `is_here`."""
+    """Identifies this process among all others, for `is_dead` and `is_here`."""
     return {"host": host(), "pid": os.getpid(), "started": _started(os.getpid())}
 
 
 def is_dead(owner: dict[str, Any]) -> bool:
-    """Whether a process of this host is known to be dead; the owner may be anything that JSON can say."""
+    """Whether the owner is a process of this host that has ended. The owner may be any JSON object."""
     if owner.get("host") != host():
         return False
     pid, started = owner.get("pid"), owner.get("started")
@@ -138,12 +145,12 @@ def is_dead(owner: dict[str, Any]) -> bool:
 
 
 def is_here(owner: dict[str, Any]) -> bool:
-    """Whether a process is known to be alive, on this host: its number alone might be another's by now."""
+    """Whether the owner is a running process of this host, by its start time too: process ids are reused."""
     return owner.get("host") == host() and isinstance(owner.get("started"), str) and not is_dead(owner)
 
 
 def parse_owner(text: str | None) -> dict[str, Any] | None:
-    """None where there is no lease, or one that cannot be read: its owner is unknown."""
+    """The owner in a file's content; None where there is no file, or it cannot be parsed."""
     try:
         owner = json.loads(text or "")
         return owner if isinstance(owner, dict) else None
@@ -161,7 +168,7 @@ def _read(file: Path) -> str | None:
 
 
 def _alive(pid: Any) -> bool:
-    if os.name == "nt":  # there, signal 0 ends a process
+    if os.name == "nt":  # on Windows, signal 0 ends a process
         return True
     try:
         os.kill(pid, 0)
@@ -173,7 +180,7 @@ def _alive(pid: Any) -> bool:
 
 
 def _started(pid: Any) -> str | None:
-    """When a process was started, in the kernel's own count; None where that is not known."""
+    """When a process was started, in the kernel's clock ticks; None where that is not known."""
     try:
         return Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, ValueError, TypeError, IndexError, OverflowError):

@@ -1,7 +1,12 @@
-"""Runs that are alive, and the artefacts that they still want: a file each, whose counter its process raises.
+"""Live runs: the artefacts that running processes still need, so that neither `gc` nor the end of another run removes
+them.
 
-No clock is compared with another. A run of this host is dead when its process is; one of another host when its counter stands still for
-`lease.PATIENCE` seconds by the clock of who looks. What time it is, the store's own file system says.
+A run writes `live/ID.json` before it looks at which artefacts exist: its process, the names of all artefacts that it
+may need, the store's time at its start, and a counter that it increments every `lease.BEAT` seconds. It removes the
+file at its end. The file is first written under `lease.guard`, and artefacts are removed under the same guard, after
+reading these files: so a run is either seen, or finds the artefact gone and makes it again. A run of this host is dead
+when its process is; one of another host when its counter does not change for `lease.PATIENCE` seconds of the reader's
+own clock. Ages are by the clock of the store's file system, never by a host's.
 """
 
 from __future__ import annotations
@@ -16,13 +21,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from textless.engine import lease
-from textless.engine.hashes import write_text
+from textless.files import write_text
 
 POLL = 0.2  # seconds
 
 
 class Run(NamedTuple):
-    """A run that is not known to be dead: what it wants, None if that cannot be read, and the store's time when it began."""
+    """A run that is not known to be dead.
+
+    Attributes:
+        text: content of its file.
+        wants: names of artefacts; None if that cannot be read.
+        since: the store's time at its start.
+    """
 
     file: Path
     text: str
@@ -34,8 +45,8 @@ class Run(NamedTuple):
 
 
 @contextlib.contextmanager
-def alive(root: Path, wants: Iterable[str]) -> Iterator[None]:
-    """Say that a run wants these artefacts as long as the block runs. A store that cannot be written loses nothing either."""
+def registered(root: Path, wants: Iterable[str]) -> Iterator[None]:
+    """Register a run that wants these artefacts, for the time of the block. A read-only store needs no registration."""
     file, over, beat = root / "live" / f"{uuid.uuid4().hex}.json", threading.Event(), 0
     about: dict[str, Any] = {**lease.process(), "wants": sorted(set(wants)), "since": store_time(root)}
 
@@ -44,7 +55,7 @@ def alive(root: Path, wants: Iterable[str]) -> Iterator[None]:
         beat += 1
         write_text(file, json.dumps({**about, "beat": beat}))
 
-    def raise_counter() -> None:
+    def keep_alive() -> None:
         while not over.wait(lease.BEAT):
             with contextlib.suppress(OSError):
                 write()
@@ -54,7 +65,7 @@ def alive(root: Path, wants: Iterable[str]) -> Iterator[None]:
             folder.mkdir(parents=True, exist_ok=True)
         with lease.guard(root / "work"):
             write()
-    thread = threading.Thread(target=raise_counter, daemon=True)
+    thread = threading.Thread(target=keep_alive, daemon=True)
     thread.start()
     try:
         yield
@@ -66,8 +77,8 @@ def alive(root: Path, wants: Iterable[str]) -> Iterator[None]:
 
 
 def runs(root: Path) -> list[Run]:
-    """Those that are not known to be dead. What dead ones of this host left is removed."""
-    found = []
+    """Runs that are not known to be dead. Files of dead processes of this host are removed."""
+    out = []
     for file in (root / "live").glob("[!.]*.json"):
         with contextlib.suppress(OSError):
             text = file.read_text(errors="replace")
@@ -77,25 +88,25 @@ def runs(root: Path) -> list[Run]:
             wants, since = owner.get("wants"), owner.get("since")
             known = isinstance(wants, list) and all(isinstance(name, str) for name in wants)
             began = float(since) if isinstance(since, int | float) and since == since else 0.0
-            found.append(Run(file, text, frozenset(wants or ()) if known else None, began))
-    return found
+            out.append(Run(file, text, frozenset(wants or ()) if known else None, began))
+    return out
 
 
-def bury(root: Path) -> None:
-    """Remove what is left of runs whose counter does not move: looked at until each has moved, or for `lease.PATIENCE` seconds."""
-    before = {run.file: run.text for run in runs(root) if not lease.is_here(lease.parse_owner(run.text) or {})}
+def remove_dead(root: Path) -> None:
+    """Remove the files of runs whose counter does not change within `lease.PATIENCE` seconds; wait for that long."""
+    unchanged = {run.file: run.text for run in runs(root) if not lease.is_here(lease.parse_owner(run.text) or {})}
     deadline = time.monotonic() + lease.PATIENCE
-    while before and time.monotonic() < deadline:
+    while unchanged and time.monotonic() < deadline:
         time.sleep(POLL)
         now = {run.file: run.text for run in runs(root)}
-        before = {file: text for file, text in before.items() if now.get(file) == text}
-    for file in before:
+        unchanged = {file: text for file, text in unchanged.items() if now.get(file) == text}
+    for file in unchanged:
         with contextlib.suppress(OSError):
             file.unlink()
 
 
 def store_time(root: Path) -> float:
-    """Seconds since 1970 by the file system of the store, which may be another host's; where it cannot be written, by this host."""
+    """Seconds since 1970 by the store's file system, which may be on another host; by this host if it is read-only."""
     probe = root / "work" / f".probe.{uuid.uuid4().hex}"
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What is written beside a result: all that is known of how it came about."""
+"""The manifest of an artefact: its files with their hashes, and everything that is known of how it was made."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from textless.engine.hashes import is_hash, write_text
+from textless.engine.hashes import is_hash
 from textless.errors import StoreError
+from textless.files import sync, write_text
 
 MANIFEST = "manifest.json"
 LIBRARIES = (
@@ -33,23 +34,25 @@ LIBRARIES = (
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """None where there is none, or one that is damaged: then the artefact counts as not there."""
+    """None where there is none, or a damaged one: then the artefact counts as missing."""
     try:
         return parse_manifest((folder / MANIFEST).read_bytes(), folder.name)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
         return None
     except OSError as e:
-        raise StoreError(f"{folder / MANIFEST}: cannot be read ({e.strerror}); put that right and run again") from None
+        raise StoreError(
+            f"{folder / MANIFEST}: cannot be read ({e.strerror}); make it readable and run again"
+        ) from None
 
 
 def whole_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of an artefact whose files are there, as long as they were and no others; None where it is not so."""
+    """The manifest of an artefact whose files have the sizes that it lists, and no others exist; None otherwise."""
     manifest = read_manifest(folder)
     return manifest if manifest and next(faults(folder, manifest["files"]), None) is None else None
 
 
 def parse_manifest(data: bytes, name: str) -> dict[str, Any]:
-    """The manifest of the artefact called `name`, each field of its type. It may come from anywhere: nothing in it is taken on trust.
+    """The manifest of the artefact called `name`. It may be untrusted: each field is checked.
 
     Raises ValueError, which says what is wrong with it.
     """
@@ -80,7 +83,7 @@ def _check(value: dict[str, Any], name: str) -> None:
         if not inside or str(pure) != path or path in {*folders, "."} or pure.parts[0] == MANIFEST:
             raise ValueError(f"no path of a file: {path[:200]!r}")
         size = about if type(about) is int else about["size"]  # older manifests have sizes alone
-        if not _count(size) or not (size is about or is_hash([about["sha256"]])):
+        if not _count(size) or not (size is about or is_hash(about["sha256"])):
             raise ValueError(f"no size or sha256 of {path[:200]!r}")
 
 
@@ -97,14 +100,14 @@ def _mapping(value: object) -> bool:
 
 
 def _payload(value: object) -> bool:
-    """What a key is the hash of."""
+    """Whether a value is a payload, which is what a key is the hash of."""
     return (
         isinstance(value, dict)
         and isinstance(value["step"], str)
         and type(value["version"]) is int
         and isinstance(value["fields"], dict)
         and isinstance(value["inputs"], dict)
-        and (not value["inputs"] or is_hash([*value["inputs"].values()]))
+        and all(map(is_hash, value["inputs"].values()))
     )
 
 
@@ -120,7 +123,7 @@ def _number(low: float, high: float) -> Callable[[object], bool]:
 
 _FIELDS: Mapping[str, Callable[[object], bool]] = {
     "step": _text,
-    "key": lambda value: is_hash([value]),
+    "key": is_hash,
     "payload": _payload,
     "fields": _mapping,
     "lineage": _lineage,
@@ -130,7 +133,7 @@ _FIELDS: Mapping[str, Callable[[object], bool]] = {
     "seconds": _number(0, 1e12),
     "attempts": _count,
     "amount": lambda value: value is None or _count(value),
-    "shards": lambda value: value == [] or (isinstance(value, list) and is_hash(value)),
+    "shards": lambda value: isinstance(value, list) and all(map(is_hash, value)),
     "files": _mapping,
     "versions": lambda value: isinstance(value, dict) and all(map(_text, value.values())),
     "source": _text,
@@ -143,7 +146,7 @@ _OPTIONAL = ("amount", "shards")  # not in manifests of older versions
 class Digests:
     """sha256 of files, each inode read once: shards are hard links of the files of artefacts.
 
-    An inode that has changed since, as far as its size and times show, is read again.
+    An inode is read again when its size or times have changed.
     """
 
     def __init__(self) -> None:
@@ -159,34 +162,42 @@ class Digests:
 
 
 def faults(folder: Path, files: Mapping[str, Any], digests: Digests | None = None) -> Iterator[str]:
-    """What of a folder is not as `files` lists it, a line each; with `digests` every byte is read, without it files are looked at alone.
+    """The differences between a folder and its list of `files`, a line each. With `digests` every byte is read, else
+    sizes only.
 
-    What lies there too counts: steps take all that they find. But for names that begin with a dot, as file managers and NFS leave them,
-    which no step takes and which are told only when all is read.
+    Additional files count: steps read all files of a folder. Names that begin with a dot, as file managers and NFS
+    leave them, are read by no step and reported only when all bytes are read.
     """
     for name, about in files.items():
         path = folder / name
-        size, sha256 = (
-            (about, None) if isinstance(about, int) else (about["size"], about["sha256"])
-        )  # older manifests have sizes alone
+        # Older manifests have sizes alone.
+        size, sha256 = (about, None) if isinstance(about, int) else (about["size"], about["sha256"])
         try:
-            there = path.stat().st_size if path.is_file() else None
-            if there is None:
+            actual = path.stat().st_size if path.is_file() else None
+            if actual is None:
                 yield f"{path}: missing"
-            elif there != size:
-                yield f"{path}: {there} bytes, not {size}"
+            elif actual != size:
+                yield f"{path}: {actual} bytes, not {size}"
             elif digests and sha256 and digests(path) != sha256:
                 yield f"{path}: its bytes changed"
         except OSError as e:
             yield f"{path}: cannot be read ({e.strerror})"
-    there = {os.path.relpath(os.path.join(here, name), folder) for here, _, names in os.walk(folder) for name in names}
-    for name in sorted(there - files.keys() - {MANIFEST}):
+    names = {os.path.relpath(os.path.join(top, name), folder) for top, _, names in os.walk(folder) for name in names}
+    for name in sorted(names - files.keys() - {MANIFEST}):
         if digests or not os.path.basename(name).startswith("."):
             yield f"{folder / name}: was not there when it was made"
 
 
+def damage(folder: Path, digests: Digests | None = None) -> list[str]:
+    """The differences between an artefact and its manifest, a line each: every byte is read."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return [f"{folder / MANIFEST}: missing or damaged"]
+    return list(faults(folder, manifest["files"], digests or Digests()))
+
+
 def write_manifest(folder: Path, about: dict[str, Any], digests: Digests | None = None) -> None:
-    """The last file of an artefact, when all others are on the disk, power cut or not."""
+    """Write the last file of an artefact, after all others are on the disk, even through a power cut."""
     files, digests = {}, digests or Digests()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         sync(path)
@@ -203,13 +214,13 @@ def write_manifest(folder: Path, about: dict[str, Any], digests: Digests | None 
 
 
 def publish(root: Path, work: Path, name: str) -> bool:
-    """Move a whole folder to where artefacts are looked for, by one rename; False if somebody else was first."""
+    """Move a complete folder to the artefacts by one rename; False if another process was first."""
     target = root / "artefacts" / name
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists() and whole_manifest(target) is None:
-        # Damaged, by a failing disk or a hand. It is kept: to look at it is its owner's decision, and so is to remove it.
+        # Damaged, by a failing disk or by hand. It is kept: to inspect and to remove it is the user's decision.
         (root / "damaged").mkdir(exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # dropped meanwhile
+        with contextlib.suppress(FileNotFoundError):  # dropped in the meantime
             target.rename(root / "damaged" / f"{name}.{work.name.lstrip('.')}")
     try:
         work.rename(target)
@@ -221,18 +232,9 @@ def publish(root: Path, work: Path, name: str) -> bool:
     return True
 
 
-def sync(path: Path) -> None:
-    """Have a file or folder on the disk, so that no power cut leaves a manifest without what it lists."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @functools.cache
 def source_hash() -> str:
-    """sha256 over the package's source, recorded so that `why` can say that the code has changed since."""
+    """sha256 of the package's source, recorded so that `why` can say that the code has changed since."""
     root = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
@@ -242,7 +244,7 @@ def source_hash() -> str:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Of Python and the libraries that results depend on."""
+    """Versions of Python and of the libraries that results depend on."""
     out = {"python": platform.python_version()}
     for name in ("textless", *LIBRARIES):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

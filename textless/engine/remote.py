@@ -1,17 +1,17 @@
 """Artefacts of a store in object storage, or in any other place that fsspec reaches.
 
-    URL/artefacts/NAME.json     the manifest: written last, and only if there is none; with it the artefact is there
+    URL/artefacts/NAME.json     the manifest: written last, and only if there is none; it makes the artefact complete
     URL/blobs/SHA256            the files that manifests list, by content
 
-Objects cannot be renamed in one go, and equal keys do not promise equal bytes on different machines. Files that lie by content cannot be
-mixed up: no push changes what a manifest points to. Equal files are kept once, and a push that was killed goes on with what is missing.
+Objects cannot be renamed atomically, and equal keys do not promise equal bytes on different machines. Files that are
+addressed by content cannot be mixed up: no push changes what a manifest points to. Equal files are stored once, and a
+push that was killed continues with what is missing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -19,18 +19,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from textless.engine.manifest import MANIFEST, parse_manifest, publish, sync, whole_manifest
+from textless.engine.job import Progress, no_progress
+from textless.engine.manifest import MANIFEST, parse_manifest, publish, whole_manifest
 from textless.errors import StoreError, TextlessError, did_you_mean
+from textless.files import sha256_of, sync
 
-OBJECT_STORES = {
-    "s3",
-    "gs",
-    "abfs",
-    "memory",
-}  # what is written there appears whole, and can be asked not to replace anything
+# Protocols where a write is atomic, and can be refused where the object exists.
+OBJECT_STORES = {"s3", "gs", "abfs", "memory"}
 THREADS = 8
 LARGE = 32 << 20  # bytes; larger files go one at a time, since fsspec holds several parts of each in memory
-Progress = Callable[[int, int, str], None]
 
 
 class File(NamedTuple):
@@ -39,13 +36,13 @@ class File(NamedTuple):
     sha256: str
 
 
-def there(url: str, names: Iterable[str]) -> set[str]:
-    """Those of the named artefacts that are complete in the remote."""
+def existing(url: str, names: Iterable[str]) -> set[str]:
+    """Which of these artefacts are complete in the remote."""
     with _explain(url):
         return _complete(*_open(url)) & set(names)
 
 
-def push(root: Path, url: str, names: Iterable[str], progress: Progress = lambda done, total, what: None) -> list[str]:
+def push(root: Path, url: str, names: Iterable[str], progress: Progress = no_progress) -> list[str]:
     """Upload artefacts that the store has and the remote lacks; returns their names."""
     with _explain(url):
         fs, base = _open(url)
@@ -81,32 +78,31 @@ def push(root: Path, url: str, names: Iterable[str], progress: Progress = lambda
         return pushed
 
 
-def pull(url: str, root: Path, names: Iterable[str], progress: Progress = lambda done, total, what: None) -> list[str]:
-    """Download artefacts that the remote has and the store lacks; returns their names. Each is checked, and appears whole."""
+def pull(url: str, root: Path, names: Iterable[str], progress: Progress = no_progress) -> list[str]:
+    """Download artefacts that the remote has and the store lacks, checked and atomically; returns their names."""
     with _explain(url):
-        wanted = [name for name in dict.fromkeys(names) if whole_manifest(root / "artefacts" / name) is None]
-        if not wanted:
+        missing = [name for name in dict.fromkeys(names) if whole_manifest(root / "artefacts" / name) is None]
+        if not missing:
             return []
         fs, base = _open(url)
         complete = _complete(fs, base)
-        manifests = {name: fs.cat_file(f"{base}/artefacts/{name}.json") for name in wanted if name in complete}
-        cure = "remove it there and push the artefact again"
-        files = {name: _files(data, name, f"{url}/artefacts/{name}.json", cure) for name, data in manifests.items()}
+        manifests = {name: fs.cat_file(f"{base}/artefacts/{name}.json") for name in missing if name in complete}
+        again = "remove it there and push the artefact again"
+        files = {name: _files(data, name, f"{url}/artefacts/{name}.json", again) for name, data in manifests.items()}
 
         def fetch(job: tuple[Path, File]) -> None:
             target, file = job
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 fs.get_file(f"{base}/blobs/{file.sha256}", str(target))
-                what = "damaged"
+                problem = "damaged"
             except FileNotFoundError:
-                if not target.parent.exists():  # swept away
+                if not target.parent.exists():  # removed by another process
                     raise
-                what = "missing"
+                problem = "missing"
             if not _holds(target, file):
-                raise StoreError(
-                    f"{url}/blobs/{file.sha256}: {what}; remove it and the manifests that list it there, and push again"
-                )
+                cure = "remove it and the manifests that list it there, and push again"
+                raise StoreError(f"{url}/blobs/{file.sha256}: {problem}; {cure}")
             sync(target)
 
         done, total, pulled = 0, sum(map(len, files.values())), []
@@ -133,7 +129,7 @@ def _open(url: str) -> tuple[Any, str]:
 
     try:
         return fsspec.core.url_to_fs(url)
-    except (ValueError, TypeError) as e:  # TypeError: no host, for one
+    except (ValueError, TypeError) as e:  # TypeError: a URL without a host, for example
         known = did_you_mean(url.split("://")[0], fsspec.available_protocols()) if "not known" in str(e) else ""
         raise StoreError(f"{url}: {e}{known or '; correct the address'}") from None
 
@@ -143,7 +139,7 @@ def _is_object_store(fs: Any) -> bool:
 
 
 def _list(fs: Any, folder: str) -> list[dict[str, Any]]:
-    """What lies in a folder now; nothing if it is not there."""
+    """The current entries of a folder; none if it does not exist."""
     fs.invalidate_cache()
     try:
         return fs.ls(folder, detail=True)
@@ -159,44 +155,41 @@ def _complete(fs: Any, base: str) -> set[str]:
 
 
 def _files(manifest: bytes, name: str, where: object, cure: str) -> list[File]:
-    """The files that a manifest lists. It may come from anywhere: nothing in it is taken on trust."""
+    """The files that a manifest lists. It may be untrusted."""
     try:
         files = parse_manifest(manifest, name)["files"]
         return [File(path, entry["size"], entry["sha256"]) for path, entry in files.items()]
     except TypeError:
-        raise StoreError(f"{where}: damaged (no sha256 of its files, as an older version left it); {cure}") from None
+        raise StoreError(f"{where}: damaged (no sha256 of its files, as in older versions); {cure}") from None
     except ValueError as e:
         raise StoreError(f"{where}: damaged ({e}); {cure}") from None
 
 
 def _each(fs: Any, call: Callable[[Any], None], jobs: list[tuple[Path, File]]) -> Iterator[None]:
-    """Call with each job; several small ones at a time where most of it is waiting for the network."""
+    """Call with each job; with several small ones at a time where the file system is a network service."""
     with ThreadPoolExecutor(THREADS if fs.async_impl else 1) as pool:
         yield from pool.map(call, [job for job in jobs if job[1].size < LARGE])
     yield from map(call, [job for job in jobs if job[1].size >= LARGE])
 
 
 def _holds(path: Path, file: File) -> bool:
-    """Whether there is a file of that content."""
-    if not path.is_file() or path.stat().st_size != file.size:
-        return False
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest() == file.sha256
+    """Whether a file exists and has this content."""
+    return path.is_file() and path.stat().st_size == file.size and sha256_of(path) == file.sha256
 
 
 @contextlib.contextmanager
 def _aside(fs: Any, base: str) -> Iterator[str]:
-    """A path for what is not whole yet."""
+    """A path for an incomplete file."""
     partial = f"{base}/partial/{secrets.token_hex(8)}"
     try:
         yield partial
     finally:
-        with contextlib.suppress(Exception):  # it has been moved, or there is a worse error to tell
+        with contextlib.suppress(Exception):  # it has been moved, or a more important error is raised
             fs.rm_file(partial)
 
 
 def _put(fs: Any, base: str, path: Path, blob: str) -> None:
-    """Upload a file, which appears whole."""
+    """Upload a file atomically."""
     if _is_object_store(fs):
         fs.put_file(str(path), blob)
         return
@@ -206,7 +199,7 @@ def _put(fs: Any, base: str, path: Path, blob: str) -> None:
 
 
 def _create(fs: Any, base: str, path: str, data: bytes) -> bool:
-    """Write a small file that was not there, whole; False if somebody else was first."""
+    """Create a small file atomically; False if it exists."""
 
     def is_there() -> bool:
         fs.invalidate_cache()
@@ -216,11 +209,11 @@ def _create(fs: Any, base: str, path: str, data: bytes) -> bool:
         try:
             fs.pipe_file(path, data, mode="create")
         except Exception as e:
-            if isinstance(e, FileExistsError) or is_there():  # services say it in their own ways, as 409 or 412
+            if isinstance(e, FileExistsError) or is_there():  # services report it in different ways, as 409 or 412
                 return False
             if getattr(e, "errno", None) != errno.ENOSYS:
                 raise
-            fs.pipe_file(path, data)  # a service like S3 that knows no conditions
+            fs.pipe_file(path, data)  # a service like S3 without conditional writes
         return True
     with _aside(fs, base) as partial:
         fs.pipe_file(partial, data)
@@ -228,10 +221,7 @@ def _create(fs: Any, base: str, path: str, data: bytes) -> bool:
             fs.link(partial, path)
         except FileExistsError:
             return False
-        except (
-            AttributeError,
-            OSError,
-        ):  # no links here: between the next two lines another's manifest may come, which is as good
+        except (AttributeError, OSError):  # no links: a manifest written between the next two lines is as good as ours
             if is_there():
                 return False
             fs.mv(partial, path)
@@ -240,24 +230,22 @@ def _create(fs: Any, base: str, path: str, data: bytes) -> bool:
 
 @contextlib.contextmanager
 def _explain(url: str) -> Iterator[None]:
-    """Errors of file systems and of the libraries behind them, in one line that says what to do."""
+    """Raise errors of file systems and the libraries behind them as StoreError, which says what to do."""
     try:
         yield
     except TextlessError:
         raise
     except ImportError as e:
-        raise StoreError(
-            f"{url}: {e}; pip install {getattr(e.__cause__, 'name', None) or 'what it asks for'}"
-        ) from None
+        raise StoreError(f"{url}: {e}; pip install {getattr(e.__cause__, 'name', None) or 'what it needs'}") from None
     except Exception as e:
         if type(e).__module__ == "builtins" and not isinstance(e, OSError | ValueError | NotImplementedError):
-            raise  # a mistake of ours
+            raise  # a bug
         where = getattr(e, "filename", None) or url
-        said = " ".join(str(getattr(e, "strerror", None) or e).split()) or type(e).__name__
+        problem = " ".join(str(getattr(e, "strerror", None) or e).split()) or type(e).__name__
         if isinstance(e, PermissionError):
             cure = "check the credentials, and what they allow"
         elif isinstance(e, FileNotFoundError):
             cure = "create it or correct the address"
         else:
-            cure = "put it right and run the same command again: it goes on from here"
-        raise StoreError(f"{where}: {said}; {cure}") from None
+            cure = "solve this and run the same command again: it continues from here"
+        raise StoreError(f"{where}: {problem}; {cure}") from None

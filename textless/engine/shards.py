@@ -1,4 +1,4 @@
-"""Maps: rows in shards, done here or by workers, each of them once and kept by its own key."""
+"""Map steps: rows in shards, each made once, in this process or by workers, and stored under its own key."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,21 +20,22 @@ from textless.engine.hashes import write_error
 from textless.engine.manifest import Digests, faults
 from textless.engine.step import Keys, MapStep
 from textless.errors import RowsFailedError, StoreError, how_to_install
+from textless.files import sync
 
 if TYPE_CHECKING:
     from textless.engine.job import Job
 
-Do = Callable[[Path], list[dict[str, Any]]]
+Make = Callable[[Path], list[dict[str, Any]]]  # writes a shard to a path and returns its failures
 
-ABOUT = "shard.json"  # a shard's failures, and how long its files are
+ABOUT = "shard.json"  # a shard's failures, sizes and hashes
 ROWS_PER_SHARD = 64
 ANSWER = 10  # seconds in which a scheduler must answer
-POLL = 1.0  # seconds between two looks of a worker at its parent
-PATIENCE = 3  # times that workers may die without having finished a shard, or that shards may vanish
+POLL = 1.0  # seconds between two checks of a worker for its parent
+PATIENCE = 3  # times that all workers may die without finishing a shard, or that shards may vanish
 
 
 def split_rows(rows: list[Any]) -> list[list[Any]]:
-    """Rows into shards by the hash of their id. The count is a power of two, so that a grown corpus keeps or splits its shards."""
+    """Rows into shards by the hash of their id. The count is a power of two: a growing corpus keeps or splits them."""
     count = 1 << ((len(rows) - 1) // ROWS_PER_SHARD).bit_length() if rows else 1
     shards: list[list[Any]] = [[] for _ in range(count)]
     for row in sorted(rows, key=lambda row: row.id):
@@ -42,39 +44,41 @@ def split_rows(rows: list[Any]) -> list[list[Any]]:
 
 
 class Pool:
-    """Finished shards by key: folders with `result`, a file or folder, and `shard.json`. One appears whole, by rename.
+    """Finished shards by key: folders with `result`, a file or folder, and `shard.json`. Each appears by one rename.
 
-    A shard in which a row failed stays with the job (`own`); others are shared, and hard-linked to where they are wanted.
+    A shard in which a row failed stays with the job (`own`); others are shared, and hard-linked into artefacts.
     """
 
     def __init__(self, own: Path, shared: Path | None = None, digests: Digests | None = None) -> None:
         self.own, self.shared, self.digests = own, shared, digests or Digests()
 
     def find(self, key: str) -> Path | None:
-        """A shard whose files are as long as they were; one that is damaged counts as not there. Its bytes are read by `place`."""
+        """The folder of a shard whose files have their recorded sizes, else None. `place` checks the bytes."""
         for folder in (self.shared, self.own):
             about = _read_about(folder / key) if folder else None
             if folder and about and next(faults(folder / key / "result", about["sizes"]), None) is None:
                 return folder / key
         return None
 
-    def add(self, key: str, do: Do, check: Callable[[], None] = lambda: None) -> None:
-        """Make a shard. `check` is called before it is kept."""
+    def add(self, key: str, make: Make, check: Callable[[], None] = lambda: None) -> None:
+        """Make a shard. `check` may raise before it is published."""
         self.own.mkdir(parents=True, exist_ok=True)
         temporary = self.own / f".{key}.{uuid.uuid4().hex}"
         temporary.mkdir()
         (temporary / ABOUT).touch()
         try:
-            failures = _room_or_error(do, temporary / "result")
+            failures = _make_or_disk_error(make, temporary / "result")
             check()
-            _sync(temporary / "result")
             files = _files(temporary / "result")
+            for path in files.values():  # a published shard is trusted from then on, even after a power cut
+                sync(path)
             about = {"failures": failures, "sizes": {name: path.stat().st_size for name, path in files.items()}}
             about["sha256"] = {name: self.digests(path) for name, path in files.items()}
-            # Who was thought dead finds that its folder was swept away. What it has written since then is not whole, and ABOUT is gone.
+            # If this process was taken for dead, its folder was swept away, and ABOUT with it: opening it fails, so
+            # that the part that was written since then is not published.
             with open(temporary / ABOUT, "r+") as f:
                 json.dump(about, f, sort_keys=True)
-            _sync(temporary / ABOUT)
+            sync(temporary / ABOUT)
             folder = self.own if failures or self.shared is None else self.shared
             folder.mkdir(parents=True, exist_ok=True)
             try:
@@ -90,80 +94,68 @@ class Pool:
     def place(self, key: str, target: Path) -> list[dict[str, Any]]:
         """Link a shard to `target`; returns its failures.
 
-        Raises FileNotFoundError when it is not there (any more), or its bytes are not those that were written: then it is put aside.
+        Raises FileNotFoundError when it does not exist (any more), or its bytes have changed: then it is moved away.
         """
-        found = self.find(key)
-        about = _read_about(found) if found else None
-        if found is None or about is None:
+        shard = self.find(key)
+        about = _read_about(shard) if shard else None
+        if shard is None or about is None:
             raise FileNotFoundError(key)
-        link(found / "result", target)
-        # Shards of older versions have no hashes. The artefact's manifest takes those that are found here: they cost no second reading.
+        link(shard / "result", target)
+        # Shards of older versions have no hashes. The manifest of the artefact takes these, so that files are read
+        # once.
         for name, sha256 in about.get("sha256", {}).items():
             if self.digests(target / name) != sha256:
                 shutil.rmtree(target) if target.is_dir() else target.unlink()
-                self._set_aside(found)
+                self._set_aside(shard)
                 raise FileNotFoundError(key)
         return about["failures"]
 
     def _set_aside(self, shard: Path) -> None:
-        """A damaged shard: swept away with other leftovers."""
+        """Move a damaged shard to where leftovers are removed."""
         self.own.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             shard.rename(self.own / f".damaged.{uuid.uuid4().hex}")
 
     def drop(self, key: str, discard: Callable[[Path], None]) -> None:
-        """Let a shared shard go, unless an artefact holds it."""
+        """Remove a shared shard, unless an artefact holds it."""
         if self.shared and all(p.stat().st_nlink == 1 for p in _files(self.shared / key / "result").values()):
             discard(self.shared / key)
 
 
 def shard_damage(shard: Path, digests: Digests) -> list[str]:
-    """What of a shard is not as it was written, a line each: every byte is read."""
+    """The differences between a shard and what was written, a line each: every byte is read."""
     about = _read_about(shard)
     if about is None:
         return [f"{shard / ABOUT}: missing or damaged"]
     hashes = about.get("sha256", {})  # older versions wrote none
-    return list(
-        faults(
-            shard / "result",
-            {n: {"size": size, "sha256": hashes.get(n)} for n, size in about["sizes"].items()},
-            digests,
-        )
-    )
+    files = {name: {"size": size, "sha256": hashes.get(name)} for name, size in about["sizes"].items()}
+    return list(faults(shard / "result", files, digests))
 
 
 def _read_about(shard: Path) -> dict[str, Any] | None:
     try:
         about = json.loads((shard / ABOUT).read_bytes())
         failures, sizes, hashes = about["failures"], about["sizes"], about.get("sha256", {})
-        right = all(isinstance(f, dict) and {"id", "error"} <= f.keys() for f in failures)
-        right = (
-            right
+        valid = (
+            all(isinstance(f, dict) and {"id", "error"} <= f.keys() for f in failures)
             and all(type(size) is int for size in sizes.values())
             and ("sha256" not in about or hashes.keys() == sizes.keys())
         )
-        return about if right else None
+        return about if valid else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 
 def _files(result: Path) -> dict[str, Path]:
-    """By path within the result; a file is `.`."""
+    """Files of a shard by path within its result; a result that is a file is `.`."""
     files = [result] if result.is_file() else sorted(p for p in result.rglob("*") if p.is_file())
     return {p.relative_to(result).as_posix(): p for p in files}
 
 
-def _sync(result: Path) -> None:
-    """A shard is believed whenever it is met again, so its bytes are on the disk before its name is, power cut or not."""
-    for path in _files(result).values():
-        with open(path, "rb") as f:
-            os.fsync(f.fileno())
-
-
-def _room_or_error(do: Do, result: Path) -> list[dict[str, Any]]:
-    """Do a shard; a disk that is full is no fault of a row, and not told by each library in its own way."""
+def _make_or_disk_error(make: Make, result: Path) -> list[dict[str, Any]]:
+    """Make a shard. A full disk is no failure of a row, and raises OSError whichever error a library made of it."""
     try:
-        failures = do(result)
+        failures = make(result)
     except Exception:
         if problem := write_error(result.parent):
             raise problem from None
@@ -174,7 +166,7 @@ def _room_or_error(do: Do, result: Path) -> list[dict[str, Any]]:
 
 
 def link(source: Path, target: Path) -> None:
-    """Hard-link a file, or all files of a folder; copied where the file system has no links. What is there already stays."""
+    """Hard-link a file, or all files of a folder; copy where the file system has no links. Existing files stay."""
     if source.is_dir():
         target.mkdir(parents=True, exist_ok=True)
         for file in source.iterdir():
@@ -199,7 +191,7 @@ def run_shards(
     shard: Callable[[list[Any], Path], list[dict[str, Any]]],
     shard_path: Callable[[int], str],
 ) -> None:
-    """Do rows in shards that are finished one by one, in this process: for what is not a step.
+    """Process rows shard by shard in this process, for commands, which are not steps.
 
     Raises RowsFailedError when all rows failed.
     """
@@ -207,7 +199,7 @@ def run_shards(
     for n, members in enumerate(shards):
         for _ in range(PATIENCE):
             if not job.pool.find(str(n)):
-                job.pool.add(str(n), lambda out, members=members: shard(members, out))
+                job.pool.add(str(n), partial(shard, members))
             with contextlib.suppress(FileNotFoundError):
                 job.failures += job.pool.place(str(n), job.path / shard_path(n))
                 break
@@ -218,9 +210,10 @@ def run_shards(
 
 
 def run_map(step: MapStep, job: Job) -> None:
-    """Do a map step: find the shards that were ever finished, do the others, put all in their places.
+    """Run a map step: find the shards that exist, make the others, link all into the artefact.
 
-    Raises RowsFailedError when all rows failed, and StoreError when a row's file changes meanwhile or workers keep dying.
+    Raises RowsFailedError when all rows failed, and StoreError when a row's file changes meanwhile or workers keep
+    dying.
     """
     task = _Task(step, job)
     placed: dict[int, list[dict[str, Any]]] = {}  # failures by shard
@@ -231,14 +224,13 @@ def run_map(step: MapStep, job: Job) -> None:
         done = len(task.keys) - len(missing)
         if done:
             job.progress(done, len(task.keys), "shards")
-        for _ in _here(task, missing) if job.on is None else _by_workers(task, missing):
+        for _ in _in_this_process(task, missing) if job.on is None else _by_workers(task, missing):
             done += 1
             job.progress(done, len(task.keys), "shards")
         for n, key in enumerate(task.keys):
             if n not in placed:
-                with contextlib.suppress(
-                    FileNotFoundError
-                ):  # dropped with another artefact since it was found, or its bytes changed
+                # Not found: removed with another artefact since `find`, or its bytes changed.
+                with contextlib.suppress(FileNotFoundError):
                     placed[n] = job.pool.place(key, job.path / step.shard_path(n))
         if len(placed) == len(task.keys):
             break
@@ -253,12 +245,12 @@ def run_map(step: MapStep, job: Job) -> None:
 def _vanishing(job: Job) -> StoreError:
     where = job.pool.shared or job.pool.own
     return StoreError(
-        f"{where}: shards are gone or damaged as soon as they are made; check the disk, and what else cleans it up"
+        f"{where}: shards are gone or damaged as soon as they are made; check the disk, and what else removes files"
     )
 
 
 class _Task:
-    """A map in one process: its rows, keys and tools."""
+    """A map step in one process: its rows, keys and tools."""
 
     def __init__(self, step: MapStep, job: Job, keys: Keys | None = None) -> None:
         self.step, self.job = step, job
@@ -272,8 +264,8 @@ class _Task:
             self._tools = self.step.tools(self.job)
         return self._tools
 
-    def do(self, n: int, key: str) -> None:
-        """Make shard n. What it was made of must be what its key says, before and after."""
+    def make(self, n: int, key: str) -> None:
+        """Make shard n. Its inputs must have the content that its key says, before and after."""
 
         def check() -> None:
             if self._keys.shard(self.step, self.shards[n]) != key:
@@ -287,42 +279,42 @@ class _Task:
         return f" ({changed[-1]})" if changed else ""
 
 
-def _here(task: _Task, missing: list[int]) -> Iterator[None]:
+def _in_this_process(task: _Task, missing: list[int]) -> Iterator[None]:
     for n in missing:
-        task.do(n, task.keys[n])
+        task.make(n, task.keys[n])
         yield
 
 
 def _by_workers(task: _Task, missing: list[int]) -> Iterator[None]:
-    """Shards by the workers of `job.on`, one after the other as they are finished."""
+    """Make shards with the workers of `job.on`; yields once for each that is finished."""
     kind, _, where = (task.job.on or "").partition(":")
     if kind == "loky" and re.fullmatch("[1-9][0-9]{0,2}", where):
         return _by_loky(task, missing, int(where))
     if kind == "dask" and where:
         return _by_dask(task, missing, where)
     raise StoreError(
-        f"--on {task.job.on}: expected loky:N, N processes here, or dask:ADDRESS, the workers of a scheduler"
+        f"--on {task.job.on}: expected loky:N, N local processes, or dask:ADDRESS, the workers of a scheduler"
     )
 
 
 def _by_loky(task: _Task, missing: list[int], size: int) -> Iterator[None]:
-    """Workers that die take nothing with them but the shards that they were at."""
+    """A worker that dies loses only the shard that it was making."""
     from concurrent.futures.process import BrokenProcessPool
 
     import joblib
 
     deaths = 0
     while missing:
-        told = 0
+        finished = 0
         try:
             calls = (joblib.delayed(_do_remotely)(task.job, task.step, n, task.keys[n], os.getpid()) for n in missing)
             for _ in joblib.Parallel(n_jobs=size, backend="loky", return_as="generator_unordered", batch_size=1)(calls):
-                told += 1
+                finished += 1
                 yield
             return
         except BrokenProcessPool:
             left = [n for n in missing if not task.job.pool.find(task.keys[n])]
-            for _ in range(len(missing) - len(left) - told):  # finished, though none lived to tell
+            for _ in range(len(missing) - len(left) - finished):  # finished, but not reported by a worker that died
                 yield
             deaths = deaths + 1 if len(left) == len(missing) else 0
             missing = left
@@ -331,7 +323,7 @@ def _by_loky(task: _Task, missing: list[int], size: int) -> Iterator[None]:
 
 
 def _by_dask(task: _Task, missing: list[int], where: str) -> Iterator[None]:
-    """The scheduler gives what a dead worker was at to another. Not through joblib, which waits for ever when it gives up."""
+    """The scheduler gives the shard of a dead worker to another. Not by joblib, which hangs when the scheduler fails."""
     try:
         from distributed import CancelledError, Client, KilledWorker, as_completed
     except ImportError:
@@ -360,27 +352,27 @@ def _dying(task: _Task) -> StoreError:
     )
 
 
-_known: tuple[Path, _Task] | None = None
-_one_at_a_time = threading.Lock()  # dask's workers have threads, and a shard may seed generators that all of them share
+_current: tuple[Path, _Task] | None = None  # in a worker: the last attempt's folder and task
+_one_at_a_time = threading.Lock()  # dask's workers have threads, and a shard may seed generators that all threads share
 
 
 def _do_remotely(job: Job, step: MapStep, n: int, key: str, parent: int | None = None) -> None:
-    """In a worker: one shard into the pool. Rows and tools stay for the next shard of the same attempt. It does not outlive `parent`."""
-    global _known
+    """In a worker: make one shard. Rows and tools are cached for the same attempt. The worker ends with `parent`."""
+    global _current
     if parent is not None:
         _end_with(parent)
     with _one_at_a_time:
-        if _known is None or _known[0] != job.path:
-            _known = job.path, _Task(step, job, job.keys)
+        if _current is None or _current[0] != job.path:
+            _current = job.path, _Task(step, job, job.keys)
         if not job.pool.find(key):
-            _known[1].do(n, key)
+            _current[1].make(n, key)
 
 
 _watched: set[int] = set()
 
 
 def _end_with(parent: int) -> None:
-    """In a worker: end when the process that started it has ended, in whatever way. Nobody tells a worker of a SIGKILL."""
+    """In a worker: exit when the process that started it has ended. A worker gets no signal when that one is killed."""
 
     def watch() -> None:
         while os.getppid() == parent:

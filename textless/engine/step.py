@@ -20,31 +20,47 @@ HashFile = Callable[[str], str]
 
 
 def runtime(default: Any) -> Any:
-    """A field that changes how a step runs but not what it makes: workers, device, inference batch. Not in the key."""
+    """A field that changes how a step runs but not its result: workers, device, inference batch. Not in the key."""
     return field(default=default, metadata={"runtime": True})
 
 
 def added(default: Any) -> Any:
-    """A field that a released step type gained later. While it has its default, keys of steps and shards are what they were before."""
+    """A field added to a released step type. With its default, it does not enter the keys of steps and shards."""
     return field(default=default, metadata={"added": True})
 
 
 def path(default: Any = MISSING) -> Any:
-    """A field that holds a path, or a list of them, relative to the pipeline file. Not in the key: what it holds enters by `content`."""
+    """A path, or a list of them, relative to the pipeline file. Not in the key, which the content enters instead."""
     return field(default=default, metadata={"runtime": True, "path": True})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A stage and everything that its result depends on. A field that holds a Step is an input; composition is the graph.
+    """A stage and everything that its result depends on. A field that holds a Step is an input; composition is the
+    graph.
 
-    Subclasses are frozen keyword-only dataclasses with `type`, the name in pipelines, `version`, to be raised when the result changes,
-    and `run`.
+    To write one, subclass it, and add the class to `textless.steps.STEPS`:
+
+        @dataclass(frozen=True, kw_only=True)
+        class Histogram(Step):
+            type = "histogram"  # its name in pipelines
+            version = 1  # raised when the result changes
+
+            units: Step  # an input
+            bins: Count = 100  # a setting, which enters the key; its annotation says what it may hold (textless.checks)
+            threads: Count = runtime(1)  # not in the key
+
+            def run(self, job: Job) -> None:
+                counts = np.bincount(...)  # of the files in job.inputs["units"], the folder of that artefact
+                np.save(job.path / "counts.npy", counts)
+
+    The same fields must give the same result. A step over rows is a MapStep, data from outside a Source.
     """
 
     type: ClassVar[str]
     version: ClassVar[int] = 1
-    # Whether several processes run it together, as a training does; all others the first process runs alone (see engine.collective).
+    # Whether several processes run it together, as a training does; others run in the first process
+    # (engine.collective).
     collective: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -52,10 +68,10 @@ class Step:
         self.check()
 
     def check(self) -> None:
-        """Raise TextlessError for fields that do not go together; what one may hold alone its annotation says (`textless.checks`)."""
+        """Raise TextlessError for fields that do not go together. The range of each is in its annotation (`checks`)."""
 
     def run(self, job: Job) -> None:
-        """Write the result into `job.path`, a fresh folder, from `job.inputs`. What shall survive a crash belongs into `job.scratch`."""
+        """Write the result into `job.path`, an empty folder, from `job.inputs`. `job.scratch` survives a crash."""
         raise NotImplementedError
 
     def inputs(self) -> dict[str, Step]:
@@ -63,7 +79,7 @@ class Step:
         return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Step)}
 
     def compared(self) -> tuple[Step, ...]:
-        """Inputs whose figures are read beside its own."""
+        """Inputs whose metrics are compared with its own, and shown in the same table."""
         return ()
 
     def settings(self) -> dict[str, Any]:
@@ -79,63 +95,74 @@ class Step:
         return {f.name: _json_value(f.default, f.name) for f in fields(self) if f.default is not MISSING}
 
     def __getstate__(self) -> dict[str, Any]:
-        """The fields alone: what a step remembers beside them does not travel to workers."""
+        """The fields alone: what a step caches in other attributes is not sent to workers."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source(Step):
-    """Something from outside the graph. It has a key but no artefact: steps that take it read it through its own methods."""
+    """Data from outside the graph. It has a key but no artefact: steps that take it read it through its own methods.
+
+    To write one, declare its files with `path()` and implement `content`.
+    """
 
     def content(self, hash_file: HashFile) -> Any:
-        """A JSON value that identifies what is there, wherever it lies. `hash_file` maps a path to the sha256 of its bytes.
+        """A JSON value that identifies the data, wherever it is stored. `hash_file` maps a path to the sha256 of its
+        bytes.
 
-        Asked again when a step has run, it must answer for what was there the first time: that has perhaps changed, and then
-        nothing is published.
+        It is called again after a step has run, for the files of the first call: if these have changed, nothing is
+        published.
         """
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class MapStep(Step):
-    """A step over rows, in shards with keys of their own: one that is finished serves after a crash, and a grown corpus too."""
+    """A step over rows, in shards with their own keys: a finished one is reused after a crash, and when the corpus
+    grows.
 
-    # Inputs that say only which rows there are. What a shard's result depends on of them is told by `identity`.
+    To write one, implement `rows`, `identity` and `shard` instead of `run`; `tools` for what is expensive to load. A
+    shard's result may depend on the fields, on inputs that are not in `rows_from`, and on the identities of its rows;
+    nothing else.
+    """
+
+    # Inputs that only list rows. What a shard's result depends on of them enters its key by `identity`.
     rows_from: ClassVar[tuple[str, ...]] = ("audio",)
 
     def rows(self, job: Job) -> list[Any]:
-        """Everything to be done: objects with an `id` string."""
+        """All rows: objects with an `id` string."""
         raise NotImplementedError
 
     def identity(self, row: Any, hash_file: HashFile) -> Any:
-        """A JSON value for everything of a row that its result depends on."""
+        """A JSON value of everything in a row that its result depends on."""
         raise NotImplementedError
 
     def tools(self, job: Job) -> Any:
-        """What every shard needs, such as a loaded model; made once in each process."""
+        """What every shard needs, such as a loaded model; called once in each process."""
         return None
 
     def shard(self, tools: Any, rows: list[Any], out: Path) -> list[dict[str, Any]]:
-        """Do some rows and write them to `out`, a file or folder; return the failures as {"id", "error"}."""
+        """Process some rows and write them to `out`, a file or folder; return the failures as {"id", "error"}."""
         raise NotImplementedError
 
     def shard_path(self, n: int) -> str:
-        """Where shard n lies within the artefact."""
+        """Path of shard n within the artefact."""
         return f"data/{n:05d}.parquet"
 
     def finish(self, job: Job, tools: Any) -> None:
-        """Called when all shards are there."""
+        """Called once all shards are in `job.path`."""
 
 
 class Keys:
     """Payloads and keys of steps.
 
-    A key is the sha256 of the canonical JSON of {step, version, fields that differ from their defaults, keys of inputs}.
+    A key is the sha256 of the canonical JSON of {step, version, fields that differ from their defaults, keys of
+    inputs}.
     """
 
     def __init__(self, hash_file: HashFile) -> None:
         self.hash_file = hash_file
-        # By object, which is kept so that its address is not given to another.
+        # By id, with the object, so that its id is not reused.
         self._known: dict[int, tuple[Step, dict[str, Any], str]] = {}
 
     def of(self, step: Step) -> str:
@@ -145,7 +172,7 @@ class Keys:
         return self._entry(step)[1]
 
     def lineage(self, step: Step) -> dict[str, dict[str, Any]]:
-        """Payload of the step and of everything above it, by key."""
+        """Payload of the step and of all its direct and indirect inputs, by key."""
         out: dict[str, dict[str, Any]] = {}
         waiting = [step]
         while waiting:
@@ -158,7 +185,7 @@ class Keys:
     def shard(self, step: MapStep, rows: list[Any]) -> str:
         """Key of a shard: the step's payload without the inputs that rows come from, and the rows.
 
-        All fields enter, defaults too: no manifest stands beside a shard that would show an edited default. Only fields that were
+        All fields enter, defaults too: a shard has no manifest that would show an edited default. Only fields that were
         `added` to a released type stay out while they have their default.
         """
         inputs = {name: key for name, key in self.payload(step)["inputs"].items() if name not in step.rows_from}

@@ -1,4 +1,20 @@
-"""The store: artefacts that are complete or not there, and the work folders in which they grow."""
+"""The store: artefacts that are complete or absent, and the work folders in which they are made.
+
+    artefacts/NAME          results; NAME is the step's type and the first 12 digits of its key
+    shards/KEY              shards of map steps, hard-linked into artefacts (see `shards`)
+    work/NAME/TOKEN         an attempt at a step, by the token of its lease; it becomes artefacts/NAME
+    work/NAME/scratch       what survives an attempt: checkpoints, shards with failed rows
+    work/NAME.lease         which process works on the step (see `lease`)
+    live/, runs/            what live and recorded runs need (see `live` and `gc`)
+    damaged/                artefacts that were damaged and have been made again
+    hashes.json             hashes of source files (see `hashes`)
+    tensorboard/NAME        event files of trainings
+
+An attempt takes the lease, removes what earlier attempts left, runs the step in a new folder, and writes the manifest
+after all other files are on the disk. One rename publishes the folder; if another process was first, its result stays.
+A folder to be removed is first renamed to work/.trash.ID, so that no process sees a part of it. Everything in `work`
+may be deleted.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +31,14 @@ from typing import Any
 
 from textless import ranks
 from textless.engine import collective
-from textless.engine.gc import damage
-from textless.engine.hashes import FileHashes, write_error, write_text
-from textless.engine.job import Job, Progress, remote_job, temporaries, write_failures
+from textless.engine.hashes import FileHashes, write_error
+from textless.engine.job import Job, Progress, no_progress, remote_job, temporaries, write_failures
 from textless.engine.lease import Lease, guard
-from textless.engine.manifest import MANIFEST, faults, publish, read_manifest, write_manifest
+from textless.engine.manifest import MANIFEST, damage, faults, publish, read_manifest, write_manifest
 from textless.engine.shards import Pool, run_map
 from textless.engine.step import Keys, MapStep, Source, Step
 from textless.errors import RowsFailedError, StoreError
+from textless.files import write_text
 
 POLL = 0.2  # seconds
 MARK = ".attempt"  # in an attempt's folder until it is published
@@ -37,10 +53,12 @@ def default_root() -> Path:
 
 
 class Store:
-    """Artefacts by key below a root folder. `run(step)` makes one, its inputs being there.
+    """Artefacts by key, in a root folder. `run(step)` makes one, once its inputs exist. An artefact never changes.
 
-    Artefacts appear by one rename of a folder that is whole, and never change. Everything in `work` may be thrown away. With `on`, shards
-    of map steps are done by workers; with `tensorboard`, trainings write event files into `tensorboard/STEP-KEY` beside the artefacts.
+    Args:
+        root: by default `default_root()`.
+        on: workers that make the shards of map steps, `loky:N` or `dask:ADDRESS`.
+        tensorboard: whether trainings write event files.
     """
 
     def __init__(self, root: Path | str | None = None, *, on: str | None = None, tensorboard: bool = False) -> None:
@@ -60,14 +78,13 @@ class Store:
         return self.root / "work" / self.name(step)
 
     def has(self, step: Step) -> bool:
-        """Whether the artefact is there. Raises StoreError when it was made with other defaults, which the key cannot show."""
+        """Whether the artefact exists. Raises StoreError when it was made with other defaults, which no key shows."""
         manifest = self.manifest(step)
         if manifest is None:
             return False
         if manifest["key"] != self.keys.of(step):
-            raise StoreError(
-                f"{self.folder(step)}: made of something else, whose key begins alike; give another store with --store"
-            )
+            problem = "made from something else, whose key begins alike"
+            raise StoreError(f"{self.folder(step)}: {problem}; give another store with --store")
         changed = {
             k: (manifest["fields"][k], v)
             for k, v in step.settings().items()
@@ -76,35 +93,37 @@ class Store:
         if changed:
             name, (old, new) = next(iter(changed.items()))
             raise StoreError(
-                f"{step.type}: the default of {name} was edited from {old!r} to {new!r}, so equal keys would stand for different results; "
-                f"bump the version of step {step.type}"
+                f"{step.type}: the default of {name} was edited from {old!r} to {new!r}, so equal keys would mean "
+                f"different results; bump the version of step {step.type}"
             )
         return True
 
     def manifest(self, step: Step) -> dict[str, Any] | None:
-        """None where the artefact is not there, or damaged as far as is seen without reading its files: then a warning says so, once."""
+        """None where the artefact is missing or damaged (a warning says so once). Its files are not read."""
         folder = self.folder(step)
         manifest = read_manifest(folder)
-        fault = (
-            next(faults(folder, manifest["files"]), None) if manifest else f"{folder / MANIFEST}: missing or damaged"
-        )
+        if manifest is None:
+            fault: str | None = f"{folder / MANIFEST}: missing or damaged"
+        else:
+            fault = next(faults(folder, manifest["files"]), None)
         if fault is None:
             return manifest
-        if folder.exists() and folder not in self._warned:  # else it was dropped
+        if folder.exists() and folder not in self._warned:  # else it has been dropped
             self._warned.add(folder)
             warnings.warn(f"{fault}; {folder.name} counts as not there: `textless run` makes it again", stacklevel=2)
         return None
 
     def manifests(self) -> Iterator[dict[str, Any]]:
         """Of everything in the store, newest first."""
-        found = [m for p in (self.root / "artefacts").glob(f"*/{MANIFEST}") if (m := read_manifest(p.parent))]
-        yield from sorted(found, key=lambda m: m["finished"], reverse=True)
+        manifests = [m for p in (self.root / "artefacts").glob(f"*/{MANIFEST}") if (m := read_manifest(p.parent))]
+        yield from sorted(manifests, key=lambda m: m["finished"], reverse=True)
 
-    def run(self, step: Step, progress: Progress = lambda done, total, what: None) -> Path:
-        """Make the artefact of a step whose inputs are in the store, and return its folder; at once if it is there.
+    def run(self, step: Step, progress: Progress = no_progress) -> Path:
+        """Make the artefact of a step whose inputs are in the store, and return its folder; at once if it exists.
 
-        Checkpoints and shards outlive a crash and belong to keys, so the same call goes on from what is finished. While another process
-        works on the step this one waits; of several that a launcher started, the first does this, and the others join in or wait.
+        Checkpoints and shards survive a crash and belong to keys, so the same call continues from them. While another
+        process works on the step, this one waits. Of several processes of a launcher the first runs the step, and the
+        others join or wait.
         """
         if isinstance(step, Source):
             raise StoreError(f"{step.type} is a source; it has no artefact")
@@ -130,7 +149,7 @@ class Store:
         return self.folder(step)
 
     def _attempt(self, step: Step, lease: Lease, progress: Progress) -> None:
-        """One go at a step. Whoever was thought dead and is not may be at it too: each in a folder of its own, one is published."""
+        """One attempt. A process that was wrongly taken for dead may make another; only one is published."""
         work = self.work(step)
         path, scratch = work / lease.token, work / "scratch"
         try:
@@ -152,10 +171,10 @@ class Store:
                     collective.wait_until_left(scratch)
                 self._publish(step, job, attempts=attempts, seconds=round(time.monotonic() - start, 3))
         except Exception as e:
-            # If someone took over, our folder was swept away: no wonder that this failed. Theirs will be found, or waited for.
+            # If another process took over, it removed our folder, which explains the error: `run` waits for its result.
             if lease.mine() and not self.has(step):
                 if isinstance(e, RowsFailedError):
-                    self._discard(work)  # an error is not kept: the next run tries every row again
+                    self._discard(work)  # the error is not kept: the next run tries every row again
                 if not isinstance(e, StoreError):
                     check_bytes(self.inputs(step).values())
                 raise
@@ -165,15 +184,13 @@ class Store:
             self._discard(work)
 
     def _check_inputs(self, step: Step) -> None:
-        """Raise StoreError when an input is not there, or not all of it: nothing is made of a part."""
+        """Raise StoreError when an input is missing or damaged."""
         for name, parent in step.inputs().items():
             if not isinstance(parent, Source) and not self.has(parent):
-                raise StoreError(
-                    f"{step.type}.{name}: {self.folder(parent)} is not there any more, or damaged; run again"
-                )
+                raise StoreError(f"{step.type}.{name}: {self.folder(parent)} is missing or damaged; run again")
 
     def _sweep(self, work: Path, lease: Lease) -> bool:
-        """Put away what earlier attempts left, all but checkpoints and finished shards. False if the lease was lost."""
+        """Remove what earlier attempts left, except checkpoints and finished shards. False if the lease was lost."""
         trash = self.root / "work" / f".trash.{uuid.uuid4().hex}"
         with guard(self.root / "work"):
             if not lease.mine():
@@ -182,7 +199,7 @@ class Store:
             earlier = [p for p in work.iterdir() if p != scratch] if work.exists() else []
             earlier += [*self.root.glob(f"work/.{work.name}.lease.*"), *self.root.glob("work/.probe.*")]
             for n, leftover in enumerate([*earlier, *temporaries(scratch)]):
-                with contextlib.suppress(FileNotFoundError):  # its owner was faster
+                with contextlib.suppress(FileNotFoundError):  # its owner removed it
                     leftover.rename(trash.with_name(f"{trash.name}.{n}"))
         self._empty_trash()
         return True
@@ -195,7 +212,7 @@ class Store:
                 leftover.unlink(missing_ok=True)
 
     def _tidy(self, step: Step) -> None:
-        """Remove what is left of a step that was killed when it had just been published."""
+        """Remove what is left of an attempt that was killed just after it had been published."""
         with contextlib.suppress(OSError):
             if self.work(step).exists() and (lease := self._lease(step)).take():
                 with lease.held():
@@ -206,7 +223,7 @@ class Store:
         return Lease(self.root / "work" / f"{self.name(step)}.lease")
 
     def join(self, step: Step) -> None:
-        """Beside the first process: take part in a collective step once it has begun. Nothing to do for others, or if it is there."""
+        """In all processes but the first: join a collective step once it has begun, unless the artefact exists."""
         scratch = self.work(step) / "scratch"
         while step.collective and not self.has(step):
             if collective.announced(scratch):
@@ -217,7 +234,7 @@ class Store:
             time.sleep(POLL)
 
     def wait(self, step: Step) -> Path:
-        """Beside the first process: the artefact's folder, once it is there."""
+        """In all processes but the first: the artefact's folder, once it exists."""
         while not self.has(step):
             time.sleep(POLL)
         return self.folder(step)
@@ -231,7 +248,8 @@ class Store:
             if isinstance(source, Source) and source.content(self._hashes) != self.keys.payload(source)["content"]:
                 which = f" ({self._hashes.changed[-1]})" if self._hashes.changed else ""
                 raise StoreError(f"{step.type}: {name} changed while it was read{which}; run again")
-        # Who was thought dead finds that its folder was swept away. What it has written since then is not whole, and the mark is gone.
+        # If this process was taken for dead, its folder was swept away, and the mark with it: unlinking fails, so that
+        # the part that was written since then is not published.
         (job.path / MARK).unlink()
         if job.failures:
             write_failures(job.path / "failures.jsonl", job.failures)
@@ -247,11 +265,11 @@ class Store:
         publish(self.root, job.path, self.name(step))
 
     def busy(self, step: Step) -> bool:
-        """Whether a process works on it that is not known to be dead."""
+        """Whether a process works on the step that is not known to be dead."""
         return self._lease(step).busy()
 
     def drop(self, step: Step) -> None:
-        """Remove an artefact, at once as far as others can see, and the shards that only it holds."""
+        """Remove an artefact, atomically as others see it, and the shards that only it holds."""
         manifest = self.manifest(step) or {}
         self._discard(self.folder(step))
         pool = Pool(self.work(step), self.root / "shards")
@@ -265,13 +283,13 @@ class Store:
         shutil.rmtree(trash, ignore_errors=True)
 
     def save_hashes(self) -> None:
-        """Keep the file hashes for the next look; a store that cannot be written only costs the time."""
+        """Save the file hashes for the next run; in a read-only store they are computed again."""
         with contextlib.suppress(OSError):
             self._hashes.save()
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """What is wrong with the store in one line, if that is what is wrong: libraries tell a full disk in many ways."""
+        """Raise StoreError where the store is the cause of an error: libraries report a full disk in many ways."""
         try:
             yield
         except StoreError:
@@ -281,8 +299,10 @@ class Store:
                 raise StoreError(
                     f"{self.root}: not a folder; give another place with --store or TEXTLESS_STORE"
                 ) from None
-            told = (os.strerror(n) for n in CANNOT_WRITE if getattr(e, "errno", None) == n or os.strerror(n) in str(e))
-            if problem := next(told, None) or self._cannot_write():
+            causes = (
+                os.strerror(n) for n in CANNOT_WRITE if getattr(e, "errno", None) == n or os.strerror(n) in str(e)
+            )
+            if problem := next(causes, None) or self._cannot_write():
                 raise StoreError(
                     f"{self.root}: {problem}; run again when there is room, or give another place with --store"
                 ) from None
@@ -298,10 +318,10 @@ class Store:
 
 
 def check_bytes(folders: Iterable[Path]) -> None:
-    """When something went wrong with artefacts: raise StoreError if it is their bytes, which are all read, that are not as they were."""
+    """Read artefacts after a step has failed on them. Raises StoreError when their bytes have changed."""
     for folder in folders:
-        if folder.exists() and (found := damage(folder)):
-            raise StoreError(f"{found[0]}; remove {folder} and run again") from None
+        if folder.exists() and (problems := damage(folder)):
+            raise StoreError(f"{problems[0]}; remove {folder} and run again") from None
 
 
 def _count_attempt(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""The figures of a pipeline's steps side by side, out of their manifests."""
+"""The metrics of a pipeline's steps side by side, from their manifests."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from textless.engine.pipeline import Pipeline
 from textless.engine.step import Source
 from textless.engine.store import Store
 
-WIDTH = 140  # characters; what is wider is turned on its side
+WIDTH = 140  # characters; a wider table is transposed
 
 
 class Table(NamedTuple):
-    """Steps of one type: `columns` are swept settings and figures, `rows` the values by the step's name, None where it has none."""
+    """Steps of one type: `columns` are swept settings and metrics, `rows` the values by the step's name, or None."""
 
     type: str
     columns: list[str]
@@ -23,16 +23,16 @@ class Table(NamedTuple):
 
 
 def tables(pipeline: Pipeline, store: Store, targets: Iterable[str] = ()) -> list[Table]:
-    """A table for each type of step that has figures: of the targets and what these compare, else of all steps that are done."""
+    """A table for each type of step with metrics: of the targets and what they compare, or of all finished steps."""
     names = _with_compared(pipeline, pipeline.pick(targets)) if (targets := list(targets)) else list(pipeline.steps)
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    by_type: dict[str, dict[str, dict[str, Any]]] = {}
     for name in names:
         step = pipeline.steps[name]
         manifest = None if isinstance(step, Source) else store.manifest(step)
-        if manifest and (figures := _flat(manifest["metrics"] or {})):
-            found.setdefault(step.type, {})[name] = {**pipeline.variants.get(name, {}), **figures}
+        if manifest and (metrics := _flat(manifest["metrics"] or {})):
+            by_type.setdefault(step.type, {})[name] = {**pipeline.variants.get(name, {}), **metrics}
     out = []
-    for kind, rows in found.items():
+    for kind, rows in by_type.items():
         columns = list(dict.fromkeys(column for row in rows.values() for column in row))
         out.append(Table(kind, columns, {name: [row.get(c) for c in columns] for name, row in rows.items()}))
     return out
@@ -43,17 +43,17 @@ def _with_compared(pipeline: Pipeline, names: list[str]) -> list[str]:
     return list(dict.fromkeys([*(name for name, step in pipeline.steps.items() if id(step) in compared), *names]))
 
 
-def text(found: Iterable[Table]) -> str:
-    """A line for each step, or where that is too wide for each figure; those that have an interval with it."""
-    return "\n\n".join(map(_text, found))
+def text(tables: Iterable[Table]) -> str:
+    """A line for each step, or where that is too wide for each metric; with the interval where a metric has one."""
+    return "\n\n".join(map(_text, tables))
 
 
-def csv(found: Iterable[Table]) -> str:
-    """A line for each step and figure, with every digit."""
+def csv(tables: Iterable[Table]) -> str:
+    """A line for each step and metric, with every digit."""
     out = io.StringIO()
     writer = csv_writer(out, lineterminator="\n")
     writer.writerow(["step", "type", "figure", "value"])
-    for table in found:
+    for table in tables:
         for name, row in table.rows.items():
             writer.writerows([name, table.type, c, v] for c, v in zip(table.columns, row, strict=True) if v is not None)
     return out.getvalue()
@@ -74,7 +74,7 @@ def _text(table: Table) -> str:
 
 
 def _flat(metrics: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """Figures alone; of a group each under `group.name`, of a curve its end."""
+    """The numbers alone; those of a group under `group.name`, of a curve its last value."""
     out: dict[str, Any] = {}
     for name, value in metrics.items():
         if isinstance(value, list) and value and isinstance(value[-1], int | float):
@@ -89,5 +89,5 @@ def _flat(metrics: dict[str, Any], above: str = "") -> dict[str, Any]:
 def _short(value: Any, low: Any = None, high: Any = None) -> str:
     if value is None:
         return ""
-    said = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return said if low is None or high is None else f"{said} [{_short(low)}, {_short(high)}]"
+    number = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return number if low is None or high is None else f"{number} [{_short(low)}, {_short(high)}]"

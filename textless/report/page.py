@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from textless.engine.hashes import write_text
 from textless.engine.pipeline import Pipeline
 from textless.engine.step import Source
 from textless.engine.store import Store
 from textless.engine.table import Table, tables
 from textless.errors import OutputExistsError, PipelineError
+from textless.files import write_text
 from textless.report.codebooks import find_uses, uses_html
 from textless.report.curves import curves, curves_html
 from textless.report.examples import examples_html
