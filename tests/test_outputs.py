@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import textless
-from textless.cli import outputs
-from textless.cli.outputs import Failures, check_output, deliver_file, sole
+from textless.cli import locks
+from textless.cli.locks import sole
+from textless.cli.outputs import Failures, check_output, deliver_file
 from textless.errors import ModelError, OutputExistsError
 from textless.model import named, resynth_row
 from textless.types import UnitContract, Units
@@ -172,7 +173,7 @@ def test_failures_stand_beside_a_file_as_long_as_there_are_any(textless_command,
 )
 def test_units_are_written_into_no_other_format(tmp_path, suffix):
     with pytest.raises(
-        OutputExistsError, match=r"is not what is written here; give FILE\.jsonl or a folder of parquet"
+        OutputExistsError, match=r"this command does not write \.\w+ files; give FILE\.jsonl or a folder of parquet"
     ):
         check_output(str(tmp_path / f"x{suffix}"), (".jsonl",), False, folder="parquet")
 
@@ -181,7 +182,9 @@ def test_units_are_written_into_no_other_format(tmp_path, suffix):
 def test_speech_is_written_into_no_other_format(tmp_path, suffix):
     from textless.audio.io import FORMATS
 
-    with pytest.raises(OutputExistsError, match=r"is not what is written here; give FILE\.wav or FILE\.flac"):
+    with pytest.raises(
+        OutputExistsError, match=r"this command does not write \.\w+ files; give FILE\.wav or FILE\.flac"
+    ):
         check_output(str(tmp_path / f"x{suffix}"), FORMATS, False, folder="wavs")
 
 
@@ -190,7 +193,7 @@ def test_speech_is_written_into_no_other_format(tmp_path, suffix):
     [((".jsonl",), "x.wav"), ((".jsonl",), "x.json"), ((".json",), "x.jsonl"), ((".json",), "x.flac")],
 )
 def test_figures_are_written_into_no_other_format(tmp_path, suffixes, other):
-    with pytest.raises(OutputExistsError, match=f"is not what is written here; give FILE{suffixes[0]}"):
+    with pytest.raises(OutputExistsError, match=rf"this command does not write \.\w+ files; give FILE{suffixes[0]}"):
         check_output(str(tmp_path / other), suffixes, False)
 
 
@@ -345,10 +348,10 @@ def test_one_command_at_a_time(tmp_path, capsys):
 
 
 def leftover(folder, name):
-    (folder / outputs.PARTIAL.format(name)).mkdir()
-    (folder / outputs.PARTIAL.format(name) / name).write_text("half")
-    (folder / outputs.LOCK.format(name)).touch()
-    return folder / outputs.LOCK.format(name)
+    (folder / locks.PARTIAL.format(name)).mkdir()
+    (folder / locks.PARTIAL.format(name) / name).write_text("half")
+    (folder / locks.LOCK.format(name)).touch()
+    return folder / locks.LOCK.format(name)
 
 
 def test_what_killed_commands_left_is_swept_and_nothing_of_living_ones(tmp_path):

@@ -37,7 +37,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "textless.lm.reader": ("textless.lm.fast_decode",),
     "textless.lm.score": ("textless.metrics.lm",),
     "textless.lm.ulm": ("textless.lm.gslm.ulm",),
-    "textless.outputs": ("textless.cli.outputs",),
+    "textless.outputs": ("textless.cli.outputs", "textless.cli.locks"),
     "textless.progress": ("textless.cli.progress",),
     "textless.recognise": ("textless.metrics.asr",),
     "textless.report.figures": ("textless.report.html", "textless.report.media", "textless.report.numbers"),

@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,7 +19,12 @@ from textless.cli.progress import Clean, Line, one_line
 from textless.cli.signals import Terminated, orderly_end
 from textless.errors import TextlessError, is_out_of_memory
 
+if TYPE_CHECKING:
+    from textless.cli.commands import Request
+
 MODEL = "tiny-en"
+# What says which models a command uses; see `textless.model.Model`.
+PARTS = ("encoder", "layer", "codebook", "lm", "vocoder", "device", "precision", "lm_precision")
 
 
 def main() -> None:
@@ -137,6 +142,22 @@ speech_options = options(
 )
 
 
+def request_of(given: dict[str, Any], *, quiet: bool = False) -> Request:
+    """The part of a command's options that every command on models has; it is taken out of them."""
+    from textless.cli.commands import Request
+    from textless.model import Model
+
+    parts = {name: given.pop(name) for name in PARTS if name in given}
+    return Request(
+        inputs=list(given.pop("inputs")),
+        out=given.pop("out") or "",
+        models=Model(given.pop("model"), **parts),
+        progress=(lambda done, total, what: None) if quiet else Line(),
+        contract=given.pop("contract", None),
+        overwrite=given.pop("overwrite"),
+    )
+
+
 @cli.command()
 @inputs
 @output
@@ -148,7 +169,7 @@ speech_options = options(
 )
 @models
 @overwrite
-def encode(inputs: tuple[str, ...], out: str, overwrite: bool, verbose: bool, **parts: Any) -> int:
+def encode(verbose: bool, **given: Any) -> int:
     """Turn audio into units.
 
     IN is audio files, folders, globs or manifests, or - for a file on standard input. OUT is a folder (parquet), FILE.jsonl, or - for a
@@ -156,9 +177,7 @@ def encode(inputs: tuple[str, ...], out: str, overwrite: bool, verbose: bool, **
     """
     from textless.cli import commands
 
-    progress = (lambda done, total, what: None) if verbose else Line()
-    models = commands.Model(parts.pop("model"), **parts)
-    return commands.encode(list(inputs), out, models, overwrite=overwrite, progress=progress, verbose=verbose)
+    return commands.encode(request_of(given, quiet=verbose), verbose=verbose)
 
 
 @cli.command("continue")
@@ -202,7 +221,7 @@ def encode(inputs: tuple[str, ...], out: str, overwrite: bool, verbose: bool, **
 )
 @contract
 @overwrite
-def continue_(inputs: tuple[str, ...], out: str, overwrite: bool, contract: str | None, **given: Any) -> int:
+def continue_(**given: Any) -> int:
     """Continue units by the language model.
 
     IN is unit dumps, FILE.jsonl, - for a stream, or audio, which is encoded first. OUT is a folder (parquet), FILE.jsonl, or -.
@@ -211,18 +230,8 @@ def continue_(inputs: tuple[str, ...], out: str, overwrite: bool, contract: str 
 
     if given["seconds"] is None and given["max_new_units"] is None:
         given["seconds"] = 3.0
-    parts = {
-        k: given.pop(k) for k in ("model", "encoder", "layer", "codebook", "lm", "device", "precision", "lm_precision")
-    }
-    return commands.continue_units(
-        list(inputs),
-        out,
-        commands.Model(parts.pop("model"), **parts),
-        contract=contract,
-        overwrite=overwrite,
-        progress=Line(),
-        **given,
-    )
+    request = request_of(given)
+    return commands.continue_units(request, **given)
 
 
 @cli.command()
@@ -239,7 +248,7 @@ def continue_(inputs: tuple[str, ...], out: str, overwrite: bool, contract: str 
 )
 @contract
 @overwrite
-def score(inputs: tuple[str, ...], out: str | None, overwrite: bool, contract: str | None, **given: Any) -> int:
+def score(**given: Any) -> int:
     """Say how likely units are to the language model.
 
     IN is unit dumps, FILE.jsonl, - for a stream, or audio, which is encoded first. Figures over all rows go to standard output (to
@@ -247,16 +256,8 @@ def score(inputs: tuple[str, ...], out: str | None, overwrite: bool, contract: s
     """
     from textless.cli import commands
 
-    parts = {k: given.pop(k) for k in ("model", "encoder", "layer", "codebook", "lm", "device", "precision")}
-    return commands.score(
-        list(inputs),
-        out,
-        commands.Model(parts.pop("model"), **parts),
-        contract=contract,
-        overwrite=overwrite,
-        progress=Line(),
-        **given,
-    )
+    request = request_of(given)
+    return commands.score(request, **given)
 
 
 @cli.command()
@@ -272,7 +273,7 @@ def score(inputs: tuple[str, ...], out: str | None, overwrite: bool, contract: s
 )
 @contract
 @overwrite
-def resynth(inputs: tuple[str, ...], out: str, overwrite: bool, contract: str | None, **given: Any) -> int:
+def resynth(**given: Any) -> int:
     """Speak units.
 
     IN is unit dumps, FILE.jsonl, - for a stream, or audio, which is encoded first. OUT is a folder of wavs, or for one row FILE.wav
@@ -280,16 +281,8 @@ def resynth(inputs: tuple[str, ...], out: str, overwrite: bool, contract: str | 
     """
     from textless.cli import commands
 
-    parts = {k: given.pop(k) for k in ("model", "encoder", "layer", "codebook", "vocoder", "device", "precision")}
-    return commands.resynth(
-        list(inputs),
-        out,
-        commands.Model(parts.pop("model"), **parts),
-        contract=contract,
-        overwrite=overwrite,
-        progress=Line(),
-        **given,
-    )
+    request = request_of(given)
+    return commands.resynth(request, **given)
 
 
 @cli.command()
@@ -316,7 +309,7 @@ def resynth(inputs: tuple[str, ...], out: str, overwrite: bool, contract: str | 
 @models
 @contract
 @overwrite
-def quality(inputs: tuple[str, ...], out: str | None, overwrite: bool, contract: str | None, **given: Any) -> int:
+def quality(**given: Any) -> int:
     """Say what units are worth: their cost, and how well they tell phones apart. Or what speech is worth, beside its reference.
 
     IN is unit dumps, FILE.jsonl, - for a stream; or audio, which is encoded first, and then frames are measured too. With --encoder and
@@ -326,16 +319,8 @@ def quality(inputs: tuple[str, ...], out: str | None, overwrite: bool, contract:
     """
     from textless.cli import commands
 
-    parts = {k: given.pop(k) for k in ("model", "encoder", "layer", "codebook", "device", "precision")}
-    return commands.quality(
-        list(inputs),
-        out,
-        commands.Model(parts.pop("model"), **parts),
-        contract=contract,
-        overwrite=overwrite,
-        progress=Line(),
-        **given,
-    )
+    request = request_of(given)
+    return commands.quality(request, **given)
 
 
 @cli.command()

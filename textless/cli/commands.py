@@ -1,4 +1,4 @@
-"""What `textless encode`, `continue`, `resynth`, `score` and `quality` do, over files, folders and pipes."""
+"""The commands on models: `encode` audio, `continue` and `score` units, `resynth` them to audio, and measure the `quality` of either."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import json
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from textless.audio.corpus import Corpus
+from textless.audio.corpus import Corpus, Row
 from textless.cli.inputs import StandardInput, holds_units, tokenize_files, unit_rows
 from textless.cli.outputs import (
     Failures,
     check_output,
     check_some_good,
     counted,
-    deliver,
     deliver_file,
+    deliver_folder,
     hash_columns,
     hash_model,
     hash_or_missing,
@@ -38,62 +38,98 @@ from textless.names import repeated
 from textless.types import StreamingVocoder, UnitContract, Units
 from textless.units.dump import UnitRow, extra_types, write_results, write_stream
 
+if TYPE_CHECKING:
+    from textless.units.encoders.base import Encoder
+    from textless.units.tokenizer import Tokenizer
+
 STREAM = (".jsonl",)
 
 
-def encode(
-    inputs: list[str], out: str, models: Model, *, overwrite: bool, progress: Progress, verbose: bool = False
-) -> int:
+@dataclass
+class Request:
+    """What every command on models is given.
+
+    Attributes:
+        out: a file or folder, `-` for standard output, empty for none.
+        contract: a JSON file that declares what the contract of the units leaves unknown.
+    """
+
+    inputs: list[str]
+    out: str
+    models: Model
+    progress: Progress
+    contract: str | None = None
+    overwrite: bool = False
+
+    def units(self, failures: Failures, contract: UnitContract, mine: str, *, parts: bool = False) -> Iterator[UnitRow]:
+        """Rows of units for a model; audio is encoded, and rows that fail are put aside.
+
+        `parts`: rows that standard input holds in parts are not joined. Raises ContractError for units of another kind.
+        """
+        for row in failures.sift(unit_rows(self.inputs, self.models, self.contract, parts=parts)):
+            contract.check(row.units.contract, mine=mine, theirs=row.id)
+            yield replace(row, units=Units(row.units.units, row.units.durations, contract))
+
+
+def shard_name(n: int) -> str:
+    return f"data/{n:05d}.parquet"
+
+
+def encode(request: Request, *, verbose: bool = False) -> int:
     """Audio → units; returns the exit code."""
-    check_output(out, STREAM, overwrite, folder="parquet")
-    with StandardInput(inputs) as sources:
+    check_output(request.out, STREAM, request.overwrite, folder="parquet")
+    with StandardInput(request.inputs) as sources:
         corpus = Corpus.load(sources)
-        tokenizer = models.tokenizer
+        tokenizer = request.models.tokenizer
         watch = _Distances(tokenizer, verbose)
-        failures = Failures()
-        rows = failures.sift(tokenize_files(corpus, tokenizer, progress, watch))
-        if out == "-":
-            write_stream(sys.stdout, rows, contract=tokenizer.contract)
-            watch.warn()
-            return failures.finish()
-
-        from textless.units.tokenizer import tokenize
-
-        def make(job: Job) -> None:
-            run_shards(
-                job,
-                list(corpus),
-                lambda rows, path: write_results(
-                    path, tokenize(rows, tokenizer, watch=watch), contract=tokenizer.contract
-                ),
-                lambda n: f"data/{n:05d}.parquet",
-            )
-
-        key = {
-            "command": "encode",
-            "contract": tokenizer.contract.to_dict(),
-            "precision": tokenizer.precision,
-            "corpus": corpus.fingerprint(hash_or_missing),
-        }
-        if is_file(out, STREAM):
-            code = deliver_file(out, key, lambda path: write_rows(path, rows, tokenizer.contract), overwrite, failures)
-        else:
-            code = deliver(out, key, make, len(corpus), overwrite, progress, contract=tokenizer.contract)
+        code = _encode(request, corpus, tokenizer, watch)
         watch.warn()
         return code
 
 
-class _Distances:
-    """How far each file's frames lie from the codebook: told on standard error, and a warning about those that lie too far."""
+def _encode(request: Request, corpus: Corpus, tokenizer: Tokenizer, watch: _Distances) -> int:
+    contract, failures = tokenizer.contract, Failures()
+    rows = failures.sift(tokenize_files(corpus, tokenizer, request.progress, watch))
+    if request.out == "-":
+        write_stream(sys.stdout, rows, contract=contract)
+        return failures.finish()
 
-    def __init__(self, tokenizer: Any, verbose: bool) -> None:
+    key = {
+        "command": "encode",
+        "contract": contract.to_dict(),
+        "precision": tokenizer.precision,
+        "corpus": corpus.fingerprint(hash_or_missing),
+    }
+    if is_file(request.out, STREAM):
+        return deliver_file(
+            request.out, key, lambda path: write_rows(path, rows, contract), request.overwrite, failures
+        )
+    from textless.units.tokenizer import tokenize
+
+    def write_shard(rows: list[Row], path: Path) -> list[dict[str, Any]]:
+        return write_results(path, tokenize(rows, tokenizer, watch=watch), contract=contract)
+
+    def fill(job: Job) -> None:
+        run_shards(job, list(corpus), write_shard, shard_name)
+
+    failures = Failures(good=len(corpus))
+    return deliver_folder(
+        request.out, key, fill, request.overwrite, request.progress, contract=contract, failures=failures
+    )
+
+
+class _Distances:
+    """The distance of each file's frames from the codebook: printed when verbose, with a warning about files that are too far."""
+
+    def __init__(self, tokenizer: Tokenizer, verbose: bool) -> None:
         from textless.units.encoders.signal import SIGNAL
 
         self.quantizer, self.rate, self.verbose = tokenizer.quantizer, tokenizer.encoder.sample_rate, verbose
         self.trained = (
             tokenizer.contract.encoder not in SIGNAL
         )  # distances of plain MFCC follow loudness and microphone
-        self.files, self.far = 0, []
+        self.files = 0
+        self.far: list[str] = []
 
     def __call__(self, row: UnitRow, distance: float | None) -> None:
         seconds = (row.samples or 0) / self.rate
@@ -114,99 +150,70 @@ class _Distances:
     def warn(self) -> None:
         if self.far:
             print(
-                f"warning: {len(self.far)} of {self.files} files are far from what the encoder was trained on (music, silence, another "
-                f"language or noise?), such as {one_line(self.far[0])}",
+                f"warning: {len(self.far)} of {self.files} files are far from what the encoder was trained on "
+                f"(music, silence, another language or noise?), such as {one_line(self.far[0])}",
                 file=sys.stderr,
             )
 
 
-def continue_units(
-    inputs: list[str],
-    out: str,
-    models: Model,
-    *,
-    contract: str | None,
-    overwrite: bool,
-    progress: Progress,
-    stream: bool,
-    **options: Any,
-) -> int:
+def continue_units(request: Request, *, stream: bool, **options: Any) -> int:
     """Units (or audio) → units and their continuations; returns the exit code."""
-    check_output(out, STREAM, overwrite, folder="parquet")
-    if stream and out != "-":
+    check_output(request.out, STREAM, request.overwrite, folder="parquet")
+    if stream and request.out != "-":
         raise TextlessError(
             "--stream writes units while they are sampled; give -o - and another command that reads them"
         )
-    failures = Failures()
-    lm = models.lm
-    rows = _fitting(failures.sift(unit_rows(inputs, models, contract)), lm.contract, "the language model")
-    if out == "-":
-        write_stream(
-            sys.stdout, counted(continue_rows(lm, rows, parts=stream, **options), progress), contract=lm.contract
-        )
+    failures, lm = Failures(), request.models.lm
+    rows = request.units(failures, lm.contract, "the language model")
+    if request.out == "-":
+        continued = counted(continue_rows(lm, rows, parts=stream, **options), request.progress)
+        write_stream(sys.stdout, continued, contract=lm.contract)
         return failures.finish()
     prompts = list(rows)
     columns = extra_types(prompts)  # of all shards alike
-
-    def make(job: Job) -> None:
-        run_shards(
-            job,
-            prompts,
-            lambda some, path: write_results(
-                path, ((r, r) for r in continue_rows(lm, some, **options)), contract=lm.contract, extra=columns
-            ),
-            lambda n: f"data/{n:05d}.parquet",
-        )
-
-    lm_key = {"lm": hash_model(models.place("lm")), "precision": models.lm_precision}
     key = {
         "command": "continue",
         "version": 3,
-        **lm_key,
+        "lm": hash_model(request.models.place("lm")),
+        "precision": request.models.lm_precision,
         "prompts": hash_rows(prompts),
         "columns": hash_columns(prompts),
         **options,
     }
-    if is_file(out, STREAM):
-        continued = counted(continue_rows(lm, prompts, **options), progress)
-        return deliver_file(out, key, lambda path: write_rows(path, continued, lm.contract), overwrite, failures)
-    return deliver(out, key, make, len(prompts), overwrite, progress, contract=lm.contract, failures=failures)
+    if is_file(request.out, STREAM):
+        continued = counted(continue_rows(lm, prompts, **options), request.progress)
+        return deliver_file(
+            request.out, key, lambda path: write_rows(path, continued, lm.contract), request.overwrite, failures
+        )
+
+    def write_shard(rows: list[UnitRow], path: Path) -> list[dict[str, Any]]:
+        continued = ((row, row) for row in continue_rows(lm, rows, **options))
+        return write_results(path, continued, contract=lm.contract, extra=columns)
+
+    def fill(job: Job) -> None:
+        run_shards(job, prompts, write_shard, shard_name)
+
+    return deliver_folder(
+        request.out, key, fill, request.overwrite, request.progress, contract=lm.contract, failures=failures
+    )
 
 
-def _fitting(rows: Iterable[UnitRow], contract: UnitContract, mine: str) -> Iterator[UnitRow]:
-    """The rows with a model's contract, before anything is made of them. Raises ContractError for units of another kind."""
-    for row in rows:
-        contract.check(row.units.contract, mine=mine, theirs=row.id)
-        yield replace(row, units=Units(row.units.units, row.units.durations, contract))
-
-
-def resynth(
-    inputs: list[str],
-    out: str,
-    models: Model,
-    *,
-    contract: str | None,
-    overwrite: bool,
-    progress: Progress,
-    stream: bool,
-    **options: Any,
-) -> int:
+def resynth(request: Request, *, stream: bool, **options: Any) -> int:
     """Units (or audio) → speech; returns the exit code."""
     from textless.audio.io import FORMATS, write_audio, write_wav
 
-    check_output(out, FORMATS, overwrite, folder="wavs")
-    if stream and out != "-":
+    check_output(request.out, FORMATS, request.overwrite, folder="wavs")
+    if stream and request.out != "-":
         raise TextlessError(
             "--stream speaks while units come; give -o - and a player that reads a wav from standard input"
         )
-    failures = Failures()
-    vocoder = models.vocoder
+    failures, vocoder = Failures(), request.models.vocoder
     if stream and not isinstance(vocoder, StreamingVocoder):
         raise TextlessError(
             "this vocoder speaks whole rows only; leave --stream out, or give a vocoder that textless trained"
         )
-    rows = _fitting(failures.sift(unit_rows(inputs, models, contract, parts=stream)), vocoder.contract, "the vocoder")
-    if out == "-":
+    rows = request.units(failures, vocoder.contract, "the vocoder", parts=stream)
+    if request.out == "-":
         spoken = (
             stream_rows(vocoder, rows, **options)
             if stream and isinstance(vocoder, StreamingVocoder)
@@ -214,24 +221,15 @@ def resynth(
         )
         write_wav(sys.stdout.buffer, spoken, sample_rate=vocoder.sample_rate)
         return failures.finish()
-    single = is_file(out, FORMATS)
+    single = is_file(request.out, FORMATS)
     sequences = list(itertools.islice(rows, 2) if single else rows)
     if single and len(sequences) != 1:
         check_some_good(failures.rows, len(sequences))
-        raise TextlessError(f"{out}: one file holds one row, but there are more; give a folder")
-
-    def make(job: Job) -> None:
-        for n, _ in enumerate(speak_rows(vocoder, sequences, job.path, **options), 1):
-            progress(n, len(sequences), "files")
-
-    from textless.units.encoders.load import resolve_precision
-
-    spoken_in = resolve_precision(models.precision, models.device)
-    precision = {} if spoken_in == "fp32" else {"precision": spoken_in}
+        raise TextlessError(f"{request.out}: one file holds one row, but there are more; give a folder")
     key = {
         "command": "resynth",
-        "vocoder": hash_model(models.place("vocoder")),
-        **precision,
+        "vocoder": hash_model(request.models.place("vocoder")),
+        **_precision(request.models),
         "units": hash_rows(sequences),
         **options,
     }
@@ -240,38 +238,46 @@ def resynth(
         def speak(path: Path) -> None:
             write_audio(path, resynth_row(vocoder, sequences[0], **options), sample_rate=vocoder.sample_rate)
 
-        return deliver_file(out, key, speak, overwrite, failures)
-    return deliver(out, key, make, len(sequences), overwrite, progress, failures=failures)
+        return deliver_file(request.out, key, speak, request.overwrite, failures)
+
+    def fill(job: Job) -> None:
+        for n, _ in enumerate(speak_rows(vocoder, sequences, job.path, **options), 1):
+            request.progress(n, len(sequences), "files")
+
+    return deliver_folder(request.out, key, fill, request.overwrite, request.progress, failures=failures)
 
 
-def score(
-    inputs: list[str],
-    out: str | None,
-    models: Model,
-    *,
-    contract: str | None,
-    overwrite: bool,
-    progress: Progress,
-    pairs: str | None,
-    controls: bool,
-    seed: int,
-) -> int:
+def _precision(models: Model) -> dict[str, str]:
+    """What the vocoder's precision adds to a key: fp32 adds nothing, so that keys from before there was another are equal."""
+    from textless.units.encoders.load import resolve_precision
+
+    precision = resolve_precision(models.precision, models.device)
+    return {} if precision == "fp32" else {"precision": precision}
+
+
+# ------------------------------------------------------------------------------------------------------------ measures
+
+
+def score(request: Request, *, pairs: str | None, controls: bool, seed: int) -> int:
     """Likelihood of units (or audio); returns the exit code."""
     from textless.metrics import lm as scoring
 
-    if out:
-        check_output(out, STREAM, overwrite)
-    failures = Failures()
-    lm = models.lm
-    rows = list(_fitting(failures.sift(unit_rows(inputs, models, contract)), lm.contract, "the language model"))
+    if request.out:
+        check_output(request.out, STREAM, request.overwrite)
+    failures, lm = Failures(), request.models.lm
+    rows = list(request.units(failures, lm.contract, "the language model"))
     check_some_good(failures.rows, failures.good)
     if pairs and (name := repeated(row.id for row in rows)) is not None:
         raise TextlessError(f"two rows are called {name!r}; pairs are found by id: give one of them another")
     gold = scoring.read_pairs(pairs, {row.id: row.units for row in rows}) if pairs else []
 
     def write(file: IO[str] | None) -> str:
-        """Scores to a file; returns the figures, a line each."""
-        scores = list(counted(scoring.score(lm, rows), progress))
+        """Scores to a file; returns the metrics, a line each."""
+        progress = request.progress
+        scores = []
+        for n, row in enumerate(scoring.score(lm, rows), 1):
+            scores.append(row)
+            progress(n, n, "rows")
         nats, tokens = sum(s["nll"] for s in scores), sum(s["units"] + 1 for s in scores)
         figures: dict[str, Any] = {"rows": len(rows), "nll_per_unit": nats / tokens}
         if lm.frame_rate and (frames := sum(row.units.n_frames for row in rows)):
@@ -287,26 +293,27 @@ def score(
 
     key = {
         "command": "score",
-        "lm": hash_model(models.place("lm")),
+        "lm": hash_model(request.models.place("lm")),
         "units": hash_rows(rows),
         "controls": controls,
         "seed": seed,
+        "pairs": hash_or_missing(pairs) if pairs else None,
     }
-    return _tell(out, {**key, "pairs": hash_or_missing(pairs) if pairs else None}, write, overwrite, failures)
+    return _deliver_figures(request, key, write, failures)
 
 
-def _tell(
-    out: str | None, key: dict[str, Any], write: Callable[[IO[str] | None], str], overwrite: bool, failures: Failures
+def _deliver_figures(
+    request: Request, key: dict[str, Any], write: Callable[[IO[str] | None], str], failures: Failures
 ) -> int:
-    """Write what a command measured to a file or standard output, and print the figures, to standard error if the other is taken."""
+    """Write what a command measured to its output, and print its metrics to standard output, or to standard error if that is taken."""
 
     def to_file(path: Path) -> str:
         with open(path, "w", encoding="utf-8") as f:
             return write(f)
 
-    if out and out != "-":
-        return deliver_file(out, key, to_file, overwrite, failures)
-    print(write(sys.stdout if out else None), file=sys.stderr if out else sys.stdout)
+    if request.out not in ("", "-"):
+        return deliver_file(request.out, key, to_file, request.overwrite, failures)
+    print(write(sys.stdout if request.out else None), file=sys.stderr if request.out else sys.stdout)
     return failures.finish()
 
 
@@ -322,43 +329,35 @@ def _figure(value: Any) -> str:
 
 
 def quality(
-    inputs: list[str],
-    out: str | None,
-    models: Model,
+    request: Request,
     *,
     alignments: str | None,
     items: str | None,
     perturb: bool,
     reference: str | None,
     text: str | None,
-    contract: str | None,
-    overwrite: bool,
-    progress: Progress,
     seed: int,
 ) -> int:
-    """What units, or the units and frames of audio, are worth, or speech beside its reference; returns the exit code."""
+    """Metrics of units, of audio through an encoder, or of speech against its reference; returns the exit code."""
     if reference is not None:
         if alignments or items or perturb:
             raise TextlessError(
                 "--alignments, --items and --perturb measure units; --reference compares speech; ask for one or the other"
             )
-        return _speech_quality(inputs, out, models, reference, text, overwrite=overwrite, progress=progress, seed=seed)
+        return _speech_quality(request, reference, text, seed)
     if text:
         raise TextlessError("--text is what the originals say; give them with --reference")
     from textless.metrics.alignments import read_alignments
     from textless.metrics.items import read_items
-    from textless.metrics.table import table
-    from textless.metrics.units import measure_units
 
-    if out:
-        check_output(out, (".json",), overwrite)
+    if request.out:
+        check_output(request.out, (".json",), request.overwrite)
     phones: dict[str, Any] = {
         "alignments": read_alignments(alignments) if alignments else None,
         "items": read_items(items) if items else None,
     }
-    failures = Failures()
-    units = [name for name in inputs if holds_units(name)]
-    if units and len(units) < len(inputs):
+    units = [name for name in request.inputs if holds_units(name)]
+    if units and len(units) < len(request.inputs):
         raise TextlessError("units and audio are not measured alike; give one or the other")
     if units and perturb:
         raise TextlessError(
@@ -369,60 +368,70 @@ def quality(
         name: hash_or_missing(file) if file else None for name, file in (("alignments", alignments), ("items", items))
     }
     if units:
-        rows = list(failures.sift(unit_rows(inputs, models, contract)))
-        check_some_good(failures.rows, failures.good)
-        key |= {"units": hash_rows(rows), "contracts": [c.to_dict() for c in {r.units.contract: None for r in rows}]}
+        return _unit_quality(request, key, phones, seed)
+    return _audio_quality(request, key, {**phones, "perturb": perturb}, seed)
 
-        def measure() -> dict[str, Any]:
-            return {"figures": measure_units(rows, **phones, seed=seed), "contract": rows[0].units.contract.to_dict()}
 
-    else:
-        from textless.metrics.tokenizer import measure_tokenizer
+def _unit_quality(request: Request, key: dict[str, Any], phones: dict[str, Any], seed: int) -> int:
+    from textless.metrics.table import table
+    from textless.metrics.units import measure_units
 
-        corpus, model = Corpus.load(inputs), _tokenizer_or_encoder(models)
-        key |= {
-            "corpus": corpus.fingerprint(hash_or_missing),
-            "contract": model.contract.to_dict(),
-            "precision": models.precision,
-        }
-
-        def measure() -> dict[str, Any]:
-            figures, failures.rows = measure_tokenizer(
-                corpus, model, **phones, perturb=perturb, seed=seed, progress=progress
-            )
-            failures.good = len(corpus) - len(failures.rows)
-            return {"figures": figures, "contract": model.contract.to_dict()}
+    failures = Failures()
+    rows = list(failures.sift(unit_rows(request.inputs, request.models, request.contract)))
+    check_some_good(failures.rows, failures.good)
+    contracts = list({row.units.contract: None for row in rows})
+    key |= {"units": hash_rows(rows), "contracts": [contract.to_dict() for contract in contracts]}
 
     def write(file: IO[str] | None) -> str:
-        found = measure()
+        figures = measure_units(rows, **phones, seed=seed)
         if file:
-            write_json(file, found)
-        return table(found["figures"])
+            write_json(file, {"figures": figures, "contract": contracts[0].to_dict()})
+        return table(figures)
 
-    return _tell(out, key, write, overwrite, failures)
+    return _deliver_figures(request, key, write, failures)
 
 
-def _speech_quality(
-    inputs: list[str],
-    out: str | None,
-    models: Model,
-    reference: str,
-    text: str | None,
-    *,
-    overwrite: bool,
-    progress: Progress,
-    seed: int,
-) -> int:
+def _audio_quality(request: Request, key: dict[str, Any], options: dict[str, Any], seed: int) -> int:
+    from textless.metrics.tokenizer import measure_tokenizer
+    from textless.metrics.table import table
+
+    failures, corpus, model = Failures(), Corpus.load(request.inputs), _tokenizer_or_encoder(request.models)
+    key |= {
+        "corpus": corpus.fingerprint(hash_or_missing),
+        "contract": model.contract.to_dict(),
+        "precision": request.models.precision,
+    }
+
+    def write(file: IO[str] | None) -> str:
+        figures, failures.rows = measure_tokenizer(corpus, model, **options, seed=seed, progress=request.progress)
+        failures.good = len(corpus) - len(failures.rows)
+        if file:
+            write_json(file, {"figures": figures, "contract": model.contract.to_dict()})
+        return table(figures)
+
+    return _deliver_figures(request, key, write, failures)
+
+
+def _tokenizer_or_encoder(models: Model) -> Tokenizer | Encoder:
+    """The tokenizer, or where an encoder is given without a codebook, that encoder."""
+    if models.parts["encoder"] is None or models.parts["codebook"] is not None:
+        return models.tokenizer
+    from textless.units.encoders.load import load_encoder
+
+    return load_encoder(models.place("encoder"), models.layer, precision=models.precision, device=models.device)
+
+
+def _speech_quality(request: Request, reference: str, text: str | None, seed: int) -> int:
     from textless.metrics.asr import check_recogniser, read_text
     from textless.metrics.speech import check_stoi, check_text, compare_pairs, pair_rows, summarise
     from textless.metrics.table import speech_table
 
-    if out:
-        check_output(out, (".json",), overwrite)
-    if units := [name for name in inputs if holds_units(name)]:
+    if request.out:
+        check_output(request.out, (".json",), request.overwrite)
+    if units := [name for name in request.inputs if holds_units(name)]:
         raise TextlessError(f"{units[0]}: units; --reference compares audio that was made with the original")
-    made, originals = Corpus.load(inputs), Corpus.load(reference)
-    pairs, words, stoi = pair_rows(made, originals), None, True
+    generated, originals = Corpus.load(request.inputs), Corpus.load(reference)
+    pairs, words, stoi = pair_rows(generated, originals), None, True
     if text:
         check_recogniser()
         words = read_text(text)
@@ -432,13 +441,13 @@ def _speech_quality(
     except TextlessError as e:
         stoi = False
         warnings.warn(f"STOI is left out: {e}", stacklevel=1)
-    failures, tokenizer = Failures(), models.tokenizer
+    failures, tokenizer = Failures(), request.models.tokenizer
 
     def write(file: IO[str] | None) -> str:
         sentences: list[dict[str, Any]] = []
         for n, sentence in enumerate(compare_pairs(pairs, stoi=stoi, encode=tokenizer.encode_batch, text=words), 1):
             (failures.rows if "error" in sentence else sentences).append(sentence)
-            progress(n, len(pairs), "files")
+            request.progress(n, len(pairs), "files")
         failures.good = len(sentences)
         check_some_good(failures.rows, failures.good)
         figures = summarise(sentences, seed=seed)
@@ -448,22 +457,11 @@ def _speech_quality(
 
     key = {
         "command": "quality of speech",
-        "corpora": [c.fingerprint(hash_or_missing) for c in (made, originals)],
+        "corpora": [corpus.fingerprint(hash_or_missing) for corpus in (generated, originals)],
         "seed": seed,
         "stoi": stoi,
-    }
-    key |= {
         "text": hash_or_missing(text) if text else None,
         "contract": tokenizer.contract.to_dict(),
-        "precision": models.precision,
+        "precision": request.models.precision,
     }
-    return _tell(out, key, write, overwrite, failures)
-
-
-def _tokenizer_or_encoder(models: Model) -> Any:
-    """An encoder that is given without a codebook stands alone."""
-    if models.parts["encoder"] is None or models.parts["codebook"] is not None:
-        return models.tokenizer
-    from textless.units.encoders.load import load_encoder
-
-    return load_encoder(models.place("encoder"), models.layer, precision=models.precision, device=models.device)
+    return _deliver_figures(request, key, write, failures)

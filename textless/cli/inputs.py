@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from textless.audio.corpus import Corpus, Row, load_sources
-from textless.cli.outputs import sole
+from textless.cli.locks import sole
 from textless.engine.job import Progress
 from textless.errors import ContractError, TextlessError
 from textless.model import Model

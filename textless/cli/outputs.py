@@ -1,9 +1,7 @@
-"""What commands leave: streams, files and folders that appear whole, what made them, and what failed."""
+"""What commands write: streams, files and folders that appear whole, receipts that say which command made them, and failed rows."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import os
 import re
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from textless.audio.corpus import sha256_file
+from textless.cli.locks import RECEIPT, discard, sole
 from textless.cli.progress import one_line
 from textless.engine.job import Job, Progress, remove_temporaries, write_failures
 from textless.engine.step import digest
@@ -23,12 +22,9 @@ from textless.model_io import model_files
 from textless.types import UnitContract
 from textless.units.dump import UnitRow, finish_dump, write_stream
 
-RECEIPT = ".textless.json"  # in an output folder, and of a file beside it: the key of the command that made it
-CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
-# Of an output NAME, beside it while it is made.
-LOCK, PARTIAL = ".{}.textless.lock", ".{}.textless.partial"
+Receipt = dict[str, Any]  # the JSON object; empty: there is none
 
-# Suffixes of files that no command would call a folder.
+# Suffixes of files, which no folder of an output may have.
 _FILES = (
     "wav wave w64 rf64 flac ogg oga opus mp2 mp3 m4a m4b aac aif aiff aifc au snd caf wma amr ape wv sph gsm voc raw pcm webm mka "
     "mkv mp4 mov avi 3gp jsonl ndjson json tsv csv txt parquet arrow feather npy npz pt pth bin pkl pickle ckpt safetensors h5 hdf5 "
@@ -43,9 +39,9 @@ OTHER_FILES = frozenset(f".{name}" for name in _FILES.split())
 class Failures:
     """Rows that failed: sifted out of results, reported, and turned into the exit code."""
 
-    def __init__(self) -> None:
-        self.rows: list[dict[str, str]] = []
-        self.good = 0
+    def __init__(self, good: int = 0) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.good = good
 
     def sift(self, results: Iterable[tuple[Any, Any]]) -> Iterator[UnitRow]:
         for row, result in results:
@@ -56,14 +52,14 @@ class Failures:
                 yield result
 
     def finish(self) -> int:
-        """0 all done, 1 some failed. The list goes to standard error. Raises RowsFailedError when nothing was done."""
+        """0 all done, 1 some failed. The list goes to standard error. Raises RowsFailedError when every row failed."""
         check_some_good(self.rows, self.good)
         for row in self.rows:
             print(f"failed: {one_line(row['error'])}", file=sys.stderr)
         return 1 if self.rows else 0
 
 
-def check_some_good(failures: list[dict[str, str]], good: int) -> None:
+def check_some_good(failures: list[dict[str, Any]], good: int) -> None:
     if not good:
         if not failures:
             raise TextlessError("nothing to do: the input has no rows")
@@ -71,15 +67,16 @@ def check_some_good(failures: list[dict[str, str]], good: int) -> None:
 
 
 def is_file(out: str, suffixes: Iterable[str]) -> bool:
+    """Whether an output is one file, by its suffix."""
     return out != "-" and Path(out).suffix.lower() in suffixes
 
 
 def check_output(out: str, suffixes: Iterable[str], overwrite: bool, *, folder: str | None = None) -> None:
-    """Refuse an output by its name, or for what is there, before anything is computed.
+    """Refuse an output for its name, or for what is already there, before anything is computed.
 
     Args:
         suffixes: of the files that the command writes.
-        folder: what it writes otherwise, a folder of this. None: nothing but files, called as one likes, but not as another format.
+        folder: it also writes folders of this. None: it writes files only, of any name that has no other format's suffix.
     """
     if out == "-":
         return
@@ -89,23 +86,23 @@ def check_output(out: str, suffixes: Iterable[str], overwrite: bool, *, folder: 
         raise OutputExistsError(f"{path.parent}: no such folder to write {path.name} into; make it first")
     if folder and suffix not in suffixes and (path.is_dir() or out.endswith(os.sep)):
         return
-    # What looks like another format than those of audio is one that is not written.
+    # Audio has more formats than can be listed: a short suffix is taken for one.
     known = suffix in OTHER_FILES or (".wav" in suffixes and re.fullmatch(r"\.(?!v\d)[a-z][a-z0-9]{1,4}", suffix))
     if suffix not in suffixes and known:
         forms = " or ".join(
             [f"FILE{s}" for s in suffixes] + ([f"a folder of {folder}, without a suffix"] if folder else [])
         )
-        raise OutputExistsError(f"{out}: {suffix} is not what is written here; give {forms}")
+        raise OutputExistsError(f"{out}: this command does not write {suffix} files; give {forms}")
     if folder and suffix not in suffixes:
         return
     if path.exists() and not path.is_file():
         raise OutputExistsError(f"{out}: is a folder or device where a file is to be written; give another name")
-    if path.exists() and not overwrite and _receipt_of_file(path) is None:
+    if path.exists() and not overwrite and not _is_as_written(path, _read_receipt(_receipt_of_file(path))):
         raise OutputExistsError(f"{out}: exists and is not as textless wrote it; give another name or --overwrite")
 
 
 def real(out: str | Path) -> Path:
-    """Where an output is, links followed."""
+    """The path of an output, links followed."""
     path = Path(os.path.realpath(out))
     if not path.name:
         raise OutputExistsError(f"{out}: give the name of a file or folder")
@@ -127,219 +124,256 @@ def counted(rows: Iterable[UnitRow], progress: Progress) -> Iterator[UnitRow]:
         progress(n, n, "rows")
 
 
-# ------------------------------------------------------------------------------------------------- one command at a time
+# ------------------------------------------------------------------------------------------------------- made once, whole
 
 
-@contextlib.contextmanager
-def sole(out: Path) -> Iterator[Path]:
-    """An output for one command at a time; others wait. Gives a place beside it for what is not finished, which the block may make.
+class _Output:
+    """An output with a receipt, which holds the key of the command that made it.
 
-    What commands that were killed left beside their outputs in this folder is swept away. Errors of writing are one line.
+    The same command finds its output and does nothing. Another command's output, or one that was changed since, is refused, or with
+    `overwrite` replaced once the new one is whole.
     """
-    place, partial = (out.with_name(name.format(out.name)) for name in (LOCK, PARTIAL))
-    with _explained(out):
-        lock = _lock(place, wait=True)
+
+    def __init__(self, out: str, request: dict[str, Any], overwrite: bool) -> None:
+        self.out, self.path, self.request, self.overwrite = out, real(out), request, overwrite
+        self.key = digest(request)
+
+    def deliver(self) -> int:
+        """Make the output, unless it is there; returns the exit code."""
+        if receipt := self.done():
+            return self._already(receipt)
+        with sole(self.path) as partial:
+            receipt = self.done()  # by another process that held the lock
+            if not receipt:
+                self.check()
+                self.make(partial)
+        return self._already(receipt) if receipt else self.report()
+
+    def done(self) -> Receipt:
+        """The receipt of this request's output when nothing of it is missing or changed, else an empty one."""
+        receipt = self.receipt()
+        return receipt if receipt.get("key") == self.key and self.is_whole(receipt) else {}
+
+    def _already(self, receipt: Receipt) -> int:
+        if isinstance(text := receipt.get("told"), str):
+            print(text)
+        print(f"{self.out}: already done", file=sys.stderr)
+        return 1 if self.has_failures(receipt) else 0
+
+    def receipt_text(self, **about: Any) -> str:
+        return json.dumps({"key": self.key, "command": self.request["command"], **about}) + "\n"
+
+    def receipt(self) -> Receipt:
+        raise NotImplementedError
+
+    def is_whole(self, receipt: Receipt) -> bool:
+        raise NotImplementedError
+
+    def has_failures(self, receipt: Receipt) -> bool:
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raises OutputExistsError for what must not be replaced."""
+        raise NotImplementedError
+
+    def make(self, partial: Path) -> None:
+        """Write the output next to its place and rename it when it is whole. `partial` is a free name there."""
+        raise NotImplementedError
+
+    def report(self) -> int:
+        """Print what the command says when it is done; returns the exit code."""
+        raise NotImplementedError
+
+
+class _File(_Output):
+    """A file. Its receipt `.NAME.textless.json`, next to it, holds its sha256; failed rows are in `NAME.failures.jsonl`."""
+
+    text: str | None
+
+    def __init__(
+        self,
+        out: str,
+        request: dict[str, Any],
+        write: Callable[[Path], str | None],
+        overwrite: bool,
+        failures: Failures,
+    ) -> None:
+        super().__init__(out, request, overwrite)
+        self.write, self.failures = write, failures
+
+    def receipt(self) -> Receipt:
+        return _read_receipt(_receipt_of_file(self.path))
+
+    def is_whole(self, receipt: Receipt) -> bool:
+        return _is_as_written(self.path, receipt)
+
+    def has_failures(self, receipt: Receipt) -> bool:
+        return bool(receipt.get("failures"))
+
+    def check(self) -> None:
+        if self.path.exists() and not self.overwrite:
+            raise OutputExistsError(
+                f"{self.out}: holds the result of another command; give another name or --overwrite"
+            )
+
+    def make(self, partial: Path) -> None:
+        partial.mkdir()
+        file, receipt, lost = partial / self.path.name, partial / RECEIPT, partial / "failures.jsonl"
         try:
-            if lock is not None:
-                _sweep_folder(out.parent, place)
-            _discard(partial)
-            yield partial
-        finally:
-            _discard(partial)
-            if lock is not None:
-                with contextlib.suppress(OSError):
-                    place.unlink()
-                os.close(lock)
+            self.text = self.write(file)
+            check_some_good(self.failures.rows, self.failures.good)
+        except TextlessError as e:  # it names the file where the user knows it
+            raise type(e)(str(e).replace(str(file), self.out)) from None
+        failed = len(self.failures.rows)
+        write_text(receipt, self.receipt_text(sha256=sha256_file(file), failures=failed, told=self.text))
+        list_of_failures = self.path.with_name(f"{self.path.name}.failures.jsonl")
+        if failed:
+            write_failures(lost, self.failures.rows)
+            lost.replace(list_of_failures)
+        elif self.receipt().get("failures"):
+            list_of_failures.unlink(missing_ok=True)
+        receipt.replace(_receipt_of_file(self.path))
+        file.replace(self.path)
+
+    def report(self) -> int:
+        if self.text:
+            print(self.text)
+        return self.failures.finish()
 
 
-def _sweep_folder(folder: Path, mine: Path) -> None:
-    """Remove what killed commands left in a folder, and receipts of files that are gone."""
-    for place in folder.glob(LOCK.format("*")):
-        if place != mine:
-            _sweep(place)
-    for receipt in folder.glob(f".*{RECEIPT}"):
-        name = receipt.name[1:].removesuffix(RECEIPT)
-        if not (folder / name).exists() and not (folder / LOCK.format(name)).exists():
-            receipt.unlink(missing_ok=True)
+class _Folder(_Output):
+    """A folder, with its receipt and the list of failed rows in it. The same command goes on with what an earlier one left unfinished.
 
+    A folder that has no receipt was not made by textless and is refused in any case.
+    """
 
-def _sweep(place: Path) -> None:
-    """Remove what is left beside an output whose command is dead: nobody holds its lock."""
-    with contextlib.suppress(OSError):
-        if (lock := _lock(place, wait=False)) is not None:
-            _discard(place.with_name(PARTIAL.format(place.name.removeprefix(".").removesuffix(".textless.lock"))))
-            place.unlink()
-            os.close(lock)
+    def __init__(
+        self,
+        out: str,
+        request: dict[str, Any],
+        fill: Callable[[Job], None],
+        overwrite: bool,
+        progress: Progress,
+        contract: UnitContract | None,
+        failures: Failures,
+    ) -> None:
+        super().__init__(out, request, overwrite)
+        self.fill, self.progress, self.contract, self.failures = fill, progress, contract, failures
+        self.total = failures.good + len(failures.rows)
+        self.work = self.path.with_name(f"{self.path.name}.partial")
 
+    def receipt(self) -> Receipt:
+        return _read_receipt(self.path / RECEIPT)
 
-def _lock(place: Path, *, wait: bool) -> int | None:
-    """A file locked by this process, open. None: the file system knows no locks, or without `wait` somebody holds it."""
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    while True:
-        file = os.open(place, os.O_RDWR | (os.O_CREAT if wait else 0), 0o666)
+    def is_whole(self, receipt: Receipt) -> bool:
+        sizes = receipt.get("files", {})  # earlier versions listed none
+        return isinstance(sizes, dict) and all(
+            (p := self.path / name).is_file() and p.stat().st_size == size for name, size in sizes.items()
+        )
+
+    def has_failures(self, receipt: Receipt) -> bool:
+        return (self.path / "failures.jsonl").exists()
+
+    def check(self) -> None:
+        states = (
+            (self.path, self.out, "holds the result of another command"),
+            (self.work, f"{self.out}.partial", "was left by another command"),
+        )
+        for place, name, state in states:
+            key = _read_receipt(place / RECEIPT).get("key")
+            if place.exists() and key is None and (not place.is_dir() or any(place.iterdir())):
+                raise OutputExistsError(f"{name}: exists and was not made by textless; give another name")
+            if place.exists() and key not in (None, self.key) and not self.overwrite:
+                raise OutputExistsError(f"{name}: {state}; give another name or --overwrite")
+        if self.receipt().get("key") == self.key and not self.overwrite:
+            raise OutputExistsError(
+                f"{self.out}: is done, but files of it are missing or changed; give another name or --overwrite"
+            )
+
+    def make(self, partial: Path) -> None:
+        check_some_good(self.failures.rows, self.failures.good)
+        self._begin(partial)
+        job = Job(self.work, {}, self.progress)
         try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not wait:
-                    os.close(file)
-                    return None
-                print(
-                    f"waiting for another textless that writes {place.name[1:].removesuffix('.textless.lock')}",
-                    file=sys.stderr,
-                )
-                fcntl.flock(file, fcntl.LOCK_EX)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file), os.stat(place)):
-                    return file
-        except OSError as e:
-            os.close(file)
-            if e.errno in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
-                if wait:
-                    place.unlink(missing_ok=True)
-                return None
+            self.fill(job)
+            self.failures.rows += job.failures
+            (self.work / "failures.jsonl").unlink(missing_ok=True)
+            if self.failures.rows:
+                write_failures(self.work / "failures.jsonl", self.failures.rows)
+            if self.contract:
+                finish_dump(self.work, contract=self.contract)
+        except RowsFailedError:
+            discard(self.work)
             raise
-        except BaseException:
-            os.close(file)
+        except (TextlessError, OSError):
+            if not any(p.is_file() and not p.name.startswith(".") for p in self.work.rglob("*")):
+                discard(self.work)  # a bad request; there is nothing to go on with
             raise
-        os.close(file)  # whoever held it has removed it meanwhile
-        if not wait:
-            return None
+        shutil.rmtree(job.scratch)
+        remove_temporaries(self.work, keep=RECEIPT)
+        self._write_receipt(self.work)
+        if self.path.exists():
+            self.path.rename(partial)
+        self.work.rename(self.path)
+
+    def _begin(self, partial: Path) -> None:
+        """Keep what an earlier run of this command left, or start a folder that has a receipt from its first moment."""
+        if self.work.exists() and _read_receipt(self.work / RECEIPT).get("key") != self.key:
+            self.work.replace(partial) if self.work.is_dir() else self.work.unlink()
+            discard(partial)
+        if not self.work.exists():
+            partial.mkdir()
+            self._write_receipt(partial)
+            partial.rename(self.work)
+
+    def _write_receipt(self, folder: Path) -> None:
+        files = {
+            p.relative_to(folder).as_posix(): p.stat().st_size
+            for p in sorted(folder.rglob("*"))
+            if p.is_file() and p.name != RECEIPT
+        }
+        write_text(folder / RECEIPT, self.receipt_text(files=files))
+
+    def report(self) -> int:
+        if failed := len(self.failures.rows):
+            print(f"{failed} of {self.total} failed: {Path(self.out) / 'failures.jsonl'}", file=sys.stderr)
+        return 1 if failed else 0
 
 
-@contextlib.contextmanager
-def _explained(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as e:
-        reason = os.strerror(e.errno) if e.errno else (str(e).splitlines() or ["unknown"])[0]
-        reason += f": {e.filename}" if e.filename and e.errno not in CANNOT_WRITE else ""
-        raise OutputExistsError(
-            f"{out}: cannot be written ({reason}); run again when it can, or give another place"
-        ) from None
+def deliver_file(
+    out: str, request: dict[str, Any], write: Callable[[Path], str | None], overwrite: bool, failures: Failures
+) -> int:
+    """Write a file under another name and rename it when it is whole; `write` may return a text to print. Returns the exit code."""
+    return _File(out, request, write, overwrite, failures).deliver()
 
 
-def _discard(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)
-
-
-# ------------------------------------------------------------------------------------------------------------- folders
-
-
-def deliver(
+def deliver_folder(
     out: str,
     request: dict[str, Any],
-    make: Callable[[Job], None],
-    total: int,
+    fill: Callable[[Job], None],
     overwrite: bool,
     progress: Progress,
     *,
     contract: UnitContract | None = None,
-    failures: Failures | None = None,
+    failures: Failures,
 ) -> int:
-    """Make a folder under another name and rename it when it is whole.
+    """Fill a folder under another name and rename it when it is whole; returns the exit code.
 
-    The same command goes on with what an earlier one left, or finds the folder done; another command's folder is refused, or with
-    `overwrite` replaced once the new one is whole. A folder that no command of ours made is refused in any case.
+    Args:
+        contract: of the units, when the folder becomes a dump.
+        failures: rows that failed before, and how many are still to be done.
     """
-    key, folder = digest(request), real(out)
-    if _is_done(folder, key):
-        return _already(out, 1 if (folder / "failures.jsonl").exists() else 0)
-    earlier = failures.rows if failures else []
-    if not total:
-        check_some_good(earlier, 0)
-    _check_folders(out, folder, key, overwrite)
-    with sole(folder) as partial:
-        if _is_done(folder, key):  # by another that was at it
-            return _already(out, 1 if (folder / "failures.jsonl").exists() else 0)
-        _check_folders(out, folder, key, overwrite)
-        work = _work(folder)
-        if work.exists() and _key(work) != key:
-            work.replace(partial) if work.is_dir() else work.unlink()
-            _discard(partial)
-        if not work.exists():  # with its receipt from the start: what has none is not ours
-            partial.mkdir()
-            _write_receipt(partial, key, request)
-            partial.rename(work)
-        job = None
-        try:
-            job = Job(work, {}, progress)
-            make(job)
-            failed = earlier + job.failures
-            (work / "failures.jsonl").unlink(missing_ok=True)
-            if failed:
-                write_failures(work / "failures.jsonl", failed)
-            if contract:
-                finish_dump(work, contract=contract)
-        except RowsFailedError:
-            _discard(work)
-            raise
-        except (TextlessError, OSError):
-            if not any(p.is_file() and not p.name.startswith(".") for p in work.rglob("*")):
-                _discard(work)  # a bad request; there is nothing to go on with
-            raise
-        shutil.rmtree(job.scratch)
-        remove_temporaries(work, keep=RECEIPT)
-        _write_receipt(work, key, request)
-        if folder.exists():
-            folder.rename(partial)
-        work.rename(folder)
-    if failed:
-        print(f"{len(failed)} of {total + len(earlier)} failed: {Path(out) / 'failures.jsonl'}", file=sys.stderr)
-    return 1 if failed else 0
+    return _Folder(out, request, fill, overwrite, progress, contract, failures).deliver()
 
 
-def _work(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.partial")
+# ---------------------------------------------------------------------------------------------------------- receipts
 
 
-def _check_folders(out: str, folder: Path, key: str, overwrite: bool) -> None:
-    """Raises OutputExistsError for a folder of somebody else's, or without `overwrite` of another command's."""
-    states = (
-        (folder, out, "holds the result of another command"),
-        (_work(folder), f"{out}.partial", "was left by another command"),
-    )
-    for place, name, state in states:
-        if place.exists() and _key(place) is None and (not place.is_dir() or any(place.iterdir())):
-            raise OutputExistsError(f"{name}: exists and was not made by textless; give another name")
-        if place.exists() and _key(place) not in (None, key) and not overwrite:
-            raise OutputExistsError(f"{name}: {state}; give another name or --overwrite")
-    if _key(folder) == key and not overwrite:
-        raise OutputExistsError(
-            f"{out}: is done, but files of it are missing or changed; give another name or --overwrite"
-        )
+def _receipt_of_file(path: Path) -> Path:
+    return path.with_name(f".{path.name}{RECEIPT}")
 
 
-def _is_done(folder: Path, key: str) -> bool:
-    """Whether the command has made the folder, and all that it left is there."""
-    receipt = _read_receipt(folder / RECEIPT)
-    if receipt.get("key") != key:
-        return False
-    sizes = receipt.get("files", {})  # earlier versions listed none
-    return isinstance(sizes, dict) and all(
-        (p := folder / name).is_file() and p.stat().st_size == size for name, size in sizes.items()
-    )
-
-
-def _write_receipt(folder: Path, key: str, request: dict[str, Any]) -> None:
-    files = {
-        p.relative_to(folder).as_posix(): p.stat().st_size
-        for p in sorted(folder.rglob("*"))
-        if p.is_file() and p.name != RECEIPT
-    }
-    write_text(folder / RECEIPT, json.dumps({"key": key, "command": request["command"], "files": files}) + "\n")
-
-
-def _key(folder: Path) -> str | None:
-    return _read_receipt(folder / RECEIPT).get("key")
-
-
-def _read_receipt(place: Path) -> dict[str, Any]:
+def _read_receipt(place: Path) -> Receipt:
     try:
         receipt = json.loads(place.read_text(encoding="utf-8"))
         return receipt if isinstance(receipt, dict) and isinstance(receipt.get("key"), str) else {}
@@ -347,80 +381,13 @@ def _read_receipt(place: Path) -> dict[str, Any]:
         return {}
 
 
-def _already(out: str, code: int) -> int:
-    print(f"{out}: already done", file=sys.stderr)
-    return code
-
-
-# --------------------------------------------------------------------------------------------------------- single files
-
-
-def deliver_file(
-    out: str, request: dict[str, Any], make: Callable[[Path], str | None], overwrite: bool, failures: Failures
-) -> int:
-    """Make a file elsewhere and rename it when it is whole; `make` may return what to print when it is there.
-
-    `.NAME.textless.json` beside it says which command made it, and its sha256. The same command finds it done and prints the same;
-    another command's file, or one that was changed since, is refused, or with `overwrite` replaced.
-    """
-    key, path = digest(request), real(out)
-    code = _file_is_done(out, path, key)
-    if code is not None:
-        return code
-    with sole(path) as partial:
-        if (code := _file_is_done(out, path, key)) is not None:  # by another that was at it
-            return code
-        if path.exists() and not overwrite:
-            raise OutputExistsError(f"{out}: holds the result of another command; give another name or --overwrite")
-        partial.mkdir()
-        made, receipt, lost = partial / path.name, partial / RECEIPT, partial / "failures.jsonl"
-        try:
-            told = make(made)
-            check_some_good(failures.rows, failures.good)
-        except TextlessError as e:  # it names the file where the user knows it
-            raise type(e)(str(e).replace(str(made), out)) from None
-        about = {
-            "key": key,
-            "command": request["command"],
-            "sha256": sha256_file(made),
-            "failures": len(failures.rows),
-            "told": told,
-        }
-        write_text(receipt, json.dumps(about) + "\n")
-        list_of_failures = path.with_name(f"{path.name}.failures.jsonl")
-        if failures.rows:
-            write_failures(lost, failures.rows)
-            lost.replace(list_of_failures)
-        elif _read_receipt(_receipt_place(path)).get("failures"):
-            list_of_failures.unlink(missing_ok=True)
-        receipt.replace(_receipt_place(path))
-        made.replace(path)
-    if told:
-        print(told)
-    return failures.finish()
-
-
-def _file_is_done(out: str, path: Path, key: str) -> int | None:
-    receipt = _receipt_of_file(path) or {}
-    if receipt.get("key") != key:
-        return None
-    if isinstance(told := receipt.get("told"), str):
-        print(told)
-    return _already(out, 1 if receipt.get("failures") else 0)
-
-
-def _receipt_place(path: Path) -> Path:
-    return path.with_name(f".{path.name}{RECEIPT}")
-
-
-def _receipt_of_file(path: Path) -> dict[str, Any] | None:
-    """What is known of a file that is as a command left it."""
-    receipt = _read_receipt(_receipt_place(path))
-    return receipt if receipt and path.is_file() and receipt.get("sha256") == sha256_file(path) else None
+def _is_as_written(path: Path, receipt: Receipt) -> bool:
+    """Whether a file is as the command of its receipt wrote it."""
+    return bool(receipt) and path.is_file() and receipt.get("sha256") == sha256_file(path)
 
 
 def hash_or_missing(path: str) -> str:
-    """A file that is not there fails when its row comes; the others are done."""
+    """The hash of a file. A missing file fails when its row is read; the other rows are done."""
     try:
         return sha256_file(path)
     except AudioError:
@@ -428,7 +395,7 @@ def hash_or_missing(path: str) -> str:
 
 
 def hash_columns(rows: list[UnitRow]) -> str:
-    """Of what `hash_rows` leaves out."""
+    """A hash of the columns that `hash_rows` leaves out."""
     return digest([[r.source, r.offset, r.samples, repr(sorted(r.extra.items()))] for r in rows])
 
 

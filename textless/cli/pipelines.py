@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 
@@ -15,6 +18,10 @@ from textless.cli.numbers import Number
 from textless.cli.progress import Line
 from textless.errors import OutputExistsError, PipelineError, StoreError, TextlessError, did_you_mean, how_to_install
 from textless.text import duration
+
+if TYPE_CHECKING:
+    from textless.engine.pipeline import Pipeline
+    from textless.engine.store import Store
 
 EXAMPLES = Annotated[int, Between(0, 1000)]
 DAYS = Annotated[float, Between(0, 36_500)]
@@ -28,12 +35,38 @@ store_option = click.option(
 )
 
 
-def pipeline_options(f: Any) -> Any:
-    return click.argument("pipeline", metavar="FILE|NAME")(settings_option(store_option(f)))
+@dataclass
+class Opened:
+    """A pipeline and the store that it runs in. `name` is what the user called it."""
+
+    name: str
+    graph: Pipeline
+    store: Store
+
+    @classmethod
+    def of(cls, name: str, settings: tuple[str, ...], store: str | None) -> Opened:
+        from textless.engine.store import Store
+        from textless.engine.yaml import load_pipeline
+        from textless.steps import STEPS
+
+        file = find_pipeline(name)
+        graph = load_pipeline(file, STEPS, settings, find=find_pipeline)
+        graph.file = str(file)
+        return cls(name, graph, Store(store))
+
+
+def on_pipeline(f: Callable[..., Any]) -> Callable[..., Any]:
+    """A command on FILE|NAME, with -s and --store: `f` is given the pipeline opened."""
+
+    @functools.wraps(f)
+    def command(pipeline: str, settings: tuple[str, ...], store: str | None, **options: Any) -> Any:
+        return f(Opened.of(pipeline, settings, store), **options)
+
+    return click.argument("pipeline", metavar="FILE|NAME")(settings_option(store_option(command)))
 
 
 @click.command()
-@pipeline_options
+@on_pipeline
 @click.argument("targets", nargs=-1)
 @click.option("--dry-run", is_flag=True, help="Say what would run, and about how long, going by earlier runs.")
 @click.option(
@@ -47,10 +80,8 @@ def pipeline_options(f: Any) -> Any:
 )
 @click.option("--report", "page", metavar="FILE", help="Make a page of it too, as `textless report` does.")
 def run(
-    pipeline: str,
+    opened: Opened,
     targets: tuple[str, ...],
-    settings: tuple[str, ...],
-    store: str | None,
     dry_run: bool,
     on: str | None,
     tensorboard: bool,
@@ -66,19 +97,19 @@ def run(
 
     if tensorboard and not find_spec("tensorboard"):
         raise TextlessError(f"tensorboard is not installed; {how_to_install('train')}")
-    graph, place = _open(pipeline, settings, store)
+    graph, place = opened.graph, opened.store
     place.tensorboard, place.on = tensorboard, on
     if dry_run:
         return _dry_run(graph, place, targets)
     line = Line()
-    made = graph.run(place, targets, started=line.start, progress=line)
+    artefacts = graph.run(place, targets, started=line.start, progress=line)
     line.end()
     failed = graph.failed(place, targets)
     if rank() == 0:
-        for name, folder in made.items():
+        for name, folder in artefacts.items():
             click.echo(f"{name:12} {folder}")
         if figures:
-            click.echo("\n" + text(tables(graph, place, made)))
+            click.echo("\n" + text(tables(graph, place, artefacts)))
         if page:
             _report(graph, place, page)
         for name, (rows, file) in failed.items():
@@ -86,7 +117,7 @@ def run(
     return 1 if failed else 0
 
 
-def _dry_run(graph: Any, place: Any, targets: tuple[str, ...]) -> int:
+def _dry_run(graph: Pipeline, place: Store, targets: tuple[str, ...]) -> int:
     from textless.engine.estimate import estimate
 
     missing = graph.plan(place, targets)
@@ -105,23 +136,22 @@ def _dry_run(graph: Any, place: Any, targets: tuple[str, ...]) -> int:
 
 
 @click.command()
-@pipeline_options
+@on_pipeline
 @click.argument("step")
-def why(pipeline: str, step: str, settings: tuple[str, ...], store: str | None) -> None:
+def why(opened: Opened, step: str) -> None:
     """Say why a step would run: what differs from the last one made, down to the cause."""
     from textless.engine.explain import why as explain
 
-    graph, place = _open(pipeline, settings, store)
-    for name in graph.pick([step]):
-        for line in explain(graph, place, name):
+    for name in opened.graph.pick([step]):
+        for line in explain(opened.graph, opened.store, name):
             click.echo(line)
 
 
 @click.command()
-@pipeline_options
-def status(pipeline: str, settings: tuple[str, ...], store: str | None) -> None:
+@on_pipeline
+def status(opened: Opened) -> None:
     """Say what of a pipeline is done."""
-    graph, place = _open(pipeline, settings, store)
+    graph, place = opened.graph, opened.store
     width = max(map(len, graph.steps), default=0)
     for name, step in graph.steps.items():
         state = graph.state(place, name)
@@ -132,23 +162,23 @@ def status(pipeline: str, settings: tuple[str, ...], store: str | None) -> None:
 
 
 @click.command()
-@pipeline_options
+@on_pipeline
 @click.argument("step")
 @click.option(
     "--provenance",
     is_flag=True,
     help="How it came about: every step above it, with settings, time and place, and the sources.",
 )
-def show(pipeline: str, step: str, settings: tuple[str, ...], store: str | None, provenance: bool) -> None:
+def show(opened: Opened, step: str, provenance: bool) -> None:
     """Print what is known of a step's result: fields, figures, contract, files."""
     from textless.engine.explain import provenance as tell
 
-    graph, place = _open(pipeline, settings, store)
+    graph, place = opened.graph, opened.store
     for name in graph.pick([step]):
         manifest = place.manifest(graph.steps[name])
         if manifest is None:
             state = "is damaged" if graph.state(place, name) == "damaged" else "has not been made"
-            raise PipelineError(f"{name} {state}; `textless run {pipeline} {name}` makes it")
+            raise PipelineError(f"{name} {state}; `textless run {opened.name} {name}` makes it")
         click.echo(str(place.folder(graph.steps[name])))
         if provenance:
             click.echo("\n".join(tell(place, name, graph.steps[name])))
@@ -165,31 +195,29 @@ def show(pipeline: str, step: str, settings: tuple[str, ...], store: str | None,
 
 
 @click.command()
-@pipeline_options
+@on_pipeline
 @click.argument("targets", nargs=-1)
 @click.option("--csv", "as_csv", is_flag=True, help="Comma-separated, every digit, a line for each step and figure.")
-def table(pipeline: str, targets: tuple[str, ...], settings: tuple[str, ...], store: str | None, as_csv: bool) -> None:
+def table(opened: Opened, targets: tuple[str, ...], as_csv: bool) -> None:
     """Put the figures of a pipeline's steps side by side: a table for each type of step."""
     from textless.engine.table import csv, tables, text
 
-    graph, place = _open(pipeline, settings, store)
-    found = tables(graph, place, targets)
-    if not found:
-        raise PipelineError(f"no figures yet; `textless run {pipeline}` makes them")
-    click.echo(csv(found) if as_csv else text(found), nl=not as_csv)
+    metrics = tables(opened.graph, opened.store, targets)
+    if not metrics:
+        raise PipelineError(f"no figures yet; `textless run {opened.name}` makes them")
+    click.echo(csv(metrics) if as_csv else text(metrics), nl=not as_csv)
 
 
 @click.command()
-@pipeline_options
+@on_pipeline
 @click.option("-o", "--output", "out", required=True, metavar="FILE", help="The page: FILE.html.")
 @click.option("--examples", type=Number(EXAMPLES), default=8, show_default=True, help="How many recordings are shown.")
-def report(pipeline: str, out: str, examples: int, settings: tuple[str, ...], store: str | None) -> None:
+def report(opened: Opened, out: str, examples: int) -> None:
     """Make one page, to be opened in any browser, of what a pipeline made: sounds with their units, figures, curves, codebooks."""
-    graph, place = _open(pipeline, settings, store)
-    _report(graph, place, out, examples)
+    _report(opened.graph, opened.store, out, examples)
 
 
-def _report(graph: Any, place: Any, out: str, examples: int = 8) -> None:
+def _report(graph: Pipeline, place: Store, out: str, examples: int = 8) -> None:
     from textless.engine.step import Source
     from textless.engine.store import check_bytes
     from textless.report import make_report
@@ -216,7 +244,8 @@ def verify(pipeline: str | None, settings: tuple[str, ...], store: str | None) -
     from textless.engine.store import Store
 
     if pipeline:
-        graph, place = _open(pipeline, settings, store)
+        opened = Opened.of(pipeline, settings, store)
+        graph, place = opened.graph, opened.store
         steps = [s for s in graph.above(graph.steps) if not isinstance(s, Source)]
         folders = sorted({place.folder(s) for s in steps if place.folder(s).exists()})
         keys = {key for s in steps for key in (place.manifest(s) or {}).get("shards", ())}
@@ -228,10 +257,10 @@ def verify(pipeline: str | None, settings: tuple[str, ...], store: str | None) -
         )
     line, digests, bad = Line(), Digests(), [0, 0]
     for n, folder in enumerate([*folders, *shards], 1):
-        found = damage(folder, digests) if n <= len(folders) else shard_damage(folder, digests)
-        for text in found:
+        problems = damage(folder, digests) if n <= len(folders) else shard_damage(folder, digests)
+        for text in problems:
             click.echo(text)
-        bad[n > len(folders)] += bool(found)
+        bad[n > len(folders)] += bool(problems)
         line(n, len(folders) + len(shards), "artefacts and shards")
     line.end()
     said = f"{bad[0]} of {len(folders)} artefacts" + (f" and {bad[1]} of {len(shards)} shards" if shards else "")
@@ -266,14 +295,14 @@ def gc(store: str | None, days: float, yes: bool) -> None:
 
 @click.command()
 @click.argument("url")
-@pipeline_options
+@on_pipeline
 @click.argument("targets", nargs=-1)
-def push(url: str, pipeline: str, targets: tuple[str, ...], settings: tuple[str, ...], store: str | None) -> None:
+def push(opened: Opened, url: str, targets: tuple[str, ...]) -> None:
     """Copy what is done of a pipeline to a URL: s3://BUCKET/FOLDER, or any other that fsspec knows."""
     from textless.engine import remote
     from textless.engine.step import Source
 
-    graph, place = _open(pipeline, settings, store)
+    graph, place = opened.graph, opened.store
     names = [place.name(s) for s in graph.above(targets) if not isinstance(s, Source) and place.has(s)]
     line = Line()
     sent = remote.push(place.root, url, names, line)
@@ -285,16 +314,16 @@ def push(url: str, pipeline: str, targets: tuple[str, ...], settings: tuple[str,
 
 @click.command()
 @click.argument("url")
-@pipeline_options
+@on_pipeline
 @click.argument("targets", nargs=-1)
-def pull(url: str, pipeline: str, targets: tuple[str, ...], settings: tuple[str, ...], store: str | None) -> None:
+def pull(opened: Opened, url: str, targets: tuple[str, ...]) -> None:
     """Bring what a pipeline misses from a URL that it was pushed to; `run` then makes the rest."""
     from textless.engine import remote
 
-    graph, place = _open(pipeline, settings, store)
-    found = remote.existing(url, [place.name(step) for step in graph.plan(place, targets)])
+    graph, place = opened.graph, opened.store
+    remotely = remote.existing(url, [place.name(step) for step in graph.plan(place, targets)])
     line = Line()
-    brought = remote.pull(url, place.root, graph.wanted(place, targets, found), line)
+    brought = remote.pull(url, place.root, graph.wanted(place, targets, remotely), line)
     line.end()
     for name in brought:
         click.echo(name)
@@ -303,17 +332,6 @@ def pull(url: str, pipeline: str, targets: tuple[str, ...], settings: tuple[str,
 
 
 COMMANDS = (run, why, status, show, table, report, verify, gc, push, pull)
-
-
-def _open(pipeline: str, settings: tuple[str, ...], store: str | None) -> Any:
-    from textless.engine.store import Store
-    from textless.engine.yaml import load_pipeline
-    from textless.steps import STEPS
-
-    file = find_pipeline(pipeline)
-    graph = load_pipeline(file, STEPS, settings, find=find_pipeline)
-    graph.file = str(file)
-    return graph, Store(store)
 
 
 def find_pipeline(name: str) -> Path:

@@ -1,11 +1,11 @@
-"""What a terminal is shown: progress, and text without control characters."""
+"""Output to a terminal: progress, and text without control characters."""
 
 from __future__ import annotations
 
 import re
 import sys
 import time
-from typing import IO, Any
+from typing import Any, TextIO
 
 # C0 but tab and newline, delete, C1, marks of direction, separators of lines, and halves of characters.
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -13,7 +13,7 @@ REWRITE = re.compile("\r(\x1b\\[K)?")  # how a line of progress begins
 
 
 def clean(text: str) -> str:
-    """Names of files, ids and replies of servers come from others: what would change a terminal is spelled out, `\\x1b`."""
+    """The text with control characters escaped, as `\\x1b`: file names, ids and replies of servers are untrusted."""
     return CONTROL.sub(lambda m: m[0].encode("unicode_escape").decode(), text)
 
 
@@ -22,9 +22,9 @@ def one_line(text: str) -> str:
 
 
 class Clean:
-    """A text stream through which no control characters pass, but for those that begin a line of progress."""
+    """A text stream that escapes control characters, except those that begin a line of progress."""
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
     def write(self, text: str) -> int:
