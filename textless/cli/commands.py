@@ -392,8 +392,8 @@ def _unit_quality(request: Request, key: dict[str, Any], phones: dict[str, Any],
 
 
 def _audio_quality(request: Request, key: dict[str, Any], options: dict[str, Any], seed: int) -> int:
-    from textless.metrics.tokenizer import measure_tokenizer
     from textless.metrics.table import table
+    from textless.metrics.tokenizer import measure_tokenizer
 
     failures, corpus, model = Failures(), Corpus.load(request.inputs), _tokenizer_or_encoder(request.models)
     key |= {
