@@ -28,13 +28,11 @@ PARTS = ("encoder", "layer", "codebook", "lm", "vocoder", "device", "precision",
 
 
 def main() -> None:
-    """Entry point: exit codes 0 done, 1 some rows failed, 2 nothing done, 130 interrupted, 143 terminated (SIGTERM), 129 hung up."""
+    """Entry point: exit codes 0 done, 1 some rows failed, 2 nothing done, 130 interrupted, 143 SIGTERM, 129 SIGHUP."""
     warnings.showwarning = lambda message, *_: print(f"warning: {one_line(str(message))}", file=sys.stderr)
     streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (
-        Clean(sys.stdout),
-        Clean(sys.stderr),
-    )  # whatever prints: names and texts of others reach the terminal there
+    # Also for what libraries print: file names and ids are untrusted.
+    sys.stdout, sys.stderr = Clean(sys.stdout), Clean(sys.stderr)
     try:
         code = _run()
     finally:
@@ -48,7 +46,7 @@ def _run() -> int:
             code = cli(prog_name="textless", standalone_mode=False)
             sys.stdout.flush()
     except Terminated as e:
-        with contextlib.suppress(OSError):  # of a terminal that has gone
+        with contextlib.suppress(OSError):  # the terminal may be closed
             print("terminated; the same command goes on from here", file=sys.stderr, flush=True)
         code = e.code
     except click.ClickException as e:
@@ -57,21 +55,21 @@ def _run() -> int:
     except TextlessError as e:
         code = _refuse(str(e))
     except (KeyboardInterrupt, click.Abort) as e:
-        if isinstance(e.__cause__, EOFError):  # click takes the end of a file for a user who has gone
+        if isinstance(e.__cause__, EOFError):  # click turns any EOFError into Abort
             return _refuse(
-                f"a file ends before it should ({e.__cause__}); look at what was given, and at the store with `textless verify`"
+                f"a file is cut short ({e.__cause__}); check the inputs, and the store with `textless verify`"
             )
         print("interrupted; the same command goes on from here", file=sys.stderr)
         code = 130
     except BrokenPipeError:
-        # The reader has gone; Python would complain once more when it flushes at exit.
+        # The reader has closed the pipe; without this Python complains again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    except OSError as e:  # of a disk, of a file that went meanwhile
+    except OSError as e:  # a full disk, a file that was removed meanwhile
         code = _refuse(f"{e.filename or 'the output'}: {e.strerror or e}")
         try:
             sys.stdout.flush()
-        except OSError:  # or Python would complain of it once more
+        except OSError:  # or Python complains again at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (MemoryError, RuntimeError) as e:
         if not is_out_of_memory(e):
@@ -92,7 +90,7 @@ def cli() -> None:
 
 
 def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Several decorators as one, first on top."""
+    """Several decorators as one; the first is the outermost."""
 
     def apply(f: Any) -> Any:
         for decorator in reversed(decorators):
@@ -124,26 +122,24 @@ models = options(
         type=click.Choice(["fp32", "bf16", "auto"]),
         default="fp32",
         show_default=True,
-        help="Encoder's, vocoder's.",
+        help="Of encoder and vocoder.",
     ),
     click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …"),
 )
 output = click.option("-o", "--output", "out", required=True, metavar="OUT")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that is already there.")
 inputs = click.argument("inputs", nargs=-1, required=True, metavar="IN...")
-contract = click.option(
-    "--contract", metavar="FILE", help="JSON that declares what the units' contract leaves unknown."
-)
+contract = click.option("--contract", metavar="FILE", help="JSON with what the units' contract leaves unknown.")
 speech_options = options(
     click.option(
-        "--speaker", metavar="NAME", help="A voice by name or index.  [default: the row's own, else the first]"
+        "--speaker", metavar="NAME", help="Speaker, by name or index.  [default: the row's own, else the first]"
     ),
     click.option("--durations", type=click.Choice(["given", "predict"]), default="given", show_default=True),
 )
 
 
 def request_of(given: dict[str, Any], *, quiet: bool = False) -> Request:
-    """The part of a command's options that every command on models has; it is taken out of them."""
+    """Remove from a command's options those that all commands on models have, and return them as a request."""
     from textless.cli.commands import Request
     from textless.model import Model
 
@@ -165,15 +161,15 @@ def request_of(given: dict[str, Any], *, quiet: bool = False) -> Request:
     "-v",
     "--verbose",
     is_flag=True,
-    help="Say of each file how long it is, and how far from what the encoder was trained on.",
+    help="Print the length of each file, and its distance from the encoder's training data.",
 )
 @models
 @overwrite
 def encode(verbose: bool, **given: Any) -> int:
     """Turn audio into units.
 
-    IN is audio files, folders, globs or manifests, or - for a file on standard input. OUT is a folder (parquet), FILE.jsonl, or - for a
-    stream that `continue` and `resynth` read.
+    IN is audio files, folders, globs or manifests, or - for a file on standard input. OUT is a folder (parquet),
+    FILE.jsonl, or - for a stream that `continue` and `resynth` read.
     """
     from textless.cli import commands
 
@@ -183,8 +179,10 @@ def encode(verbose: bool, **given: Any) -> int:
 @cli.command("continue")
 @inputs
 @output
-@click.option("--seconds", type=Number(PromptLength), help="How much to add.  [default: 3]")
-@click.option("--max-new-units", type=Number(NewUnits), help="Instead: as many units, or fewer where the model ends.")
+@click.option("--seconds", type=Number(PromptLength), help="Length to add.  [default: 3]")
+@click.option(
+    "--max-new-units", type=Number(NewUnits), help="Instead of a length: so many units, or fewer if the model ends."
+)
 @click.option(
     "--prompt-seconds",
     type=Number(PromptLength),
@@ -196,25 +194,27 @@ def encode(verbose: bool, **given: Any) -> int:
     default=0.8,
     show_default=True,
     type=Number(Temperature),
-    help="0 takes the likeliest unit each time.",
+    help="0 always takes the likeliest unit.",
 )
-@click.option("--top-k", type=Number(Count), help="Draw from the likeliest K only.")
-@click.option("--top-p", type=Number(Share), help="Draw from the likeliest that together have this probability.")
+@click.option("--top-k", type=Number(Count), help="Sample from the K likeliest units only.")
 @click.option(
-    "--min-p", type=Number(Probability), help="Draw from those with this share of the likeliest's probability."
+    "--top-p", type=Number(Share), help="Sample from the likeliest units that have this probability in total."
+)
+@click.option(
+    "--min-p",
+    type=Number(Probability),
+    help="Sample from units with at least this share of the likeliest one's probability.",
 )
 @click.option("--repetition-penalty", default=1.0, show_default=True, type=Number(Penalty))
-@click.option(
-    "--no-repeat-ngram", type=Number(Count), metavar="N", help="Never N units in a row that stood there before."
-)
+@click.option("--no-repeat-ngram", type=Number(Count), metavar="N", help="Never repeat N units in a row.")
 @click.option("--seed", type=Number(Seed), default=0, show_default=True)
 @click.option("--only-new", is_flag=True, help="Leave the prompt out.")
-@click.option(
-    "--stream", is_flag=True, help="Write units as they are sampled, row by row, so that `resynth --stream` can follow."
-)
+@click.option("--stream", is_flag=True, help="Write units as they are sampled, for `resynth --stream`.")
 @models
 @click.option(
-    "--lm", metavar="PATH", help="Another language model: a folder, or fairseq's .pt with its dict.txt beside it."
+    "--lm",
+    metavar="PATH",
+    help="Another language model: a folder, or fairseq's .pt with its dict.txt in the same folder.",
 )
 @click.option(
     "--lm-precision", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True, help="int8 is faster."
@@ -222,9 +222,10 @@ def encode(verbose: bool, **given: Any) -> int:
 @contract
 @overwrite
 def continue_(**given: Any) -> int:
-    """Continue units by the language model.
+    """Continue units with the language model.
 
-    IN is unit dumps, FILE.jsonl, - for a stream, or audio, which is encoded first. OUT is a folder (parquet), FILE.jsonl, or -.
+    IN is unit dumps, FILE.jsonl, - for a stream, or audio, which is encoded first. OUT is a folder (parquet),
+    FILE.jsonl, or -.
     """
     from textless.cli import commands
 
@@ -239,20 +240,22 @@ def continue_(**given: Any) -> int:
 @click.option(
     "-o", "--output", "out", metavar="FILE", help="Write the score of each row: FILE.jsonl, or - for standard output."
 )
-@click.option("--pairs", metavar="FILE", help="Ids that are good and bad: a tsv, csv or jsonl with these two columns.")
-@click.option("--controls", is_flag=True, help="Compare each row with itself reversed, shuffled and spliced.")
-@click.option("--seed", type=Number(Seed), default=0, show_default=True, help="Of the controls and the intervals.")
+@click.option("--pairs", metavar="FILE", help="Pairs of ids: a tsv, csv or jsonl with the columns good and bad.")
+@click.option("--controls", is_flag=True, help="Compare each row with its reversed, shuffled and spliced form.")
+@click.option("--seed", type=Number(Seed), default=0, show_default=True, help="Of controls and confidence intervals.")
 @models
 @click.option(
-    "--lm", metavar="PATH", help="Another language model: a folder, or fairseq's .pt with its dict.txt beside it."
+    "--lm",
+    metavar="PATH",
+    help="Another language model: a folder, or fairseq's .pt with its dict.txt in the same folder.",
 )
 @contract
 @overwrite
 def score(**given: Any) -> int:
-    """Say how likely units are to the language model.
+    """Compute the likelihood of units under the language model.
 
-    IN is unit dumps, FILE.jsonl, - for a stream, or audio, which is encoded first. Figures over all rows go to standard output (to
-    standard error with -o -).
+    IN is unit dumps, FILE.jsonl, - for a stream, or audio, which is encoded first. Metrics over all rows are printed to
+    standard output (to standard error with -o -).
     """
     from textless.cli import commands
 
@@ -264,20 +267,20 @@ def score(**given: Any) -> int:
 @inputs
 @output
 @speech_options
-@click.option("--stream", is_flag=True, help="Speak while units come: with -o -.")
+@click.option("--stream", is_flag=True, help="Write audio while units arrive; with -o -.")
 @models
 @click.option(
     "--vocoder",
     metavar="PATH",
-    help="Another vocoder: a folder, or a unit HiFi-GAN's .pt with its config.json beside it.",
+    help="Another vocoder: a folder, or a unit HiFi-GAN's .pt with its config.json in the same folder.",
 )
 @contract
 @overwrite
 def resynth(**given: Any) -> int:
-    """Speak units.
+    """Synthesise speech from units.
 
-    IN is unit dumps, FILE.jsonl, - for a stream, or audio, which is encoded first. OUT is a folder of wavs, or for one row FILE.wav
-    (flac, ogg, opus), or - for a wav on standard output, one row after the other.
+    IN is unit dumps, FILE.jsonl, - for a stream, or audio, which is encoded first. OUT is a folder of wavs, or for one
+    row FILE.wav (flac, ogg, opus), or - for a wav on standard output, one row after the other.
     """
     from textless.cli import commands
 
@@ -296,26 +299,32 @@ def resynth(**given: Any) -> int:
 @click.option(
     "--perturb",
     is_flag=True,
-    help="Of audio: edits between its units and those of the same faster, higher, noisy … (slow).",
+    help="Of audio: edit distance between its units and those of changed speed, pitch, noise … (slow).",
 )
-@click.option("--reference", metavar="AUDIO", help="IN is speech that was made: compare it with the originals, by id.")
+@click.option("--reference", metavar="AUDIO", help="IN is synthesised speech: compare it with these originals, by id.")
 @click.option(
-    "--text", metavar="TSV", help="With --reference, what they say (id, tab, words): word error rates, of English."
+    "--text", metavar="TSV", help="With --reference, the transcripts (id, tab, words): word error rates, in English."
 )
-@click.option("--json", "out", metavar="FILE", help="Write the figures: FILE.json, or - for standard output.")
+@click.option("--json", "out", metavar="FILE", help="Write the metrics: FILE.json, or - for standard output.")
 @click.option(
-    "--seed", type=Number(Seed), default=0, show_default=True, help="Of draws, intervals, shuffled labels and noise."
+    "--seed",
+    type=Number(Seed),
+    default=0,
+    show_default=True,
+    help="Of sampling, confidence intervals, shuffled labels and noise.",
 )
 @models
 @contract
 @overwrite
 def quality(**given: Any) -> int:
-    """Say what units are worth: their cost, and how well they tell phones apart. Or what speech is worth, beside its reference.
+    """Measure units: bit rates, and how well they separate phones. Or measure synthesised speech against its reference.
 
-    IN is unit dumps, FILE.jsonl, - for a stream; or audio, which is encoded first, and then frames are measured too. With --encoder and
-    no --codebook only frames are. Each figure that compares with phones stands beside its chance level (to standard error with --json -).
+    IN is unit dumps, FILE.jsonl, - for a stream; or audio, which is encoded first, and then its frames are measured
+    too. With --encoder and no --codebook only frames are measured. Metrics that compare with phones are printed with
+    their chance level (to standard error with --json -).
 
-    With --reference: spectral distances, pitch, STOI, units after encoding again, and words, with 95 % intervals over files.
+    With --reference: spectral distances, pitch, STOI, units of the speech encoded again, and words, with 95 % intervals
+    over files.
     """
     from textless.cli import commands
 
@@ -325,14 +334,13 @@ def quality(**given: Any) -> int:
 
 @cli.command()
 @click.argument("name", required=False)
-@click.option(
-    "-o", "--output", "out", metavar="DIR", help="Folder that a data set goes into.  [default: the working folder]"
-)
+@click.option("-o", "--output", "out", metavar="DIR", help="Folder for a data set.  [default: the working folder]")
 def fetch(name: str | None, out: str | None) -> None:
     """Fetch public speech, or a published encoder with its codebook. Killed at any moment, the same command goes on.
 
-    NAME is mini_librispeech or kathleen_en, which come as DIR/NAME with the manifest DIR/NAME.tsv, the words DIR/NAME.txt and their part
-    of DIR/splits.tsv; or an encoder of docs/encoders.md, which goes into the cache. Without NAME: says which there are.
+    NAME is mini_librispeech or kathleen_en, written to DIR/NAME with the manifest DIR/NAME.tsv, the transcripts
+    DIR/NAME.txt and their part of DIR/splits.tsv; or an encoder of docs/encoders.md, which goes into the cache. Without
+    NAME: lists the names.
     """
     from textless.audio.datasets import DATASETS, fetch_dataset
     from textless.errors import did_you_mean
@@ -359,7 +367,10 @@ def fetch(name: str | None, out: str | None) -> None:
 
 @cli.command()
 def doctor() -> int:
-    """Say what is installed and what is wrong with it: the first thing to look at, and to send with a question."""
+    """Check the installation: versions, what is usable, and problems with their remedies.
+
+    Send its output with a question.
+    """
     from textless.cli.doctor import run
 
     text, code = run()

@@ -1,4 +1,4 @@
-"""The commands on models: `encode` audio, `continue` and `score` units, `resynth` them to audio, and measure the `quality` of either."""
+"""The commands on models: `encode`, `continue`, `resynth`, `score` and `quality`."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _encode(request: Request, corpus: Corpus, tokenizer: Tokenizer, watch: _Dist
 
 
 class _Distances:
-    """The distance of each file's frames from the codebook: printed when verbose, with a warning about files that are too far."""
+    """The distance of each file's frames from the codebook: printed when verbose; files that are too far are counted."""
 
     def __init__(self, tokenizer: Tokenizer, verbose: bool) -> None:
         from textless.units.encoders.signal import SIGNAL
@@ -248,7 +248,7 @@ def resynth(request: Request, *, stream: bool, **options: Any) -> int:
 
 
 def _precision(models: Model) -> dict[str, str]:
-    """What the vocoder's precision adds to a key: fp32 adds nothing, so that keys from before there was another are equal."""
+    """The vocoder's precision for a key. fp32 is left out, as in keys of versions that had no other."""
     from textless.units.encoders.load import resolve_precision
 
     precision = resolve_precision(models.precision, models.device)
@@ -305,7 +305,7 @@ def score(request: Request, *, pairs: str | None, controls: bool, seed: int) -> 
 def _deliver_figures(
     request: Request, key: dict[str, Any], write: Callable[[IO[str] | None], str], failures: Failures
 ) -> int:
-    """Write what a command measured to its output, and print its metrics to standard output, or to standard error if that is taken."""
+    """Write measurements to the output, if there is one, and print the metrics: to standard error if -o is -."""
 
     def to_file(path: Path) -> str:
         with open(path, "w", encoding="utf-8") as f:

@@ -1,4 +1,4 @@
-"""What commands are given: audio, dumps, streams, standard input."""
+"""Inputs of commands: audio, dumps, streams, standard input."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from textless.units.dump import Dump, UnitRow, read_file, read_stream
 
 
 class StandardInput:
-    """The inputs, with `-` replaced by a temporary file of what stands on standard input."""
+    """The inputs, with `-` replaced by a temporary file that holds standard input."""
 
     def __init__(self, inputs: list[str]) -> None:
         self.inputs = inputs
@@ -61,32 +61,32 @@ def tokenize_files(
 def unit_rows(
     inputs: list[str], models: Model, contract: str | None, *, parts: bool = False
 ) -> Iterator[tuple[Any, Any]]:
-    """(what it came from, UnitRow or AudioError) of every input: a stream, a dump, or audio, which is encoded on the way.
+    """(source, UnitRow or AudioError) of every input: a stream, a dump, or audio, which is encoded.
 
     `parts`: rows that standard input holds in parts are not joined.
     """
     declared = _declared(contract)
     tokenizer = None
     audio = [name for name in inputs if not holds_units(name)]
-    each = load_sources(audio) if audio else []  # together, so that their ids differ
-    Corpus(row for rows in each for row in rows)
-    waiting = iter(each)
+    sources = load_sources(audio) if audio else []  # together, so that their ids differ
+    Corpus(row for source in sources for row in source)
+    waiting = iter(sources)
     for name in inputs:
         if name == "-":
-            found: Iterable[tuple[Any, Any]] = ((r, r) for r in read_stream(sys.stdin, parts=parts))
+            rows: Iterable[tuple[Any, Any]] = ((r, r) for r in read_stream(sys.stdin, parts=parts))
         elif (Path(name) / "dump.json").exists():
-            found = ((r, r) for r in Dump(Path(name)))
+            rows = ((r, r) for r in Dump(Path(name)))
         elif holds_units(name):
-            found = ((r, r) for r in read_file(Path(name)))
+            rows = ((r, r) for r in read_file(Path(name)))
         else:
             tokenizer = tokenizer or models.tokenizer
-            found = tokenize_files(next(waiting), tokenizer, lambda done, total, what: None)
-        for source, row in found:
+            rows = tokenize_files(next(waiting), tokenizer, lambda done, total, what: None)
+        for source, row in rows:
             yield source, _declare(row, declared) if declared and isinstance(row, UnitRow) else row
 
 
 def holds_units(name: str) -> bool:
-    """A stream or a dump, and not audio."""
+    """Whether an input is a stream or a dump, not audio."""
     return (
         name == "-"
         or (Path(name) / "dump.json").exists()
@@ -113,7 +113,7 @@ def _declared(path: str | None) -> dict[str, Any]:
 
 
 def _declare(row: UnitRow, declared: dict[str, Any]) -> UnitRow:
-    """Fill in what the row's contract does not know."""
+    """Fill in the fields that the row's contract leaves unknown."""
     known = {k: v for k, v in row.units.contract.to_dict().items() if v is not None}
     contract = UnitContract.from_dict({**declared, **known})
     return replace(row, units=Units(row.units.units, row.units.durations, contract))

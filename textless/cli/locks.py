@@ -1,4 +1,4 @@
-"""One command at a time for each output, by a file lock beside it, and a place for what is not finished."""
+"""A file lock for each output, which lets one command at a time write it, and a path for unfinished work."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ LOCK, PARTIAL = ".{}.textless.lock", ".{}.textless.partial"
 
 @contextlib.contextmanager
 def sole(out: Path) -> Iterator[Path]:
-    """Hold an output for one command; others wait. Yields a path next to it for unfinished work, which the block may create.
+    """Hold an output for one command; others wait. Yields a path next to it for unfinished work, which the block may
+    create.
 
-    What killed commands left next to their outputs in the same folder is removed. An OSError becomes an OutputExistsError of one line.
+    What killed commands left next to their outputs in the same folder is removed. An OSError becomes an
+    OutputExistsError of one line.
     """
     place, partial = (out.with_name(name.format(out.name)) for name in (LOCK, PARTIAL))
     with _explained(out):
@@ -66,7 +68,10 @@ def _sweep(place: Path) -> None:
 
 
 def _lock(place: Path, *, wait: bool) -> int | None:
-    """An open file that this process has locked. None: the file system has no locks, or (without `wait`) another process holds it."""
+    """An open file that this process has locked.
+
+    None: the file system has no locks, or (without `wait`) another process holds it.
+    """
     try:
         import fcntl
     except ImportError:

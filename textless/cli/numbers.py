@@ -11,7 +11,10 @@ from textless.errors import TextlessError
 
 
 class Number(click.ParamType):
-    """A number that a hint of `textless.checks` allows. NaN, infinity and values out of range are refused in one line."""
+    """A number that a hint of `textless.checks` allows.
+
+    NaN, infinity and values out of range are refused in one line.
+    """
 
     def __init__(self, hint: Any) -> None:
         self.hint, self.base = hint, base_of(hint)

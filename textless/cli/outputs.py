@@ -1,4 +1,6 @@
-"""What commands write: streams, files and folders that appear whole, receipts that say which command made them, and failed rows."""
+"""What commands write: streams, files and folders that appear whole, receipts that say which command made them, and
+failed rows.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,12 @@ Receipt = dict[str, Any]  # the JSON object; empty: there is none
 
 # Suffixes of files, which no folder of an output may have.
 _FILES = (
-    "wav wave w64 rf64 flac ogg oga opus mp2 mp3 m4a m4b aac aif aiff aifc au snd caf wma amr ape wv sph gsm voc raw pcm webm mka "
-    "mkv mp4 mov avi 3gp jsonl ndjson json tsv csv txt parquet arrow feather npy npz pt pth bin pkl pickle ckpt safetensors h5 hdf5 "
-    "ark scp yaml yml toml xml html htm md pdf zip gz bz2 xz zst tar tgz 7z rar "
-    "km unit units ltr wrd phn phones lab mlf ctm stm rttm textgrid eaf trs cha srt vtt align ali item lst dict vocab "
-    "bpe joblib onnx gguf tflite mat dat db sqlite duckdb orc avro lance tfrecord log xls xlsx doc docx "
-    "png jpg jpeg gif svg ps tex bib ipynb py sh ini cfg conf"
+    "wav wave w64 rf64 flac ogg oga opus mp2 mp3 m4a m4b aac aif aiff aifc au snd caf wma amr ape wv sph gsm voc raw "
+    "pcm webm mka mkv mp4 mov avi 3gp jsonl ndjson json tsv csv txt parquet arrow feather npy npz pt pth bin pkl "
+    "pickle ckpt safetensors h5 hdf5 ark scp yaml yml toml xml html htm md pdf zip gz bz2 xz zst tar tgz 7z rar km "
+    "unit units ltr wrd phn phones lab mlf ctm stm rttm textgrid eaf trs cha srt vtt align ali item lst dict vocab "
+    "bpe joblib onnx gguf tflite mat dat db sqlite duckdb orc avro lance tfrecord log xls xlsx doc docx png jpg jpeg "
+    "gif svg ps tex bib ipynb py sh ini cfg conf"
 )
 OTHER_FILES = frozenset(f".{name}" for name in _FILES.split())
 
@@ -76,7 +78,8 @@ def check_output(out: str, suffixes: Iterable[str], overwrite: bool, *, folder: 
 
     Args:
         suffixes: of the files that the command writes.
-        folder: it also writes folders of this. None: it writes files only, of any name that has no other format's suffix.
+        folder: it also writes folders of this. None: it writes files only, of any name that has no other format's
+            suffix.
     """
     if out == "-":
         return
@@ -124,14 +127,14 @@ def counted(rows: Iterable[UnitRow], progress: Progress) -> Iterator[UnitRow]:
         progress(n, n, "rows")
 
 
-# ------------------------------------------------------------------------------------------------------- made once, whole
+# ---------------------------------------------------------------------------------------------- whole files and folders
 
 
 class _Output:
     """An output with a receipt, which holds the key of the command that made it.
 
-    The same command finds its output and does nothing. Another command's output, or one that was changed since, is refused, or with
-    `overwrite` replaced once the new one is whole.
+    The same command finds its output and does nothing. Another command's output, or one that was changed since, is
+    refused, or with `overwrite` replaced once the new one is whole.
     """
 
     def __init__(self, out: str, request: dict[str, Any], overwrite: bool) -> None:
@@ -186,7 +189,9 @@ class _Output:
 
 
 class _File(_Output):
-    """A file. Its receipt `.NAME.textless.json`, next to it, holds its sha256; failed rows are in `NAME.failures.jsonl`."""
+    """A file. Its receipt `.NAME.textless.json`, next to it, holds its sha256; failed rows are in
+    `NAME.failures.jsonl`.
+    """
 
     text: str | None
 
@@ -242,7 +247,8 @@ class _File(_Output):
 
 
 class _Folder(_Output):
-    """A folder, with its receipt and the list of failed rows in it. The same command goes on with what an earlier one left unfinished.
+    """A folder, with its receipt and the list of failed rows in it. The same command goes on with what an earlier one
+    left unfinished.
 
     A folder that has no receipt was not made by textless and is refused in any case.
     """
@@ -343,7 +349,10 @@ class _Folder(_Output):
 def deliver_file(
     out: str, request: dict[str, Any], write: Callable[[Path], str | None], overwrite: bool, failures: Failures
 ) -> int:
-    """Write a file under another name and rename it when it is whole; `write` may return a text to print. Returns the exit code."""
+    """Write a file under another name and rename it when it is whole; `write` may return a text to print.
+
+    Returns the exit code.
+    """
     return _File(out, request, write, overwrite, failures).deliver()
 
 

@@ -1,4 +1,7 @@
-"""The commands around pipelines and the store. Nothing is computed here; nothing heavy is imported before a command runs."""
+"""The commands on pipelines and the store.
+
+Nothing is computed here; nothing heavy is imported before a command runs.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +34,13 @@ settings_option = click.option(
 store_option = click.option(
     "--store",
     type=click.Path(file_okay=False),
-    help="Where artefacts are kept.  [default: $TEXTLESS_STORE, ~/.cache/textless]",
+    help="Folder of the results.  [default: $TEXTLESS_STORE, ~/.cache/textless]",
 )
 
 
 @dataclass
 class Opened:
-    """A pipeline and the store that it runs in. `name` is what the user called it."""
+    """A pipeline and the store that it runs in. `name` is the name or file that the user gave."""
 
     name: str
     graph: Pipeline
@@ -56,7 +59,7 @@ class Opened:
 
 
 def on_pipeline(f: Callable[..., Any]) -> Callable[..., Any]:
-    """A command on FILE|NAME, with -s and --store: `f` is given the pipeline opened."""
+    """A command on FILE|NAME, with the options -s and --store, that passes the opened pipeline to `f`."""
 
     @functools.wraps(f)
     def command(pipeline: str, settings: tuple[str, ...], store: str | None, **options: Any) -> Any:
@@ -68,17 +71,15 @@ def on_pipeline(f: Callable[..., Any]) -> Callable[..., Any]:
 @click.command()
 @on_pipeline
 @click.argument("targets", nargs=-1)
-@click.option("--dry-run", is_flag=True, help="Say what would run, and about how long, going by earlier runs.")
+@click.option("--dry-run", is_flag=True, help="Print what would run, and an estimate of the time from earlier runs.")
 @click.option(
     "--on",
     metavar="WORKERS",
-    help="Where shards are done: loky:N, N processes here; dask:ADDRESS, those of a scheduler.",
+    help="Where shards are computed: loky:N, N local processes; dask:ADDRESS, the workers of a scheduler.",
 )
-@click.option("--tensorboard", is_flag=True, help="Write the curves of trainings to STORE/tensorboard.")
-@click.option(
-    "--table", "figures", is_flag=True, help="Print the figures of what was asked for, as `textless table` does."
-)
-@click.option("--report", "page", metavar="FILE", help="Make a page of it too, as `textless report` does.")
+@click.option("--tensorboard", is_flag=True, help="Write training curves to STORE/tensorboard.")
+@click.option("--table", "figures", is_flag=True, help="Print the metrics of the steps, as `textless table` does.")
+@click.option("--report", "page", metavar="FILE", help="Write a report too, as `textless report` does.")
 def run(
     opened: Opened,
     targets: tuple[str, ...],
@@ -88,9 +89,10 @@ def run(
     figures: bool,
     page: str | None,
 ) -> int:
-    """Make what is missing of a pipeline, or of the TARGET steps. Killed at any moment, the same command goes on.
+    """Compute what is missing of a pipeline, or of the TARGET steps. Killed at any moment, the same command goes on.
 
-    Trainings run in several processes under torchrun and accelerate launch: torchrun --nproc_per_node 2 -m textless run FILE
+    Training steps run in several processes under torchrun and accelerate launch:
+    torchrun --nproc_per_node 2 -m textless run FILE
     """
     from textless.engine.table import tables, text
     from textless.ranks import rank
@@ -139,7 +141,7 @@ def _dry_run(graph: Pipeline, place: Store, targets: tuple[str, ...]) -> int:
 @on_pipeline
 @click.argument("step")
 def why(opened: Opened, step: str) -> None:
-    """Say why a step would run: what differs from the last one made, down to the cause."""
+    """Print why a step would run: what differs from its last result, down to the cause."""
     from textless.engine.explain import why as explain
 
     for name in opened.graph.pick([step]):
@@ -150,7 +152,7 @@ def why(opened: Opened, step: str) -> None:
 @click.command()
 @on_pipeline
 def status(opened: Opened) -> None:
-    """Say what of a pipeline is done."""
+    """Print which steps of a pipeline are done."""
     graph, place = opened.graph, opened.store
     width = max(map(len, graph.steps), default=0)
     for name, step in graph.steps.items():
@@ -167,10 +169,10 @@ def status(opened: Opened) -> None:
 @click.option(
     "--provenance",
     is_flag=True,
-    help="How it came about: every step above it, with settings, time and place, and the sources.",
+    help="Print every step above it, with settings, time and host, and the sources.",
 )
 def show(opened: Opened, step: str, provenance: bool) -> None:
-    """Print what is known of a step's result: fields, figures, contract, files."""
+    """Print the manifest of a step's result: fields, metrics, contract, files."""
     from textless.engine.explain import provenance as tell
 
     graph, place = opened.graph, opened.store
@@ -186,20 +188,24 @@ def show(opened: Opened, step: str, provenance: bool) -> None:
         for key in ("fields", "metrics", "contract", "files", "failures", "seconds", "attempts", "versions"):
             value = manifest[key]
             if key == "metrics" and isinstance(value, dict):
-                value = {k: v[-1] if isinstance(v, list) and v else v for k, v in value.items()}  # of a curve, its end
+                value = {
+                    k: v[-1] if isinstance(v, list) and v else v for k, v in value.items()
+                }  # the last value of a curve
             if key == "files":
                 value = {
                     k: v if isinstance(v, int) else v["size"] for k, v in value.items()
-                }  # older manifests have sizes alone
+                }  # older manifests have sizes only
             click.echo(f"{key}: {json.dumps(value, indent=1) if isinstance(value, dict) else value}")
 
 
 @click.command()
 @on_pipeline
 @click.argument("targets", nargs=-1)
-@click.option("--csv", "as_csv", is_flag=True, help="Comma-separated, every digit, a line for each step and figure.")
+@click.option(
+    "--csv", "as_csv", is_flag=True, help="Comma-separated, with every digit, one line for each step and metric."
+)
 def table(opened: Opened, targets: tuple[str, ...], as_csv: bool) -> None:
-    """Put the figures of a pipeline's steps side by side: a table for each type of step."""
+    """Print the metrics of a pipeline's steps: one table for each type of step."""
     from textless.engine.table import csv, tables, text
 
     metrics = tables(opened.graph, opened.store, targets)
@@ -213,7 +219,7 @@ def table(opened: Opened, targets: tuple[str, ...], as_csv: bool) -> None:
 @click.option("-o", "--output", "out", required=True, metavar="FILE", help="The page: FILE.html.")
 @click.option("--examples", type=Number(EXAMPLES), default=8, show_default=True, help="How many recordings are shown.")
 def report(opened: Opened, out: str, examples: int) -> None:
-    """Make one page, to be opened in any browser, of what a pipeline made: sounds with their units, figures, curves, codebooks."""
+    """Write one HTML page of a pipeline's results: sounds with their units, metrics, training curves, codebooks."""
     _report(opened.graph, opened.store, out, examples)
 
 
@@ -237,7 +243,7 @@ def _report(graph: Pipeline, place: Store, out: str, examples: int = 8) -> None:
 @settings_option
 @store_option
 def verify(pipeline: str | None, settings: tuple[str, ...], store: str | None) -> int:
-    """Read every byte of what is in the store, or of what a pipeline has there, and compare it with what was written."""
+    """Read every byte in the store, or of one pipeline's results, and compare it with the hashes that were written."""
     from textless.engine.manifest import Digests, damage
     from textless.engine.shards import shard_damage
     from textless.engine.step import Source
@@ -271,11 +277,11 @@ def verify(pipeline: str | None, settings: tuple[str, ...], store: str | None) -
 @click.command()
 @store_option
 @click.option(
-    "--days", type=Number(DAYS), default=30.0, show_default=True, help="What runs of so many days need is kept."
+    "--days", type=Number(DAYS), default=30.0, show_default=True, help="Keep what runs of the last so many days need."
 )
-@click.option("--yes", is_flag=True, help="Remove it; without, it is only listed.")
+@click.option("--yes", is_flag=True, help="Remove it; without this option it is only listed.")
 def gc(store: str | None, days: float, yes: bool) -> None:
-    """List, or with --yes remove, what no run of the last days needs: artefacts, unfinished work, shards."""
+    """List, or with --yes remove, what no recent run needs: artefacts, unfinished work, shards."""
     from textless.engine.gc import garbage, remove, remove_records
     from textless.engine.store import Store
 
@@ -298,7 +304,7 @@ def gc(store: str | None, days: float, yes: bool) -> None:
 @on_pipeline
 @click.argument("targets", nargs=-1)
 def push(opened: Opened, url: str, targets: tuple[str, ...]) -> None:
-    """Copy what is done of a pipeline to a URL: s3://BUCKET/FOLDER, or any other that fsspec knows."""
+    """Copy a pipeline's results to a URL: s3://BUCKET/FOLDER, or any other that fsspec reads."""
     from textless.engine import remote
     from textless.engine.step import Source
 
@@ -309,7 +315,7 @@ def push(opened: Opened, url: str, targets: tuple[str, ...]) -> None:
     line.end()
     for name in sent:
         click.echo(name)
-    click.echo(f"{len(sent)} of {len(names)} artefacts sent, the others are there", err=True)
+    click.echo(f"{len(sent)} of {len(names)} artefacts sent, the others are there already", err=True)
 
 
 @click.command()
@@ -317,7 +323,7 @@ def push(opened: Opened, url: str, targets: tuple[str, ...]) -> None:
 @on_pipeline
 @click.argument("targets", nargs=-1)
 def pull(opened: Opened, url: str, targets: tuple[str, ...]) -> None:
-    """Bring what a pipeline misses from a URL that it was pushed to; `run` then makes the rest."""
+    """Copy what a pipeline lacks from a URL that it was pushed to; `run` then computes the rest."""
     from textless.engine import remote
 
     graph, place = opened.graph, opened.store
@@ -328,14 +334,14 @@ def pull(opened: Opened, url: str, targets: tuple[str, ...]) -> None:
     for name in brought:
         click.echo(name)
     left = len(graph.plan(place, targets))
-    click.echo(f"{len(brought)} artefacts brought, {left} steps left for `textless run`", err=True)
+    click.echo(f"{len(brought)} artefacts copied, {left} steps left for `textless run`", err=True)
 
 
 COMMANDS = (run, why, status, show, table, report, verify, gc, push, pull)
 
 
 def find_pipeline(name: str) -> Path:
-    """A file, or a recipe that comes with textless by its name. Raises PipelineError that lists those."""
+    """A file, or a recipe of the package by its name. Raises PipelineError that lists these."""
     if Path(name).suffix in (".yaml", ".yml") or os.sep in name:
         if not Path(name).is_file():
             raise PipelineError(f"{name}: no such file")

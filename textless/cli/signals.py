@@ -1,4 +1,4 @@
-"""Signals that end a command: it ends in order, and keeps what is done."""
+"""Signals that end a command: it cleans up and keeps what is done."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ class Terminated(SystemExit):
 
 @contextlib.contextmanager
 def orderly_end() -> Iterator[None]:
-    """Within the block, SIGTERM and SIGHUP raise Terminated in the main thread. A process that is still there GRACE seconds later is ended.
+    """Within the block, SIGTERM and SIGHUP raise Terminated in the main thread. A process that still runs GRACE seconds
+    later is ended.
 
-    A signal that was ignored, as SIGHUP is under nohup, stays so. In another thread than the main one, where no signal arrives, this
-    does nothing.
+    A signal that was ignored, as SIGHUP is under nohup, stays ignored. Outside of the main thread, where no signal
+    arrives, this does nothing.
     """
     numbers = [
         n
@@ -45,12 +46,13 @@ def orderly_end() -> Iterator[None]:
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in numbers:
         signal.signal(number, end)
-    # Python's handlers wait until the main thread is back from a library; the interpreter's own writes the number to the pipe at once.
+    # Python runs its handlers once the main thread is back from a library; the C handler writes the number to the pipe
+    # at once.
     threading.Thread(target=_insist, args=(reader, numbers), daemon=True).start()
     try:
         yield
     finally:
-        if not ended:  # else the thread sees to it that the interpreter's end has an end too
+        if not ended:  # else the thread also limits the time of the interpreter's shutdown
             for number in numbers:
                 signal.signal(number, signal.SIG_DFL)
             signal.set_wakeup_fd(before)
