@@ -1,5 +1,4 @@
-"""Live runs: the artefacts that running processes still need, so that neither `gc` nor the end of another run removes
-them.
+"""Live runs: the artefacts that running processes need, which neither `gc` nor the end of another run removes.
 
 A run writes `live/ID.json` before it looks at which artefacts exist: its process, the names of all artefacts that it
 may need, the store's time at its start, and a counter that it increments every `lease.BEAT` seconds. It removes the

@@ -162,8 +162,7 @@ class Digests:
 
 
 def faults(folder: Path, files: Mapping[str, Any], digests: Digests | None = None) -> Iterator[str]:
-    """The differences between a folder and its list of `files`, a line each. With `digests` every byte is read, else
-    sizes only.
+    """The differences between a folder and its list of `files`, a line each. Bytes are read only with `digests`.
 
     Additional files count: steps read all files of a folder. Names that begin with a dot, as file managers and NFS
     leave them, are read by no step and reported only when all bytes are read.

@@ -37,8 +37,7 @@ class Pipeline:
     file: str = ""
 
     def pick(self, targets: Iterable[str]) -> list[str]:
-        """The targets; by default the steps that are no input of another. The bare name of a swept step means all
-        variants.
+        """The targets; by default the steps that are no input of another. A swept step's bare name means all variants.
 
         Raises PipelineError for an unknown name.
         """

@@ -101,8 +101,7 @@ class Pool:
         if shard is None or about is None:
             raise FileNotFoundError(key)
         link(shard / "result", target)
-        # Shards of older versions have no hashes. The manifest of the artefact takes these, so that files are read
-        # once.
+        # Shards of older versions have no hashes. The artefact's manifest takes these: files are read once.
         for name, sha256 in about.get("sha256", {}).items():
             if self.digests(target / name) != sha256:
                 shutil.rmtree(target) if target.is_dir() else target.unlink()
@@ -323,7 +322,7 @@ def _by_loky(task: _Task, missing: list[int], size: int) -> Iterator[None]:
 
 
 def _by_dask(task: _Task, missing: list[int], where: str) -> Iterator[None]:
-    """The scheduler gives the shard of a dead worker to another. Not by joblib, which hangs when the scheduler fails."""
+    """The scheduler gives the shard of a dead worker to another. Not by joblib, which hangs when a scheduler fails."""
     try:
         from distributed import CancelledError, Client, KilledWorker, as_completed
     except ImportError:

@@ -36,10 +36,10 @@ def path(default: Any = MISSING) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A stage and everything that its result depends on. A field that holds a Step is an input; composition is the
-    graph.
+    """A stage and everything that its result depends on.
 
-    To write one, subclass it, and add the class to `textless.steps.STEPS`:
+    A field that holds a Step is an input; composition is the graph. To write a step, subclass it, and add the class to
+    `textless.steps.STEPS`:
 
         @dataclass(frozen=True, kw_only=True)
         class Histogram(Step):
@@ -59,8 +59,7 @@ class Step:
 
     type: ClassVar[str]
     version: ClassVar[int] = 1
-    # Whether several processes run it together, as a training does; others run in the first process
-    # (engine.collective).
+    # Whether several processes run it together, as a training does (engine.collective); others run in the first.
     collective: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -107,8 +106,7 @@ class Source(Step):
     """
 
     def content(self, hash_file: HashFile) -> Any:
-        """A JSON value that identifies the data, wherever it is stored. `hash_file` maps a path to the sha256 of its
-        bytes.
+        """A JSON value that identifies the data, wherever it is stored. `hash_file` maps a path to its sha256.
 
         It is called again after a step has run, for the files of the first call: if these have changed, nothing is
         published.
@@ -118,8 +116,7 @@ class Source(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class MapStep(Step):
-    """A step over rows, in shards with their own keys: a finished one is reused after a crash, and when the corpus
-    grows.
+    """A step over rows, in shards with their own keys, which are reused after a crash and when the corpus grows.
 
     To write one, implement `rows`, `identity` and `shard` instead of `run`; `tools` for what is expensive to load. A
     shard's result may depend on the fields, on inputs that are not in `rows_from`, and on the identities of its rows;
