@@ -1,18 +1,21 @@
-"""HuBERT for inference: what `Hubert.forward` computes, in tiles and packed instead of padded, without the layers above the wanted one.
+"""HuBERT inference: what `Hubert.forward` computes, in tiles and packed instead of padded, up to one layer.
 
-Three things make it exact and fast.
-- The GroupNorm of the first convolution (base) needs statistics of the whole file. They follow from the moments of the waveform alone, the
-  mean and covariance of ten neighbouring samples, so that one cheap pass in float64 turns the norm, and the normalisation of the waveform
-  with it, into a scale and a shift of that convolution's weights. After that no frame depends on how a file is cut.
+Three things make it exact and fast. - The GroupNorm of the first convolution (base) needs statistics of the whole file.
+They follow from the moments of the waveform alone, the
+  mean and covariance of ten neighbouring samples, so that one cheap pass in float64 turns the norm, and the
+  normalisation of the waveform with it, into a scale and a shift of that convolution's weights. After that no frame
+  depends on how a file is cut.
 - The convolutions are matrix products on channels-last tiles that stay in cache.
-- Files lie one behind the other, not side by side: products run over the frames of all, attention and positions over each. Nothing is
-  padded, so nothing can leak.
+- Files are packed one after the other, not padded side by side: products run over the frames of all, attention and
+positions over each.
+  Nothing is padded, so nothing can leak.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -23,14 +26,24 @@ from textless.audio import mfcc
 from textless.audio.mel import htk_log_mel
 from textless.errors import AudioError, ModelError
 from textless.types import Blocks
-from textless.units.encoders.hubert import CONV_KERNELS, CONV_STRIDES, EPSILON, Block, ConvLayer, Hubert, HubertConfig
+from textless.units.encoders.hubert import (
+    CONV_KERNELS,
+    CONV_STRIDES,
+    EPSILON,
+    Block,
+    ConvFrontEnd,
+    ConvLayer,
+    Hubert,
+    HubertConfig,
+    MelFrontEnd,
+)
 from textless.units.encoders.hubert_frames import FRAME_RATE, HOP, WINDOW, n_frames
 from textless.units.mfcc_lda.vtln import MEASURED, warping
 
-TILE = 100  # frames whose convolutions are computed at once: about as many as a core's cache holds
+TILE = 100  # frames whose convolutions are computed at once: about what a core's cache holds
 STRETCH = 1500  # frames of the front end computed from one stretch of samples
-PACKED = 15_000  # frames that go through the trunk together at most, to bound memory
-MARGIN = 1 / 12  # of a window: how much context a frame has at least, inside, on either side
+PACKED = 15_000  # frames that go through the transformer together at most, to bound memory
+MARGIN = 1 / 12  # of a window: the least context of a frame on either side within it
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -39,9 +52,11 @@ class Extractor:
 
     Args:
         model: with its weight norm folded (`Hubert.fold_weight_norm`).
-        precision: `fp32`, or `bf16`: matrix products in bfloat16; norms, statistics and the residual stream stay in float32.
-        window: seconds. In longer files the trunk sees windows of this length, and gives of each the frames with at least a twelfth of it
-            around them inside, or the file's end. 0: always the whole file, at quadratic cost.
+        precision: `fp32`, or `bf16`: matrix products in bfloat16; norms, statistics and the residual stream stay in
+            float32.
+        window: seconds. In longer files the transformer sees windows of this length, of which the frames with at least
+            a twelfth of the window on both sides, or the file's end, are kept. 0: always the whole file, at quadratic
+            cost.
     """
 
     def __init__(self, model: Hubert, *, precision: str = "fp32", window: float = 60.0) -> None:
@@ -49,7 +64,7 @@ class Extractor:
             raise ModelError(f"precision {precision!r} is unknown; known: {', '.join(PRECISIONS)}")
         dtype = PRECISIONS[precision]
         self.front = _ConvFront(model, dtype) if model.config.front_end == "conv" else _MelFront(model, dtype)
-        self.trunk = _Trunk(model, dtype)
+        self.transformer = _Transformer(model, dtype)
         self.window = round(window * FRAME_RATE)
 
     @torch.inference_mode()
@@ -70,7 +85,7 @@ class Extractor:
         whole: dict[int, Tensor] = {}
 
         def flush() -> None:
-            for i, outputs in zip(whole, self.trunk(list(whole.values()), layers), strict=True):
+            for i, outputs in zip(whole, self.transformer(list(whole.values()), layers), strict=True):
                 results[i] = [x.cpu().numpy() for x in outputs]
             whole.clear()
 
@@ -90,12 +105,12 @@ class Extractor:
     def stream(self, blocks: Blocks, layers: Sequence[int]) -> Iterator[list[np.ndarray]]:
         """One file of any length at bounded memory: for each layer (t, dim) float32, piece by piece, T frames together.
 
-        `blocks` is called twice or more: what is normalised over the file is measured first. Raises AudioError when the file is shorter
-        than a frame, or ends earlier than before.
+        `blocks` is called twice or more: the statistics of the file are measured first. Raises AudioError when the file
+        is shorter than a frame, or shorter than it was in an earlier pass.
         """
         features = self._features(blocks)
         for start, stop, first, last in windows(features.total, self.window):
-            [outputs] = self.trunk([features(start, stop)], layers)
+            [outputs] = self.transformer([features(start, stop)], layers)
             yield [x[first - start : last - start].cpu().numpy() for x in outputs]
 
     def _features(self, blocks: Blocks) -> _Reader:
@@ -109,9 +124,10 @@ class Extractor:
 
 
 def windows(frames: int, window: int) -> Iterator[tuple[int, int, int, int]]:
-    """(start, stop, first, last) of each window on a file: the trunk sees start … stop and gives first … last.
+    """(start, stop, first, last) of each window: the transformer sees start … stop, of which first … last are kept.
 
-    What they give lies end to end; each frame but those near the file's ends has `MARGIN` of a window around it. All windows are full.
+    The kept parts are adjacent; each frame but those near the file's ends has `MARGIN` of a window around it. All
+    windows are full.
     """
     margin, kept, start = round(window * MARGIN), 0, 0
     while window and start + window < frames:
@@ -122,9 +138,9 @@ def windows(frames: int, window: int) -> Iterator[tuple[int, int, int, int]]:
 
 
 class _Reader:
-    """Stretches of something that comes in pieces: `reader(start, stop)`, with starts that never go back.
+    """Slices of a sequence that arrives in pieces: `reader(start, stop)`, with starts that never decrease.
 
-    Attributes: total: how long all pieces are together.
+    Attributes: total: length of all pieces together.
     """
 
     def __init__(self, pieces: Iterator[Tensor], total: int) -> None:
@@ -152,10 +168,10 @@ def _samples(blocks: Blocks, total: int) -> _Reader:
 
 @dataclass(frozen=True)
 class _Measured:
-    """What the first pass over a file gives the second: its length, the waveform's normalisation, and what the front end needs.
+    """Result of the first pass over a file: length, normalisation of the waveform, statistics of the front end.
 
-    The normalised waveform is scale · (x - centre): what is large and constant goes first, or single precision would lose the rest. So that
-    the difference is exact, the centre is a float32, and misses the mean by `rest`.
+    The normalised waveform is scale · (x - centre): a large offset is subtracted first, or single precision would lose
+    the signal. So that the difference is exact, the centre is a float32, and differs from the mean by `rest`.
     """
 
     samples: int
@@ -185,14 +201,14 @@ class _ConvFront:
 
     def __init__(self, model: Hubert, dtype: torch.dtype) -> None:
         self.normalisation, self.dtype = model.config.normalisation, dtype
-        # Ten taps on one channel cost next to nothing, and samples have more than bfloat16's eight bits: the first stays in float32.
-        self.first, *self.rest = (
-            _Conv(c, torch.float32 if i == 0 else dtype) for i, c in enumerate(model.feature_extractor.conv_layers)
-        )
+        layers = cast(Iterable[ConvLayer], cast(ConvFrontEnd, model.feature_extractor).conv_layers)
+        # The first stays in float32: ten taps on one channel cost little, and samples have more than bfloat16's eight
+        # bits.
+        self.first, *self.rest = (_Conv(c, torch.float32 if i == 0 else dtype) for i, c in enumerate(layers))
         self.device = self.first.weight.device
 
     def measure(self, blocks: Blocks) -> _Measured:
-        """Waveform normalisation and GroupNorm as the weight (10, conv_dim) and bias (conv_dim,) of the first convolution."""
+        """Both norms, folded into weight (10, conv_dim) and bias (conv_dim,) of the first convolution."""
         level = _level(blocks, self.normalisation)
         weight = self.first.weight.double() * level.scale
         bias = -level.rest * weight.sum(0) + (0 if self.first.bias is None else self.first.bias.double())
@@ -201,7 +217,7 @@ class _ConvFront:
             level = replace(level, centre=float(mean.mean().float()))
             variance = (weight * (covariance @ weight)).sum(0).clamp(min=0)
             gain = self.first.gain.double() / torch.sqrt(variance + 1e-5)
-            # The convolution's own bias is part of the mean that the norm takes away.
+            # The convolution's own bias is part of the mean that the norm subtracts.
             weight, bias = weight * gain, self.first.offset.double() - ((mean - level.centre) @ weight) * gain
         return replace(level, front=(weight.float(), bias.float()))
 
@@ -223,7 +239,7 @@ class _ConvFront:
 
 
 def _taps(blocks: Blocks) -> tuple[Tensor, Tensor]:
-    """Mean (10,) and covariance (10, 10) float64 of the samples that the taps of the first convolution meet over a file."""
+    """Mean (10,) and covariance (10, 10) float64 of the inputs of the first convolution's taps over a file."""
     k, s = CONV_KERNELS[0], CONV_STRIDES[0]
     count, mean, products, rest = 0, torch.zeros(k).double(), torch.zeros(k, k).double(), np.empty(0)
     for block in blocks():
@@ -236,12 +252,12 @@ def _taps(blocks: Blocks) -> tuple[Tensor, Tensor]:
 
 
 class _Conv:
-    """A convolution of stride 2 and kernel 2 or 3 (the first: of one channel), its norm and GELU, on channels-last frames."""
+    """A convolution of stride 2 and kernel 2 or 3, or the first, with norm and GELU, on channels-last frames."""
 
     def __init__(self, layer: ConvLayer, dtype: torch.dtype) -> None:
         weight = layer.conv.weight.detach().permute(2, 1, 0)  # (taps, in, out)
         self.kernel, self.norm = len(weight), layer.norm
-        # Neighbouring frames lie one behind the other in memory: two taps are one product without a copy, a third is another.
+        # Neighbouring frames are adjacent in memory: two taps are one product without a copy, a third is another.
         self.third = weight[2].to(dtype).contiguous() if self.kernel == 3 else None
         self.weight = weight[: 2 if self.third is not None else None].flatten(0, 1).to(dtype).contiguous()
         self.bias = None if layer.conv.bias is None else layer.conv.bias.detach().to(dtype)
@@ -260,7 +276,7 @@ class _Conv:
         return self.activate(y)
 
     def activate(self, y: Tensor) -> Tensor:
-        """Norm over channels, where it is that one (the norm over time stands in the weights), and GELU, in place where possible."""
+        """Layer norm, if any (group norm is folded into the weights), and GELU, in place where possible."""
         if self.norm == "layer":
             y = F.layer_norm(y, y.shape[1:], self.gain, self.offset)
         return torch.ops.aten.gelu_(y)
@@ -270,14 +286,14 @@ class _MelFront:
     """Two convolutions on the normalised log-mel spectrogram: samples → (t, conv_dim)."""
 
     def __init__(self, model: Hubert, dtype: torch.dtype) -> None:
-        self.config, self.voice, front = model.config, model.voice, model.feature_extractor
+        self.config, self.voice, front = model.config, model.voice, cast(MelFrontEnd, model.feature_extractor)
         self.first, self.second = (
-            (c.weight.detach().to(dtype), c.bias.detach().to(dtype)) for c in (front.conv1, front.conv2)
+            (c.weight.detach().to(dtype), cast(Tensor, c.bias).detach().to(dtype)) for c in (front.conv1, front.conv2)
         )
         self.device = self.first[0].device
 
     def measure(self, blocks: Blocks) -> _Measured:
-        """Mean and deviation (n_mels,) of the spectrogram over the file; before them, where there is a voice, what warps it to that."""
+        """Mean and deviation (n_mels,) of the spectrogram over the file; before them, with VTLN, the warping matrix."""
         level = _level(blocks, self.config.normalisation)
         samples, frames = _samples(blocks, level.samples), mfcc.n_frames(level.samples)
         if self.voice is not None and frames > 0:
@@ -297,9 +313,9 @@ class _MelFront:
         low, high = 2 * start - 2, 2 * stop + 1
         first, last = max(low, 0), min(high, total)
         mel = (self._mel(samples, first, last, measured) - mean) / deviation
-        mel = F.pad(mel.T, (first - low, high - last)).to(self.first[0].dtype)  # outside of the file there is nothing
+        mel = F.pad(mel.T, (first - low, high - last)).to(self.first[0].dtype)  # zero outside the file
         y = torch.ops.aten.gelu_(F.conv1d(mel[None], *self.first))
-        y[..., : max(0, -1 - low)] = 0  # nor are there outputs
+        y[..., : max(0, -1 - low)] = 0  # as are the first convolution's outputs
         y[..., total - low - 1 :] = 0
         return torch.ops.aten.gelu_(F.conv1d(y, *self.second, stride=2))[0].T
 
@@ -309,19 +325,21 @@ class _MelFront:
         return mel @ level.front[0] if self.voice is not None and level.front else mel
 
 
-# -------------------------------------------------------------------------------------------------------------- trunk
+# -------------------------------------------------------------------------------------------------------- transformer
 
 
-class _Trunk:
-    """Projection, positions and blocks over files that lie one behind the other."""
+class _Transformer:
+    """Projection, positions and blocks over packed files."""
 
     def __init__(self, model: Hubert, dtype: torch.dtype) -> None:
-        # The model itself is not kept: beside the laid out weights it would be held twice.
-        self.dtype, self.pre_ln, self.first_norm = dtype, model.config.pre_ln, model.encoder.layer_norm
+        # The model itself is not kept: the weights would be held twice.
+        self.dtype = dtype
+        self.first_norm = None if model.config.pre_ln else cast(nn.LayerNorm, model.encoder.layer_norm)
         self.norm = model.feature_projection.layer_norm
         self.projection = _linear(dtype, model.feature_projection.projection)
         self.positions = _Positions(model.encoder.pos_conv_embed.conv)
-        self.blocks = [_PackedBlock(block, model.config, self.dtype) for block in model.encoder.layers]
+        blocks = cast(Iterable[Block], model.encoder.layers)
+        self.blocks = [_PackedBlock(block, model.config, self.dtype) for block in blocks]
 
     def __call__(self, features: Sequence[Tensor], layers: Sequence[int]) -> list[list[Tensor]]:
         """For each file (t, conv_dim): for each layer (t, dim) float32. Blocks above the highest layer are not run."""
@@ -331,7 +349,7 @@ class _Trunk:
         x = torch.cat(list(features)).float()
         x = F.linear(_norm(x, self.norm).to(self.dtype), *self.projection).float()
         x = x + self.positions(x.split(lengths))
-        if not self.pre_ln:
+        if self.first_norm is not None:
             x = _norm(x, self.first_norm)
         outputs = {0: x}
         for layer in range(1, max(layers) + 1):
@@ -344,12 +362,12 @@ class _Trunk:
 class _Positions:
     """The positional convolution and its GELU over several files: [(t, dim)] float32 → (N, dim).
 
-    A kernel of 128 frames costs less by FFT, in pieces that overlap by a kernel (overlap-save): six times less on a CPU, also than in
-    bfloat16.
+    A kernel of 128 frames costs less by FFT, in pieces that overlap by a kernel (overlap-save): six times less on a
+    CPU, also than in bfloat16.
     """
 
     def __init__(self, conv: nn.Conv1d) -> None:
-        self.kernel, self.groups, self.bias = conv.weight.shape[2], conv.groups, conv.bias.detach()
+        self.kernel, self.groups, self.bias = conv.weight.shape[2], conv.groups, cast(Tensor, conv.bias).detach()
         self.length = max(256, 1 << (2 * self.kernel - 1).bit_length())
         spectrum = torch.fft.rfft(conv.weight.detach().flip(2).double(), self.length).unflatten(0, (self.groups, -1))
         self.weight = spectrum.permute(3, 0, 2, 1).to(torch.complex64).contiguous()  # (frequency, group, in, out)
@@ -369,7 +387,7 @@ class _Positions:
 
 
 class _PackedBlock:
-    """A block of the trunk: (N, dim) float32 → (N, dim) float32, products in `dtype`."""
+    """A block: (N, dim) float32 → (N, dim) float32, products in `dtype`."""
 
     def __init__(self, block: Block, config: HubertConfig, dtype: torch.dtype) -> None:
         self.pre_ln, self.heads, self.dtype, attention = config.pre_ln, config.heads, dtype, block.attention

@@ -1,8 +1,9 @@
-"""HuBERT: two front ends, one trunk.
+"""HuBERT: two front ends, one transformer.
 
-`HubertConfig(front_end="conv")` is the published model (Hsu et al. 2021, arXiv:2106.07447): seven convolutions on the waveform.
-`front_end="logmel"` replaces them by two convolutions on the log-mel spectrogram, as MelHuBERT does (Lin et al. 2022, arXiv:2211.09944),
-which is many times cheaper on a CPU. Both give T = floor((samples - 400) / 320) + 1 frames, 50 a second.
+`HubertConfig(front_end="conv")` is the published model (Hsu et al. 2021, arXiv:2106.07447): seven convolutions on the
+waveform. `front_end="logmel"` replaces them by two convolutions on the log-mel spectrogram, as MelHuBERT does (Lin et
+al. 2022, arXiv:2211.09944), which is many times cheaper on a CPU. Both give T = floor((samples - 400) / 320) + 1
+frames, 50 a second.
 
 Parameters have the names of transformers' HubertModel, so that its state dict loads as it is.
 """
@@ -26,12 +27,13 @@ from textless.audio.mfcc import SAMPLE_RATE
 from textless.checks import Between, Count, OneOf, Size, check_fields
 from textless.errors import ModelError
 from textless.training.loop import Dropout
-from textless.units.mfcc_lda import vtln as voice
+from textless.units.mfcc_lda import vtln
 
 CONV_KERNELS = (10, 3, 3, 3, 3, 2, 2)
 CONV_STRIDES = (5, 2, 2, 2, 2, 2, 2)
 
-# Normalisations of the waveform over its file, (x - mean) / sqrt(variance + epsilon): fairseq's layer norm, transformers' processor.
+# Normalisations of the waveform over its file, (x - mean) / sqrt(variance + epsilon): fairseq's layer norm,
+# transformers' processor.
 EPSILON = {"layer_norm_1e-5": 1e-5, "zscore_1e-7": 1e-7}
 
 
@@ -44,14 +46,15 @@ class HubertConfig:
         conv_dim: channels of the front end.
         conv_bias, conv_norm: of the waveform front end: bias, and `group` (base) or `layer` (large) normalisation.
         n_mels: of the log-mel front end.
-        voice_clusters, voice_dim: size of the `Voice` that warps the spectrogram of each file to a common voice; 0: none does.
-        dim, layers, heads, ffn_dim: the trunk.
+        voice_clusters, voice_dim: size of the VTLN model that warps the spectrogram of each file (`vtln.Voice`); 0: no
+            VTLN.
+        dim, layers, heads, ffn_dim: of the transformer.
         pre_ln: layer norm before (large) or after (base) each sublayer.
         pos_conv_kernel, pos_conv_groups: the convolution that gives positions.
         normalisation: of the waveform over its file: `none`, `layer_norm_1e-5` or `zscore_1e-7`.
         sample_rate: Hz.
 
-    Raises ModelError that names a field whose value has another type or makes no sense.
+    Raises ModelError that names a field whose value has another type or is out of range.
     """
 
     front_end: Annotated[str, OneOf("conv", "logmel")] = "conv"
@@ -76,9 +79,9 @@ class HubertConfig:
         for field in ("heads", "pos_conv_groups"):
             if self.dim % getattr(self, field):
                 raise ModelError(f"{field} is {getattr(self, field)}, which does not divide dim ({self.dim})")
-        if self.voice_clusters and (self.front_end, self.n_mels) != ("logmel", voice.N_MELS):
+        if self.voice_clusters and (self.front_end, self.n_mels) != ("logmel", vtln.N_MELS):
             raise ModelError(
-                f"a voice warps spectrograms of {voice.N_MELS} mels, not what the front end {self.front_end} takes"
+                f"a voice warps spectrograms of {vtln.N_MELS} mels, not what the front end {self.front_end} takes"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -143,38 +146,40 @@ PRESETS = {
 }
 
 
-# What weights do not show, (heads, pos_conv_groups) by dim, as published models have it: ours, base, large, xlarge, and XLS-R 2B.
+# (heads, pos_conv_groups) by dim, which weights do not show, in published models: the presets, and XLS-R 2B.
 CONVENTION = {config.dim: (config.heads, config.pos_conv_groups) for config in PRESETS.values()} | {1920: (16, 16)}
 
 
 def unshown(config: HubertConfig) -> dict[str, int]:
-    """Of what changes the output and leaves no trace in the weights, that in which a configuration departs from convention.
+    """The settings that change the output, do not show in the weights, and differ from `CONVENTION`.
 
-    Activation and epsilons are the architecture's own. All else shows in names and shapes.
+    Activation and epsilons belong to the architecture. All else shows in names and shapes.
     """
     usual = CONVENTION.get(config.dim, (max(1, config.dim // 64), 16))
     fields = {"heads": config.heads, "pos_conv_groups": config.pos_conv_groups}
-    return {name: value for (name, value), want in zip(fields.items(), usual, strict=True) if value != want}
+    return {name: value for (name, value), known in zip(fields.items(), usual, strict=True) if value != known}
 
 
 class Hubert(nn.Module):
-    """The encoder as it is trained. `units.extract` computes the same for files of any length, faster."""
+    """The encoder as it is trained. `Extractor` computes the same for files of any length, faster."""
 
     def __init__(self, config: HubertConfig) -> None:
         super().__init__()
         self.config = config
-        self.feature_extractor = ConvFrontEnd(config) if config.front_end == "conv" else MelFrontEnd(config)
+        self.feature_extractor: ConvFrontEnd | MelFrontEnd = (
+            ConvFrontEnd(config) if config.front_end == "conv" else MelFrontEnd(config)
+        )
         self.feature_projection = FeatureProjection(config)
-        self.encoder = Trunk(config)
+        self.encoder = TransformerEncoder(config)
         self.masked_spec_embed = nn.Parameter(torch.empty(config.dim).uniform_())
-        self.voice = None
+        self.voice: vtln.Voice | None = None
         if config.voice_clusters:
-            self.voice = voice.Voice(
-                torch.zeros(voice.DIM, config.voice_dim), torch.zeros(config.voice_clusters, config.voice_dim)
+            self.voice = vtln.Voice(
+                torch.zeros(vtln.DIM, config.voice_dim), torch.zeros(config.voice_clusters, config.voice_dim)
             )
 
     def prepare(self, waveform: Tensor) -> Tensor:
-        """What the front end takes, from one file: (samples,) → (samples,), or (T', n_mels) for log-mel; normalised over the file."""
+        """Input of the front end: (samples,) → (samples,), or (T', n_mels) for log-mel, normalised over the file."""
         if self.config.normalisation != "none":
             waveform = F.layer_norm(waveform, waveform.shape, eps=EPSILON[self.config.normalisation])
         if self.config.front_end == "conv":
@@ -194,14 +199,14 @@ class Hubert(nn.Module):
         """Run a batch.
 
         Args:
-            inputs: (B, samples) or (B, T', n_mels), each row as `prepare` gives it.
+            inputs: (B, samples) or (B, T', n_mels), each row from `prepare`.
             mask: (B, T) bool; these frames are replaced by the mask embedding.
-            padding: (B, T) bool; these frames are padding and seen by nobody.
+            padding: (B, T) bool; these frames are padding, and masked in attention.
             layers: stop after this block.
-            skip: blocks, from 0, that hand on what they are given (layer drop).
+            skip: blocks, from 0, that are replaced by the identity (layer drop).
 
         Returns:
-            (B, T, dim) after the last norm (if no block was left out), and [(B, T, dim)] the output of each block run.
+            (B, T, dim) after the last norm (if no block was removed), and [(B, T, dim)] the output of each block run.
         """
         x = self.feature_projection(self.feature_extractor(inputs, padding))
         if mask is not None:
@@ -209,14 +214,14 @@ class Hubert(nn.Module):
         return self.encoder(x, padding=padding, layers=layers, skip=skip)
 
     def truncate(self, layer: int) -> Hubert:
-        """Drop the blocks above `layer` and the norm after them, in place."""
+        """Remove the blocks above `layer` and the norm after them, in place."""
         del self.encoder.layers[layer:]
         if self.config.pre_ln:
             self.encoder.layer_norm = nn.Identity()
         return self
 
     def fold_weight_norm(self) -> Hubert:
-        """Replace the positional convolution's weight norm by the weight itself, in place, for inference."""
+        """Replace the positional convolution's weight norm by its weight, in place, for inference."""
         conv = self.encoder.pos_conv_embed.conv
         if parametrize.is_parametrized(conv):
             weight = fold(*conv.parametrizations.weight.parameters())
@@ -226,10 +231,11 @@ class Hubert(nn.Module):
 
 
 def fold(gain: Tensor, direction: Tensor) -> Tensor:
-    """The weight that weight norm over the last axis stands for: (1, 1, kernel), (out, in, kernel) → (out, in, kernel) float32.
+    """The weight of weight norm over the last axis: (1, 1, kernel), (out, in, kernel) → (out, in, kernel) float32.
 
-    The weight becomes part of an encoder's identity, so it must come out the same everywhere: torch's own reduction differs in the last
-    bit with the number of threads, an exactly rounded sum (`math.fsum`) with elementwise arithmetic after it does not.
+    The weight becomes part of an encoder's identity, so it must come out the same everywhere: torch's own reduction
+    differs in the last bit with the number of threads, an exactly rounded sum (`math.fsum`) with elementwise arithmetic
+    after it does not.
     """
     g, v = (x.detach().cpu().double().numpy() for x in (gain, direction))
     norms = [math.sqrt(math.fsum(np.square(v[..., k]).ravel().tolist())) for k in range(v.shape[-1])]
@@ -237,7 +243,10 @@ def fold(gain: Tensor, direction: Tensor) -> Tensor:
 
 
 class ConvFrontEnd(nn.Module):
-    """Seven convolutions on the waveform: (B, samples) → (B, T, conv_dim). Hsu et al. 2021, section III-C, after wav2vec 2.0."""
+    """Seven convolutions on the waveform: (B, samples) → (B, T, conv_dim).
+
+    Hsu et al. 2021, section III-C, after wav2vec 2.0.
+    """
 
     def __init__(self, config: HubertConfig) -> None:
         super().__init__()
@@ -248,7 +257,7 @@ class ConvFrontEnd(nn.Module):
         )
 
     def forward(self, waveform: Tensor, padding: Tensor | None = None) -> Tensor:
-        x = waveform[:, None]  # no frame that counts sees a padded sample
+        x = waveform[:, None]  # no frame outside the padding sees a padded sample
         for layer in self.conv_layers:
             x = layer(x)
         return x.transpose(1, 2)
@@ -263,7 +272,7 @@ class ConvLayer(nn.Module):
         nn.init.kaiming_normal_(self.conv.weight)
         self.norm = norm
         if norm == "group":
-            self.layer_norm: nn.Module = nn.GroupNorm(dim, dim)
+            self.layer_norm: nn.GroupNorm | nn.LayerNorm = nn.GroupNorm(dim, dim)
         elif norm == "layer":
             self.layer_norm = nn.LayerNorm(dim)
 
@@ -279,7 +288,8 @@ class ConvLayer(nn.Module):
 class MelFrontEnd(nn.Module):
     """Two convolutions on normalised log-mel frames at 100 Hz: (B, T', n_mels) → (B, T, conv_dim) at 50 Hz.
 
-    The second has kernel 3, stride 2 and a frame of padding: T' is 2 T - 1 or 2 T, and both give T, the count of the waveform front end.
+    The second has kernel 3, stride 2 and a frame of padding: T' is 2 T - 1 or 2 T, and both give T, the count of the
+    waveform front end.
     """
 
     def __init__(self, config: HubertConfig) -> None:
@@ -290,7 +300,7 @@ class MelFrontEnd(nn.Module):
     def forward(self, mel: Tensor, padding: Tensor | None = None) -> Tensor:
         x = F.gelu(self.conv1(mel.transpose(1, 2)))
         if padding is not None:
-            # T frames come from 2 T - 1 mel frames; what stands behind them must look like the end of the file, which is zero.
+            # T frames come from 2 T - 1 mel frames; those after them must be zero, as after the end of a file.
             outside = padding.repeat_interleave(2, dim=1)[:, 1 : x.shape[-1] + 1]
             x = x.masked_fill(F.pad(outside, (0, x.shape[-1] - outside.shape[1]), value=True)[:, None], 0)
         return F.gelu(self.conv2(x)).transpose(1, 2)
@@ -308,14 +318,14 @@ class FeatureProjection(nn.Module):
         return self.projection(self.layer_norm(x))
 
 
-class Trunk(nn.Module):
+class TransformerEncoder(nn.Module):
     """Positional convolution and transformer blocks: (B, T, dim) → (B, T, dim)."""
 
     def __init__(self, config: HubertConfig) -> None:
         super().__init__()
         self.pre_ln = config.pre_ln
         self.pos_conv_embed = PositionalConv(config)
-        self.layer_norm = nn.LayerNorm(config.dim)
+        self.layer_norm: nn.Module = nn.LayerNorm(config.dim)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
 
     def embed(self, x: Tensor) -> Tensor:
@@ -338,13 +348,14 @@ class Trunk(nn.Module):
 
 
 class PositionalConv(nn.Module):
-    """Grouped convolution over time, weight-normalised over the kernel axis, with GELU: relative positions without a table."""
+    """Grouped convolution over time, weight-normalised over the kernel axis, with GELU: without a table of positions."""
 
     def __init__(self, config: HubertConfig) -> None:
         super().__init__()
         kernel = config.pos_conv_kernel
         conv = nn.Conv1d(config.dim, config.dim, kernel, padding=kernel // 2, groups=config.pos_conv_groups)
         nn.init.normal_(conv.weight, std=(4 / (kernel * config.dim)) ** 0.5)
+        assert conv.bias is not None
         nn.init.zeros_(conv.bias)
         self.conv = weight_norm(conv, dim=2)
         self.surplus = 1 if kernel % 2 == 0 else 0
@@ -364,7 +375,7 @@ class Block(nn.Module):
         self.layer_norm = nn.LayerNorm(config.dim)
         self.feed_forward = FeedForward(config.dim, config.ffn_dim)
         self.final_layer_norm = nn.LayerNorm(config.dim)
-        self.dropout = Dropout(0.0)  # of each sublayer's output; pre-training says how much
+        self.dropout = Dropout(0.0)  # of each sublayer's output; pre-training sets the rate
 
     def forward(self, x: Tensor, attend: Tensor | None) -> Tensor:
         if self.pre_ln:
@@ -387,14 +398,15 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, attend: Tensor | None) -> Tensor:
         b, t, d = x.shape
-        # One product instead of three, whose result is laid out as the heads need it in one copy.
+        # One product instead of three, laid out for the heads in one copy.
         projections = (self.q_proj, self.k_proj, self.v_proj)
         weight, bias = torch.cat([p.weight for p in projections]), torch.cat([p.bias for p in projections])
         q, k, v = F.linear(x, weight, bias).view(b, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4).contiguous()
         if x.is_cuda:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=attend)
         else:
-            # torch's own attention on a CPU takes three times as long, most of it backwards, for crops of a few seconds.
+            # For crops of a few seconds torch's own attention takes three times as long on a CPU, most of it in the
+            # backward pass.
             scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
             if attend is not None:
                 scores = scores.masked_fill(~attend, float("-inf"))
