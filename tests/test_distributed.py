@@ -21,7 +21,6 @@ from textless.lm import train_lm
 from textless.training import distributed
 from textless.training.loop import Dropout, inverse_sqrt, perplexity, update
 from textless.types import UnitContract, Units
-from textless.units.encoders.hubert import PRESETS
 from textless.units.encoders.hubert_frames import n_frames
 from textless.units.encoders.pretrain import pretrain
 from textless.vocoder import Clip, train_vocoder
@@ -43,7 +42,7 @@ def run_pretrain(folder, **changes):
     labels = [np.random.default_rng(i).integers(0, 7, n_frames(int(n))) for i, n in enumerate(Noise.lengths)]
     options = {
         "n_classes": 7,
-        "config": PRESETS["nano"],
+        "preset": "nano",
         "steps": 20,
         "batch": 5,
         "crop_seconds": 0.7,

@@ -328,8 +328,7 @@ def test_a_damaged_checkpoint_is_told_in_one_line_and_kept(reference, tmp_path, 
     with pytest.raises(TrainingError) as e:
         Store(root).run(step)
     assert (
-        str(e.value)
-        == f"{checkpoint}: this checkpoint is damaged; bring it back from a copy, or remove it to start over"
+        str(e.value) == f"{checkpoint}: this checkpoint is damaged; restore it from a copy, or remove it to start over"
     )
     assert checkpoint.read_bytes() == whole[:length]
     if length:

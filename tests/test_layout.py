@@ -31,7 +31,7 @@ BELOW = {
     "pickles": {"errors"},
     "model_io": {"errors", "files", "pickles"},
     "types": {"errors", "names"},
-    "training": {"errors", "files", "ranks", "devices", "lazy"},
+    "training": {"errors", "files", "ranks", "devices", "lazy", "checks"},
     "audio": {*SMALL, "types"},
     "units": {*SMALL, "types", "audio", "training"},
     "lm": {*SMALL, "types", "audio", "training", "units.dump"},

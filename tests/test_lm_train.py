@@ -17,6 +17,7 @@ from textless.lm import LMConfig, UnitLM, load_lm, train_lm
 from textless.lm.model import PRESETS
 from textless.lm.packing import Documents, Packer, document_mask
 from textless.lm.train import evaluate, losses, unigram_nll
+from textless.training.configs import LMTrainConfig
 from textless.types import UnitContract, Units
 
 N = 12
@@ -413,6 +414,25 @@ def test_a_budget_of_minutes(tmp_path, monkeypatch) -> None:
 # --- bad requests -----------------------------------------------------------------------------------------------------------------
 
 
+def test_a_budget_of_tokens_is_that_of_as_many_steps() -> None:
+    documents = grammar(20, seed=8)
+    a, figures = train_lm(documents, tokens=700, **QUICK)  # of 256 a step
+    b, _ = train_lm(
+        documents,
+        LMTrainConfig(steps=5, **{k: v for k, v in QUICK.items() if k != "contract"}),
+        steps=3,
+        contract=CONTRACT,
+    )
+    assert (figures["steps"], figures["tokens"]) == (3, 768)
+    assert torch.equal(a.embed.weight, b.embed.weight)
+
+
+def test_minutes_are_of_one_process(monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingError, match="minutes is a budget for one process, and there are 2"):
+        train_lm(grammar(3, seed=0), minutes=1, **QUICK)
+
+
 def test_what_cannot_be_trained_says_why() -> None:
     documents = grammar(3, seed=0)
     for changes, error, message in (
@@ -420,9 +440,9 @@ def test_what_cannot_be_trained_says_why() -> None:
         ({"precision": "fp16"}, TrainingError, "known: fp32, bf16"),
         ({"schedule": "linear"}, TrainingError, "known: cosine, inverse_sqrt"),
         ({"batch_tokens": 32}, TrainingError, "less than one row"),
-        ({"minutes": 1}, TrainingError, "in steps or in minutes; give one of the two"),
-        ({"steps": None}, TrainingError, "in steps or in minutes; give one of the two"),
-        ({"steps": None, "minutes": 0}, TrainingError, "minutes is 0 and 1 processes train; it must be above 0"),
+        ({"minutes": 1}, TrainingError, "in steps, tokens or minutes; give one of the three"),
+        ({"steps": None}, TrainingError, "in steps, tokens or minutes; give one of the three"),
+        ({"steps": None, "minutes": 0}, TrainingError, "minutes is 0 where a number above 0"),
         ({"contract": UnitContract()}, ContractError, "n_units"),
         ({"contract": CONTRACT.with_(encoder="logmel")}, ContractError, "encoder is mfcc in the training units"),
     ):
@@ -449,7 +469,7 @@ def test_a_budget_in_steps_or_tokens(tmp_path, monkeypatch, budget, steps):
     write_shard(tmp_path / "dump" / "data" / "00000.parquet", rows, contract=contract)
     finish_dump(tmp_path / "dump", contract=contract)
     asked = []
-    monkeypatch.setattr(textless.lm, "train_lm", lambda *a, steps, **kw: asked.append(steps) or 1 / 0)
+    monkeypatch.setattr(textless.lm, "train_lm", lambda rows, config, **kw: asked.append(config.updates) or 1 / 0)
     job = Job(tmp_path / "made", {"units": tmp_path / "dump"}, lambda *a: None)
     with pytest.raises(ZeroDivisionError):
         TrainLM(units=None, batch_tokens=256, context=64 if budget.get("tokens") == 769 else 80, **budget).run(job)

@@ -158,7 +158,8 @@ def test_choices_of_steps_are_those_of_the_library():
     from textless.checks import _checked_hints
     from textless.lm.fast_decode import LINEAR
     from textless.lm.model import PRESETS as LMS
-    from textless.steps import encoders, vocoder
+    from textless.steps import vocoder
+    from textless.training.configs import HUBERT_LAYERS
     from textless.units.encoders.signal import SIGNAL
     from textless.units.kmeans import ALGORITHMS, INITS, TRANSFORMS
     from textless.units.mfcc_lda.lda import METHODS
@@ -172,7 +173,7 @@ def test_choices_of_steps_are_those_of_the_library():
             set(rule.known) for h in hints for rule in getattr(h, "__metadata__", ()) if isinstance(rule, OneOf)
         )
 
-    assert {name: config.layers for name, config in PRESETS.items()} == encoders.LAYERS
+    assert {name: config.layers for name, config in PRESETS.items()} == HUBERT_LAYERS
     assert known("train_lm", "preset") == set(LMS)
     assert known("train_vocoder", "preset") == set(VOCODERS)
     assert known("train_vocoder", "adversarial") == set(SIZES)

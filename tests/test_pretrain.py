@@ -16,6 +16,7 @@ from textless.audio.io import read_audio
 from textless.audio.mel import htk_log_mel, normalise
 from textless.errors import TrainingError
 from textless.pickles import load_torch
+from textless.steps import Pretrain
 from textless.units.encoders import pretrain as pretraining
 from textless.units.encoders.convert import open_checkpoint
 from textless.units.encoders.hubert import PRESETS, Hubert, HubertConfig
@@ -80,9 +81,10 @@ def test_losses_are_those_of_the_rows_by_hand(config, audio, tmp_path, monkeypat
         row[frames:] = False
     monkeypatch.setattr(CropSource, "draw", lambda *args, **options: spans)
     monkeypatch.setattr(pretraining, "span_mask", lambda *args, **options: masks)
+    torch.manual_seed(0)
     arguments = {
         "n_classes": 5,
-        "config": config,
+        "start": Hubert(config),
         "steps": 1,
         "batch": 3,
         "head": "cosine",
@@ -116,7 +118,7 @@ def test_a_step_is_that_of_adamw_written_out(audio, tmp_path):
     labels = [np.random.default_rng(i).integers(0, 50, n_frames(int(n))) for i, n in enumerate(audio.lengths)]
     arguments = {
         "n_classes": 50,
-        "config": replace(NANO, dim=16, ffn_dim=16, conv_dim=16),
+        "start": Hubert(replace(NANO, dim=16, ffn_dim=16, conv_dim=16)),
         "steps": 24,
         "batch": 1,
         "crop_seconds": 0.3,
@@ -150,7 +152,7 @@ def test_dropout_is_that_of_the_call(audio, labels, tmp_path):
             audio,
             labels,
             n_classes=2,
-            config=NANO,
+            preset="nano",
             steps=1,
             batch=2,
             crop_seconds=0.5,
@@ -228,7 +230,7 @@ def test_a_file_is_normalised_as_a_whole_and_read_once(normalisation, epsilon, a
 
 
 def test_resumes_bit_for_bit(audio, labels, tmp_path, monkeypatch):
-    arguments = {"n_classes": 2, "config": NANO, "steps": 12, "batch": 2, "crop_seconds": 0.5}
+    arguments = {"n_classes": 2, "preset": "nano", "steps": 12, "batch": 2, "crop_seconds": 0.5}
     whole, curve = pretrain(audio, labels, folder=_new(tmp_path / "whole"), **arguments)
 
     monkeypatch.setattr(textless.training.loop, "CHECKPOINT_SECONDS", 0.0)
@@ -262,7 +264,7 @@ def test_learns(audio, labels, tmp_path, head):
         audio,
         labels,
         n_classes=2,
-        config=NANO,
+        preset="nano",
         steps=150,
         folder=tmp_path,
         batch=4,
@@ -285,7 +287,7 @@ def test_layer_drop(audio, labels, tmp_path):
     assert all(grads[0])
     assert not any(grads[1])
 
-    arguments = {"n_classes": 2, "config": NANO, "batch": 2, "crop_seconds": 0.5}
+    arguments = {"n_classes": 2, "preset": "nano", "batch": 2, "crop_seconds": 0.5}
     seen = {}
     for drop in (0.0, 0.5, 0.99):
         steps = pretrain(audio, labels, folder=_new(tmp_path / str(drop)), steps=1, layer_drop=drop, **arguments)[1]
@@ -305,7 +307,7 @@ def test_cosine_logits_equal_the_formula():
 
 
 def test_labels_must_fit(audio, labels, tmp_path):
-    arguments = {"config": NANO, "steps": 1, "folder": tmp_path}
+    arguments = {"preset": "nano", "steps": 1, "folder": tmp_path}
     with pytest.raises(TrainingError, match="2 label sequences for 3 files"):
         pretrain(audio, labels[:2], n_classes=2, **arguments)
     with pytest.raises(TrainingError, match="a: 48 labels for 49 frames"):
@@ -366,43 +368,41 @@ def test_dropout_keeps_the_mean_and_is_drawn_from_torchs_generator():
 
 
 def test_an_encoder_is_trained_further(audio, labels, tmp_path):
-    settings = {"n_classes": 2, "config": NANO, "batch": 2, "crop_seconds": 0.5}
+    settings = {"n_classes": 2, "preset": "nano", "batch": 2, "crop_seconds": 0.5}
     for name in "abc":
         (tmp_path / name).mkdir()
     first, _ = pretrain(audio, labels, steps=3, folder=tmp_path / "a", **settings)
     weights = {name: tensor.clone() for name, tensor in first.state_dict().items()}
-    further, _ = pretrain(audio, labels, steps=1, lr=0.0, start=weights, folder=tmp_path / "b", **settings)
+    further, _ = pretrain(audio, labels, steps=1, lr=1e-30, start=first, folder=tmp_path / "b", **settings)
     for name, tensor in further.state_dict().items():
         assert torch.equal(tensor, weights[name])
-    with pytest.raises(TrainingError, match=r"differs in encoder\.layers\.1"):
-        pretrain(
-            audio,
-            labels,
-            steps=1,
-            start={n: t for n, t in weights.items() if "layers.1" not in n},
-            folder=tmp_path / "c",
-            **settings,
-        )
+    smaller, _ = pretrain(
+        audio, labels, steps=1, start=Hubert(replace(NANO, layers=1)), folder=tmp_path / "c", **settings
+    )
+    assert smaller.config.layers == 1  # the preset is ignored
+    wider = Pretrain(audio=None, labels=None, steps=1, preset="tiny")
+    with pytest.raises(TrainingError, match="preset is nano, but the encoder to start from is tiny"):
+        Pretrain(audio=None, labels=None, steps=1, preset="nano", start=wider)
 
 
-def test_a_voice_becomes_part_of_the_encoder(audio, labels, tmp_path):
+def test_a_voice_becomes_part_of_the_encoder(audio, labels, tmp_path, monkeypatch):
     """And of what it is trained on: the spectrograms of the training are those that it will hear in."""
     torch.manual_seed(0)
     voice = Voice(torch.randn(DIM, 4), torch.randn(20, 4))
-    config = replace(NANO, n_mels=80)
-    model, _ = pretrain(
-        audio, labels, n_classes=2, config=config, steps=1, batch=2, crop_seconds=0.5, voice=voice, folder=tmp_path
-    )
+    monkeypatch.setitem(PRESETS, "nano", replace(NANO, n_mels=80))
+    settings = {"n_classes": 2, "preset": "nano", "steps": 1, "batch": 2, "crop_seconds": 0.5}
+    model, _ = pretrain(audio, labels, voice=voice, folder=_new(tmp_path / "first"), **settings)
     assert (model.config.voice_clusters, model.config.voice_dim) == (20, 4)
     rounded = voice.centroids.half().float()
     assert torch.equal(model.voice.centroids, rounded)
-    crop = CropSource(audio, model, tmp_path).crop(0, 3, 10)
+    crop = CropSource(audio, model, tmp_path / "first").crop(0, 3, 10)
     waveform = torch.from_numpy(audio.waveform(0))
     torch.testing.assert_close(crop, model.prepare(waveform)[6:25], atol=2e-3, rtol=1e-3)
     assert not torch.allclose(crop, normalise(htk_log_mel(waveform))[6:25], atol=0.05)
-    (tmp_path / "other").mkdir()
-    with pytest.raises(TrainingError, match="another voice"):
-        pretrain(
-            audio, labels, n_classes=2, config=config, steps=1, voice=Voice(torch.randn(DIM, 4), torch.randn(20, 4)),
-            start=model.state_dict(), folder=tmp_path / "other",
-        )  # fmt: skip
+    for k, further in enumerate((voice, None)):
+        again, _ = pretrain(audio, labels, voice=further, start=model, folder=_new(tmp_path / str(k)), **settings)
+        assert torch.equal(again.voice.centroids, rounded)
+    plain = Hubert(replace(NANO, n_mels=80))
+    for k, (other, start) in enumerate(((Voice(torch.randn(DIM, 4), torch.randn(20, 4)), model), (voice, plain))):
+        with pytest.raises(TrainingError, match="another voice"):
+            pretrain(audio, labels, voice=other, start=start, folder=_new(tmp_path / f"other{k}"), **settings)

@@ -57,8 +57,7 @@ def test_a_bit_that_rots_is_seen(checkpoint):
     with pytest.raises(TrainingError) as e:
         run(checkpoint)
     assert (
-        str(e.value)
-        == f"{checkpoint}: this checkpoint is damaged; bring it back from a copy, or remove it to start over"
+        str(e.value) == f"{checkpoint}: this checkpoint is damaged; restore it from a copy, or remove it to start over"
     )
 
 
@@ -85,7 +84,7 @@ def test_what_fails_for_another_reason_is_not_called_damaged(checkpoint, monkeyp
 
 
 def test_a_checkpoint_of_another_training(checkpoint):
-    other = f"{checkpoint}: this checkpoint is of another model or training; give the options that it was made with, or remove it to "
+    other = f"{checkpoint}: this checkpoint is of another model or training; use the options that it was written with, or remove it to "
     for changes in ({"width": 4}, {"judges": nn.Linear(1, 1)}):
         with pytest.raises(TrainingError) as e:
             run(checkpoint, **changes)

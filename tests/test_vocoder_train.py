@@ -22,6 +22,7 @@ from textless.vocoder.discriminators import (
     discriminator_loss,
     feature_loss,
 )
+from textless.vocoder.train import evaluate
 
 CONTRACT = UnitContract(encoder="logmel", sample_rate=16000, frame_rate=50.0, n_units=7)
 
@@ -63,24 +64,23 @@ def peak(audio: np.ndarray) -> float:
 
 
 def test_it_learns_tones_silence_and_durations():
-    model, figures = train(toy_clips(12, 0), steps=200, batch=4, crop_seconds=0.3, lr=4e-3, dev=toy_clips(3, 1), seed=1)
-    before = train(toy_clips(12, 0), steps=1, batch=4, dev=toy_clips(3, 1), seed=1)[1]
+    model, figures = train(toy_clips(12, 0), steps=200, batch=4, crop_seconds=0.3, lr=4e-3, seed=1)
+    dev = toy_clips(3, 1)
+    after, before = evaluate(model, dev), evaluate(train(toy_clips(12, 0), steps=1, batch=4, seed=1)[0], dev)
     audio = model.resynth(Units(np.array([0, 1, 2]), np.array([20, 20, 20]), model.contract))
     low, high, silence = (audio[a * 320 : (a + 14) * 320] for a in (3, 23, 43))
     assert abs(peak(low) - 220) < 40
     assert abs(peak(high) - 1500) < 60
     assert np.sqrt((silence**2).mean()) < 0.05 * np.sqrt((low**2).mean())
     np.testing.assert_array_equal(model.predict_durations([np.array([0, 2, 1, 0, 1, 2, 0])])[0], [4, 2, 7, 4, 7, 2, 4])
-    assert figures["dev_duration_error"] < 0.05 < 1 < before["dev_duration_error"]
-    assert figures["dev_log_mel_l1"] < 0.5 * before["dev_log_mel_l1"]
+    assert after["duration_error"] < 0.05 < 1 < before["duration_error"]
+    assert after["log_mel_l1"] < 0.5 * before["log_mel_l1"]
     assert figures["curve"][-1]["loss"] < 0.5 * figures["curve"][0]["loss"]
 
 
 def test_with_f0_it_learns_pitch_and_voicing():
-    model, figures = train(
-        toy_clips(12, 0), f0=True, steps=150, batch=4, crop_seconds=0.3, lr=4e-3, dev=toy_clips(3, 1)
-    )
-    assert figures["dev_voicing_error"] < 0.05
+    model, figures = train(toy_clips(12, 0), f0=True, steps=150, batch=4, crop_seconds=0.3, lr=4e-3)
+    assert evaluate(model, toy_clips(3, 1))["voicing_error"] < 0.05
     units = Units(np.array([0, 1, 0, 2]), np.array([4, 7, 4, 2]), model.contract)  # as long as it knows them
     np.testing.assert_allclose(model.predict_f0(units.frames()), np.where(units.frames() == 0, 220, 0), rtol=0.03)
     audio = model.resynth(Units(np.array([0]), np.array([20]), model.contract), f0=np.full(20, 250.0))
@@ -372,7 +372,7 @@ def test_training_data_that_does_not_fit():
     with pytest.raises(TrainingError, match="no clips"):
         train([])
     with pytest.raises(TrainingError, match="'ann'"):
-        train(clips, speakers=["bob"])
+        train(clips, start=vocoder(speakers=["bob"], contract=CONTRACT.with_(n_units=3)))
     with pytest.raises(TrainingError, match="clip 0 has no frames"):
         train([Clip(Units(np.zeros(0, np.int64), None, CONTRACT.with_(n_units=3)), lambda a, b: np.zeros(b - a), 100)])
     with pytest.raises(TrainingError, match="samples of audio"):
@@ -381,12 +381,20 @@ def test_training_data_that_does_not_fit():
         train([Clip(clips[0].units, clips[0].waveform, clips[0].samples)], f0=True)
     with pytest.raises(TrainingError, match="3 values of F0"):
         train([Clip(clips[0].units, clips[0].waveform, clips[0].samples, f0=np.zeros(3))], f0=True)
-    with pytest.raises(TrainingError, match="small or large, not 'huge'"):
+    with pytest.raises(TrainingError, match="adversarial is 'huge'; known: small, large"):
         train(clips, adversarial="huge")
     with pytest.raises(ContractError, match="clip 0"):
         train(clips, contract=CONTRACT)
     with pytest.raises(TrainingError, match="fp16"):
         train(clips, precision="fp16")
+
+
+def test_the_step_starts_from_vocoders_of_its_own(monkeypatch):
+    from textless.steps.vocoder import _start
+
+    monkeypatch.setattr("textless.vocoder.load_vocoder", lambda path: torch.nn.Identity())
+    with pytest.raises(TrainingError, match=r"g\.pt: a unit HiFi-GAN cannot be trained further"):
+        _start("g.pt")
 
 
 def test_diverging_training_stops():

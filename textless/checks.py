@@ -12,7 +12,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Annotated, Any, TypeVar
 
 from textless.errors import ModelError, TextlessError
@@ -76,6 +76,9 @@ NotNegative = Annotated[float, Between(0)]
 Share = Annotated[float, Between(0, 1, above=True)]
 Probability = Annotated[float, Between(0, 1)]
 Dropped = Annotated[float, Between(0, 1, below=True)]
+Precision = Annotated[str, OneOf("fp32", "bf16")]  # `auto` would differ from machine to machine
+# Whether this machine has the device is checked where a step runs, which may be another machine.
+Device = Annotated[str, Text(r"cpu|cuda(:\d+)?|mps(:\d+)?", "cpu, cuda or cuda:N")]
 # Of a continuation: far longer than is of use, and short enough that the work ends.
 Length = Annotated[float, Between(0, 86_400)]  # seconds
 PromptLength = Annotated[float, Between(0, 86_400, above=True)]  # seconds
@@ -91,6 +94,11 @@ Size = Annotated[int, Between(1, 2**24)]
 def base_of(hint: Any) -> Any:
     """The type of a hint, without its rules."""
     return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+
+
+def runtime(default: Any) -> Any:
+    """A field that changes how something runs but not its result: workers, device, inference batch. Not in a step's key."""
+    return field(default=default, metadata={"runtime": True})
 
 
 def allows(hint: Any, value: Any) -> bool:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from textless.errors import DeviceError, TrainingError, check_known, unknown
+from textless.errors import DeviceError, unknown
 
 
 def resolve(device: str) -> torch.device:
@@ -34,8 +34,7 @@ def resolve(device: str) -> torch.device:
 
 
 def check_training(device: str, precision: str) -> None:
-    """Raise TrainingError for an unknown precision, DeviceError for one that the device, from `resolve`, lacks."""
-    check_known("precision", precision, ("fp32", "bf16"), TrainingError)
+    """Raise DeviceError when the device, from `resolve`, lacks the precision (`fp32` or `bf16`)."""
     if precision == "bf16" and device.startswith("cuda"):
         with torch.cuda.device(device):
             if not torch.cuda.is_bf16_supported(including_emulation=False):

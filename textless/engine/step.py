@@ -11,17 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textless.checks import check_fields
+from textless.checks import runtime as runtime
 from textless.errors import StepTypeError, StepValueError, quoted
 
 if TYPE_CHECKING:
     from textless.engine.job import Job
 
 HashFile = Callable[[str], str]
-
-
-def runtime(default: Any) -> Any:
-    """A field that changes how a step runs but not its result: workers, device, inference batch. Not in the key."""
-    return field(default=default, metadata={"runtime": True})
 
 
 def added(default: Any) -> Any:

@@ -1,9 +1,9 @@
-"""Training the unit language model: cross-entropy of the units of packed documents, and of their durations."""
+"""Training of the unit language model: cross-entropy of the units of packed documents, and of their durations."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,68 +13,80 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from textless.devices import check_training, fork_rng
+from textless.devices import fork_rng
 from textless.errors import ContractError, TrainingError
 from textless.lm.decoder import UnitDecoder
 from textless.lm.model import PRESETS, LMConfig, UnitLM
 from textless.lm.ngram import KneserNey
 from textless.lm.packing import Batch, Documents, Packer, document_mask
-from textless.training.distributed import first_before_others, place, size
-from textless.training.loop import Clock, decay_groups, inverse_sqrt, train, update, warmup_cosine
+from textless.ranks import size
+from textless.training.configs import LMTrainConfig
+from textless.training.distributed import first_before_others
+from textless.training.loop import (
+    Clock,
+    Log,
+    autocast,
+    configure,
+    decay_groups,
+    inverse_sqrt,
+    train,
+    update,
+    warmup_cosine,
+)
 from textless.types import UnitContract, Units
 
-DURATION_WEIGHT = (
-    0.25  # of the durations' cross-entropy beside the units': they ride on the hidden state, and must not shape it much
-)
+# Weight of the durations' cross-entropy; units have 1. Durations are read from the hidden state of the units, and must
+# not shape it much.
+DURATION_WEIGHT = 0.25
 CHUNK = 1 << 24  # tokens that are counted at a time
-CLOCKED = 10_000  # steps of the schedule that a budget of time goes through
-COUNTED = (
-    10_000_000  # tokens that n-grams are counted in at most, in a minute or two; 100 hours of speech have about as many
-)
+CLOCKED = 10_000  # steps of the schedule of a budget of time
+# Tokens that n-grams are counted in at most, which takes a minute or two; 100 hours of speech have about as many.
+COUNTED = 10_000_000
 
 
 def losses(lm: UnitDecoder, batch: Batch, *, whole: Batch | None = None) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy in nats of the tokens (units and `</s>`), and of the units' durations.
 
-    Where the rows are a part of a `whole` batch, the sums are divided by what that holds: losses of its parts add up to its own.
+    Where the rows are a part of a `whole` batch, the sums are divided by its counts: losses of parts add up to that of
+    the batch.
     """
     whole = whole or batch
     hidden = lm(batch.tokens, positions=batch.positions, mask=document_mask(batch.positions))
     units = F.cross_entropy(lm.unit_logits(hidden).flatten(0, 1), batch.targets.flatten(), reduction="sum")
-    # The mean of a row of nothing but `</s>` would be 0 / 0.
+    # The mean of rows of `</s>` alone would be 0 / 0.
     durations = F.cross_entropy(lm.duration_logits(hidden).flatten(0, 1), batch.durations.flatten(), reduction="sum")
     return units / whole.targets.numel(), durations / max(1, int((whole.durations >= 0).sum()))
 
 
 def evaluate(lm: UnitDecoder, documents: Sequence[Units]) -> dict[str, float]:
-    """Figures of held-out documents.
+    """Metrics of held-out documents.
 
     Returns:
-        `nll_per_unit`: nats per token predicted, `</s>` of each document included. `bits_per_second`: bits of the units and `</s>`,
-        durations apart, per second of audio, by which codebooks and frame rates compare; missing where the frame rate is unknown.
+        `nll_per_unit`: nats per predicted token, `</s>` of each document included. `bits_per_second`: bits of the units
+        and `</s>`, without durations, per second of audio, comparable over codebooks and frame rates; missing where the
+        frame rate is unknown.
     """
     total = float(sum(scores.sum() for scores in lm.nll_batch(documents)))
-    figures = {"nll_per_unit": total / sum(len(d) + 1 for d in documents)}
+    metrics = {"nll_per_unit": total / sum(len(d) + 1 for d in documents)}
     if lm.frame_rate is not None:
-        figures["bits_per_second"] = total / math.log(2) / (sum(d.n_frames for d in documents) / lm.frame_rate)
-    return figures
+        metrics["bits_per_second"] = total / math.log(2) / (sum(d.n_frames for d in documents) / lm.frame_rate)
+    return metrics
 
 
 def unigram_nll(documents: Documents, dev: Sequence[Units], n_units: int) -> float:
-    """Nats per token of `dev` under the frequencies in `documents`, one added to each: what knows no context pays."""
-    wanted = np.append(np.bincount(np.concatenate([d.units for d in dev]), minlength=n_units), len(dev)).astype(
-        np.float64
-    )
+    """Nats per token of `dev` under the add-one frequencies of `documents`: the loss of a model without context."""
+    counts = np.bincount(np.concatenate([d.units for d in dev]), minlength=n_units)
+    counts = np.append(counts, len(dev)).astype(np.float64)
     pieces = (
         documents.tokens[i : min(i + CHUNK, len(documents.durations))]
         for i in range(0, len(documents.durations), CHUNK)
     )
-    seen = 1 + sum(np.bincount(piece, minlength=n_units + 1) for piece in pieces)
-    return float(-(wanted * np.log(seen / seen.sum())).sum() / wanted.sum())
+    seen = sum((np.bincount(piece, minlength=n_units + 1) for piece in pieces), start=np.ones(n_units + 1, np.int64))
+    return float(-(counts * np.log(seen / seen.sum())).sum() / counts.sum())
 
 
 def ngram_nll(documents: Sequence[np.ndarray], dev: Sequence[Units], n_units: int) -> dict[str, float]:
-    """Nats per token of `dev` under Kneser-Ney models of `documents`, by order (`2` … `5`): on little data 5 is not the best."""
+    """Nats per token of `dev` under Kneser-Ney models of `documents`, by order (`2` … `5`)."""
     tokens = sum(len(d) + 1 for d in dev)
     models = {str(order): KneserNey.fit(documents, n_units, order=order) for order in (2, 3, 4, 5)}
     return {order: sum(float(m.nll(d).sum()) for d in dev) / tokens for order, m in models.items()}
@@ -82,156 +94,156 @@ def ngram_nll(documents: Sequence[np.ndarray], dev: Sequence[Units], n_units: in
 
 def train_lm(
     sequences: Iterable[Units],
+    config: LMTrainConfig | None = None,
     *,
     contract: UnitContract,
-    steps: int | None = None,
-    minutes: float | None = None,
-    preset: str = "tiny",
     start: UnitDecoder | None = None,
-    context: int = 512,
-    batch_tokens: int = 4096,
-    lr: float = 1e-3,
-    schedule: str = "cosine",
-    weight_decay: float = 0.1,
-    dropout: float = 0.1,
-    seed: int = 0,
-    dev: Sequence[Units] | None = None,
+    dev: Sequence[Units] = (),
     checkpoint: Path | None = None,
-    log: Callable[[int, dict[str, float]], None] | None = None,
-    device: str = "cpu",
-    precision: str = "fp32",
-    micro_batch: int | None = None,
     scratch: Path | None = None,
+    log: Log | None = None,
+    **settings: Any,
 ) -> tuple[UnitDecoder, dict[str, Any]]:
     """Train a language model on units.
 
     Args:
-        sequences: one per document; deduplicated here. With `scratch` they are taken one by one and never in memory together.
-        steps: updates.
-        minutes: time in place of `steps`, interruptions not counted, for exploring: how far it gets is up to the machine, and the
-            schedule follows the clock. In one process alone.
+        sequences: one per document; deduplicated here. With `scratch` only one is in memory at a time.
+        config: hyperparameters; `settings` are fields of it by name: `train_lm(rows, contract=contract, steps=1000)`.
         contract: of the units; `n_units` must be known.
-        preset: a name of `PRESETS`.
-        start: a model to go on from in place of a fresh one, such as a text model's (`from_causal`); it is trained itself, and `preset`
-            and `dropout` are its own.
-        context: tokens in a row, and of the model.
-        batch_tokens: per step, rounded down to whole rows.
-        lr: peak of AdamW (0.9, 0.95), after 3 % of the steps. Gradients are clipped at 1.
-        schedule: from the peak on: `cosine`, down to a twentieth, or `inverse_sqrt` (fairseq's), with the root of the step.
-        dropout: on embeddings and residual branches.
-        dev: held-out documents, scored about every tenth of the steps.
-        checkpoint: the file to resume from and to keep while training. The same call with the same file resumes, and gives on a CPU
-            with the same number of threads the same weights bit for bit as a call that was never interrupted.
-        log: see `training.train`; its rows also have `tokens_per_second`.
-        device: where it runs; `cuda` is the GPU of the process's own where there are several.
-        precision: `fp32`, or `bf16` for autocast with fp32 parameters.
-        micro_batch: rows of `context` computed at once, None = all; less memory, and other last bits.
-        scratch: a folder for this call, and the same one resumed, to keep the packed documents in; they are read from there.
+        start: a model to continue from instead of a fresh one, such as a text model (`from_causal`). It is trained in
+            place, and `preset` and `dropout` are ignored.
+        dev: held-out documents, evaluated about every tenth of the steps and at the end.
+        checkpoint: file to write to and to resume from. On a CPU with the same number of threads, a call that resumes
+            gives the same weights bit for bit as one that was never interrupted.
+        scratch: folder for the packed documents, memory-mapped from there; kept for the call that resumes.
+        log: see `training.loop.train`; its rows also have `tokens_per_second`.
 
     Returns:
-        (model in evaluation mode, figures): `curve`, rows of `step`, `loss` (nats per token), `duration_loss`, `grad_norm`, `lr` and, in
-        those where dev was scored, `nll_per_unit` and `bits_per_second`; `steps` made and `tokens` seen; with dev `nll_per_unit` and
-        `bits_per_second` at the end (see `evaluate`), `unigram_nll_per_unit` and `ngram_nll_per_unit` by order, of
-        n-grams of the first ten million tokens.
+        (model in evaluation mode, metrics): `curve`, rows of `step`, `loss` (nats per token), `duration_loss`,
+        `grad_norm`, `lr` and, in those where dev was evaluated, `nll_per_unit` and `bits_per_second`; number of `steps`
+        and of `tokens` seen; with dev `nll_per_unit` and `bits_per_second` at the end (see `evaluate`),
+        `unigram_nll_per_unit` and `ngram_nll_per_unit` by order, of n-grams of the first ten million tokens.
 
     Raises:
-        ContractError: units of another kind than `contract`, or one without n_units.
-        DeviceError: the device is unknown or not there, or cannot train in this precision.
-        TrainingError: not one budget of the two, an unknown preset, precision or schedule, no units, a row longer than a batch,
-            fewer rows in a batch than processes; the loss became NaN.
+        ContractError: units of another kind than `contract`, or a contract without n_units.
+        DeviceError: the device is unknown or missing, or cannot train in this precision.
+        TrainingError: an invalid field, no units, a context longer than that of `start`, fewer rows in a batch than
+            processes, a budget of time with several processes; the loss became NaN.
+    """
+    config, device = configure(LMTrainConfig, config, settings)
+    if config.minutes is not None and size() > 1:
+        raise TrainingError(f"minutes is a budget for one process, and there are {size()}; give steps or tokens")
+    model = _model(config, contract, start, device)
+    held_out = [d for d in _deduplicated(model, dev, "the dev units") if len(d)]
+    documents = _pack(model, sequences, scratch)
+    training = _Training(config, model, Packer(documents, context=config.context, seed=config.seed), held_out, device)
+    curve = train(
+        training.step,
+        {"model": model, "optimiser": training.optimiser},
+        steps=training.clock or training.updates,
+        seed=config.seed,
+        checkpoint=checkpoint,
+        measure=training.measure,
+        log=log,
+        log_every=training.log_every,
+        speed=("tokens_per_second", config.batch * config.context),
+        device=device,
+    )
+    steps = int(curve[-1]["step"])
+    metrics = {"curve": curve, "steps": steps, "tokens": steps * config.batch * config.context}
+    return model.eval(), metrics | (_compare(model, documents, held_out) if held_out else {})
+
+
+def _model(config: LMTrainConfig, contract: UnitContract, start: UnitDecoder | None, device: str) -> UnitDecoder:
+    """The model to train: a fresh one, or `start`.
+
+    Raises ContractError when `n_units` is unknown, TrainingError when `start` has a shorter context.
     """
     if contract.n_units is None:
         raise ContractError("the number of units is unknown; declare n_units with --contract")
-    if (steps is None) == (minutes is None):
-        raise TrainingError("a budget is needed, in steps or in minutes; give one of the two")
-    if minutes is not None and (not 0 < minutes < math.inf or size() > 1):
+    if start is not None and config.context > start.config.context:
         raise TrainingError(
-            f"minutes is {minutes} and {size()} processes train; it must be above 0, in one process: give steps"
+            f"context {config.context} is longer than the {start.config.context} tokens that the start can see"
         )
-    if preset not in PRESETS:
-        raise TrainingError(f"preset is {preset!r}; known: {', '.join(PRESETS)}")
-    if schedule not in ("cosine", "inverse_sqrt"):
-        raise TrainingError(f"schedule is {schedule!r}; known: cosine, inverse_sqrt")
-    if batch_tokens < context:
-        raise TrainingError(f"batch_tokens {batch_tokens} is less than one row of context {context}")
-    if start is not None and context > start.config.context:
-        raise TrainingError(
-            f"context {context} is longer than the {start.config.context} tokens that the start can see"
-        )
-    device = place(device)
-    check_training(device, precision)
     with fork_rng(device):
-        torch.manual_seed(seed)
-        fresh = LMConfig(n_units=contract.n_units, context=context, **PRESETS[preset])
-        model = UnitLM(fresh, contract, dropout=dropout) if start is None else start
-    model.to(device).train()
-    held_out = [d for d in _taken(model, dev or [], "the dev units") if len(d)]
+        torch.manual_seed(config.seed)
+        fresh = LMConfig(n_units=contract.n_units, context=config.context, **PRESETS[config.preset])
+        model = UnitLM(fresh, contract, dropout=config.dropout) if start is None else start
+    return model.to(device).train()
+
+
+def _deduplicated(model: UnitDecoder, sequences: Iterable[Units], what: str) -> Iterator[Units]:
+    """Deduplicated units, checked against the model's contract."""
+    return (model.checked(s, what).deduplicated() for s in sequences)
+
+
+def _pack(model: UnitDecoder, sequences: Iterable[Units], scratch: Path | None) -> Documents:
     with first_before_others() if scratch else nullcontext():
-        taken = _taken(model, sequences, "the training units")
-        folder = scratch and scratch / "documents"
-        documents = Documents.pack(taken, n_units=model.n_units, max_duration=model.config.max_duration, folder=folder)
+        return Documents.pack(
+            _deduplicated(model, sequences, "the training units"),
+            n_units=model.n_units,
+            max_duration=model.config.max_duration,
+            folder=scratch and scratch / "documents",
+        )
 
-    rows = batch_tokens // context
-    packer = Packer(documents, context=context, seed=seed)
-    optimiser = torch.optim.AdamW(decay_groups(model, weight_decay), lr=lr, betas=(0.9, 0.95), fused=True)
 
-    clock = None if minutes is None else Clock(60 * minutes)
-    whole_way = CLOCKED if steps is None else steps
-    warmup = max(1, round(0.03 * whole_way))
+def _compare(model: UnitDecoder, documents: Documents, held_out: Sequence[Units]) -> dict[str, Any]:
+    """Held-out metrics of the model and of n-grams of its training documents."""
+    return {
+        **evaluate(model, held_out),
+        "unigram_nll_per_unit": unigram_nll(documents, held_out, model.n_units),
+        "ngram_nll_per_unit": ngram_nll(documents.units(COUNTED), held_out, model.n_units),
+    }
 
-    def rate(n: int) -> float:
-        if clock:
-            n = min(whole_way - 1, whole_way * clock.fraction)
-        if schedule == "inverse_sqrt":
-            return inverse_sqrt(n, peak=lr, warmup=warmup)
-        return warmup_cosine(n, steps=whole_way, peak=lr, warmup=warmup, floor=lr * 0.05)
 
-    def part_losses(whole: Batch, part: slice) -> dict[str, Tensor]:
-        batch = Batch(*(t[part].to(device) for t in whole))
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
-            units, durations = losses(model, batch, whole=whole)
+class _Training:
+    """The updates of one training, and its evaluations on the held-out documents."""
+
+    def __init__(
+        self, config: LMTrainConfig, model: UnitDecoder, packer: Packer, held_out: Sequence[Units], device: str
+    ) -> None:
+        self.config, self.model, self.packer, self.held_out, self.device = config, model, packer, held_out, device
+        self.optimiser = torch.optim.AdamW(decay_groups(model, 0.1), lr=config.lr, betas=(0.9, 0.95), fused=True)
+        self.clock = None if config.minutes is None else Clock(60 * config.minutes)
+        self.updates = config.updates or CLOCKED  # of the schedule
+        self.log_every = 50 if self.clock else min(50, max(1, self.updates // 10))
+        self.evaluated = 0  # tenths of a budget of time
+
+    def lr(self, n: int) -> float:
+        at: float = n
+        if self.clock:
+            at = min(self.updates - 1, self.updates * self.clock.fraction)
+        peak, warmup = self.config.lr, max(1, round(0.03 * self.updates))
+        if self.config.schedule == "inverse_sqrt":
+            return inverse_sqrt(at, peak=peak, warmup=warmup)
+        return warmup_cosine(at, steps=self.updates, peak=peak, warmup=warmup, floor=peak * 0.05)
+
+    def losses(self, whole: Batch, part: slice) -> dict[str, Tensor]:
+        batch = Batch(*(t[part].to(self.device) for t in whole))
+        with autocast(self.device, self.config.precision):
+            units, durations = losses(self.model, batch, whole=whole)
         return {"loss": units + DURATION_WEIGHT * durations, "unit_loss": units, "duration_loss": durations}
 
-    def step(n: int) -> dict[str, Tensor]:
-        whole = packer.batch(n * rows, rows)
-        figures = update(
-            optimiser, lambda part: part_losses(whole, part), rows=rows, lr=rate(n), clip=1.0, micro_batch=micro_batch
+    def step(self, n: int) -> dict[str, Tensor]:
+        rows = self.config.batch
+        whole = self.packer.batch(n * rows, rows)
+        metrics = update(
+            self.optimiser,
+            lambda part: self.losses(whole, part),
+            rows=rows,
+            lr=self.lr(n),
+            clip=1.0,
+            micro_batch=self.config.micro_batch,
         )
-        figures["loss"] = figures.pop("unit_loss")  # what is reported is comparable to `nll_per_unit`
-        return figures
+        metrics["loss"] = metrics.pop("unit_loss")  # reported without durations, comparable to `nll_per_unit`
+        return metrics
 
-    log_every = 50 if steps is None else min(50, max(1, steps // 10))
-    dev_every = log_every * max(1, round(whole_way / 10 / log_every))
-    tenths = 0  # of a budget of time
-
-    def measure(n: int) -> dict[str, float]:
-        nonlocal tenths
-        before, tenths = tenths, int(10 * clock.fraction) if clock else 0
-        due = tenths > before if clock else n % dev_every == 0 or n == steps
-        return evaluate(model, held_out) if held_out and due else {}
-
-    curve = train(
-        step,
-        {"model": model, "optimiser": optimiser} | ({"clock": clock} if clock else {}),
-        steps=steps,
-        until=clock and (lambda: clock.fraction >= 1),
-        seed=seed,
-        checkpoint=checkpoint,
-        measure=measure,
-        log=log,
-        log_every=log_every,
-        speed=("tokens_per_second", rows * context),
-        device=device,
-    )
-    made = int(curve[-1]["step"]) if curve else 0
-    figures: dict[str, Any] = {"curve": curve, "steps": made, "tokens": made * rows * context}
-    if held_out:
-        figures |= evaluate(model, held_out)
-        figures["unigram_nll_per_unit"] = unigram_nll(documents, held_out, model.n_units)
-        figures["ngram_nll_per_unit"] = ngram_nll(documents.units(COUNTED), held_out, model.n_units)
-    return model.eval(), figures
-
-
-def _taken(model: UnitDecoder, sequences: Iterable[Units], what: str) -> Iterator[Units]:
-    """Deduplicated, under the model's contract."""
-    return (model.checked(s, what).deduplicated() for s in sequences)
+    def measure(self, n: int) -> dict[str, float]:
+        """`evaluate` about ten times in a training, else nothing."""
+        if self.clock:
+            before, self.evaluated = self.evaluated, int(10 * self.clock.fraction)
+            due = self.evaluated > before
+        else:
+            every = self.log_every * max(1, round(self.updates / 10 / self.log_every))
+            due = n % every == 0 or n == self.updates
+        return evaluate(self.model, self.held_out) if self.held_out and due else {}

@@ -1,6 +1,7 @@
-"""The stages as steps: thin adapters from library functions to the engine, and the one table that pipelines name them by.
+"""Steps: thin adapters from library functions to the engine, and the table of their names in pipelines.
 
-Nothing heavy is imported before a step runs, so that planning costs no more than reading the pipeline.
+Nothing heavy is imported before a step runs, so that planning costs no more than reading the pipeline. A new step is a
+class in one of these files, a line of `STEPS`, and a section of docs/steps.md.
 """
 
 from __future__ import annotations

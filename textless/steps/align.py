@@ -1,4 +1,4 @@
-"""Audio and words to phones, for measuring."""
+"""Forced alignment of audio and words to phones, for metrics."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textless.engine.step import HashFile
-from textless.errors import AudioError, CorpusError, TextlessError
-from textless.steps.common import AudioMap
+from textless.errors import CorpusError, TextlessError
+from textless.steps.common import AudioMap, Failures, collect
 from textless.steps.sources import Alignments, Corpus, Text
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from textless.engine.job import Job
     from textless.metrics.alignments import Alignment
 
@@ -22,7 +24,7 @@ COLUMNS = ("id", "start", "end", "phone")
 
 @dataclass(frozen=True, kw_only=True)
 class Align(AudioMap):
-    """When each phone of the words in `text` is said, in `phones.tsv`; training steps do not take it."""
+    """Start and end of each phone of the words in `text`, in `phones.tsv`; no training step takes it."""
 
     type = "align"
     rows_from = ("audio", "text")
@@ -47,26 +49,20 @@ class Align(AudioMap):
     def shard_path(self, n: int) -> str:
         return f"data/{n:05d}.tsv"
 
-    def shard(self, tools: dict[str, str], rows: list, out: Path) -> list[dict[str, Any]]:
-        from textless.audio.corpus import read_rows
+    def shard(self, tools: dict[str, str], rows: list, out: Path) -> Failures:
+        from textless.audio.corpus import Row, read_rows
         from textless.metrics.align import align
 
-        failures = []
         with open(out, "w", newline="", encoding="utf-8") as f:
             table = csv.writer(f, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE)
-            for row, waveform in read_rows(rows):
-                try:
-                    if isinstance(waveform, AudioError):
-                        raise waveform
-                    if row.id not in tools:
-                        raise CorpusError("cannot be aligned: there are no words of this id")
-                    table.writerows(
-                        [row.id, f"{start:.2f}", f"{end:.2f}", phone]
-                        for start, end, phone in align(waveform, tools[row.id])
-                    )
-                except TextlessError as e:
-                    failures.append({"id": row.id, "error": str(e)})
-        return failures
+
+            def work(row: Row, waveform: np.ndarray) -> None:
+                if row.id not in tools:
+                    raise CorpusError("cannot be aligned: there are no words of this id")
+                phones = align(waveform, tools[row.id])
+                table.writerows([row.id, f"{start:.2f}", f"{end:.2f}", phone] for start, end, phone in phones)
+
+            return collect(read_rows(rows), work, TextlessError)
 
     def finish(self, job: Job, tools: Any) -> None:
         from textless.metrics.alignments import read_alignments
@@ -74,12 +70,12 @@ class Align(AudioMap):
         with open(job.path / "phones.tsv", "w", encoding="utf-8") as f:
             f.write("\t".join(COLUMNS) + "\n")
             f.writelines(part.read_text(encoding="utf-8") for part in sorted(job.path.glob("data/*.tsv")))
-        found = read_alignments(job.path / "phones.tsv")
-        job.metrics = {"files": float(len(found)), "seconds": sum(phones[-1][1] for phones in found.values())}
+        aligned = read_alignments(job.path / "phones.tsv")
+        job.metrics = {"files": float(len(aligned)), "seconds": sum(phones[-1][1] for phones in aligned.values())}
 
 
 def read_phones(job: Job, step: Any) -> dict[str, Alignment] | None:
-    """What a step's field `alignments` holds, a file or the artefact of `Align`; None where it is empty."""
+    """The phones in a step's field `alignments`, a file or the artefact of `Align`; None where it is empty."""
     from textless.metrics.alignments import read_alignments
 
     if step.alignments is None:

@@ -1,27 +1,33 @@
-"""What several steps need."""
+"""Helpers of several steps."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from textless.checks import OneOf, Text
-from textless.engine.step import HashFile, MapStep
-from textless.errors import TrainingError
+from textless.engine.step import HashFile, MapStep, Step
+from textless.errors import AudioError, TextlessError, TrainingError
 from textless.steps.sources import Corpus, Model, or_missing
 
 if TYPE_CHECKING:
     from textless.audio.corpus import PackedAudio
+    from textless.audio.corpus import Row as AudioRow
     from textless.engine.job import Job
+    from textless.training.loop import Log, Row
     from textless.training.tensorboard import Board
-    from textless.types import UnitContract
-    from textless.units.dump import UnitRow
+    from textless.types import UnitContract, UnitRow
 
 
-Precision = Annotated[str, OneOf("fp32", "bf16")]  # `auto` differs from machine to machine
-# Whether it is there is asked where the step runs, which may be another machine.
-Device = Annotated[str, Text(r"cpu|cuda(:\d+)?|mps(:\d+)?", "cpu, cuda or cuda:N")]
+class _Named(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+R = TypeVar("R", bound=_Named)
+T = TypeVar("T")
+Failures = list[dict[str, Any]]
 
 
 class AudioMap(MapStep):
@@ -29,17 +35,37 @@ class AudioMap(MapStep):
 
     audio: Corpus
 
-    def rows(self, job: Job) -> list:
+    def rows(self, job: Job) -> list[AudioRow]:
         return list(self.audio.load())
 
-    def identity(self, row: Any, hash_file: HashFile) -> Any:
+    def identity(self, row: AudioRow, hash_file: HashFile) -> Any:
         from textless.audio.corpus import row_identity
 
         return row_identity(row, or_missing(hash_file))
 
 
+def collect(
+    rows: Iterable[tuple[R, T | AudioError]],
+    work: Callable[[R, T], None],
+    errors: type[TextlessError] = AudioError,
+) -> Failures:
+    """Call `work` for each row and its waveform or the like; return the rows that fail as {"id", "error"}.
+
+    A row fails when it has an AudioError in place of its value, or when `work` raises one of `errors`.
+    """
+    failures: Failures = []
+    for row, value in rows:
+        try:
+            if isinstance(value, AudioError):
+                raise value
+            work(row, value)
+        except errors as e:
+            failures.append({"id": row.id, "error": str(e)})
+    return failures
+
+
 def units_identity(row: UnitRow) -> list[Any]:
-    """What makes a row of units what it is, their contract included: a model may take these and refuse the same numbers of another."""
+    """Everything of a row of units that a result depends on; the contract decides whether a model accepts them."""
     units, durations = row.units.units, row.units.durations
     digest = hashlib.sha256(units.tobytes() + (b"" if durations is None else b"/" + durations.tobytes()))
     digest.update(_contract_text(row.units.contract).encode())
@@ -54,21 +80,21 @@ def units_identity(row: UnitRow) -> list[Any]:
     ]
 
 
-# What a contract's text began with when the first keys were made. Keys of `continue` and `resynth` depend on it.
+# The fields of a contract when the first keys were computed. Keys of `continue` and `resynth` depend on them.
 _FIRST_FIELDS = (
     "encoder", "layer", "window", "normalisation", "transform", "sample_rate", "frame_rate", "n_units", "codebook",
 )  # fmt: skip
 
 
 def _contract_text(contract: UnitContract) -> str:
-    """A contract as it enters keys. A field that came later enters only where it is known, so that old keys stay."""
+    """A contract as it enters keys. Fields that were added later enter only where known, so that old keys stay."""
     values = contract.to_dict()
     entered = [k for k in values if k in _FIRST_FIELDS or values[k] is not None]
     return f"UnitContract({', '.join(f'{k}={values[k]!r}' for k in entered)})"
 
 
-def place(job: Job, step: Any, field: str) -> Path | str:
-    """Where the model that a field names lies: an artefact, or a part of weights from outside."""
+def place(job: Job, step: Step, field: str) -> Path | str:
+    """Path or published name of the model in a field of a step: an artefact, or a part of a `Model`."""
     value = getattr(step, field)
     return value.part(field) if isinstance(value, Model) else job.inputs[field]
 
@@ -81,30 +107,35 @@ def finish_units(job: Job, contract: UnitContract) -> None:
 
 
 def packed(job: Job, corpus: Corpus, ids: set[str]) -> PackedAudio:
-    """The audio of the rows that have units, by id, decoded into the step's scratch folder. The order of a manifest is not in the key."""
+    """The audio of the rows that have units, decoded into the scratch folder.
+
+    Sorted by id, because the order of a manifest is not in the key. Raises TrainingError when there are none.
+    """
     from textless.audio.corpus import Corpus as Rows
     from textless.audio.corpus import PackedAudio
     from textless.training.distributed import first_before_others
 
     rows = sorted((row for row in corpus.load() if row.id in ids), key=lambda row: row.id)
     if not rows:
-        raise TrainingError("no id stands both in the corpus and in the units; encode the corpus that is trained on")
+        raise TrainingError("the corpus and the units have no id in common; encode the corpus that is trained on")
     with first_before_others():
         return PackedAudio.build(Rows(rows), job.scratch / "audio")
 
 
 def board(job: Job, name: str) -> Board | None:
-    """TensorBoard's event files of a training, where they are wanted."""
+    """The TensorBoard writer of a training, where event files are asked for."""
     from textless.training.tensorboard import Board
 
     return Board(job.tensorboard, name) if job.tensorboard else None
 
 
-def progress(job: Job, steps: int | None, board: Board | None = None) -> Any:
-    def log(step: int, row: dict[str, float]) -> None:
+def progress(job: Job, steps: int | None, board: Board | None = None) -> Log:
+    """The `log` of a training: to the job's progress and to TensorBoard. `steps` is None for a budget of time."""
+
+    def log(step: int, row: Row) -> None:
         if board:
             board(step, row)
-        figures = " ".join(f"{k} {v:.3g}" for k, v in row.items() if k != "step")
-        job.progress(step, steps or step, figures)  # without a number of steps there is no telling how far it is
+        metrics = " ".join(f"{k} {v:.3g}" for k, v in row.items() if k != "step")
+        job.progress(step, steps or step, metrics)
 
     return log

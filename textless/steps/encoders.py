@@ -1,24 +1,29 @@
-"""Encoders that are made here: the ladder, projections, and HuBERTs."""
+"""Steps that train encoders: the ladder, projections, and HuBERTs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from textless.checks import Count, Dropped, NotNegative, OneOf, Positive, Probability, Seed
-from textless.engine.step import Step, runtime
+from textless.checks import Count, OneOf, Positive, Seed
+from textless.engine.step import Step
 from textless.errors import TrainingError
-from textless.steps.common import Device, Precision, board, packed, place, progress
+from textless.steps.common import board, packed, place, progress
 from textless.steps.sources import Corpus
 from textless.steps.units import Frames, frames_contract
+from textless.training.configs import HUBERT_LAYERS, PretrainConfig
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from textless.audio.corpus import PackedAudio
     from textless.engine.job import Job
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ladder(Step):
-    """The ladder, fitted on a random part of a corpus: an encoder that needs no training, and the voice that a HuBERT can hear in."""
+    """The ladder, fitted on a random part of a corpus: an encoder without a network; a HuBERT can use its VTLN."""
 
     type = "ladder"
     audio: Corpus
@@ -31,7 +36,7 @@ class Ladder(Step):
     def check(self) -> None:
         if self.n_clusters <= self.dim:
             raise TrainingError(
-                f"n_clusters is {self.n_clusters}, which cannot make dim {self.dim}; more clusters, or a smaller dim"
+                f"n_clusters is {self.n_clusters}, too few for dim {self.dim}; give more clusters, or a smaller dim"
             )
 
     def run(self, job: Job) -> None:
@@ -48,9 +53,11 @@ class Ladder(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class Lda(Step):
-    """A projection of frames in which clusters stand apart (`pca`: in which frames vary most). An encoder like any other.
+    """A projection of frames that separates clusters (LDA), or keeps the most variance (PCA). An encoder like any
+    other.
 
-    The clusters are the codebook's, over the frames themselves or over `labelled`, frames of the same places.
+    The clusters are those of the codebook, over the frames themselves or over `labelled`, other frames of the same
+    audio.
     """
 
     type = "lda"
@@ -63,12 +70,10 @@ class Lda(Step):
 
     def check(self) -> None:
         if self.method == "lda" and self.codebook is None:
-            raise TrainingError(
-                "lda needs a codebook, whose clusters are to stand apart; give codebook, or method: pca"
-            )
+            raise TrainingError("lda needs a codebook, whose clusters it separates; give codebook, or method: pca")
 
     def inputs(self) -> dict[str, Step]:
-        """With the encoder that made the frames: it becomes part of the result."""
+        """With the encoder of the frames: it becomes part of the result."""
         below = {"encoder": self.frames.encoder} if isinstance(self.frames.encoder, Step) else {}
         return {**super().inputs(), **below}
 
@@ -95,85 +100,64 @@ class Lda(Step):
         job.contract = load_encoder(job.path, window=contract.window).contract.to_dict()
 
 
-# Of each preset of `units.hubert`, which is not imported for planning.
-LAYERS = {"nano": 2, "tiny": 4, "small": 8, "base": 12, "large": 24, "xlarge": 48}
-
-
 @dataclass(frozen=True, kw_only=True)
-class Pretrain(Step):
-    """A HuBERT from audio and labels. Its weights are rounded to half precision, so that what ships is what the later steps saw."""
+class Pretrain(PretrainConfig, Step):
+    """A HuBERT from audio and labels. Weights are rounded to half precision: what ships is what the later steps saw."""
 
     type = "pretrain"
     version = 2
     collective = True
     audio: Corpus
     labels: Step
-    preset: Annotated[str, OneOf(*LAYERS)] = "tiny"
-    steps: Count
-    batch: Count = 8
-    crop_seconds: Positive = 4.0
-    lr: Positive = 1e-3
-    mask_prob: Probability = 0.8
-    mask_span: Count = 10
-    unmasked_weight: NotNegative = 0.5
-    dropout: Dropped = 0.0
-    layer_drop: Dropped = 0.0
-    head: Annotated[str, OneOf("linear", "cosine")] = "linear"
     voice: Ladder | None = None
     start: Pretrain | None = None
-    precision: Precision = "fp32"
-    seed: Seed = 0
-    device: Device = runtime("cpu")
-    micro_batch: Count | None = runtime(None)
+
+    def check(self) -> None:
+        super().check()
+        if isinstance(self.start, Pretrain) and self.start.preset != self.preset:
+            raise TrainingError(
+                f"pretrain.preset is {self.preset}, but the encoder to start from is {self.start.preset}; "
+                "give the same preset"
+            )
 
     def layers(self) -> int:
         """Layers of the encoder that is trained."""
-        return LAYERS[self.preset]
+        return HUBERT_LAYERS[self.preset]
 
     def run(self, job: Job) -> None:
-        from textless.audio.mfcc import to_rate
-        from textless.model_io import load_model, round_half, to_torch
+        from textless.model_io import round_half
         from textless.units.dump import Dump
-        from textless.units.encoders.hubert import PRESETS
         from textless.units.encoders.hubert_encoder import save_encoder
-        from textless.units.encoders.hubert_frames import FRAME_RATE, n_frames
-        from textless.units.encoders.pretrain import pretrain
+        from textless.units.encoders.pretrain import load_pretrained, pretrain
         from textless.units.mfcc_lda.ladder import LadderEncoder
 
         dump = Dump(job.inputs["labels"])
-        contract = dump.contract
-        if contract.frame_rate is None or contract.n_units is None:
+        if dump.contract.frame_rate is None or dump.contract.n_units is None:
             raise TrainingError("the labels' frame rate or number of units is unknown")
         labels = {row.id: row.units.frames() for row in dump}
         audio = packed(job, self.audio, set(labels))
         model, curve = pretrain(
             audio,
-            [
-                to_rate(labels[name], rate=contract.frame_rate, target_rate=FRAME_RATE, frames=n_frames(int(samples)))
-                for name, samples in zip(audio.ids, audio.lengths, strict=True)
-            ],
-            n_classes=contract.n_units,
-            config=PRESETS[self.preset],
-            steps=self.steps,
+            _labels(audio, labels, dump.contract.frame_rate),
+            self,
+            n_classes=dump.contract.n_units,
             folder=job.scratch,
-            batch=self.batch,
-            crop_seconds=self.crop_seconds,
-            lr=self.lr,
-            mask_prob=self.mask_prob,
-            mask_span=self.mask_span,
-            unmasked_weight=self.unmasked_weight,
-            dropout=self.dropout,
-            layer_drop=self.layer_drop,
-            head=self.head,
+            start=load_pretrained(job.inputs["start"]) if self.start else None,
             voice=LadderEncoder.load(job.inputs["voice"]).voice if self.voice else None,
-            start=to_torch(load_model(job.inputs["start"], kind="hubert")[1]) if self.start else None,
-            precision=self.precision,
-            device=self.device,
-            micro_batch=self.micro_batch,
-            seed=self.seed,
             log=progress(job, self.steps, board(job, self.type)),
         )
         model.load_state_dict(round_half(model.state_dict()))
         save_encoder(job.path, model)
         hours = self.steps * self.batch * self.crop_seconds / 3600
         job.metrics = {**curve[-1], "audio_hours_seen": round(hours, 2), "curve": curve}
+
+
+def _labels(audio: PackedAudio, labels: Mapping[str, np.ndarray], rate: float) -> list[np.ndarray]:
+    """The labels of each file at the encoder's frame rate."""
+    from textless.audio.mfcc import to_rate
+    from textless.units.encoders.hubert_frames import FRAME_RATE, n_frames
+
+    return [
+        to_rate(labels[name], rate=rate, target_rate=FRAME_RATE, frames=n_frames(int(samples)))
+        for name, samples in zip(audio.ids, audio.lengths, strict=True)
+    ]

@@ -8,14 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from textless.checks import (
-    Between,
     Count,
-    Dropped,
-    Large,
     Length,
     OneOf,
     Penalty,
-    Positive,
     Probability,
     PromptLength,
     Samples,
@@ -23,42 +19,23 @@ from textless.checks import (
     Share,
     Temperature,
 )
-from textless.engine.step import HashFile, MapStep, Step, runtime
-from textless.errors import TrainingError
-from textless.steps.common import Device, Precision, board, finish_units, place, progress, units_identity
+from textless.engine.step import HashFile, MapStep, Step
+from textless.steps.common import board, finish_units, place, progress, units_identity
+from textless.training.configs import LMTrainConfig
 
 if TYPE_CHECKING:
     from textless.engine.job import Job
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainLM(Step):
+class TrainLM(LMTrainConfig, Step):
     """A unit language model; `dev` units are only measured on."""
 
     type = "train_lm"
     collective = True
     units: Step
     dev: Step | None = None
-    preset: Annotated[str, OneOf("nano", "tiny", "small", "base", "gslm")] = "tiny"
     start: Step | None = None
-    steps: Count | None = None
-    tokens: Large | None = None
-    minutes: Positive | None = None
-    batch_tokens: Count = 8192
-    context: Annotated[int, Between(2, 2**18)] = 512
-    lr: Positive = 1e-3
-    schedule: Annotated[str, OneOf("cosine", "inverse_sqrt")] = "cosine"
-    dropout: Dropped = 0.1
-    precision: Precision = "fp32"
-    seed: Seed = 0
-    device: Device = runtime("cpu")
-    micro_batch: Count | None = runtime(None)
-
-    def check(self) -> None:
-        if sum(budget is not None for budget in (self.steps, self.tokens, self.minutes)) != 1:
-            raise TrainingError("train_lm needs a budget, in steps, tokens or minutes; give one of the three")
-        if self.batch_tokens < self.context:
-            raise TrainingError(f"batch_tokens is {self.batch_tokens}, less than one row of context {self.context}")
 
     def run(self, job: Job) -> None:
         from textless.lm import from_causal, train_lm
@@ -66,9 +43,6 @@ class TrainLM(Step):
         from textless.model_io import round_half
         from textless.units.dump import Dump
 
-        steps = self.steps
-        if self.tokens is not None:
-            steps = -(-self.tokens // (max(1, self.batch_tokens // self.context) * self.context))
         dump = Dump(job.inputs["units"])
         start = None
         if self.start is not None:
@@ -76,24 +50,13 @@ class TrainLM(Step):
         dev = list(Dump(job.inputs["dev"])) if self.dev else []
         lm, job.metrics = train_lm(
             (row.units for row in dump),
+            self,
             contract=dump.contract,
-            preset=self.preset,
             start=start,
-            steps=steps,
-            minutes=self.minutes,
-            batch_tokens=self.batch_tokens,
-            context=self.context,
-            lr=self.lr,
-            schedule=self.schedule,
-            dropout=self.dropout,
             dev=[row.units for row in dev],
-            seed=self.seed,
             checkpoint=job.scratch / "checkpoint.pt",
-            log=progress(job, steps, board(job, self.type)),
-            device=self.device,
-            precision=self.precision,
-            micro_batch=self.micro_batch,
             scratch=job.scratch,
+            log=progress(job, self.updates, board(job, self.type)),
         )
         lm.load_state_dict(round_half(lm.state_dict()))
         if speakers := by_speaker(lm, [replace(row, units=row.units.deduplicated()) for row in dev if len(row.units)]):
@@ -104,7 +67,7 @@ class TrainLM(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class Continue(MapStep):
-    """Prompts and what the language model adds to them, as a unit dump."""
+    """Prompts and their continuations by the language model, as a unit dump."""
 
     type = "continue"
     version = 2
@@ -177,7 +140,10 @@ class Continue(MapStep):
 
 @dataclass(frozen=True, kw_only=True)
 class Score(Step):
-    """Likelihood of units, beside n-grams of those in `train`; and of real ones against the same reversed, shuffled and spliced."""
+    """Likelihood of units, and how often it is above that of the same units reversed, shuffled or spliced.
+
+    With `train`, also under n-grams of those units.
+    """
 
     type = "score"
     version = 2

@@ -1,4 +1,4 @@
-"""What units and frames are worth: against phones, and against changes of the sound; and speech, against its original."""
+"""Metrics as steps: units and frames against phones and under perturbations, and speech against a reference."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from textless.checks import Count, NotNegative, OneOf, Seed
-from textless.engine.step import HashFile, MapStep, Step, runtime
-from textless.errors import AudioError, TrainingError
+from textless.checks import Count, Device, NotNegative, OneOf, Precision, Seed, runtime
+from textless.engine.step import HashFile, MapStep, Step
+from textless.errors import TrainingError
 from textless.steps.align import Align, read_phones
-from textless.steps.common import AudioMap, Device, Precision
+from textless.steps.common import AudioMap, Failures, collect
 from textless.steps.sources import Alignments, Corpus, Items, Text, or_missing
 from textless.steps.units import Frames, check_layer, frames_contract, tokenizer_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
+
+    from textless.audio.corpus import Row
     from textless.engine.job import Job
     from textless.units.tokenizer import Tokenizer
 
@@ -27,9 +30,9 @@ def _phones(job: Job, step: Any) -> dict[str, Any]:
     return {"alignments": read_phones(job, step), "items": read_items(step.items.file) if step.items else None}
 
 
-def _finish(job: Job, name: str, figures: dict[str, float], contract: dict[str, Any] | None) -> None:
-    job.metrics, job.contract = figures, contract
-    (job.path / name).write_text(json.dumps(figures, indent=1) + "\n")
+def _finish(job: Job, name: str, metrics: dict[str, float], contract: dict[str, Any] | None) -> None:
+    job.metrics, job.contract = metrics, contract
+    (job.path / name).write_text(json.dumps(metrics, indent=1) + "\n")
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
@@ -82,7 +85,7 @@ class FrameABX(Step):
         from textless.units.frames import read_frames
 
         contract = frames_contract(job.inputs["frames"])
-        figures = measure_frames(
+        metrics = measure_frames(
             dict(read_frames(job.inputs["frames"])),
             frame_rate=contract.frame_rate or 0,
             **_phones(job, self),
@@ -92,12 +95,12 @@ class FrameABX(Step):
             max_speakers=self.max_speakers,
             seed=self.seed,
         )
-        _finish(job, "abx.json", figures, contract.to_dict())
+        _finish(job, "abx.json", metrics, contract.to_dict())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Robustness(AudioMap):
-    """Unit edit distances between audio and the same made faster, slower, higher, lower and noisy, in `robustness.json`."""
+    """Unit edit distances of audio to perturbations of it (speed, stretch, pitch, noise), in `robustness.json`."""
 
     type = "robustness"
     version = 2
@@ -119,34 +122,32 @@ class Robustness(AudioMap):
     def shard_path(self, n: int) -> str:
         return f"data/{n:05d}.jsonl"
 
-    def shard(self, tools: Tokenizer, rows: list, out: Path) -> list[dict[str, Any]]:
+    def shard(self, tools: Tokenizer, rows: list, out: Path) -> Failures:
         from textless.audio.corpus import read_rows
         from textless.metrics.robustness import unit_edit_distances
 
-        failures, lines = [], []
-        for row, waveform in read_rows(rows):
-            try:
-                if isinstance(waveform, AudioError):
-                    raise waveform
-                figures = unit_edit_distances(waveform, tools.encode_batch, name=row.id, seed=self.seed)
-                lines.append(json.dumps({"id": row.id, **figures}) + "\n")
-            except AudioError as e:
-                failures.append({"id": row.id, "error": str(e)})
+        lines: list[str] = []
+
+        def measure(row: Row, waveform: np.ndarray) -> None:
+            distances = unit_edit_distances(waveform, tools.encode_batch, name=row.id, seed=self.seed)
+            lines.append(json.dumps({"id": row.id, **distances}) + "\n")
+
+        failures = collect(read_rows(rows), measure)
         out.write_text("".join(lines))
         return failures
 
     def finish(self, job: Job, tools: Tokenizer) -> None:
         from textless.metrics.robustness import mean_distances
 
-        figures = mean_distances(
+        metrics = mean_distances(
             ({k: v for k, v in row.items() if k != "id"} for row in _lines(job.path)), seed=self.seed
         )
-        _finish(job, "robustness.json", figures, tools.contract.to_dict())
+        _finish(job, "robustness.json", metrics, tools.contract.to_dict())
 
 
 @dataclass(frozen=True, kw_only=True)
 class CopySynthesis(AudioMap):
-    """Audio rebuilt from its own mel spectrogram, as `ID.wav`: what a vocoder is held against."""
+    """Griffin-Lim from the mel spectrogram of the audio itself, as `ID.wav`: a baseline for vocoders."""
 
     type = "copy_synthesis"
     audio: Corpus
@@ -155,26 +156,22 @@ class CopySynthesis(AudioMap):
     def shard_path(self, n: int) -> str:
         return f"data/{n:05d}"
 
-    def shard(self, tools: Any, rows: list, out: Path) -> list[dict[str, Any]]:
+    def shard(self, tools: Any, rows: list, out: Path) -> Failures:
         from textless.audio.corpus import file_stem, read_rows
         from textless.audio.io import write_audio
         from textless.vocoder.griffin_lim import copy_synthesis
 
         out.mkdir(exist_ok=True)
-        failures = []
-        for row, waveform in read_rows(rows):
-            try:
-                if isinstance(waveform, AudioError):
-                    raise waveform
-                write_audio(out / f"{file_stem(row.id)}.wav", copy_synthesis(waveform, seed=self.seed))
-            except AudioError as e:
-                failures.append({"id": row.id, "error": str(e)})
-        return failures
+
+        def rebuild(row: Row, waveform: np.ndarray) -> None:
+            write_audio(out / f"{file_stem(row.id)}.wav", copy_synthesis(waveform, seed=self.seed))
+
+        return collect(read_rows(rows), rebuild)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechQuality(MapStep):
-    """Speech that was made beside the original, sentence by sentence in `data/N.jsonl`, and over all in `speech_quality.json`."""
+    """Synthetic speech against the original: each sentence in `data/N.jsonl`, and over all in `speech_quality.json`."""
 
     type = "speech_quality"
     rows_from = ("speech", "reference")
@@ -210,7 +207,7 @@ class SpeechQuality(MapStep):
         return [row_identity(row.reference, or_missing(hash_file)), hash_file(row.speech.path)]
 
     def tools(self, job: Job) -> Any:
-        """Tokenizer and words, or None. What the measures need must be there: a result does not depend on what is installed."""
+        """Tokenizer and words, or None. Missing packages are an error: a result never depends on what is installed."""
         from textless.metrics.asr import check_recogniser, read_text
         from textless.metrics.speech import check_stoi
 
@@ -222,7 +219,7 @@ class SpeechQuality(MapStep):
     def shard_path(self, n: int) -> str:
         return f"data/{n:05d}.jsonl"
 
-    def shard(self, tools: Any, rows: list, out: Path) -> list[dict[str, Any]]:
+    def shard(self, tools: Any, rows: list, out: Path) -> Failures:
         from textless.metrics.speech import compare_pairs
 
         tokenizer, text = tools
@@ -233,13 +230,13 @@ class SpeechQuality(MapStep):
     def finish(self, job: Job, tools: Any) -> None:
         from textless.metrics.speech import summarise
 
-        figures = summarise(_lines(job.path), seed=self.seed)
-        _finish(job, "speech_quality.json", figures, tools[0].contract.to_dict() if tools[0] else None)
+        metrics = summarise(_lines(job.path), seed=self.seed)
+        _finish(job, "speech_quality.json", metrics, tools[0].contract.to_dict() if tools[0] else None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference(Step):
-    """How much `a` is above `b`, of the same files, in `difference.json`: units against phones, or speech that was measured."""
+    """Metrics of `a` minus those of `b` over the same files, in `difference.json`: units against phones, or speech."""
 
     type = "difference"
     a: Step
@@ -256,9 +253,7 @@ class Difference(Step):
 
         phones = read_phones(job, self)
         if phones is not None:
-            a, b = (Dump(job.inputs[name]) for name in ("a", "b"))
-            figures = unit_difference(a, b, phones, seed=self.seed)
+            metrics = unit_difference(Dump(job.inputs["a"]), Dump(job.inputs["b"]), phones, seed=self.seed)
         else:
-            a, b = (_lines(job.inputs[name]) for name in ("a", "b"))
-            figures = differences(a, b, seed=self.seed)
-        _finish(job, "difference.json", figures, None)
+            metrics = differences(_lines(job.inputs["a"]), _lines(job.inputs["b"]), seed=self.seed)
+        _finish(job, "difference.json", metrics, None)

@@ -1,4 +1,4 @@
-"""What stands outside of the graph: audio, alignments, weights."""
+"""Inputs from outside the graph: audio, alignments, weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def or_missing(hash_file: HashFile) -> HashFile:
-    """The same, but for a file that is not there: its row fails when it comes to it, and the others are done."""
+    """The same, and "missing" for a missing file: its row fails when it is processed, and the others succeed."""
 
     def hash_or_missing(file: str) -> str:
         try:
@@ -29,7 +29,10 @@ def or_missing(hash_file: HashFile) -> HashFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus(Source):
-    """Audio: a folder, glob or manifest, or a list of them; `splits` joins split and speaker by id, `split` keeps one, or those."""
+    """Audio: a folder, glob or manifest, or a list of them.
+
+    `splits` is a table that adds split and speaker by id; `split` keeps the rows of one or several splits.
+    """
 
     type = "corpus"
     manifest: str | list = path()
@@ -37,7 +40,7 @@ class Corpus(Source):
     split: str | list | None = None
 
     def load(self) -> Rows:
-        """The rows, as they were when they were first asked for: what joins the folder later is not of this run."""
+        """The rows at the time of the first call: files that are added to the folder later are not part of this run."""
         return self._rows
 
     @functools.cached_property
@@ -52,7 +55,7 @@ class Corpus(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class Alignments(Source):
-    """A tsv with id, start, end and phone, for measuring; training steps do not take it."""
+    """A tsv with id, start, end and phone, for metrics; no training step takes it."""
 
     type = "alignments"
     file: str = path()
@@ -63,7 +66,7 @@ class Alignments(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class Items(Source):
-    """An item file of ZeroSpeech, for measuring ABX."""
+    """An item file of ZeroSpeech, for ABX."""
 
     type = "items"
     file: str = path()
@@ -74,7 +77,7 @@ class Items(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class Text(Source):
-    """What is said, lines of id, tab, words, for measuring; training steps do not take it."""
+    """Transcripts, lines of id, tab, words, for metrics; no training step takes them."""
 
     type = "text"
     file: str = path()
@@ -85,9 +88,10 @@ class Text(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class Model(Source):
-    """Weights from outside, of which each field takes its part.
+    """Pretrained weights; a field that holds it uses its part (encoder, codebook, …).
 
-    `name` is an embedded set or a published encoder; `file` a set or a single model on disk, in any form that `load_encoder` takes.
+    `name` is an embedded bundle or a published encoder; `file` a bundle or a single model on disk, in any format of
+    `load_encoder`.
     """
 
     type = "model"
@@ -110,14 +114,14 @@ class Model(Source):
         return _weights(self._place(), hash_file)
 
     def part(self, field: str) -> Path | str:
-        """What stands for a field: a folder, a file, or a published name."""
+        """Folder, file or published name for a field."""
         if self._published():
             return self.name or ""
         place = self._place()
         return place / field if (place / field).is_dir() else place
 
     def layers(self) -> int | None:
-        """Of the encoder, where a configuration on disk says so."""
+        """Number of layers of the encoder, where a configuration on disk has it."""
         from textless.model_io import CONFIG, read_json
 
         with contextlib.suppress(ModelError):
@@ -142,7 +146,7 @@ class Model(Source):
 
 
 def _weights(place: Path, hash_file: HashFile) -> dict[str, str]:
-    """Hashes of everything that a model is read from."""
+    """Hash of each file of a model."""
     from textless.model_io import model_files
 
     return {name: hash_file(str(file)) for name, file in model_files(place).items()}

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from textless.checks import Between, Count, NotNegative, OneOf, Positive, Seed, Share, check
-from textless.engine.step import Step, runtime
-from textless.errors import AudioError, ModelError, TrainingError
-from textless.steps.common import AudioMap, Device, Precision, finish_units, place
+from textless.checks import Between, Count, Device, NotNegative, OneOf, Positive, Precision, Seed, Share, check, runtime
+from textless.engine.step import Step
+from textless.errors import ModelError, TrainingError
+from textless.steps.common import AudioMap, Failures, collect, finish_units, place
 from textless.steps.sources import Corpus
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from textless.audio.corpus import Row
     from textless.engine.job import Job
     from textless.types import UnitContract
     from textless.units.tokenizer import Tokenizer
 
 
-FrontEnd = Annotated[str, OneOf("mfcc", "logmel", "context_mfcc")]  # `units.encode.SIGNAL`
+FrontEnd = Annotated[str, OneOf("mfcc", "logmel", "context_mfcc")]  # `units.encoders.signal.SIGNAL`
 
 
 def encoder_of(job: Job, step: Any, contract: UnitContract | None = None) -> Any:
@@ -33,14 +37,14 @@ def encoder_of(job: Job, step: Any, contract: UnitContract | None = None) -> Any
 
 
 def check_layer(step: Any) -> None:
-    """Raise ModelError for an encoder that is no front end's name, or a layer that it has not, as far as is known before it is made."""
+    """Raise ModelError for an unknown front end or a missing layer, as far as is known without the encoder."""
     if isinstance(step.encoder, str):
         check(step.encoder, FrontEnd, f"{step.type}.encoder")
         if step.layer is not None:
             raise ModelError(
                 f"{step.type}.layer is {step.layer}, but the front end {step.encoder} has no layers; leave it out"
             )
-    if step.layer is None or not hasattr(step.encoder, "layers"):  # of a pretraining or a model; others have none
+    if step.layer is None or not hasattr(step.encoder, "layers"):  # only `Pretrain` and `Model` have them
         return
     layers = step.encoder.layers()
     if layers is not None and step.layer > layers:
@@ -57,7 +61,10 @@ def tokenizer_of(job: Job, step: Any) -> Tokenizer:
 
 @dataclass(frozen=True, kw_only=True)
 class Frames(AudioMap):
-    """Encoder outputs on disk; `fraction` keeps a random share of each file's frames, for k-means. `context` joins each with neighbours."""
+    """Encoder outputs on disk.
+
+    `fraction` keeps a random share of each file's frames, for k-means; `context` concatenates each with its neighbours.
+    """
 
     type = "frames"
     version = 2
@@ -84,18 +91,17 @@ class Frames(AudioMap):
     def shard_path(self, n: int) -> str:
         return f"data/{n:05d}"
 
-    def shard(self, tools: Any, rows: list, out: Path) -> list[dict[str, Any]]:
+    def shard(self, tools: Any, rows: list, out: Path) -> Failures:
         from textless.units.frames import thin, write_frames
         from textless.units.tokenizer import encode_rows
 
-        failures, frames = [], []
-        for row, _, pieces in encode_rows(rows, tools, batch_seconds=self.batch_seconds):
-            try:
-                if isinstance(pieces, AudioError):
-                    raise pieces
-                frames.append((row.id, thin(pieces, row.id, fraction=self.fraction, seed=self.seed)))
-            except AudioError as e:
-                failures.append({"id": row.id, "error": str(e)})
+        frames: list[tuple[str, np.ndarray]] = []
+
+        def keep(row: Row, pieces: Iterable[np.ndarray]) -> None:
+            frames.append((row.id, thin(pieces, row.id, fraction=self.fraction, seed=self.seed)))
+
+        encoded = encode_rows(rows, tools, batch_seconds=self.batch_seconds)
+        failures = collect(((row, pieces) for row, _, pieces in encoded), keep)
         write_frames(out, frames, dim=tools.dim)
         return failures
 
@@ -157,7 +163,7 @@ class KMeans(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class Encode(AudioMap):
-    """Audio to a unit dump in one go; no frames reach the disk. Without `layer` or `window`, the codebook's."""
+    """Audio to a unit dump, without frames on disk. `layer` and `window` default to the codebook's."""
 
     type = "encode"
     version = 2
@@ -176,7 +182,7 @@ class Encode(AudioMap):
     def tools(self, job: Job) -> Tokenizer:
         return tokenizer_of(job, self)
 
-    def shard(self, tools: Tokenizer, rows: list, out: Path) -> list[dict[str, Any]]:
+    def shard(self, tools: Tokenizer, rows: list, out: Path) -> Failures:
         from textless.units.dump import write_results
         from textless.units.tokenizer import tokenize
 
@@ -188,7 +194,7 @@ class Encode(AudioMap):
 
 @dataclass(frozen=True, kw_only=True)
 class Assign(Step):
-    """Units of frames that are on disk."""
+    """Frames on disk to a unit dump."""
 
     type = "assign"
     frames: Frames

@@ -1,26 +1,31 @@
-"""Units to speech: fundamental frequency, the vocoder, and the set of models."""
+"""Units to speech: F0, the vocoder, and the bundle of models."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from textless.checks import Between, Count, OneOf, Positive, Seed
-from textless.engine.step import HashFile, MapStep, Step, runtime
-from textless.errors import AudioError, ModelError, TrainingError
-from textless.steps.common import AudioMap, Device, Precision, board, packed, place, progress, units_identity
+from textless.checks import Between, Device, OneOf, runtime
+from textless.engine.step import HashFile, MapStep, Step
+from textless.errors import ModelError, TrainingError
+from textless.steps.common import AudioMap, Failures, board, collect, packed, place, progress, units_identity
 from textless.steps.sources import Corpus
+from textless.training.configs import VocoderTrainConfig
 
 SAMPLE_RATE = 16_000  # Hz, of `textless.audio.io`, which is not imported for planning
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from textless.audio.corpus import PackedAudio
     from textless.engine.job import Job
-    from textless.units.dump import UnitRow
+    from textless.types import UnitRow, Units
+    from textless.vocoder import Clip, UnitVocoder
     from textless.vocoder.base import BaseVocoder
 
 
@@ -42,20 +47,15 @@ class F0(AudioMap):
     def shard_path(self, n: int) -> str:
         return f"data/{n:05d}"
 
-    def shard(self, tools: Any, rows: list, out: Path) -> list[dict[str, Any]]:
+    def shard(self, tools: Any, rows: list, out: Path) -> Failures:
         from textless.audio.corpus import read_rows
         from textless.audio.f0 import track_f0
         from textless.units.frames import write_frames
 
-        hop = round(SAMPLE_RATE / self.frame_rate)
-        failures, waveforms = [], {}
-        for row, waveform in read_rows(rows):
-            if isinstance(waveform, AudioError):
-                failures.append({"id": row.id, "error": str(waveform)})
-            else:
-                waveforms[row.id] = waveform
-        found = track_f0(list(waveforms.values()), hop=hop, device=self.device)
-        write_frames(out, ((name, f0[:, None]) for name, f0 in zip(waveforms, found, strict=True)), dim=1)
+        waveforms: dict[str, np.ndarray] = {}
+        failures = collect(read_rows(rows), lambda row, waveform: waveforms.update({row.id: waveform}))
+        contours = track_f0(list(waveforms.values()), hop=round(SAMPLE_RATE / self.frame_rate), device=self.device)
+        write_frames(out, ((name, f0[:, None]) for name, f0 in zip(waveforms, contours, strict=True)), dim=1)
         return failures
 
     def finish(self, job: Job, tools: Any) -> None:
@@ -63,7 +63,7 @@ class F0(AudioMap):
 
 
 def check_f0(job: Job, frame_rate: float | None) -> None:
-    """Raise TrainingError where the step takes F0 and it is of another frame rate, if that is known: it would be that of elsewhere."""
+    """Raise TrainingError where the step takes F0 and its frame rate is not that of the units, if that is known."""
     from textless.model_io import read_json
 
     if "f0" in job.inputs and frame_rate is not None:
@@ -85,8 +85,8 @@ def f0_of(job: Job, frame_rate: float | None) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainVocoder(Step):
-    """A voice from units and their audio."""
+class TrainVocoder(VocoderTrainConfig, Step):
+    """A vocoder from units and their audio."""
 
     type = "train_vocoder"
     version = 2
@@ -95,63 +95,53 @@ class TrainVocoder(Step):
     units: Step
     f0: F0 | None = None
     start: Step | None = None
-    adversarial: Annotated[str, OneOf("small", "large")] | None = None
-    preset: Annotated[str, OneOf("nano", "small", "base")] = "small"
-    causal: bool = False
-    steps: Count
-    batch: Count = 16
-    crop_seconds: Positive = 1.0
-    lr: Positive = 1e-3
-    precision: Precision = "fp32"
-    seed: Seed = 0
-    device: Device = runtime("cpu")
-    micro_batch: Count | None = runtime(None)
 
     def run(self, job: Job) -> None:
-        from functools import partial
-
         from textless.model_io import round_half
         from textless.units.dump import Dump
-        from textless.vocoder import Clip, train_vocoder
-        from textless.vocoder.model import load_unit_vocoder
+        from textless.vocoder import train_vocoder
 
         dump = Dump(job.inputs["units"])
         rows, f0 = {row.id: row.units for row in dump}, f0_of(job, dump.contract.frame_rate)
-        audio = packed(job, self.audio, set(rows))
-        clips = []
-        for i, (name, samples, speaker) in enumerate(zip(audio.ids, audio.lengths, audio.speakers, strict=True)):
-            units = rows[name]
-            contour = f0[name][: units.n_frames] if name in f0 else None
-            clips.append(Clip(units, partial(audio.waveform, i), int(samples), speaker, contour))
         curves = board(job, self.type)
         vocoder, job.metrics = train_vocoder(
-            clips,
+            _clips(packed(job, self.audio, set(rows)), rows, f0),
+            self,
             contract=dump.contract,
-            preset=self.preset,
             f0=self.f0 is not None,
-            causal=self.causal,
-            start=load_unit_vocoder(place(job, self, "start")) if self.start else None,
-            adversarial=self.adversarial,
-            steps=self.steps,
-            batch=self.batch,
-            crop_seconds=self.crop_seconds,
-            lr=self.lr,
-            seed=self.seed,
+            start=_start(place(job, self, "start")) if self.start else None,
             checkpoint=job.scratch / "checkpoint.pt",
             log=progress(job, self.steps, curves),
             listen=curves.listen if curves else None,
-            device=self.device,
-            precision=self.precision,
-            micro_batch=self.micro_batch,
         )
         vocoder.load_state_dict(round_half(vocoder.state_dict()))
         vocoder.save(job.path)
         job.contract = dump.contract.to_dict()
 
 
+def _start(path: Path | str) -> UnitVocoder:
+    """The vocoder to continue from. Raises TrainingError for one that this trainer did not train."""
+    from textless.vocoder import UnitVocoder, load_vocoder
+
+    vocoder = load_vocoder(path)
+    if not isinstance(vocoder, UnitVocoder):
+        raise TrainingError(f"{path}: a unit HiFi-GAN cannot be trained further; start from a train_vocoder step")
+    return vocoder
+
+
+def _clips(audio: PackedAudio, units: Mapping[str, Units], f0: Mapping[str, np.ndarray]) -> list[Clip]:
+    from textless.vocoder import Clip
+
+    clips = []
+    for i, (name, samples, speaker) in enumerate(zip(audio.ids, audio.lengths, audio.speakers, strict=True)):
+        contour = f0[name][: units[name].n_frames] if name in f0 else None
+        clips.append(Clip(units[name], partial(audio.waveform, i), int(samples), speaker, contour))
+    return clips
+
+
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """A row of units to be spoken into a file of this name, following this F0 if one is given."""
+    """A row of units to synthesise into a file of this name, with this F0 if one is given."""
 
     row: UnitRow
     name: str
@@ -178,7 +168,7 @@ class Resynth(MapStep):
         if isinstance(self.speaker, int) and not isinstance(self.speaker, bool):
             object.__setattr__(self, "speaker", str(self.speaker))  # YAML reads a name of digits as a number
 
-    def rows(self, job: Job) -> list:
+    def rows(self, job: Job) -> list[Utterance]:
         from textless.model import named
         from textless.units.dump import Dump
 
@@ -203,25 +193,23 @@ class Resynth(MapStep):
     def shard_path(self, n: int) -> str:
         return "."
 
-    def shard(self, tools: BaseVocoder, rows: list[Utterance], out: Path) -> list[dict[str, Any]]:
+    def shard(self, tools: BaseVocoder, rows: list[Utterance], out: Path) -> Failures:
         from textless.audio.io import write_audio
         from textless.model import resynth_row
 
         out.mkdir()
-        failures = []
-        for row in rows:
+
+        def speak(_: Utterance, row: Utterance) -> None:
             follow = None if self.f0 is None else {} if row.f0 is None else {row.id: row.f0}
-            try:
-                waveform = resynth_row(tools, row.row, speaker=self.speaker, durations=self.durations, f0=follow)
-                write_audio(out / f"{row.name}.wav", waveform, sample_rate=tools.sample_rate)
-            except ModelError as e:
-                failures.append({"id": row.id, "error": str(e)})
-        return failures
+            waveform = resynth_row(tools, row.row, speaker=self.speaker, durations=self.durations, f0=follow)
+            write_audio(out / f"{row.name}.wav", waveform, sample_rate=tools.sample_rate)
+
+        return collect(((row, row) for row in rows), speak, ModelError)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle(Step):
-    """Encoder, codebook, language model and vocoder as one folder in half precision: what `textless.load` and `--model` take."""
+    """Encoder, codebook, language model and vocoder in one folder of half precision, as `textless.load` takes it."""
 
     type = "bundle"
     encoder: Step

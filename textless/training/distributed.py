@@ -1,7 +1,7 @@
-"""Several processes that train one model: each computes some rows of every batch, and gradients are summed over all of them.
+"""Data parallelism: each process computes some rows of every batch, and gradients are summed over the processes.
 
-The processes are those that `torchrun` or `accelerate launch` starts; both say in the environment who is who (RANK, WORLD_SIZE, LOCAL_RANK,
-MASTER_ADDR, MASTER_PORT). Nothing here does anything in a process that was started alone.
+Processes are started by `torchrun` or `accelerate launch`, which set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
+MASTER_PORT in the environment. In a process that was started alone, every function here does nothing.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from textless.devices import resolve
 from textless.errors import TrainingError
 from textless.ranks import rank, size
 
-PATIENCE = timedelta(
-    days=1
-)  # the first process may decode a large corpus while the others wait; launchers end the others of one that dies
+# The first process may decode a large corpus while the others wait. When one process dies, the launcher ends the
+# others.
+PATIENCE = timedelta(days=1)
 
 
 def place(device: str) -> str:
-    """The device of this process: of several on a host that shall run on `cuda`, each has the GPU of its own number.
+    """The device of this process: with several processes on a host, `cuda` is the GPU with this process's local rank.
 
     Raises DeviceError as `devices.resolve`, TrainingError when there are fewer GPUs than processes.
     """
     if size() == 1 or device != "cuda":
         return str(resolve(device))
-    here = int(os.environ.get("LOCAL_RANK") or 0)
-    if here >= torch.cuda.device_count():
+    local = int(os.environ.get("LOCAL_RANK") or 0)
+    if local >= torch.cuda.device_count():
         raise TrainingError(
-            f"process {here} of this host has no GPU; there are {torch.cuda.device_count()}: start as many processes"
+            f"process {local} of this host has no GPU; there are {torch.cuda.device_count()}: start as many processes"
         )
-    torch.cuda.set_device(here)
-    return f"cuda:{here}"
+    torch.cuda.set_device(local)
+    return f"cuda:{local}"
 
 
 def parts(rows: int, micro_batch: int | None = None) -> list[slice]:
@@ -58,7 +58,7 @@ def parts(rows: int, micro_batch: int | None = None) -> list[slice]:
 
 
 def add(tensors: Sequence[Tensor]) -> None:
-    """Sum each tensor over the processes, in place; all processes must give the same shapes. One exchange for each dtype and device."""
+    """All-reduce (sum) in place; all processes must pass the same shapes. One exchange per dtype and device."""
     if size() == 1:
         return
     _connect()
@@ -73,13 +73,13 @@ def add(tensors: Sequence[Tensor]) -> None:
 
 
 def wait() -> None:
-    """Go on when all processes are here."""
+    """Barrier: return when all processes have called it."""
     add([torch.zeros(1)])
 
 
 @contextlib.contextmanager
 def first_before_others() -> Iterator[None]:
-    """Let the first process through the block before the others, which then find what it made."""
+    """Run the block in the first process, then in the others, which find the files that it wrote."""
     if rank():
         wait()
     yield
@@ -89,13 +89,13 @@ def first_before_others() -> Iterator[None]:
 
 def check_same(number: int, what: str) -> None:
     """Raise TrainingError in every process when one has another number than the first."""
-    all_of_them = torch.zeros(size(), dtype=torch.int64)
-    all_of_them[rank()] = number
-    add([all_of_them])
-    if (different := (all_of_them != all_of_them[0]).nonzero()).numel():
+    numbers = torch.zeros(size(), dtype=torch.int64)
+    numbers[rank()] = number
+    add([numbers])
+    if (different := (numbers != numbers[0]).nonzero()).numel():
         i = int(different[0])
         raise TrainingError(
-            f"{what} is {int(all_of_them[0])} in process 0 but {int(all_of_them[i])} in process {i}; "
+            f"{what} is {int(numbers[0])} in process 0 but {int(numbers[i])} in process {i}; "
             "all hosts must see the same files: put the store on a file system that they share"
         )
 

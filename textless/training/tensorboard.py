@@ -1,4 +1,4 @@
-"""Training curves for TensorBoard."""
+"""TensorBoard event files of a training."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ if TYPE_CHECKING:
 
 
 class Board:
-    """Event files of one training; give it to a training as `log`.
+    """Writer of scalars and audio samples; pass it to a training as `log`, and `listen` as `listen`.
 
-    A training that goes on from a checkpoint goes on in the same folder: what an earlier attempt wrote beyond that point is not shown.
+    A training that resumes from a checkpoint writes to the same folder: events of an earlier attempt beyond the
+    checkpoint are purged.
 
     Args:
-        folder: for the event files.
+        folder: log directory.
         name: of the training; tags are `name/loss` and so on.
     """
 
@@ -32,15 +33,15 @@ class Board:
         return SummaryWriter(str(self.folder), purge_step=self.first)
 
     def __call__(self, step: int, row: dict[str, float]) -> None:
-        """Write the figures of a row; those that are not finite numbers are left out."""
+        """Write the scalars of a row; values that are not finite are left out."""
         self.first = self.first or step
         for name, value in row.items():
             if name != "step" and math.isfinite(value):
                 self.writer.add_scalar(f"{self.name}/{name}", value, step)
-        self.writer.flush()  # so that it can be seen at once, and a kill loses nothing
+        self.writer.flush()  # visible at once, and a kill loses nothing
 
     def listen(self, step: int, waveform: np.ndarray, sample_rate: int) -> None:
-        """Write a sample: (samples,) float32 in [-1, 1]."""
+        """Write an audio sample: (samples,) float32 in [-1, 1]."""
         self.first = self.first or step
         self.writer.add_audio(f"{self.name}/sample", waveform[None].clip(-1, 1), step, sample_rate)
         self.writer.flush()

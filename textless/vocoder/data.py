@@ -44,7 +44,7 @@ def batches(lengths: Sequence[int]) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class Clip:
-    """An utterance to train on.
+    """An utterance of the training data.
 
     Attributes:
         units: at the vocoder's frame rate; frame t belongs to the samples [t * hop, (t + 1) * hop). HuBERT's frame t
@@ -63,7 +63,7 @@ class Clip:
 
 
 def by_duration(clips: Sequence[Clip]) -> list[str]:
-    """The names of the speakers, from most frames to fewest."""
+    """Names of the speakers, the one with most frames first."""
     frames: dict[str, int] = {}
     for clip in clips:
         name = clip.speaker or NO_NAME
@@ -72,7 +72,7 @@ def by_duration(clips: Sequence[Clip]) -> list[str]:
 
 
 class Batch(NamedTuple):
-    """The plan of one step's batch, drawn on the host; the audio itself is read part by part.
+    """The batch of an update, drawn on the host; the audio itself is read part by part.
 
     Attributes:
         rows: (B,) int64 indices of clips.
@@ -103,13 +103,13 @@ class Batch(NamedTuple):
 
 
 class Clips:
-    """Clips for training: checked once, frames drawn uniformly.
+    """Clips, checked once; crops are drawn so that every frame is equally likely.
 
-    Raises TrainingError: a clip of an unknown speaker or without frames, audio shorter than the units, F0 that is
-    missing or of another length. ContractError: units of another kind.
+    Raises TrainingError: a clip of another speaker or without frames, audio shorter than the units, F0 that is missing
+    or of another length. ContractError: units of another kind.
     """
 
-    def __init__(self, clips: Sequence[Clip], model: UnitVocoder):
+    def __init__(self, clips: Sequence[Clip], model: UnitVocoder) -> None:
         self.clips, self.hop, names = clips, model.config.hop, set(model.speakers)
         self.f0: list[np.ndarray] = []
         for i, clip in enumerate(clips):

@@ -1,4 +1,4 @@
-"""Training of the unit vocoder: multi-scale log-mel losses, then discriminators; beside it the predictors of durations and of F0."""
+"""Training of the unit vocoder (multi-scale log-mel losses, discriminators) and its predictors of durations and F0."""
 
 from __future__ import annotations
 
@@ -11,225 +11,253 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from textless.devices import check_training, fork_rng
+from textless.devices import fork_rng
 from textless.errors import TrainingError
-from textless.training import loop as training
-from textless.training.distributed import place
+from textless.training.configs import VocoderTrainConfig
+from textless.training.loop import (
+    Average,
+    Log,
+    Row,
+    Stateful,
+    autocast,
+    configure,
+    crop_speed,
+    decay_groups,
+    rng,
+    train,
+    update,
+    warmup_cosine,
+)
 from textless.types import UnitContract
 from textless.vocoder import losses
 from textless.vocoder.backbone import present
 from textless.vocoder.data import NO_NAME, Batch, Clip, Clips, by_duration
-from textless.vocoder.discriminators import SIZES, Discriminators, adversarial_loss, discriminator_loss, feature_loss
+from textless.vocoder.discriminators import Discriminators, adversarial_loss, discriminator_loss, feature_loss
 from textless.vocoder.model import UnitVocoder, VocoderConfig
 from textless.vocoder.predictors import MIDDLE, dequantise_f0
 
+Listen = Callable[[int, np.ndarray, int], None]  # step, waveform, sample rate
 LISTEN_STEPS = 500  # from one sample to the next
 LISTEN_SECONDS = 5.0  # at most, of a sample
-# Weights beside 1 of the adversarial loss. HiFi-GAN has 45 and 2, but sums over discriminators and their layers where these are means.
+# Loss weights relative to the adversarial loss. HiFi-GAN has 45 and 2, but sums over discriminators and their layers
+# where these are means.
 MEL, FEATURES = 5.0, 2.0
 
 
 def train_vocoder(
     clips: Sequence[Clip],
+    config: VocoderTrainConfig | None = None,
     *,
     contract: UnitContract,
-    speakers: Sequence[str] | None = None,
-    preset: str = "small",
     f0: bool = False,
-    causal: bool = False,
     start: UnitVocoder | None = None,
-    adversarial: str | None = None,
-    steps: int,
-    batch: int = 16,
-    crop_seconds: float = 1.0,
-    lr: float = 1e-3,
-    seed: int = 0,
-    dev: Sequence[Clip] | None = None,
     checkpoint: Path | None = None,
-    log: Callable[[int, dict[str, float]], None] | None = None,
-    listen: Callable[[int, np.ndarray, int], None] | None = None,
-    device: str = "cpu",
-    precision: str = "fp32",
-    micro_batch: int | None = None,
+    log: Log | None = None,
+    listen: Listen | None = None,
+    **settings: Any,
 ) -> tuple[UnitVocoder, dict[str, Any]]:
     """Train a vocoder on units and the speech that they come from.
 
     Args:
-        clips: what to learn from; each is drawn in proportion to its frames. A clip shorter than a crop is followed by silence
-            that counts for nothing.
+        clips: training data, drawn in proportion to their frames. A clip shorter than a crop is padded with silence
+            that the losses ignore.
+        config: hyperparameters; `settings` are fields of it by name: `train_vocoder(clips, contract=contract,
+            steps=1000)`.
         contract: of the units.
-        speakers: names in the order of their indices; None = those of the clips, that of whom there is most first.
-        preset, f0, causal: the model, see `VocoderConfig`.
-        start: a vocoder to go on from, of which model and speakers are taken.
-        adversarial: size of the discriminators, "small" for a CPU or "large" for a GPU; None = spectral losses only. They learn from
-            nothing, so a vocoder that already speaks is a better `start` than one that does not.
-        steps: updates.
-        batch, crop_seconds: crops an update, and their length.
-        lr: peak of a warm-up and cosine, for AdamW (.8, .99), of vocoder and discriminators; large ones want 2e-4.
-        seed: the same seed gives the same weights on the same device and number of threads.
-        dev: clips to measure on at the end; None = nothing is measured.
+        f0: whether the vocoder is driven by F0, see `VocoderConfig`.
+        start: a vocoder to continue from; its shape, speakers and contract replace those of the arguments.
         checkpoint: file to resume from and to write to.
-        log: called with the step and its figures, `audio_hours_per_hour` among them (see `training.train`).
-        listen: called about every 500 steps and at the end with the step, what the vocoder makes of the first dev clip (else of the
-            first clip), (samples,) float32 in [-1, 1], and its sample rate. It changes nothing in the training.
-        device: where it runs; "cuda" is the GPU of the process's own where there are several.
-        precision: "fp32", or "bf16" for trunk and discriminators; losses and iSTFT are in fp32 always.
-        micro_batch: crops computed at once, None = all; less memory, and other last bits.
+        log: see `training.loop.train`; its rows also have `audio_hours_per_hour`.
+        listen: called about every 500 steps and at the end with the step, the start of the first clip resynthesised,
+            (samples,) float32 in [-1, 1], and its sample rate. It does not change the training.
 
     Returns:
-        the vocoder, its weights averaged over the last thousand steps or so, and figures: `curve` (rows of `loss`, `mel`, `duration`,
-        `grad_norm`, `lr`; with F0 `pitch`; adversarial also `adversarial`, `features`, `discriminator`), with `dev` also `dev_log_mel_l1`
-        (nats), `dev_duration_error` (mean absolute error, frames), and with F0 `dev_voicing_error` (share of frames).
+        (vocoder in evaluation mode, its weights an average over the last thousand steps or so; {`curve`}: rows of
+        `loss`, `mel`, `duration`, `grad_norm`, `lr`; with F0 `pitch`; adversarial also `adversarial`, `features`,
+        `discriminator`). Speakers are those of the clips, the one with most frames first.
 
     Raises:
-        TrainingError: no clips, a clip of another speaker or without frames, audio shorter than the units, F0 missing, fewer rows in a
-            batch than processes, or a loss that is not a number.
+        TrainingError: a field of the configuration is invalid; no clips, a clip of another speaker or without frames,
+            audio shorter than the units, F0 missing, fewer rows in a batch than processes, or a loss that is not
+            finite.
         ContractError: a clip's units are of another kind.
-        ModelError: the contract or preset does not give a vocoder.
-        DeviceError: the device is unknown or not there, or cannot train in this precision.
+        ModelError: there is no vocoder for the contract.
+        DeviceError: the device is unknown or missing, or cannot train in this precision.
     """
-    if adversarial not in (None, *SIZES):
-        raise TrainingError(f"adversarial is the size of the discriminators, {' or '.join(SIZES)}, not {adversarial!r}")
     if not clips:
         raise TrainingError("there are no clips to train a vocoder on")
-    device = place(device)
-    check_training(device, precision)
-    if start:
-        config, contract = start.config, start.contract
+    config, device = configure(VocoderTrainConfig, config, settings)
+    model, judges = _networks(config, clips, contract, start, f0=f0, device=device)
+    training = _Training(config, model, judges, Clips(clips, model), device)
+    lengths = np.array([c.units.n_frames for c in clips])
+    curve = train(
+        training.step,
+        training.state,
+        steps=config.steps,
+        seed=config.seed,
+        checkpoint=checkpoint,
+        log=_log(model, clips[0], config.steps, log, listen) if listen else log,
+        speed=crop_speed(lengths, crop=training.crop, batch=config.batch, frame_rate=model.frame_rate),
+        device=device,
+    )
+    model.load_state_dict(training.average.weights)
+    return model.eval(), {"curve": curve}
+
+
+def _networks(
+    config: VocoderTrainConfig,
+    clips: Sequence[Clip],
+    contract: UnitContract,
+    start: UnitVocoder | None,
+    *,
+    f0: bool,
+    device: str,
+) -> tuple[UnitVocoder, Discriminators | None]:
+    if start is not None:
+        shape, contract = start.config, start.contract
     else:
-        names = speakers or by_duration(clips)
-        config = VocoderConfig.of(contract, speakers=names, preset=preset, f0=f0, causal=causal)
+        names = by_duration(clips)
+        shape = VocoderConfig.of(contract, speakers=names, preset=config.preset, f0=f0, causal=config.causal)
     with fork_rng(device):
-        torch.manual_seed(seed)
-        model = UnitVocoder(config, contract).to(device)
-        judges = Discriminators(adversarial).to(device) if adversarial else None
-    if start:
+        torch.manual_seed(config.seed)
+        model = UnitVocoder(shape, contract).to(device)
+        judges = Discriminators(config.adversarial).to(device) if config.adversarial else None
+    if start is not None:
         model.load_state_dict(start.state_dict())
-    data = Clips(clips, model)
-    held_out = Clips(dev, model) if dev else None
+    return model, judges
 
-    optimiser = torch.optim.AdamW(training.decay_groups(model, 0.01), lr=lr, betas=(0.8, 0.99))
-    average = training.Average(model)
-    state = {"model": model, "optimiser": optimiser, "average": average}
-    if judges:
-        judges_optimiser = torch.optim.AdamW(training.decay_groups(judges, 0.01), lr=lr, betas=(0.8, 0.99))
-        state |= {"judges": judges, "judges_optimiser": judges_optimiser}
-    crop = max(1, round(crop_seconds * model.frame_rate))
-    warmup = max(1, min(500, steps // 20))
 
-    def pair(whole: Batch, part: slice) -> tuple[Tensor, Tensor]:
-        """What the vocoder makes of some crops, and what they were."""
-        rows = (x[part].to(device) for x in (whole.units, whole.speaker, whole.lengths, whole.f0, whole.noise))
-        real = data.waveforms(whole.rows[part], whole.starts[part], crop).to(device)
-        with autocast():
-            return model(*rows), real
+def _log(model: UnitVocoder, clip: Clip, steps: int, log: Log | None, listen: Listen) -> Log:
+    """`log`, then the audio sample where it is due."""
+    sample = clip.units.frames()[: round(LISTEN_SECONDS * model.frame_rate)]
 
-    def autocast() -> Any:
-        return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
-
-    def judge_losses(whole: Batch, part: slice) -> dict[str, Tensor]:
-        with torch.no_grad():
-            made, real = pair(whole, part)
-        with autocast():
-            loss = discriminator_loss(judges(real), judges(made)) * (len(real) / batch)
-        return {"loss": loss}
-
-    def losses_of(whole: Batch, part: slice) -> dict[str, Tensor]:
-        made, real = pair(whole, part)
-        share = len(real) / batch
-        found = {
-            "mel": losses.multi_scale_mel(made, real, sample_rate=config.sample_rate) * share,
-            **_predictors(model, whole, part),
-        }
-        loss = sum(found.values())
-        if judges:
-            with autocast():
-                with torch.no_grad():
-                    of_real = judges(real)
-                of_made = judges(made)
-            found |= {
-                "adversarial": adversarial_loss(of_made) * share,
-                "features": feature_loss(of_real, of_made) * share,
-            }
-            loss = loss + (MEL - 1) * found["mel"] + found["adversarial"] + FEATURES * found["features"]
-        return {"loss": loss, **found}
-
-    def step(n: int) -> dict[str, Tensor]:
-        whole = data.draw(training.rng(seed, n), batch, crop)
-        options = {
-            "rows": batch,
-            "lr": training.warmup_cosine(n, steps=steps, peak=lr, warmup=warmup),
-            "clip": 1.0,
-            "micro_batch": micro_batch,
-        }
-        figures = {}
-        if judges:
-            judges.requires_grad_(True)
-            judged = training.update(judges_optimiser, lambda part: judge_losses(whole, part), **options)
-            figures["discriminator"] = judged["loss"]
-            judges.requires_grad_(False)  # what follows needs their opinion and not what they would learn from it
-        figures |= training.update(optimiser, lambda part: losses_of(whole, part), **options)
-        average.update()
-        return figures
-
-    shown = (dev or clips)[0]
-    sample = shown.units.frames()[: round(LISTEN_SECONDS * model.frame_rate)]
-
-    def on_row(n: int, row: dict[str, float]) -> None:
+    def log_and_listen(n: int, row: Row) -> None:
         if log:
             log(n, row)
-        if listen and (n % LISTEN_STEPS == 0 or n == steps):
-            listen(n, model.resynth(sample, speaker=shown.speaker or NO_NAME), model.sample_rate)
+        if n % LISTEN_STEPS == 0 or n == steps:
+            [waveform] = model.resynth([sample], speaker=clip.speaker or NO_NAME)
+            listen(n, waveform, model.sample_rate)
 
-    lengths = [c.units.n_frames for c in clips]
-    seconds = batch * float(np.average(np.minimum(crop, lengths), weights=lengths)) / model.frame_rate
-    speed = "audio_hours_per_hour", seconds
-    curve = training.train(
-        step, state, steps=steps, seed=seed, checkpoint=checkpoint, log=on_row, speed=speed, device=device
-    )
-    model.load_state_dict(average.weights)
-    model.eval()
-    return model, {"curve": curve, **(_measure(model, held_out) if held_out else {})}
+    return log_and_listen
+
+
+class _Training:
+    """The updates of one training: of the discriminators, if there are any, and of the vocoder."""
+
+    def __init__(
+        self, config: VocoderTrainConfig, model: UnitVocoder, judges: Discriminators | None, data: Clips, device: str
+    ) -> None:
+        self.config, self.model, self.judges, self.data, self.device = config, model, judges, data, device
+        self.crop = max(1, round(config.crop_seconds * model.frame_rate))
+        self.average = Average(model)
+        self.optimiser = torch.optim.AdamW(decay_groups(model, 0.01), lr=config.lr, betas=(0.8, 0.99))
+        self.state: dict[str, Stateful] = {"model": model, "optimiser": self.optimiser, "average": self.average}
+        if judges is not None:
+            self.judges_optimiser = torch.optim.AdamW(decay_groups(judges, 0.01), lr=config.lr, betas=(0.8, 0.99))
+            self.state |= {"judges": judges, "judges_optimiser": self.judges_optimiser}
+
+    def step(self, n: int) -> dict[str, Tensor]:
+        whole, judges = self.data.draw(rng(self.config.seed, n), self.config.batch, self.crop), self.judges
+        metrics = {}
+        if judges is not None:
+            judges.requires_grad_(True)
+            judged = self.update(n, self.judges_optimiser, lambda part: self.judge_losses(judges, whole, part))
+            metrics["discriminator"] = judged["loss"]
+            judges.requires_grad_(False)  # the vocoder needs gradients through them and none of them
+        metrics |= self.update(n, self.optimiser, lambda part: self.losses(whole, part))
+        self.average.update()
+        return metrics
+
+    def update(
+        self, n: int, optimiser: torch.optim.Optimizer, losses: Callable[[slice], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        config = self.config
+        warmup = max(1, min(500, config.steps // 20))
+        lr = warmup_cosine(n, steps=config.steps, peak=config.lr, warmup=warmup)
+        return update(optimiser, losses, rows=config.batch, lr=lr, clip=1.0, micro_batch=config.micro_batch)
+
+    def pair(self, whole: Batch, part: slice) -> tuple[Tensor, Tensor]:
+        """Some crops as the vocoder synthesises them, and the real ones. (rows, samples) float32 each."""
+        rows = (x[part].to(self.device) for x in (whole.units, whole.speaker, whole.lengths, whole.f0, whole.noise))
+        real = self.data.waveforms(whole.rows[part], whole.starts[part], self.crop).to(self.device)
+        with self.autocast():
+            return self.model(*rows), real
+
+    def autocast(self) -> torch.autocast:
+        return autocast(self.device, self.config.precision)
+
+    def judge_losses(self, judges: Discriminators, whole: Batch, part: slice) -> dict[str, Tensor]:
+        with torch.no_grad():
+            synthetic, real = self.pair(whole, part)
+        with self.autocast():
+            loss = discriminator_loss(judges(real), judges(synthetic)) * (len(real) / self.config.batch)
+        return {"loss": loss}
+
+    def losses(self, whole: Batch, part: slice) -> dict[str, Tensor]:
+        synthetic, real = self.pair(whole, part)
+        share = len(real) / self.config.batch
+        mel = losses.multi_scale_mel(synthetic, real, sample_rate=self.model.sample_rate) * share
+        terms = _predictors(self.model, whole, part)
+        loss = sum(terms.values(), start=mel)
+        terms["mel"] = mel
+        if self.judges is not None:
+            with self.autocast():
+                with torch.no_grad():
+                    of_real = self.judges(real)
+                of_synthetic = self.judges(synthetic)
+            adversarial = adversarial_loss(of_synthetic) * share
+            features = feature_loss(of_real, of_synthetic) * share
+            terms |= {"adversarial": adversarial, "features": features}
+            loss = loss + (MEL - 1) * mel + adversarial + FEATURES * features
+        return {"loss": loss, **terms}
 
 
 def _predictors(model: UnitVocoder, whole: Batch, part: slice) -> dict[str, Tensor]:
-    """What the predictors of durations and of F0 are off by, in some rows of a batch, divided by what the whole batch holds."""
+    """Losses of the predictors of durations and F0: sums over some rows, divided by the counts of the whole batch."""
     device = model.unit_embedding.weight.device
     units, durations, counts, speaker = (
         x[part].to(device) for x in (whole.joined, whole.durations, whole.counts, whole.speaker)
     )
     real = present(counts, units.shape[1])
     predicted = model.durations(units, speaker, counts)
-    found = {"duration": (predicted[real] - durations[real].float().log()).square().sum() / int(whole.counts.sum())}
+    terms = {"duration": (predicted[real] - durations[real].float().log()).square().sum() / int(whole.counts.sum())}
     if model.config.f0:
         units, contour, lengths = (x[part].to(device) for x in (whole.passage, whole.contour, whole.passages))
         real = present(lengths, units.shape[1])
         voicing, octaves = model.pitch(units, speaker, real[..., None].float()).unbind(-1)
         voiced = real & (contour > 0)
-        wanted = torch.log2(dequantise_f0(contour[voiced]).float() / MIDDLE)
+        target = torch.log2(dequantise_f0(contour[voiced]).float() / MIDDLE)
         off = F.binary_cross_entropy_with_logits(voicing[real], (contour[real] > 0).float(), reduction="sum")
-        found["pitch"] = (off + (octaves[voiced] - wanted).abs().sum()) / int(whole.passages.sum())
-    return found
+        terms["pitch"] = (off + (octaves[voiced] - target).abs().sum()) / int(whole.passages.sum())
+    return terms
 
 
 @torch.inference_mode()
-def _measure(model: UnitVocoder, clips: Clips) -> dict[str, float]:
-    """Log-mel L1 over whole clips, each with its own speaker and F0, and the errors of the predictors; means over frames and units."""
+def evaluate(model: UnitVocoder, clips: Sequence[Clip]) -> dict[str, float]:
+    """Errors over whole clips, each resynthesised with its own speaker and F0; means over frames and units.
+
+    Returns:
+        `log_mel_l1` (nats), `duration_error` (mean absolute error, frames), and with F0 `voicing_error` (share of
+        frames).
+
+    Raises TrainingError and ContractError as `Clips`.
+    """
+    data = Clips(clips, model)
     distances, frames, errors, voicing = [], [], [], []
-    for row, clip in enumerate(clips.clips):
+    for row, clip in enumerate(clips):
         name = clip.speaker or NO_NAME
-        made = model.resynth(clip.units, speaker=name, f0=clip.f0 if model.config.f0 else None)
-        real = clips.audio(row, 0, clip.units.n_frames)
+        synthetic = model.resynth(clip.units, speaker=name, f0=clip.f0 if model.config.f0 else None)
+        real = data.audio(row, 0, clip.units.n_frames)
         if len(real) >= 1024:
-            pair = (torch.from_numpy(np.ascontiguousarray(x[: len(real)], np.float32))[None] for x in (made, real))
+            pair = (torch.from_numpy(np.ascontiguousarray(x[: len(real)], np.float32))[None] for x in (synthetic, real))
             distances.append(float(losses.log_mel_l1(*pair, sample_rate=model.sample_rate)))
             frames.append(clip.units.n_frames)
         joined = clip.units.deduplicated()
         errors.append(np.abs(model.predict_durations([joined.units], speaker=name)[0] - joined.durations))
         if model.config.f0:
-            voicing.append((model.predict_f0(clip.units.frames(), speaker=name) > 0) != (clips.f0[row] > 0))
+            voicing.append((model.predict_f0(clip.units.frames(), speaker=name) > 0) != (data.f0[row] > 0))
     return {
-        "dev_log_mel_l1": float(np.average(distances, weights=frames)) if frames else float("nan"),
-        "dev_duration_error": float(np.concatenate(errors).mean()),
-        **({"dev_voicing_error": float(np.concatenate(voicing).mean())} if voicing else {}),
+        "log_mel_l1": float(np.average(distances, weights=frames)) if frames else float("nan"),
+        "duration_error": float(np.concatenate(errors).mean()),
+        **({"voicing_error": float(np.concatenate(voicing).mean())} if voicing else {}),
     }

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,14 +14,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textless.audio import mfcc
-from textless.devices import check_training, fork_rng
+from textless.checks import read_fields
+from textless.devices import fork_rng
 from textless.errors import TrainingError
 from textless.files import atomic, write_text
-from textless.model_io import round_half
-from textless.training.distributed import first_before_others, place
-from textless.training.loop import decay_groups, perplexity, rng, train, update, warmup_cosine
+from textless.model_io import CONFIG, load_model, round_half, to_torch
+from textless.training.configs import PretrainConfig
+from textless.training.distributed import first_before_others
+from textless.training.loop import (
+    Dropout,
+    Log,
+    Row,
+    autocast,
+    configure,
+    crop_speed,
+    decay_groups,
+    perplexity,
+    rng,
+    train,
+    update,
+    warmup_cosine,
+)
 from textless.units.encoders import hubert_frames
-from textless.units.encoders.hubert import EPSILON, Hubert, HubertConfig
+from textless.units.encoders.hubert import EPSILON, PRESETS, Hubert, HubertConfig
 
 if TYPE_CHECKING:
     from textless.audio.corpus import PackedAudio
@@ -29,16 +44,14 @@ if TYPE_CHECKING:
 
 
 class Head(nn.Module):
-    """From frames to classes: (…, dim) → (…, n_classes).
+    """Classifier of frames: (…, dim) → logits (…, n_classes).
 
-    `linear` is plain cross-entropy, cheaper and as good (MelHuBERT). `cosine` is the paper's equation 3: the cosine between the
-    projected frame and each class's embedding, of `final_dim` values, divided by 0.1.
+    `linear` is for plain cross-entropy, cheaper and as good (MelHuBERT). `cosine` is the paper's equation 3: the cosine
+    between the projected frame and the embedding of each class, of `final_dim` values, divided by 0.1.
     """
 
     def __init__(self, dim: int, n_classes: int, kind: str, *, final_dim: int = 256) -> None:
         super().__init__()
-        if kind not in ("linear", "cosine"):
-            raise TrainingError(f"head is {kind!r}; known: linear, cosine")
         self.kind = kind
         if kind == "linear":
             self.final_proj = nn.Linear(dim, n_classes)
@@ -54,9 +67,10 @@ class Head(nn.Module):
 
 
 def span_mask(generator: np.random.Generator, lengths: Sequence[int], *, prob: float, span: int) -> np.ndarray:
-    """Spans of `span` frames that may overlap, starts drawn without replacement; about `prob` of the frames before overlap.
+    """Spans of `span` frames that may overlap, starts drawn without replacement; about `prob` of the frames before
+    overlap.
 
-    As fairseq's compute_mask_indices with static lengths, except that rows are not thinned to one count.
+    Like fairseq's compute_mask_indices with static lengths, except that rows are not thinned to one count.
 
     Args:
         lengths: frames of each row.
@@ -76,10 +90,11 @@ def span_mask(generator: np.random.Generator, lengths: Sequence[int], *, prob: f
 
 
 class CropSource:
-    """Crops of what the encoder's front end takes, cut on encoder frames.
+    """Crops of the input of the encoder's front end, cut at encoder frames.
 
-    For log-mel the normalised spectrograms of all files are computed once and kept memory-mapped as float16 in `folder`; a crop then
-    costs a copy. For the waveform a crop comes straight from the packed audio, normalised over its file where the configuration says so.
+    For log-mel the normalised spectrograms of all files are computed once and memory-mapped as float16 in `folder`; a
+    crop then costs a copy. For waveforms a crop is read from the packed audio, normalised over its file where the
+    configuration says so.
     """
 
     def __init__(self, audio: PackedAudio, model: Hubert, folder: Path) -> None:
@@ -108,7 +123,7 @@ class CropSource:
         return np.memmap(path, np.float16, "r", shape=shape)
 
     def crop(self, i: int, start: int, frames: int) -> Tensor:
-        """Inputs from which the front end makes encoder frames [start, start + frames) of file i."""
+        """The input of encoder frames [start, start + frames) of file i."""
         if self.config.front_end == "logmel":
             first = int(self.starts[i]) + 2 * start
             return torch.from_numpy(self.mel[first : first + 2 * frames - 1].astype(np.float32))
@@ -118,7 +133,7 @@ class CropSource:
             )
         )
         if self.config.normalisation != "none":
-            if i not in self.levels:  # a file may be hours long, and is not read again for each of its crops
+            if i not in self.levels:  # a file may be hours long and is not read again for each of its crops
                 whole = torch.from_numpy(self.audio.waveform(i))
                 self.levels[i] = (
                     whole.mean(),
@@ -129,10 +144,10 @@ class CropSource:
         return wave
 
     def draw(self, generator: np.random.Generator, *, size: int, frames: int) -> list[tuple[int, int, int]]:
-        """Random crops of at most `frames` frames, every second of audio equally likely; shorter files come whole.
+        """Random crops of at most `frames` frames, every second of audio equally likely; shorter files are not cropped.
 
-        Crops of a batch are of about one length, so that little is padded: a batch is drawn from the files that are long enough, or from
-        an eighth of the others.
+        Crops of a batch have similar lengths, so that little is padded: a batch is drawn from the files that are long
+        enough, or from an eighth of the others.
 
         Returns:
             [(file, first frame, frames)].
@@ -152,7 +167,7 @@ class CropSource:
         return spans
 
     def inputs(self, spans: Sequence[tuple[int, int, int]], frames: int) -> Tensor:
-        """(B, …) inputs of crops, padded with zeros to what makes `frames` frames."""
+        """(B, …) inputs of crops, right-padded with zeros to the input length of `frames` frames."""
         crops = [self.crop(*span) for span in spans]
         length = (
             2 * frames - 1
@@ -163,13 +178,13 @@ class CropSource:
 
 
 class Batch(NamedTuple):
-    """What a step learns from, drawn on the host; the audio itself is read part by part.
+    """The batch of an update, drawn on the host; the audio itself is read part by part.
 
     Attributes:
         spans: [(file, first frame, frames)] of B crops.
-        targets: (B, T) int64 labels, -1 behind the end of a crop.
-        mask: (B, T) bool, never behind the end.
-        skip: blocks that are left out for the whole batch.
+        targets: (B, T) int64 labels, -1 in the padding.
+        mask: (B, T) bool, False in the padding.
+        skip: blocks that are skipped, for the whole batch.
     """
 
     spans: list[tuple[int, int, int]]
@@ -181,159 +196,88 @@ class Batch(NamedTuple):
 def pretrain(
     audio: PackedAudio,
     labels: Sequence[np.ndarray],
+    config: PretrainConfig | None = None,
     *,
     n_classes: int,
-    config: HubertConfig,
-    steps: int,
     folder: Path,
-    batch: int = 8,
-    crop_seconds: float = 4.0,
-    lr: float = 1e-3,
-    mask_prob: float = 0.8,
-    mask_span: int = 10,
-    unmasked_weight: float = 0.5,
-    dropout: float = 0.0,
-    layer_drop: float = 0.0,
-    head: str = "linear",
+    start: Hubert | None = None,
     voice: Voice | None = None,
-    start: dict[str, Tensor] | None = None,
-    precision: str = "fp32",
-    device: str = "cpu",
-    micro_batch: int | None = None,
-    seed: int = 0,
-    log: Callable[[int, dict[str, float]], None] | None = None,
-) -> tuple[Hubert, list[dict[str, float]]]:
+    log: Log | None = None,
+    **settings: Any,
+) -> tuple[Hubert, list[Row]]:
     """Train an encoder to predict labels from masked input.
 
     Args:
         audio: the corpus, decoded.
-        labels: of each file, (T,) int64 at the encoder's frame rate (see `mfcc.to_rate`).
-        folder: where the checkpoint and the prepared input live while training; the same call with the same folder resumes, and gives
-            on a CPU with the same number of threads the same weights bit for bit as a call that was never interrupted.
-        batch, crop_seconds: crops per step and their length.
-        mask_prob, mask_span: share of the frames in spans before overlap, and a span's frames.
-        unmasked_weight: of the loss over frames that were not masked, beside the masked ones.
-        dropout: share of each sublayer's output that is set to zero; keeps a small encoder from learning its teacher by heart.
-        layer_drop: probability of each block to be left out of a step, for the whole batch.
-        head: `linear` or `cosine`.
-        voice: what the spectrogram of every file is warped to first (`fit_ladder`); becomes part of the encoder.
-        start: weights to begin from instead of random ones: the state of an encoder of the same configuration, its voice included.
-        precision: `fp32`, or `bf16` for autocast with fp32 parameters.
-        device: where it runs; `cuda` is the GPU of the process's own where there are several.
-        micro_batch: rows computed at once, None = all; less memory, and other last bits.
-        log: see `training.train`; its rows also have `audio_hours_per_hour`.
+        labels: of each file, (T,) int64 in [0, n_classes) at the encoder's frame rate (see `mfcc.to_rate`).
+        config: hyperparameters; `settings` are fields of it by name.
+        folder: for the checkpoint and the prepared input. The same call with the same folder resumes; on a CPU with the
+            same number of threads it gives the same weights bit for bit as a call that was never interrupted.
+        start: an encoder whose architecture and weights the training starts from, instead of a fresh one of
+            `config.preset`.
+        voice: vocal tract normalisation (`fit_ladder`) that the spectrogram of every file is warped by; it becomes part
+            of the encoder. That of `start`, if both are given.
+        log: see `training.loop.train`; its rows also have `audio_hours_per_hour`.
 
     Returns:
-        (encoder in evaluation mode, curve of `loss`, `masked_loss`, `masked_accuracy`, `unmasked_accuracy`, `label_perplexity` and
-        `prediction_perplexity` (of the masked frames' labels and likeliest classes), `grad_norm`, `lr`).
+        (encoder in evaluation mode, curve of `loss`, `masked_loss`, `masked_accuracy`, `unmasked_accuracy`,
+        `label_perplexity` and `prediction_perplexity` (of the masked frames' labels and likeliest classes),
+        `grad_norm`, `lr`).
 
     Raises:
-        TrainingError: labels of another length or outside `n_classes`; no file as long as a frame; fewer rows in a batch than
-            processes; the loss became NaN.
-        DeviceError: the device is unknown or not there, or cannot train in this precision.
+        TrainingError: a field of the configuration is invalid; labels of another length or outside `n_classes`; no file
+            as long as a frame; `start` has another voice; fewer rows in a batch than processes; the loss became NaN.
+        DeviceError: the device is unknown or missing, or cannot train in this precision.
     """
-    for name, share in (("dropout", dropout), ("layer_drop", layer_drop)):
-        if not 0 <= share < 1:
-            raise TrainingError(f"{name} is {share}; it must be at least 0 and less than 1")
-    device = place(device)
-    check_training(device, precision)
-    if voice is not None:
-        config = replace(config, voice_clusters=len(voice.centroids), voice_dim=voice.centroids.shape[1])
-    with fork_rng(device):
-        torch.manual_seed(seed)
-        model, classifier = Hubert(config).train(), Head(config.dim, n_classes, head).to(device)
-    if voice is not None:
-        model.voice.load_state_dict(round_half(voice.state_dict()))
-    if start is not None:
-        _begin(model, start)
-    for block in model.encoder.layers:
-        block.dropout.p = dropout
+    config, device = configure(PretrainConfig, config, settings)
+    model, head = _networks(config, n_classes, start, voice, device)
     source = CropSource(audio, model, folder)
     _check_labels(audio, source.frames, labels, n_classes)
-    model.to(device)
-    optimiser = torch.optim.AdamW(
-        decay_groups(nn.ModuleList([model, classifier]), 0.01), lr=lr, betas=(0.9, 0.98), eps=1e-6, fused=True
-    )
-    crop = round(crop_seconds * hubert_frames.FRAME_RATE)
-
-    def draw(n: int) -> Batch:
-        generator = rng(seed, n)
-        spans = source.draw(generator, size=batch, frames=crop)
-        lengths = [frames for _, _, frames in spans]
-        targets = torch.full((batch, max(lengths)), -1)
-        for row, (i, start, frames) in zip(targets, spans, strict=True):
-            row[:frames] = torch.from_numpy(labels[i][start : start + frames])
-        mask = torch.from_numpy(span_mask(generator, lengths, prob=mask_prob, span=mask_span))
-        skip = np.flatnonzero(generator.random(config.layers) < layer_drop).tolist()
-        return Batch(spans, targets, mask, skip)
-
-    def losses(whole: Batch, rows: slice) -> dict[str, Tensor]:
-        padded = bool((whole.targets < 0).any())
-        n_masked, n_unmasked = int(whole.mask.sum()), int((~whole.mask & (whole.targets >= 0)).sum())
-        inputs = source.inputs(whole.spans[rows], whole.targets.shape[1]).to(device)
-        mask, targets = whole.mask[rows].to(device), whole.targets[rows].to(device)
-        padding = targets < 0
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
-            x, _ = model(inputs, mask=mask, padding=padding if padded else None, skip=whole.skip)
-            logits = classifier(x)
-        logits, masked, unmasked = logits.float(), mask.float(), (~mask & ~padding).float()
-        nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=-1).view_as(
-            masked
-        )
-        loss_masked, loss_unmasked = (
-            (nats * masked).sum() / max(n_masked, 1),
-            (nats * unmasked).sum() / max(n_unmasked, 1),
-        )
-        predicted = logits.detach().argmax(-1)
-        hit = predicted == targets
-        return {
-            "loss": loss_masked + unmasked_weight * loss_unmasked,
-            "masked_loss": loss_masked,
-            "masked_accuracy": (hit * masked).sum() / max(n_masked, 1),
-            "unmasked_accuracy": (hit * unmasked).sum() / max(n_unmasked, 1),
-            "predictions": logits.new_zeros(n_classes).scatter_add_(0, predicted.flatten(), masked.flatten()),
-        }
-
-    def step(n: int) -> dict[str, Tensor]:
-        whole = draw(n)
-        rate = warmup_cosine(n, steps=steps, peak=lr, warmup=max(1, steps // 12), floor=lr * 0.05)
-        figures = update(
-            optimiser, lambda rows: losses(whole, rows), rows=batch, lr=rate, clip=5.0, micro_batch=micro_batch
-        )
-        figures["label_perplexity"] = perplexity(torch.bincount(whole.targets[whole.mask], minlength=n_classes))
-        figures["prediction_perplexity"] = perplexity(figures.pop("predictions"))
-        return figures
-
-    seconds = (
-        batch * float(np.average(np.minimum(crop, source.frames), weights=source.frames)) / hubert_frames.FRAME_RATE
-    )
+    training = _Training(config, model.to(device), head, source, labels, device)
     curve = train(
-        step,
-        {"model": model, "head": classifier, "optimiser": optimiser},
-        steps=steps,
-        seed=seed,
+        training.step,
+        {"model": model, "head": head, "optimiser": training.optimiser},
+        steps=config.steps,
+        seed=config.seed,
         checkpoint=folder / "checkpoint.pt",
         log=log,
-        speed=("audio_hours_per_hour", seconds),
+        speed=crop_speed(source.frames, crop=training.crop, batch=config.batch, frame_rate=hubert_frames.FRAME_RATE),
         device=device,
     )
     return model.eval(), curve
 
 
-def _begin(model: Hubert, start: dict[str, Tensor]) -> None:
-    """Load the weights that training starts from. Raises TrainingError when they are of another shape, or hear in another voice."""
-    own = model.state_dict()
-    if wrong := [
-        n for n in own.keys() | start.keys() if n not in own or n not in start or own[n].shape != start[n].shape
-    ]:
-        raise TrainingError(
-            f"the encoder to start from differs in {sorted(wrong)[0]}; give the same preset, and a voice to both or none"
-        )
-    if any(not torch.equal(own[n], start[n]) for n in own if n.startswith("voice.")):
-        raise TrainingError(
-            "the encoder to start from hears in another voice; give the ladder that it was trained with"
-        )
-    model.load_state_dict(start)
+def load_pretrained(folder: Path) -> Hubert:
+    """An encoder from `save_encoder`, to train further: all layers, weight norm not folded. Raises ModelError."""
+    entries, tensors = load_model(folder, kind="hubert")
+    model = Hubert(read_fields(HubertConfig, entries, str(folder / CONFIG)))
+    model.load_state_dict(to_torch(tensors))
+    return model
+
+
+def _networks(
+    config: PretrainConfig, n_classes: int, start: Hubert | None, voice: Voice | None, device: str
+) -> tuple[Hubert, Head]:
+    """The encoder, still on the CPU, and the classifier. Raises TrainingError when `start` has another voice."""
+    shape = PRESETS[config.preset] if start is None else start.config
+    weights = {} if voice is None else round_half(voice.state_dict())
+    if weights and start is None:
+        clusters, dim = weights["centroids"].shape
+        shape = replace(shape, voice_clusters=clusters, voice_dim=dim)
+    with fork_rng(device):
+        torch.manual_seed(config.seed)
+        model, head = Hubert(shape).train(), Head(shape.dim, n_classes, config.head).to(device)
+    if start is not None:
+        model.load_state_dict(start.state_dict())
+        own = model.voice.state_dict() if model.voice is not None else {}
+        if weights and not (own and all(torch.equal(own[name], weights[name]) for name in own)):
+            raise TrainingError("the encoder to start from has another voice; use the ladder that it was trained with")
+    elif model.voice is not None:
+        model.voice.load_state_dict(weights)
+    for module in model.encoder.layers.modules():
+        if isinstance(module, Dropout):
+            module.p = config.dropout
+    return model, head
 
 
 def _check_labels(audio: PackedAudio, frames: np.ndarray, labels: Sequence[np.ndarray], n_classes: int) -> None:
@@ -352,3 +296,74 @@ def _check_labels(audio: PackedAudio, frames: np.ndarray, labels: Sequence[np.nd
             raise TrainingError(
                 f"{name}: label {row.max() if row.min() >= 0 else row.min()} is outside 0 … {n_classes - 1}"
             )
+
+
+class _Training:
+    """The updates of one training."""
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        model: Hubert,
+        head: Head,
+        source: CropSource,
+        labels: Sequence[np.ndarray],
+        device: str,
+    ) -> None:
+        self.config, self.model, self.head, self.source, self.labels = config, model, head, source, labels
+        self.device, self.crop = device, round(config.crop_seconds * hubert_frames.FRAME_RATE)
+        self.optimiser = torch.optim.AdamW(
+            decay_groups(nn.ModuleList([model, head]), 0.01), lr=config.lr, betas=(0.9, 0.98), eps=1e-6, fused=True
+        )
+
+    def draw(self, n: int) -> Batch:
+        config, generator = self.config, rng(self.config.seed, n)
+        spans = self.source.draw(generator, size=config.batch, frames=self.crop)
+        lengths = [frames for _, _, frames in spans]
+        targets = torch.full((config.batch, max(lengths)), -1)
+        for row, (i, start, frames) in zip(targets, spans, strict=True):
+            row[:frames] = torch.from_numpy(self.labels[i][start : start + frames])
+        mask = torch.from_numpy(span_mask(generator, lengths, prob=config.mask_prob, span=config.mask_span))
+        skip = np.flatnonzero(generator.random(self.model.config.layers) < config.layer_drop).tolist()
+        return Batch(spans, targets, mask, skip)
+
+    def losses(self, whole: Batch, rows: slice) -> dict[str, Tensor]:
+        padded = bool((whole.targets < 0).any())
+        n_masked, n_unmasked = int(whole.mask.sum()), int((~whole.mask & (whole.targets >= 0)).sum())
+        inputs = self.source.inputs(whole.spans[rows], whole.targets.shape[1]).to(self.device)
+        mask, targets = whole.mask[rows].to(self.device), whole.targets[rows].to(self.device)
+        padding = targets < 0
+        with autocast(self.device, self.config.precision):
+            x, _ = self.model(inputs, mask=mask, padding=padding if padded else None, skip=whole.skip)
+            logits = self.head(x)
+        logits, masked, unmasked = logits.float(), mask.float(), (~mask & ~padding).float()
+        nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=-1)
+        nats = nats.view_as(masked)
+        loss_masked = (nats * masked).sum() / max(n_masked, 1)
+        loss_unmasked = (nats * unmasked).sum() / max(n_unmasked, 1)
+        predicted = logits.detach().argmax(-1)
+        hit = predicted == targets
+        return {
+            "loss": loss_masked + self.config.unmasked_weight * loss_unmasked,
+            "masked_loss": loss_masked,
+            "masked_accuracy": (hit * masked).sum() / max(n_masked, 1),
+            "unmasked_accuracy": (hit * unmasked).sum() / max(n_unmasked, 1),
+            "predictions": logits.new_zeros(logits.shape[-1]).scatter_add_(0, predicted.flatten(), masked.flatten()),
+        }
+
+    def step(self, n: int) -> dict[str, Tensor]:
+        whole, config = self.draw(n), self.config
+        metrics = update(
+            self.optimiser,
+            lambda rows: self.losses(whole, rows),
+            rows=config.batch,
+            lr=warmup_cosine(
+                n, steps=config.steps, peak=config.lr, warmup=max(1, config.steps // 12), floor=config.lr * 0.05
+            ),
+            clip=5.0,
+            micro_batch=config.micro_batch,
+        )
+        predictions = metrics.pop("predictions")
+        labels = torch.bincount(whole.targets[whole.mask], minlength=len(predictions))
+        metrics["label_perplexity"], metrics["prediction_perplexity"] = perplexity(labels), perplexity(predictions)
+        return metrics
