@@ -264,16 +264,16 @@ def test_another_architecture(tmp_path):
     with pytest.raises(ModelError, match=r"lm\.pt: holds transformer_lm of fairseq's where a hubert"):
         load_encoder(tmp_path / "lm.pt")
     torch.save({"weight": torch.zeros(3)}, tmp_path / "some.pt")
-    with pytest.raises(ModelError, match=r"some\.pt: these tensors are not those of a HuBERT"):
+    with pytest.raises(ModelError, match=r"some\.pt: these tensors are not those of a torchaudio HuBERT"):
         load_encoder(tmp_path / "some.pt")
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(ModelError, match=r"list\.pt: neither a checkpoint of fairseq's nor a state dict"):
+    with pytest.raises(ModelError, match=r"list\.pt: neither a fairseq checkpoint nor a torchaudio state dict"):
         load_encoder(tmp_path / "list.pt")
     content = load_torch(GOLDEN / "hubert_base.pt")
     state = dict(content["model"])
     state["encoder.layers.0.self_attn.grep_linear.weight"] = torch.zeros(8, 16)  # as WavLM has them
     torch.save({"cfg": {"model": vars_of(content)["model"]}, "model": state}, tmp_path / "wavlm.pt")
-    with pytest.raises(ModelError, match=r"grep_linear\.weight, which HuBERT has not"):
+    with pytest.raises(ModelError, match=r"grep_linear\.weight, which HuBERT does not have"):
         load_encoder(tmp_path / "wavlm.pt")
     cfg = {"model": {**vars_of(content)["model"], "layer_type": "conformer"}}
     torch.save({"cfg": cfg, "model": content["model"]}, tmp_path / "conformer.pt")

@@ -53,3 +53,25 @@ def test_no_gpu_at_all(monkeypatch, name, version, why):
 def test_mps_is_refused(name):
     with pytest.raises(DeviceError, match=r"^device 'mps' has no float64, which .* need; use cpu$"):
         resolve(name)
+
+
+def test_auto_precision_is_that_of_the_named_gpu(monkeypatch):
+    """torch is asked about its current GPU; here the second has bfloat16 and the first has not."""
+    from textless.units.encoders.load import resolve_precision
+
+    current = ["cuda:0"]
+
+    class Device:
+        def __init__(self, device):
+            self.device = device
+
+        def __enter__(self):
+            current.append(self.device)
+
+        def __exit__(self, *_):
+            current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", Device)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: current[-1] == "cuda:1")
+    assert [resolve_precision("auto", device) for device in ("cuda:0", "cuda:1")] == ["fp32", "bf16"]
+    assert current == ["cuda:0"]

@@ -339,7 +339,7 @@ def test_bad_input(copy, tmp_path, clip):
     for layer in (0, 4, -1):
         with pytest.raises(ModelError, match=f"^layer {layer} does not exist: the encoder has layers 1 to 3$"):
             load_transformers(folder, layer)
-    with pytest.raises(ModelError, match="layer 3 is not there: this encoder was loaded with layers 1 to 2"):
+    with pytest.raises(ModelError, match="layer 3 does not exist: the encoder was loaded with layers 1 to 2"):
         load_transformers(folder, 2).encode_layers(clip, [1, 3])
     with pytest.raises(ModelError, match="precision is 'int8'; known: fp32, bf16"):
         load_transformers(folder, 1, precision="int8")

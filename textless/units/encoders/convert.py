@@ -1,7 +1,7 @@
-"""HuBERT from the files that others publish: transformers folders, fairseq checkpoints, torchaudio state dicts, and folders of ours.
+"""HuBERT checkpoints of transformers, fairseq, torchaudio and textless, converted to one form.
 
-Each format becomes the same configuration and the same parameters under the same names, so that one model has one identity wherever its
-file comes from. Only what lies below the wanted layer is read.
+Each format becomes the same configuration and the same parameters under the same names, so that one model has one
+identity wherever its file comes from. Only what is below the requested layer is read.
 """
 
 from __future__ import annotations
@@ -22,20 +22,12 @@ from textless.errors import ModelError
 from textless.model_io import CONFIG, check_blocks, finite, open_tensors, read_json, tensors_of
 from textless.units.encoders.hubert import CONV_KERNELS, CONV_STRIDES, Hubert, HubertConfig
 
-SAME_TRUNK = (
-    "hubert",
-    "wav2vec2",
-    "unispeech",
-    "unispeech-sat",
-)  # of transformers: one architecture, trained in different ways
+# Model types of transformers with one architecture, trained in different ways.
+SAME_ARCHITECTURE = ("hubert", "wav2vec2", "unispeech", "unispeech-sat")
 CONV_NORM = Annotated[str, OneOf("group", "layer")]
-EXTRACTOR_MODE = Annotated[str, OneOf("default", "layer_norm")]  # the same in fairseq's words
-PREFIXES = (
-    "hubert.",
-    "wav2vec2.",
-    "unispeech.",
-    "unispeech_sat.",
-)  # that transformers' models with a head put before the names
+EXTRACTOR_MODE = Annotated[str, OneOf("default", "layer_norm")]  # fairseq's names for them
+# Prefixes of the names in transformers' models with a head.
+PREFIXES = ("hubert.", "wav2vec2.", "unispeech.", "unispeech_sat.")
 
 
 @dataclass(frozen=True)
@@ -45,8 +37,8 @@ class Checkpoint:
     Attributes:
         place: for messages.
         config: of the whole model.
-        names: where each of our parameters is, as (name there).
-        get: a tensor by its name there.
+        names: of each parameter, its name in the file.
+        get: reads a tensor by its name in the file.
     """
 
     place: str
@@ -55,26 +47,27 @@ class Checkpoint:
     get: Callable[[str], Tensor]
 
     def load(self, layer: int | None = None, *, normalisation: str | None = None) -> Hubert:
-        """The model with its first `layer` blocks (None: all), weight norm folded, in float32; what lies above is not read.
+        """The model with its first `layer` blocks (None: all), weight norm folded, in float32; nothing above is read.
 
-        Raises ModelError when there is no such layer, or the parameters are not those of the architecture, or not finite.
+        Raises ModelError when there is no such layer, or the parameters are not those of the architecture, or not
+        finite.
         """
         config = self.config if normalisation is None else replace(self.config, normalisation=normalisation)
         check_blocks(self.place, "the number of layers", config.layers, self.names, "encoder.layers.")
         layer = config.layers if layer is None else layer
         if not 1 <= layer <= config.layers:
             raise ModelError(f"{self.place}: layer {layer} does not exist: the encoder has layers 1 to {config.layers}")
-        with torch.device("meta"):  # nothing is drawn that will be replaced
+        with torch.device("meta"):  # no random weights, which would be replaced
             model = Hubert(replace(config, layers=layer)).truncate(layer)
         template = {_any_layer(n) for n in model.state_dict()} | {f"encoder.layer_norm.{p}" for p in ("weight", "bias")}
         if more := [n for n in self.names if n.startswith(("feature_", "encoder.")) and _any_layer(n) not in template]:
             raise ModelError(
-                f"{self.place}: has {self.names[more[0]]}, which HuBERT has not: it is of another architecture"
+                f"{self.place}: has {self.names[more[0]]}, which HuBERT does not have: it is of another architecture"
             )
         state = {}
         for name, empty in model.state_dict().items():
             if name == "masked_spec_embed" and name not in self.names:
-                state[name] = torch.zeros(config.dim)  # of use in pre-training only
+                state[name] = torch.zeros(config.dim)  # for pre-training only
                 continue
             if name not in self.names:
                 raise ModelError(
@@ -82,19 +75,19 @@ class Checkpoint:
                 )
             tensor = self.get(self.names[name])
             if tensor.shape != empty.shape or not tensor.is_floating_point():
-                found = f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
-                raise ModelError(f"{self.place}: {self.names[name]} is {found} where {tuple(empty.shape)} is expected")
-            state[name] = tensor.float().clone()  # apart from the file
+                actual = f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+                raise ModelError(f"{self.place}: {self.names[name]} is {actual} where {tuple(empty.shape)} is expected")
+            state[name] = tensor.float().clone()  # not mapped from the file
         model.load_state_dict(state, assign=True)
         return model.fold_weight_norm().eval().requires_grad_(False)
 
 
 def open_checkpoint(source: Path | str) -> Checkpoint:
-    """A HuBERT in a file or folder, without reading its weights yet.
+    """A HuBERT in a file or folder; its weights are read later.
 
     Args:
-        source: a folder of ours; a folder of transformers (`config.json` of type hubert, wav2vec2, unispeech or unispeech-sat, safetensors
-            or `pytorch_model.bin`); a `.pt` of fairseq's, or a state dict of torchaudio's.
+        source: a textless model folder; a transformers folder (`config.json` of type hubert, wav2vec2, unispeech or
+            unispeech-sat, safetensors or `pytorch_model.bin`); a fairseq `.pt`; or a torchaudio state dict.
 
     Raises:
         ModelError: it is none of these, is damaged, or holds another architecture.
@@ -113,7 +106,7 @@ def open_checkpoint(source: Path | str) -> Checkpoint:
     if isinstance(content, dict) and content and len(tensors_of(content)) == len(content):
         return _torchaudio(source, content)
     raise ModelError(
-        f"{source}: neither a checkpoint of fairseq's nor a state dict of torchaudio's; give one of these or a model folder"
+        f"{source}: neither a fairseq checkpoint nor a torchaudio state dict; give one of these or a model folder"
     )
 
 
@@ -121,7 +114,7 @@ def _any_layer(name: str) -> str:
     return re.sub(r"layers\.\d+\.", "layers.N.", name)
 
 
-# ---------------------------------------------------------------------------------------------------------------- ours
+# ------------------------------------------------------------------------------------------------------------ textless
 
 
 def _ours(folder: Path, config: dict[str, Any]) -> Checkpoint:
@@ -138,7 +131,7 @@ def _ours(folder: Path, config: dict[str, Any]) -> Checkpoint:
 def fits(config: dict[str, Any]) -> bool:
     """Whether transformers' configuration describes an encoder that `Hubert` can be."""
     return (
-        config.get("model_type") in SAME_TRUNK
+        config.get("model_type") in SAME_ARCHITECTURE
         and config.get("conv_kernel", [*CONV_KERNELS]) == [*CONV_KERNELS]
         and config.get("conv_stride", [*CONV_STRIDES]) == [*CONV_STRIDES]
         and isinstance(dims := config.get("conv_dim", [512] * 7), list)
@@ -156,7 +149,7 @@ def fits(config: dict[str, Any]) -> bool:
 def _transformers(folder: Path, config: dict[str, Any]) -> Checkpoint:
     if not fits(config):
         raise ModelError(f"{folder}: a {config.get('model_type')} of this shape is not a HuBERT that textless can run")
-    # What a configuration leaves out has the default of transformers' HubertConfig, which is base.
+    # Fields that a configuration leaves out have the default of transformers' HubertConfig, which is base.
     entry = _entries(folder / CONFIG, config)
     norm = entry("feat_extract_norm", "group", CONV_NORM)
     check_rate(folder, preprocessor_settings(folder))
@@ -179,7 +172,7 @@ def _transformers(folder: Path, config: dict[str, Any]) -> Checkpoint:
 
 
 def _entries(place: Path, config: dict[str, Any]) -> Callable[[str, Any, Any], Any]:
-    """Entries of a stranger's configuration by (name, default, type). Raises ModelError for another type, or a number out of range."""
+    """Entries of an untrusted configuration by (name, default, type). Raises ModelError for another type or range."""
     return lambda key, default, hint: check(config.get(key, default), hint, f"{place}: {key}")
 
 
@@ -192,7 +185,7 @@ def _hubert(place: Path, **fields: Any) -> HubertConfig:
 
 
 def preprocessor_settings(folder: Path) -> dict[str, Any]:
-    """Settings of transformers' feature extractor; version 5 keeps them inside `processor_config.json` where there is a tokenizer."""
+    """Settings of transformers' feature extractor; version 5 may store them in `processor_config.json`."""
     if (path := folder / "preprocessor_config.json").is_file():
         return read_json(path)
     if (path := folder / "processor_config.json").is_file():
@@ -201,13 +194,13 @@ def preprocessor_settings(folder: Path) -> dict[str, Any]:
 
 
 def check_rate(place: Path, settings: dict[str, Any], key: str = "sampling_rate") -> None:
-    """Raise ModelError when a model takes audio at another rate than textless reads; one that does not say takes this."""
+    """Raise ModelError when a model takes audio at another rate than textless reads; a missing rate is that one."""
     if (rate := settings.get(key)) is not None and (isinstance(rate, bool) or rate != SAMPLE_RATE):
         raise ModelError(f"{place}: {key}: takes audio at {rate!r} Hz; textless reads {SAMPLE_RATE} Hz")
 
 
 def waveform_normalisation(folder: Path, conv_norm: str) -> str:
-    """What transformers' feature extractor does; where that is not said, what models with such a first convolution were trained with."""
+    """The feature extractor's; where unspecified, the one that such a first convolution is trained with."""
     normalise = preprocessor_settings(folder).get("do_normalize", conv_norm == "layer")
     return "zscore_1e-7" if check(normalise, bool, f"{folder}: do_normalize of the preprocessor") else "none"
 
@@ -217,7 +210,7 @@ def _unprefixed(name: str) -> str:
 
 
 def _weight_norm(name: str) -> str:
-    """The two parameters of weight norm have had two names each."""
+    """Rename the two parameters of weight norm from torch's old names to its new ones."""
     return name.replace("conv.weight_g", "conv.parametrizations.weight.original0").replace(
         "conv.weight_v", "conv.parametrizations.weight.original1"
     )
@@ -236,11 +229,10 @@ def _fairseq(path: Path, content: dict[str, Any]) -> Checkpoint:
     cfg = plain(content.get("cfg")) or plain(content.get("args"))
     if not isinstance(cfg, dict):
         raise ModelError(
-            f"{path}: a checkpoint of fairseq's without its configuration (cfg or args); give the file as it was published"
+            f"{path}: a fairseq checkpoint without its configuration (cfg or args); give the file as it was published"
         )
-    model, task = (
-        cfg[k] if isinstance(cfg.get(k), dict) else cfg for k in ("model", "task")
-    )  # args, before 2021, is flat
+    # `args`, before 2021, is flat.
+    model, task = (cfg[k] if isinstance(cfg.get(k), dict) else cfg for k in ("model", "task"))
     check_rate(path, task, "sample_rate")
     if isinstance(inner := plain(model.get("w2v_args")), dict):
         check_rate(path, task if not isinstance(inner.get("task"), dict) else inner["task"], "sample_rate")
@@ -335,12 +327,8 @@ def _conv_layers(path: Path, text: Any) -> list[tuple[int, int, int]]:
 
 # ---------------------------------------------------------------------------------------------------------- torchaudio
 
-HEADS = {
-    768: 12,
-    1024: 16,
-    1280: 16,
-    1920: 16,
-}  # a state dict does not say them; those of base, large, xlarge and XLS-R 2B
+# Attention heads by width, which a state dict does not say: base, large, xlarge and XLS-R 2B.
+HEADS = {768: 12, 1024: 16, 1280: 16, 1920: 16}
 
 
 def _torchaudio(path: Path, state: dict[str, Tensor]) -> Checkpoint:
@@ -356,13 +344,13 @@ def _torchaudio(path: Path, state: dict[str, Tensor]) -> Checkpoint:
             raise ValueError
     except (KeyError, ValueError):
         raise ModelError(
-            f"{path}: these tensors are not those of a HuBERT of torchaudio's; give a file with its configuration"
+            f"{path}: these tensors are not those of a torchaudio HuBERT; give a file with its configuration"
         ) from None
     if dim not in HEADS:
         widths = ", ".join(map(str, HEADS))
         raise ModelError(
-            f"{path}: a state dict of torchaudio's does not say its attention heads, which are known for the widths {widths} but not for "
-            f"{dim}; give the model with its configuration, as a folder of transformers or a checkpoint of fairseq's"
+            f"{path}: a torchaudio state dict does not say its attention heads, known for the widths {widths} "
+            f"but not for {dim}; give the model with its configuration: a transformers folder or a fairseq checkpoint"
         )
     large = "feature_extractor.conv_layers.1.layer_norm.weight" in shape
     config = _hubert(

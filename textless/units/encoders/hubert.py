@@ -348,7 +348,7 @@ class TransformerEncoder(nn.Module):
 
 
 class PositionalConv(nn.Module):
-    """Grouped convolution over time, weight-normalised over the kernel axis, with GELU: without a table of positions."""
+    """Grouped convolution over time, weight-normalised over the kernel axis, with GELU, in place of a table."""
 
     def __init__(self, config: HubertConfig) -> None:
         super().__init__()

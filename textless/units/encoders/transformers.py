@@ -1,7 +1,8 @@
-"""Encoders of other architectures, run by transformers behind our protocol.
+"""Encoders that the library transformers runs: wav2vec 2.0, WavLM, data2vec, UniSpeech, w2v-BERT 2.0 and others.
 
-wav2vec 2.0 (XLS-R, MMS), WavLM, data2vec, UniSpeech, UniSpeech-SAT, the HuBERTs that `hubert.py` cannot express (DistilHuBERT, 25 Hz), and
-w2v-BERT 2.0. Only the blocks up to the wanted layer are built, read and run; a file is always seen whole and alone.
+wav2vec 2.0 includes XLS-R and MMS, UniSpeech UniSpeech-SAT; HuBERTs that `hubert.py` cannot express (DistilHuBERT, 25
+Hz) are here too. Only the blocks up to the requested layer are built, read and run; a file is always encoded whole and
+alone.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import numpy as np
 
@@ -25,8 +26,10 @@ from textless.units.encoders.hubert import EPSILON, fold
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
-# model_type of config.json → class of transformers. The attention of WavLM has no SDPA path there, that of the others has.
+# model_type of config.json → class of transformers. The attention of WavLM has no SDPA path there, that of the others
+# has.
 MODELS = {
     "data2vec-audio": "Data2VecAudioModel",
     "hubert": "HubertModel",
@@ -48,12 +51,14 @@ def load_transformers(
     precision: str = "fp32",
     normalisation: str | None = None,
 ) -> TransformersEncoder:
-    """An encoder from a folder of transformers: `config.json` beside safetensors, with or without a head.
+    """An encoder from a transformers folder: `config.json` and safetensors, with or without a head.
 
     Args:
-        layer: 1-based, the output of that block before any final norm; None is the last. Nothing above it is read or run.
+        layer: 1-based, the output of that block before any final norm; None is the last. Nothing above it is read or
+            run.
         precision: of the arithmetic, `fp32` or `bf16`; frames are float32 either way.
-        normalisation: of the waveform; None takes it from the preprocessor's configuration, else from the norm of the first convolution.
+        normalisation: of the waveform; None: from the preprocessor's configuration, else from the norm of the first
+            convolution.
 
     Raises:
         ModelError: another architecture, no such layer, or weights that are missing, unexpected or of another shape.
@@ -63,7 +68,7 @@ def load_transformers(
     kind = settings.get("model_type")
     if kind not in MODELS:
         raise ModelError(
-            f"{folder}: holds a {kind!r} model, which is no speech encoder known here; known: {', '.join(MODELS)}"
+            f"{folder}: holds a {kind!r} model, which is not a known speech encoder; known: {', '.join(MODELS)}"
         )
     if precision not in PRECISIONS:
         raise ModelError(f"precision is {precision!r}; known: {', '.join(PRECISIONS)}")
@@ -94,12 +99,12 @@ def load_transformers(
     used = {name: tensor.numpy() for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
     digest = encoder_digest(kind, used, unshown(config))
     model.load_state_dict(state, assign=True)
-    model.requires_grad_(False).to(device, getattr(torch, PRECISIONS[precision]))
+    cast(torch.nn.Module, model.requires_grad_(False)).to(device, getattr(torch, PRECISIONS[precision]))
     return TransformersEncoder(model, front, layer, digest, precision)
 
 
-# What may stand in a configuration and changes the output without a trace in the weights' names and shapes; models as they are published
-# have the values that transformers takes where none is given. The first kernel of a stack steps by 5, all others by 2.
+# Settings of a configuration that change the output and do not show in the weights' names and shapes; published models
+# have the defaults of transformers. The first convolution has stride 5, all others 2.
 UNSHOWN = (
     "hidden_act",
     "feat_extract_activation",
@@ -113,7 +118,7 @@ UNSHOWN = (
 
 
 def unshown(config: Any) -> dict[str, Any]:
-    """Of what changes the output and leaves no trace in the weights, that in which a configuration departs from convention."""
+    """The settings that change the output, do not show in the weights, and differ from what is usual."""
     usual = type(config)()
     facts = {
         name: getattr(config, name) for name in UNSHOWN if getattr(config, name, None) != getattr(usual, name, None)
@@ -127,7 +132,7 @@ def unshown(config: Any) -> dict[str, Any]:
 
 
 def check_config(folder: Path, config: Any, names: Sequence[str]) -> None:
-    """Raise ModelError for a configuration that would take long or much to build, or divides by nothing, before anything is built."""
+    """Raise ModelError for a configuration that is too large to build, or divides by zero, before anything is built."""
     place = folder / CONFIG
     inner = [name[name.index("encoder.layers.") :] for name in names if "encoder.layers." in name]
     for field in ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size"):
@@ -150,13 +155,14 @@ def check_config(folder: Path, config: Any, names: Sequence[str]) -> None:
 
 
 class TransformersEncoder(Encoder):
-    """A speech encoder of transformers up to one of its layers. Built by `load_transformers`.
+    """A transformers encoder up to one of its layers. Built by `load_transformers`.
 
-    Attributes:
-        sample_rate: Hz. frame_rate: frames a second. dim: D. layer: 1-based. contract: of the frames, without a codebook.
+    Attributes: those of `Encoder`, and layer: 1-based.
     """
 
-    def __init__(self, model, front: WaveFrontEnd | MelFrontEnd, layer: int, digest: str, precision: str) -> None:
+    def __init__(
+        self, model: PreTrainedModel, front: WaveFrontEnd | MelFrontEnd, layer: int, digest: str, precision: str
+    ) -> None:
         self.model, self.front, self.layer, self.precision = model, front, layer, precision
         self.dim = model.config.hidden_size
         self.sample_rate = front.sample_rate
@@ -171,7 +177,7 @@ class TransformersEncoder(Encoder):
         )
 
     def n_frames(self, samples: int) -> int:
-        """T = floor((samples - window) / hop) + 1 of a file of so many samples."""
+        """T = floor((samples - window) / hop) + 1."""
         return 0 if samples < self.front.window else (samples - self.front.window) // self.front.hop + 1
 
     def encode_one(self, waveform: np.ndarray) -> np.ndarray:
@@ -185,11 +191,11 @@ class TransformersEncoder(Encoder):
         """
         for layer in layers:
             if not 1 <= layer <= self.layer:
-                raise ModelError(f"layer {layer} is not there: this encoder was loaded with layers 1 to {self.layer}")
+                raise ModelError(f"layer {layer} does not exist: the encoder was loaded with layers 1 to {self.layer}")
         hidden = self._run(waveform, output_hidden_states=True).hidden_states  # the first is the input of block 1
         return {layer: hidden[layer][0].float().cpu().numpy() for layer in layers}
 
-    def _run(self, waveform: np.ndarray, **options: bool):
+    def _run(self, waveform: np.ndarray, **options: bool) -> Any:
         import torch
 
         waveform = as_waveform(waveform)
@@ -202,20 +208,20 @@ class TransformersEncoder(Encoder):
 
 
 class WaveFrontEnd:
-    """What comes before convolutions on the waveform: (samples,) float32 → the same, normalised over the file.
+    """Input of convolutions on the waveform: (samples,) float32 → the same, normalised over the file.
 
     Attributes:
-        window, hop: samples that one frame sees before the trunk, and from one frame to the next.
+        window, hop: receptive field of a frame before the transformer, and stride, in samples.
     """
 
-    def __init__(self, config, preprocessor: dict[str, Any], normalisation: str | None) -> None:
+    def __init__(self, config: Any, preprocessor: dict[str, Any], normalisation: str | None) -> None:
         self.sample_rate = SAMPLE_RATE
         self.window, self.hop = 1, 1
         for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
             self.window += (kernel - 1) * self.hop
             self.hop *= stride
         if normalisation is None:
-            # Every convolution of data2vec has a layer norm, which its configuration does not say.
+            # Every convolution of data2vec has a layer norm; its configuration has no such field.
             by_norm = getattr(config, "feat_extract_norm", "layer") == "layer"
             normalise = check(preprocessor.get("do_normalize", by_norm), bool, "do_normalize of the preprocessor")
             normalisation = "zscore_1e-7" if normalise else "none"
@@ -231,29 +237,30 @@ class WaveFrontEnd:
 
 
 class MelFrontEnd:
-    """The log-mel front end of w2v-BERT: (samples,) float32 → (T, 160) float32, two mel frames of 10 ms in one, each band normalised.
+    """The log-mel front end of w2v-BERT: (samples,) float32 → (T, 160) float32.
 
-    A last mel frame without a partner is left out, as transformers masks it; it still counts in the mean and variance of the bands.
-    Attributes as in WaveFrontEnd.
+    A frame is two mel frames of 10 ms; each band is normalised. An odd last mel frame is dropped, as transformers
+    masks it; it still counts in the mean and variance of the bands. Attributes as in WaveFrontEnd.
     """
 
     normalisation = "none"
 
-    def __init__(self, config, preprocessor: dict[str, Any], normalisation: str | None) -> None:
+    def __init__(self, config: Any, preprocessor: dict[str, Any], normalisation: str | None) -> None:
         from transformers import SeamlessM4TFeatureExtractor
 
         if normalisation not in (None, "none"):
             raise ModelError(
                 f"normalisation is {normalisation!r}, but w2v-BERT normalises its mel bands: it can only be none"
             )
-        self.extractor = SeamlessM4TFeatureExtractor.from_dict(preprocessor)
+        self.extractor = cast(SeamlessM4TFeatureExtractor, SeamlessM4TFeatureExtractor.from_dict(preprocessor))
         width = self.extractor.num_mel_bins * self.extractor.stride
         if width != config.feature_projection_input_dim:
             raise ModelError(
-                f"the preprocessor gives {width} features a frame, the encoder takes {config.feature_projection_input_dim}"
+                f"the preprocessor gives {width} features a frame, the encoder takes "
+                f"{config.feature_projection_input_dim}"
             )
         self.sample_rate = SAMPLE_RATE
-        self.hop = 160 * self.extractor.stride  # 400 and 160 samples stand in the extractor's code, whatever the rate
+        self.hop = 160 * self.extractor.stride  # 400 and 160 samples are constants of the extractor, at any rate
         self.window = 400 + self.hop - 160
 
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
@@ -263,17 +270,18 @@ class MelFrontEnd:
         return features["input_features"][0].astype(np.float32)
 
 
-def _select(folder: Path, names: Sequence[str], get: Callable[[str], Tensor], model, layer: int) -> dict[str, Tensor]:
-    """Exactly the weights of the truncated model, float32, weight norm folded. Raises ModelError when they do not fit it."""
+def _select(
+    folder: Path, names: Sequence[str], get: Callable[[str], Tensor], model: PreTrainedModel, layer: int
+) -> dict[str, Tensor]:
+    """Exactly the weights of the truncated model, float32, weight norm folded.
+
+    Raises ModelError when they do not fit it.
+    """
     import torch
 
     prefix = f"{model.base_model_prefix}."
-    if any(
-        name.startswith(prefix) for name in names
-    ):  # a checkpoint with a head; what is outside the prefix is the head
-        places = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
-    else:
-        places = {name: name for name in names}
+    # In a checkpoint with a head, names outside the prefix are the head.
+    places = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)} or {n: n for n in names}
     above = ["masked_spec_embed$", r"adapter\.", r"intermediate_ffn\."]
     if _stable(model):
         above.append(r"encoder\.layer_norm\.")
@@ -291,13 +299,13 @@ def _select(folder: Path, names: Sequence[str], get: Callable[[str], Tensor], mo
             if stem + direction in tensors:
                 tensors[stem + ".weight"] = fold(tensors.pop(stem + gain), tensors.pop(stem + direction))
     expected = model.state_dict()
-    for what, names in (
+    for what, differing in (
         ("missing", expected.keys() - tensors.keys()),
         ("unexpected", tensors.keys() - expected.keys()),
     ):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise ModelError(f"{folder}: weights do not fit the architecture ({what}: {min(names)}{more})")
+        if differing:
+            more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+            raise ModelError(f"{folder}: weights do not fit the architecture ({what}: {min(differing)}{more})")
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
             shapes = f"{tuple(tensor.shape)} instead of {tuple(expected[name].shape)}"
@@ -305,8 +313,8 @@ def _select(folder: Path, names: Sequence[str], get: Callable[[str], Tensor], mo
     return tensors
 
 
-def _build(cls, config, layer: int):
-    """The first `layer` blocks and what is before them, weights still on the meta device; nothing on top, nothing random."""
+def _build(cls: type[PreTrainedModel], config: Any, layer: int) -> PreTrainedModel:
+    """The first `layer` blocks and all before them, on the meta device; without the norm on top, drop-out and masks."""
     import torch
     from torch import nn
     from torch.nn.utils import parametrize
@@ -329,6 +337,6 @@ def _build(cls, config, layer: int):
     return model
 
 
-def _stable(model) -> bool:
-    """Whether `encoder.layer_norm` is on top of the blocks. By class: some configurations hold fields that their model does not read."""
+def _stable(model: PreTrainedModel) -> bool:
+    """Whether `encoder.layer_norm` follows the blocks. By class: models ignore some fields of their configurations."""
     return type(model.encoder).__name__.endswith("StableLayerNorm")

@@ -1,4 +1,4 @@
-"""Published encoders and codebooks by name: one table."""
+"""The model zoo: published encoders and codebooks by name, in one table."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from textless.errors import ModelError, did_you_mean
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """Where an encoder, or an encoder with its codebook, comes from and how it is used.
+    """Source and settings of an encoder, or of an encoder with its codebook.
 
     Attributes:
         encoder: repository of the Hugging Face hub (`owner/name`), or the URL of a fairseq checkpoint.
         revision: commit of the repository; None is its main branch.
-        layer: that units are made from, 1-based, before any final norm; None where nobody recommends one.
+        layer: the recommended one for units, 1-based, before any final norm; None where none is recommended.
         normalisation: of the waveform: `none`, `layer_norm_1e-5` (fairseq) or `zscore_1e-7` (transformers).
         codebook: URL; None where there is none for this encoder.
-        codebook_sha256, encoder_sha256: where published, else None; a repository is held by its revision instead.
+        codebook_sha256, encoder_sha256: where published, else None; a repository is identified by its revision instead.
         n_units: size of the codebook.
         frame_rate: frames a second.
-        licence: what its page states, or "not published"; of the encoder, then of the codebook where they differ.
+        licence: as its page states it, or "not published"; of the encoder, then of the codebook where they differ.
         source: page or paper that describes it.
     """
 
@@ -56,7 +56,10 @@ def fetch_encoder(name: str) -> Path:
 
 
 def fetch_codebook(name: str) -> Path:
-    """The file of a published codebook, from the cache or the network. Raises ModelError as `fetch`, and when there is none."""
+    """The file of a published codebook, from the cache or the network.
+
+    Raises ModelError as `fetch`, and when there is none.
+    """
     entry = published(name)
     if entry.codebook is None:
         with_one = [k for k, v in PUBLISHED.items() if v.codebook and v.encoder == entry.encoder]
@@ -66,17 +69,18 @@ def fetch_codebook(name: str) -> Path:
 
 
 def _on_terminal(done: int, total: int, what: str) -> None:
-    """A download of a gigabyte is not to look like a hang; repositories have huggingface_hub's own bars."""
+    """Progress of a large download on a terminal; repositories have huggingface_hub's own bars."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K{done}/{total} {what}" if done < total else "\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-# Normalisation is that of pre-training (task.normalize of the recipe), since codebooks are made on such frames. A repository's
-# preprocessor_config.json is no guide: base models and wav2vec2-large were trained on waveforms as they are, but their files
-# have transformers' default, do_normalize true.
+# Normalisation is that of pre-training (task.normalize of the recipe), since codebooks are made on such frames. A
+# repository's preprocessor_config.json is no guide: base models and wav2vec2-large were trained on waveforms as they
+# are, but their files have transformers' default, do_normalize true.
 #
-# Not here: GSLM's codebooks for wav2vec 2.0 large, since its reader counts layers from 0 and leaves out the normalisation that
-# the model was trained with; and the faiss index of mHuBERT-147, which belongs to an earlier iteration of the model.
+# Not here: GSLM's codebooks for wav2vec 2.0 large, since its reader counts layers from 0 and leaves out the
+# normalisation that the model was trained with; and the faiss index of mHuBERT-147, which belongs to an earlier
+# iteration of the model.
 
 _FAIR = "https://dl.fbaipublicfiles.com"
 _GSLM = "https://github.com/facebookresearch/fairseq/tree/main/examples/textless_nlp/gslm/speech2unit"
@@ -241,7 +245,8 @@ PUBLISHED: dict[str, Published] = {
         licence=_UNILM,
     ),
     "data2vec-audio-base": _hub("facebook/data2vec-audio-base", normalisation="layer_norm_1e-5", licence="Apache-2.0"),
-    "unispeech-sat-base": _hub(  # normalisation: by its front end, which has HuBERT base's group norm; no recipe is published
+    # No recipe is published; the normalisation is that of HuBERT base, which has the same group norm in its front end.
+    "unispeech-sat-base": _hub(
         "microsoft/unispeech-sat-base",
         revision="ca010627e5d232d9179ebdcd615eaa02cea382ed",
         normalisation="none",
