@@ -35,7 +35,7 @@ from textless.engine.shards import run_shards
 from textless.errors import TextlessError
 from textless.model import Model, continue_rows, resynth_row, speak_rows, stream_rows
 from textless.names import repeated
-from textless.types import StreamingVocoder, UnitContract, Units
+from textless.types import MeasuringQuantizer, StreamingVocoder, UnitContract, Units
 from textless.units.dump import UnitRow, extra_types, write_results, write_stream
 
 if TYPE_CHECKING:
@@ -125,9 +125,8 @@ class _Distances:
         from textless.units.encoders.signal import SIGNAL
 
         self.quantizer, self.rate, self.verbose = tokenizer.quantizer, tokenizer.encoder.sample_rate, verbose
-        self.trained = (
-            tokenizer.contract.encoder not in SIGNAL
-        )  # distances of plain MFCC follow loudness and microphone
+        # Distances of plain MFCC follow loudness and microphone.
+        self.trained = tokenizer.contract.encoder not in SIGNAL
         self.files = 0
         self.far: list[str] = []
 
@@ -135,7 +134,7 @@ class _Distances:
         seconds = (row.samples or 0) / self.rate
         self.files += 1
         text = f"{one_line(row.id)}: {seconds:.2f} s, {len(row.units)} units"
-        if distance is not None:  # the quantizer is a MeasuringQuantizer
+        if distance is not None and isinstance(self.quantizer, MeasuringQuantizer):
             far, training = self.trained and self.quantizer.is_far(distance, seconds), self.quantizer.distances
             self.far += [row.id] * far
             known = (

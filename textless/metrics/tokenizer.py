@@ -16,9 +16,8 @@ from textless.metrics.items import Item
 from textless.metrics.robustness import mean_distances, unit_edit_distances
 from textless.metrics.units import measure_frames, measure_units
 from textless.names import by_plain_name
-from textless.types import Units
+from textless.types import Encoder, Units
 from textless.units.dump import UnitRow
-from textless.units.encoders.base import Encoder
 from textless.units.frames import read_frames, write_frames
 from textless.units.tokenizer import Tokenizer, encode_rows
 
