@@ -381,6 +381,13 @@ def test_requests_that_make_no_sense() -> None:
     assert len(unknown.continue_units(np.array([], np.int64), max_new_units=5)) <= 5
 
 
+def test_lengths_that_no_row_has_are_refused():
+    lm = random_lm()
+    for length in ({"seconds": 1e12}, {"max_new_units": 10**12}, {"seconds": 1, "max_new_units": 2**24 + 1}):
+        with pytest.raises(ValueError, match="ask for more than 16777216 frames"):
+            lm.continue_units(random_units(4), **length)
+
+
 # --- contract ---------------------------------------------------------------------------------------------------------------------
 
 

@@ -45,6 +45,15 @@ def test_slices_are_rounded_to_frames():
         assert units.between(start).units.tolist() == [u % 10 for u in range(10, 40)]
 
 
+def test_slices_beyond_the_end_and_of_no_time():
+    units = Units(np.array([1, 2]), np.array([30, 20]), CONTRACT)
+    assert units.between(0.4, float("inf")).durations.tolist() == [10, 20]
+    assert len(units.between(2.0)) == len(units.between(float("inf"))) == 0
+    for start, stop in ((-0.5, 0.2), (0.5, 0.2), (float("nan"), None), (0, float("nan")), (-0.1, None)):
+        with pytest.raises(DumpError, match="there is no part from"):
+            units.between(start, stop)
+
+
 def test_addition_keeps_the_seam():
     a, b = Units(np.array([1]), np.array([2]), CONTRACT), Units(np.array([1, 4]), None, CONTRACT)
     both = a + b

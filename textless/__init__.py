@@ -58,7 +58,7 @@ __getattr__, __dir__ = attach(__name__, _PUBLIC)
 
 
 def _one_thread() -> None:
-    """OpenMP's threads are not there after a fork, and computing on several would wait for them for ever."""
+    """OpenMP's threads are not there after a fork, and a computation on several would never end."""
     for name, function in (("torch", "set_num_threads"), ("faiss", "omp_set_num_threads")):
         if (limit := getattr(sys.modules.get(name), function, None)) is not None:
             limit(1)

@@ -216,7 +216,7 @@ def _shown(text: Any) -> str:
 
 
 def _hashable(keys: Iterable[Any]) -> list[Any]:
-    """The keys, when they hash fast: tuples of tuples can take for ever, and multiples of 2^61 - 1 collide."""
+    """The keys, when they hash fast: tuples of tuples can take exponential time, and multiples of 2^61 - 1 collide."""
     keys = list(keys)
     for part in (part for key in keys for part in (key if type(key) is tuple and len(key) <= 16 else (key,))):
         ok = type(part) in (str, bytes, float, bool, NoneType, Stub, Name)

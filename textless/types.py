@@ -218,9 +218,14 @@ class Units:
         return self.contract.frame_rate
 
     def between(self, start: float, stop: float | None = None) -> Units:
-        """The part from `start` to `stop` seconds, rounded to frames; a unit that is cut keeps the frames inside."""
-        first = round(start * self.frame_rate)
-        last = None if stop is None else round(stop * self.frame_rate)
+        """The part from `start` to `stop` seconds, rounded to frames; a unit that is cut keeps the frames inside.
+
+        Beyond the end there is nothing. Raises DumpError for a negative time, NaN, or a stop before the start.
+        """
+        if not 0 <= start <= (start if stop is None else stop):
+            raise DumpError(f"there is no part from {start} to {stop} s; give times from 0, the start first")
+        first = round(min(start, self.seconds) * self.frame_rate)
+        last = None if stop is None else round(min(stop, self.seconds) * self.frame_rate)
         frames = self.frames()[first:last]
         return (
             Units(frames, None, self.contract) if self.durations is None else Units.from_frames(frames, self.contract)

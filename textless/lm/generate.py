@@ -13,7 +13,7 @@ from torch import Tensor
 
 from textless.errors import ContractError
 from textless.lm.cache import KVCache
-from textless.types import SamplingOptions, Units
+from textless.types import LONGEST_ROW, SamplingOptions, Units
 
 if TYPE_CHECKING:
     from textless.lm.decoder import Decoder
@@ -214,6 +214,8 @@ def begin(
         if not lm.has_durations and any(p.durations is not None for p in prompts):
             raise ContractError("this language model has no durations; give max_new_units instead of seconds")
         frames = round(seconds * lm.frame_rate)
+    if max(frames or 0, max_new_units or 0) > LONGEST_ROW:
+        raise ValueError(f"seconds or max_new_units ask for more than {LONGEST_ROW} frames, the most that a row has")
     how = Sampling(**sampling)
     todo = [
         Continuation(p, how, np.random.default_rng(seed), lm.n_units, frames, max_new_units, lm.has_durations)
