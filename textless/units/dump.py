@@ -275,7 +275,7 @@ Licence of the audio: {license or "not stated"}.
 
 
 class Dump:
-    """A unit dump on disk: iterate, `len`, `[i]`, `.contract`. Holds one row group at a time, and at most one open file.
+    """A unit dump on disk: iterate, `len`, `[i]`, `.contract`. Holds one row group and at most one open file.
 
     Opening it raises DumpError for a dump.json or a shard that cannot be read, for missing columns and columns of other
     types, and for shards that are missing or of another dump. Reading rows raises DumpError for damaged pages and for
