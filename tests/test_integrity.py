@@ -220,7 +220,7 @@ def test_the_end_of_a_file_is_no_interruption(textless_command, monkeypatch):
     code, _, err = textless_command("status", "quickstart")
     assert code == 2
     assert err.strip() == (
-        "error: a file ends before it should (No data left in file); look at what was given, and at the store with `textless verify`"
+        "error: a file is cut short (No data left in file); check the inputs, and the store with `textless verify`"
     )
 
 
