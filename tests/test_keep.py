@@ -370,7 +370,7 @@ def test_pushed_and_pulled_from_the_command_line(textless_command, recipe, store
     assert (code, out.split()) == (0, [store.name(step) for step in steps_of(recipe, "units@km.n_units=4")])
     assert "1 artefacts copied, 0 steps left" in err
     code, out, err = textless_command("pull", url, recipe, *there)
-    assert "1 artefacts brought, 2 steps left" in err  # mfcc, for the other codebook
+    assert "1 artefacts copied, 2 steps left" in err  # mfcc, for the other codebook
     assert textless_command("run", recipe, *there)[0] == 0
 
 
