@@ -1,4 +1,4 @@
-"""ABX of MFCC and of their units on aligned speech, beside the loop over triples that the tests hold it against.
+"""ABX of MFCC and of their units on aligned speech, against the loop over triples that the tests compare with.
 
 python bench/abx.py DIR CORPUS SPLIT
 

@@ -1,4 +1,4 @@
-"""Two things timed in turn: medians, ratio, and the load of the machine beside them."""
+"""Two functions timed in turn: medians, ratio, and the load of the machine."""
 
 from __future__ import annotations
 

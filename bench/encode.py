@@ -1,10 +1,11 @@
-"""HuBERT base to layer 6 on real utterances, beside transformers' HubertModel with the same weights; agreement of units on tiny-en.
+"""HuBERT base to layer 6 on real utterances, against transformers' HubertModel with the same weights; agreement of
+units on tiny-en.
 
-python bench/encode.py FOLDER [FILES]      # FOLDER holds audio; weights of base are random, which costs the same time
+python bench/encode.py FOLDER [FILES]      # FOLDER holds audio; weights of base are random, which takes the same time
 
-Rows are real-time factors (seconds of work a second of audio; smaller is faster). `truncated` is transformers with the blocks above the
-sixth removed, `all layers` is `output_hidden_states` of the whole model, both file by file, as people run it; ours takes the files in
-batches, as `textless encode` does, and one by one.
+Rows are real-time factors (seconds of computation per second of audio; smaller is faster). `truncated` is transformers
+without the blocks above the sixth, `all layers` is `output_hidden_states` of the whole model, both file by file;
+textless encodes files in batches, as `textless encode` does, and one by one.
 """
 
 import copy

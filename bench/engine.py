@@ -1,9 +1,10 @@
-"""What the engine itself costs, with steps that compute nothing.
+"""The overhead of the engine, with steps that compute nothing.
 
-python bench/engine.py [FOLDER]      # a folder on the disk to be measured, by default a temporary one; it needs half a gigabyte
+python bench/engine.py [FOLDER]      # a folder on the disk to measure, by default a temporary one; it needs half a
+gigabyte
 
-Planning a graph of twelve steps; a whole process that finds nothing to do over a corpus of 100 000 files; a map's shards, with all that
-is done before, between and after them; the memory that a map over a million rows takes.
+Planning a graph of twelve steps; a whole process with nothing to do over a corpus of 100 000 files; the shards of
+a map, with all work around them; the memory of a map over a million rows.
 """
 
 import resource

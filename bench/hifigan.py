@@ -1,9 +1,10 @@
-"""A published unit HiFi-GAN (13 M, the size of all released ones) through `load_hifigan`, beside the published modules, weight norm folded.
+"""A published unit HiFi-GAN (13 M, the size of all released ones) through `load_hifigan`, against the published
+modules, weight norm folded.
 
-python bench/hifigan.py [SECONDS]      # 10 s by default; random weights, which cost the same time
+python bench/hifigan.py [SECONDS]      # 10 s by default; random weights, which take the same time
 
-Rows are x real time (seconds of audio a second of work; larger is faster), then ours over the plain module's, both on the same machine in
-turn. bf16 is compared with the plain module in float32, and in bf16.
+Rows are x real time (seconds of audio per second of computation; larger is faster), then the ratio to the plain module,
+both on the same machine in turn. bf16 is compared with the plain module in float32, and in bf16.
 """
 
 import copy
@@ -52,12 +53,12 @@ for name, model, rivals in (("fp32", single, {"fp32": plain}), ("bf16", half, {"
             flush=True,
         )
 reference = theirs()
-for name, made in (
+for name, result in (
     ("textless fp32", single.resynth(units.numpy())),
     ("textless bf16", half.resynth(units.numpy())),
     ("plain bf16", theirs(plain_half)),
 ):
-    off = made - reference
+    off = result - reference
     snr = 10 * torch.log10(torch.tensor((reference**2).mean() / (off**2).mean()))
     print(
         f"{name}: largest difference {abs(off).max() / abs(reference).max():.1e} of the largest value, SNR {snr:.0f} dB"

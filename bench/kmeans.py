@@ -1,8 +1,8 @@
-"""k-means beside scikit-learn's MiniBatchKMeans with fairseq's settings: seconds, inertia, memory.
+"""k-means against scikit-learn's MiniBatchKMeans with fairseq's settings: seconds, inertia, memory.
 
 OMP_NUM_THREADS=1 python bench/kmeans.py FOLDER [RUNS]   # 477 000 × 39, K = 100: MFCC of the folder's audio
-OMP_NUM_THREADS=1 python bench/kmeans.py synthetic       # 200 000 × 768, K = 500: a mixture of 2000 whose variances fall as 1 / n; the
-                                                         # other side takes a quarter of an hour of one core, and runs once
+OMP_NUM_THREADS=1 python bench/kmeans.py synthetic       # 200 000 × 768, K = 500: a mixture of 2000 with variances 1 /
+                                                         n; # scikit-learn takes 15 minutes of one core, runs once
 """
 
 import subprocess
@@ -61,10 +61,10 @@ def main(source, runs):
         return Assignment(points, kmeans.codebook.centroids - points.mean).inertia
 
     seeds = [iter(range(1000)) for _ in "ab"]
-    found = {"ours": [], "theirs": []}
+    fits = {"ours": [], "theirs": []}
 
     def ours():
-        found["ours"].append(KMeans(n_units, seed=next(seeds[0])).fit(frames))
+        fits["ours"].append(KMeans(n_units, seed=next(seeds[0])).fit(frames))
 
     def theirs():
         from sklearn.cluster import MiniBatchKMeans
@@ -77,7 +77,7 @@ def main(source, runs):
             "max_no_improvement": 100,
             "reassignment_ratio": 0.0,
         }
-        found["theirs"].append(
+        fits["theirs"].append(
             MiniBatchKMeans(n_units, **settings, compute_labels=False, random_state=next(seeds[1])).fit(frames)
         )
 
@@ -91,8 +91,8 @@ def main(source, runs):
         ratio = b / a
     else:
         a, b, ratio = compare(ours, theirs, runs=runs)
-    mine = [inertia(k) for k in found["ours"]]
-    other = [Assignment(points, np.float32(k.cluster_centers_ - points.mean)).inertia for k in found["theirs"]]
+    mine = [inertia(k) for k in fits["ours"]]
+    other = [Assignment(points, np.float32(k.cluster_centers_ - points.mean)).inertia for k in fits["theirs"]]
     print(f"textless {a:.2f} s   MiniBatchKMeans {b:.2f} s   ratio {ratio:.1f}")
     print(f"inertia, mean (worst) of {len(mine)}: textless {np.mean(mine):.4g} ({max(mine):.4g})", end="   ")
     print(f"MiniBatchKMeans {np.mean(other):.4g} (best {min(other):.4g})")

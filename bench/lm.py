@@ -1,6 +1,8 @@
-"""Greedy continuation beside transformers' `generate()` with the same weights: tokens a second, and whether the tokens are the same.
+"""Greedy continuation against transformers' `generate()` with the same weights: tokens per second, and whether the
+tokens are equal.
 
-python bench/lm.py [FOLDER]   # random weights of 11 M and 202 M, 1 and 16 prompts of 50 units; with audio, int8 on the trained tiny-en
+python bench/lm.py [FOLDER]   # random weights of 11 M and 202 M, 1 and 16 prompts of 50 units; with audio, int8 on the
+trained tiny-en
 """
 
 import sys
@@ -49,7 +51,8 @@ for name, shape in SIZES.items():
             )
 
 if len(sys.argv) > 1:
-    # Random weights leave nothing to decide between; what int8 changes is asked of a trained model, step by step on real units.
+    # Random weights leave nothing to decide between; what int8 changes is asked of a trained model, step by step on
+    # real units.
     encoder = textless.load("tiny-en")
     exact, quantised = (load_lm(EMBEDDED / "tiny-en" / "lm", precision=p) for p in ("fp32", "int8"))
     same, steps = 0, 0

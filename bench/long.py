@@ -1,7 +1,9 @@
-"""Long recordings through tiny-en: how far windowed attention is from attention over the whole file, and what ten hours cost.
+"""Long recordings through tiny-en: how windowed attention differs from attention over the whole file, and the
+cost of ten hours.
 
-python bench/long.py FOLDER            # agreement at 2, 5 and 10 minutes of one reader (utterances in their order), mean of three readers
-python bench/long.py FOLDER HOURS      # and `textless encode` on a recording of so many hours: seconds, peak memory, frames
+python bench/long.py FOLDER            # agreement at 2, 5 and 10 minutes of one reader (utterances in their order),
+mean of three readers python bench/long.py FOLDER HOURS      # and `textless encode` on a recording of so many hours:
+seconds, peak memory, frames
 """
 
 import itertools
@@ -42,14 +44,14 @@ header(
 for minutes in (2, 5, 10):
     whole_alone, figures = [], {30.0: [], 60.0: [], 120.0: []}
     for reader in waves:
-        some, total = [], 0
+        waves, total = [], 0
         for wave in itertools.cycle(reader):
-            some.append(wave)
+            waves.append(wave)
             if (total := total + len(wave)) > minutes * 60 * 16000:
                 break
-        wave = np.concatenate(some)
-        places = np.cumsum([0, *(len(w) // 320 for w in some)])
-        alone = [(place, units(w, 0)) for place, w in zip(places, some, strict=False)]
+        wave = np.concatenate(waves)
+        places = np.cumsum([0, *(len(w) // 320 for w in waves)])
+        alone = [(place, units(w, 0)) for place, w in zip(places, waves, strict=False)]
 
         def as_alone(of, alone=alone):
             return np.mean(np.concatenate([of[place : place + len(u)] == u for place, u in alone]))

@@ -1,4 +1,5 @@
-"""Decoding and MFCC, as the steps do it (files decoded ahead in threads), beside a plain loop of soundfile and the same MFCC.
+"""Decoding and MFCC, as the steps do it (files decoded ahead in threads), against a plain loop of
+soundfile and the same MFCC.
 
 python bench/mfcc.py FOLDER [FILES]
 """

@@ -1,4 +1,4 @@
-"""The generator of a published unit HiFi-GAN as published: the rival of our benchmarks."""
+"""The generator of a published unit HiFi-GAN as published, which the benchmarks compare with."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Training steps of the tiny HuBERT (log-mel) beside torch's own TransformerEncoder of the same size on the same input.
+"""Training steps of the tiny HuBERT (log-mel) against torch's TransformerEncoder of the same size on the same input.
 
 python bench/pretrain.py          # audio hours an hour = times real time; fp32 and bf16 as separate rows
 """

@@ -1,4 +1,5 @@
-"""Whole-process seconds of `textless --help` beside `import click`, and of a no-op `run` over a real corpus beside `import torch`.
+"""Whole-process seconds of `textless --help` against `import click`, and of a no-op `run` over a real corpus against
+`import torch`.
 
 python bench/startup.py PIPELINE [-s NAME=VALUE …] [--store DIR]      # the pipeline must have been run
 """

@@ -1,8 +1,9 @@
-"""Training a language model beside Hugging Face's Trainer on the same units and weights, padded as its collator does.
+"""Training a language model against Hugging Face's Trainer on the same units and weights, padded as its collator does.
 
 python bench/train_lm.py DUMP [fp32|bf16]      # deduplicated, context 512, batches of 8 rows; tiny (7.5 M)
 
-Tokens of units a second, padding not counted: the rows of ours are packed full. Ours also trains its duration head. In turn, medians of 3.
+Unit tokens per second, without padding; rows of textless are packed. textless also trains its duration head. Medians of
+3 runs in turn.
 """
 
 import statistics
@@ -47,8 +48,8 @@ def collate(rows):
     tokens = torch.stack(
         [torch.nn.functional.pad(torch.as_tensor(r), (0, longest - len(r)), value=n_units) for r in rows]
     )
-    there = torch.arange(longest) < torch.tensor([len(r) for r in rows])[:, None]
-    return {"input_ids": tokens, "attention_mask": there.long(), "labels": tokens.masked_fill(~there, -100)}
+    present = torch.arange(longest) < torch.tensor([len(r) for r in rows])[:, None]
+    return {"input_ids": tokens, "attention_mask": present.long(), "labels": tokens.masked_fill(~present, -100)}
 
 
 def theirs() -> float:

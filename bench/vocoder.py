@@ -1,9 +1,9 @@
-"""Units to speech beside a published unit HiFi-GAN (13 M), each in the same run; and how far behind a stream is.
+"""Units to speech against a published unit HiFi-GAN (13 M), in the same run; and the latency of a stream.
 
-python bench/vocoder.py [SECONDS]      # 10 s by default; random weights, which cost the same time
+python bench/vocoder.py [SECONDS]      # 10 s by default; random weights, which take the same time
 
-Rows are x real time (seconds of audio a second of work), then theirs over ours, medians of runs in turn on one machine. The HiFi-GAN is
-the plain module, weight norm folded, in float32.
+Rows are x real time (seconds of audio per second of computation), then the ratio, medians of runs in turn on one
+machine. The HiFi-GAN is the plain module, weight norm folded, in float32.
 """
 
 import statistics
