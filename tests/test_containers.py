@@ -113,6 +113,23 @@ def test_joined_files_of_two_formats_and_of_two_rates(tmp_path):
     assert "8000 and 16000 Hz" in error(save(tmp_path / "b.wav", coded("wav") + coded("wav", rate=8000)))
 
 
+@pytest.mark.parametrize("first", ["wav", "aiff", "w64", "flac", "ogg"])
+@pytest.mark.parametrize("second", ["wav", "aiff", "au", "caf", "sph", "w64", "flac", "ogg", "mp3"])
+def test_joined_files_of_any_two_formats(tmp_path, first, second):
+    between = PICTURE if (first, second) == ("flac", "mp3") else b""  # without its tag no mp3 is found in flac
+    parts = [coded(first, tone(0.5, 200)), coded(second, tone(0.4, 300))]
+    alone = [read(save(tmp_path / f"{n}.{kind}", part)) for n, (kind, part) in enumerate(zip((first, second), parts))]
+    np.testing.assert_array_equal(read(save(tmp_path / f"a.{first}", between.join(parts))), np.concatenate(alone))
+
+
+def test_a_header_in_the_metadata_of_flac_is_no_other_file(tmp_path):
+    data = coded("flac")
+    foreign = b"riff" + coded("wav")[:200]  # as `flac --keep-foreign-metadata` keeps the header of a wav
+    block = b"\x02" + len(foreign).to_bytes(3, "big") + foreign
+    alone = read(save(tmp_path / "a.flac", data))
+    np.testing.assert_array_equal(read(save(tmp_path / "b.flac", data[:42] + block + data[42:])), alone)
+
+
 @pytest.mark.parametrize("kind", FORMS)
 def test_joined_files_of_which_one_is_cut(tmp_path, kind):
     # the second is another, so that no half of one fits to a half of the other by chance

@@ -205,6 +205,7 @@ def _behind(f: BinaryIO, end: int, size: int, order: str) -> int:
             not re.fullmatch(rb"[ -~]{4}", name)
             or content + length > size
             or name in (b"RIFF", b"RIFX", b"RF64", b"FORM")
+            or _reader(f, content - 8, size)  # the magic of Ogg, FLAC and others reads as a chunk's name
         ):
             break
         end = min(size, content + length + length % 2)
@@ -405,9 +406,16 @@ def _ogg(f: BinaryIO, start: int, size: int) -> tuple[Stream, int]:
 # --------------------------------------------------------------- FLAC: the count of samples against the last frame
 
 
+BEGINNINGS = re.compile(
+    rb"fLaC[\x00\x80]\0\0\x22|(RIFF|RIFX|RF64)....WAVE|FORM....AIF[FC]|OggS\0\x02|\.snd\0\0|caff\0\x01\0\0|NIST_1A\n"
+    rb"|ID3[\x02-\x04]\0|" + re.escape(W64_RIFF),
+    re.DOTALL,
+)
+
+
 def _flac(f: BinaryIO, body: int, size: int) -> tuple[Stream, int]:
-    starts = _search(f, re.compile(rb"fLaC[\x00\x80]\0\0\x22"), 8, body + 4, size)
-    end = next(starts, size)
+    starts = _search(f, BEGINNINGS, 16, _flac_audio(f, body), size)
+    end = next((start for start in starts if _reader(f, _skip_tags(f, start, size), size)), size)
     stop = end - 128 if _at(f, end - 128, 3) == b"TAG" else end
     info = _at(f, body, 42)
     if len(info) < 42:
@@ -425,6 +433,17 @@ def _flac(f: BinaryIO, body: int, size: int) -> tuple[Stream, int]:
     # an encoder that writes into a pipe cannot go back to write the count
     header = info[:18] + struct.pack(">Q", field >> 36 << 36 | samples) + info[26:]
     return Stream(body + 42, stop, header, stated=not stated), end
+
+
+def _flac_audio(f: BinaryIO, body: int) -> int:
+    """The position of the first frame, after the metadata, which may hold the headers of other files."""
+    position = body + 4
+    for _ in range(CHUNKS):
+        head = _at(f, position, 4)
+        position += 4 + int.from_bytes(head[1:], "big")
+        if len(head) < 4 or head[0] & 0x80:
+            break
+    return position
 
 
 def _table(polynomial: int, bits: int) -> list[int]:

@@ -53,7 +53,7 @@ def load_codebook(source: Path | str) -> StoredQuantizer:
         )
     if path.is_dir():
         kind = read_json(path / CONFIG).get("kind")
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             raise ModelError(f"{path}: holds a model of kind {kind!r} where a {' or '.join(KINDS)} is wanted")
         return KINDS[kind].load(path)
     codebook = read_centroids(path)
