@@ -172,7 +172,7 @@ def test_a_network(load, clip, name):
         load(name, 9)
     with pytest.raises(ModelError, match="layer 3 "):
         encoder.encode_layers(clip[:16000], [1, 3])
-    with pytest.raises(ModelError, match="precision 'fp8' is unknown; known: fp32, bf16, auto"):
+    with pytest.raises(ModelError, match="precision is 'fp8'; known: fp32, bf16, auto"):
         load(name, precision="fp8")
 
 

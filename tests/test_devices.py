@@ -57,7 +57,7 @@ def test_mps_is_refused(name):
 
 def test_auto_precision_is_that_of_the_named_gpu(monkeypatch):
     """torch is asked about its current GPU; here the second has bfloat16 and the first has not."""
-    from textless.units.encoders.load import resolve_precision
+    from textless.devices import resolve_precision
 
     current = ["cuda:0"]
 

@@ -245,7 +245,7 @@ def test_bad_input(models, clip):
     for name in ("base", "logmel"):
         with pytest.raises(AudioError, match="0 samples are shorter than one frame"):
             list(Extractor(models[name]).stream(list, [1]))
-    with pytest.raises(ModelError, match="precision 'fp8' is unknown"):
+    with pytest.raises(ModelError, match="precision is 'fp8'; known: fp32, bf16"):
         Extractor(models["base"], precision="fp8")
     lengths = iter([40000, 40000, 20000])
     with pytest.raises(AudioError, match="changed while it was read"):

@@ -180,5 +180,5 @@ def test_a_model_that_has_read_is_pickled_without_what_it_laid_out(lm: Decoder) 
 
 
 def test_a_precision_that_is_unknown() -> None:
-    with pytest.raises(ModelError, match="precision 'int4' is unknown; known: fp32, int8"):
+    with pytest.raises(ModelError, match="precision is 'int4'; known: fp32, int8"):
         load_ulm(GOLDEN / "ulm.pt", GOLDEN / "ulm_dict.txt", precision="int4")

@@ -287,7 +287,7 @@ def test_bad_input(tmp_path):
         fit_codebook([frames, frames[:, :3]], 5)
     with pytest.raises(TrainingError, match="0 frames cannot make 5 units"):
         fit_codebook([], 5)
-    with pytest.raises(TrainingError, match="algorithm 'elkan' is unknown; known: lloyd, minibatch"):
+    with pytest.raises(TrainingError, match="algorithm is 'elkan'; known: lloyd, minibatch"):
         KMeans(5, algorithm="elkan")
     with pytest.raises(TrainingError, match="restarts is 0 but must be at least 1"):
         KMeans(5, restarts=0)

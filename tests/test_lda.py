@@ -103,7 +103,7 @@ def test_bad_pieces():
         fit_projection([], dim=2)
     with pytest.raises(TrainingError, match="frames of 12 dimensions cannot be projected to 13"):
         fit_projection([(frames, labels)], dim=13)
-    with pytest.raises(TrainingError, match="method 'ica' is unknown; known: lda, pca"):
+    with pytest.raises(TrainingError, match="method is 'ica'; known: lda, pca"):
         fit_projection([(frames, labels)], dim=2, method="ica")
     with pytest.raises(TrainingError, match="frames after the first 5000 have 11 dimensions, not 12"):
         fit_projection([(frames, labels), (frames[:, 1:], labels)], dim=2)

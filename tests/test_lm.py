@@ -630,7 +630,7 @@ def test_int8_steps() -> None:
     prompts = [random_units(5 + k, seed=k) for k in range(6)]
     together = lm.continue_units(prompts, seconds=0.6, seed=3)
     assert together == [lm.continue_units(p, seconds=0.6, seed=3 + i) for i, p in enumerate(prompts)]
-    with pytest.raises(ModelError, match="precision 'int4' is unknown; known: fp32, int8"):
+    with pytest.raises(ModelError, match="precision is 'int4'; known: fp32, int8"):
         UnitLM(exact.config, precision="int4")
 
 

@@ -364,7 +364,7 @@ def test_without_a_final_norm(change, ulm: ULM) -> None:
         ({"decoder_learned_pos": True}, "was made with decoder_learned_pos"),
         ({"no_token_positional_embeddings": True}, "was made with no_token_positional_embeddings"),
         ({"add_bos_token": True}, "was made with add_bos_token"),
-        ({"activation_fn": "swish"}, "has activation_fn 'swish'; known: relu, gelu"),
+        ({"activation_fn": "swish"}, "activation_fn is 'swish'; known: relu, gelu"),
         ({"arch": "transformer"}, "holds fairseq's transformer where a transformer_lm is wanted"),
         ({"arch": "absent", "decoder_attention_heads": "absent"}, "holds fairseq's model of another kind"),
         ({"decoder_attention_heads": 5}, "5 heads do not fit a width of 64"),

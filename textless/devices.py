@@ -7,7 +7,9 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from textless.errors import DeviceError, unknown
+from textless.errors import DeviceError, ModelError, check_known, unknown
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of matrix products
 
 
 def resolve(device: str) -> torch.device:
@@ -33,15 +35,37 @@ def resolve(device: str) -> torch.device:
     return torch.device("cuda", index) if ":" in name else torch.device("cuda")
 
 
+def dtype_of(precision: str) -> torch.dtype:
+    """The type of matrix products. Raises ModelError for an unknown precision."""
+    check_known("precision", precision, PRECISIONS, ModelError)
+    return PRECISIONS[precision]
+
+
+def resolve_precision(precision: str, device: str = "cpu") -> str:
+    """`auto` → `bf16` where the device has matrix units for it, else `fp32`.
+
+    Raises ModelError for an unknown precision.
+    """
+    check_known("precision", precision, (*PRECISIONS, "auto"), ModelError)
+    if precision != "auto":
+        return precision
+    fast = _gpu_has_bf16(device) if device.startswith("cuda") else torch.cpu._is_amx_tile_supported()
+    return "bf16" if fast else "fp32"
+
+
 def check_training(device: str, precision: str) -> None:
     """Raise DeviceError when the device, from `resolve`, lacks the precision (`fp32` or `bf16`)."""
-    if precision == "bf16" and device.startswith("cuda"):
-        with torch.cuda.device(device):
-            if not torch.cuda.is_bf16_supported(including_emulation=False):
-                name = torch.cuda.get_device_name(device)
-                raise DeviceError(
-                    f"device {device!r} ({name}) has no bfloat16, or emulates it slowly; train with precision fp32"
-                )
+    if precision == "bf16" and device.startswith("cuda") and not _gpu_has_bf16(device):
+        name = torch.cuda.get_device_name(device)
+        raise DeviceError(
+            f"device {device!r} ({name}) has no bfloat16, or emulates it slowly; train with precision fp32"
+        )
+
+
+def _gpu_has_bf16(device: str) -> bool:
+    """Whether this GPU multiplies in bfloat16 without emulation."""
+    with torch.cuda.device(device):  # the query is about the current GPU
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def fork_rng(device: str) -> AbstractContextManager[None]:

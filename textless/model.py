@@ -160,7 +160,7 @@ class Model:
 
     @functools.cached_property
     def vocoder(self) -> BaseVocoder:
-        from textless.units.encoders.load import resolve_precision
+        from textless.devices import resolve_precision
         from textless.vocoder import load_vocoder
 
         precision = resolve_precision(self.precision, self.device)

@@ -248,7 +248,7 @@ def resynth(request: Request, *, stream: bool, **options: Any) -> int:
 
 def _precision(models: Model) -> dict[str, str]:
     """The vocoder's precision for a key. fp32 is left out, as in keys of versions that had no other."""
-    from textless.units.encoders.load import resolve_precision
+    from textless.devices import resolve_precision
 
     precision = resolve_precision(models.precision, models.device)
     return {} if precision == "fp32" else {"precision": precision}

@@ -63,7 +63,7 @@ def compute() -> Report:
     """Cores, threads and GPUs that torch can use; each GPU multiplies two matrices."""
     import torch
 
-    from textless.units.encoders.load import resolve_precision
+    from textless.devices import resolve_precision
 
     usable, threads = usable_cores(), torch.get_num_threads()
     lines = [("cores", f"{usable} usable, torch uses {threads}; --precision auto is {resolve_precision('auto')}")]

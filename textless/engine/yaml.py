@@ -27,7 +27,7 @@ import yaml
 
 from textless.engine.pipeline import Pipeline
 from textless.engine.step import Step
-from textless.errors import PipelineError, TextlessError, cut, did_you_mean, quoted
+from textless.errors import PipelineError, TextlessError, check_known, cut, did_you_mean, quoted
 
 Table = Mapping[str, type[Step]]
 Find = Callable[[str], Path]
@@ -482,8 +482,7 @@ class _Builder:
             known = [*self.table, *sorted(self.inherited - {name})]
             raise PipelineError(f"{typed.place}: unknown step {quoted(kind)}{did_you_mean(str(kind), known)}")
         if keep := spec.pop("keep", None):
-            if keep.value not in _KEEP:
-                raise PipelineError(f"{keep.place}: keep is {quoted(keep.value)}; known: {', '.join(_KEEP)}")
+            check_known(f"{keep.place}: keep", keep.value, _KEEP, PipelineError)
             if keep.value == "temp":
                 self.temporary.add(name)
         cls = self.table[kind]

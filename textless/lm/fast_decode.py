@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from textless.errors import ModelError
+from textless.errors import ModelError, check_known
 from textless.lm.cache import KVCache
 
 Positions = slice | Tensor  # of the tokens: the same for every row, or (B, T) int64
@@ -107,8 +107,7 @@ LINEAR: dict[str, Callable[[nn.Linear], Map]] = {"fp32": Linear, "int8": Int8Lin
 
 def check_precision(precision: str) -> str:
     """`precision`. Raises ModelError for one that is not in `LINEAR`."""
-    if precision not in LINEAR:
-        raise ModelError(f"precision {precision!r} is unknown; known: {', '.join(LINEAR)}")
+    check_known("precision", precision, LINEAR, ModelError)
     return precision
 
 

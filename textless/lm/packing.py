@@ -6,7 +6,6 @@ As in Slam (Maimon et al. 2025, arXiv:2502.15814) and nanochat: rows are full, a
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from textless.errors import TrainingError
+from textless.files import sync
 from textless.training.loop import rng
 from textless.types import Units
 
@@ -98,9 +98,8 @@ def _write_folder(folder: Path, rows: Iterable[dict[str, Any]], dtypes: Dtypes, 
     with ExitStack() as stack:
         files = {name: stack.enter_context(open(attempt / name, "wb")) for name in dtypes}
         _write(files, rows, dtypes, n_units)
-        for file in files.values():
-            file.flush()
-            os.fsync(file.fileno())  # else after a power failure the folder could be there without its data
+    for name in files:
+        sync(attempt / name)  # else after a power cut the folder could be there without its data
     attempt.rename(folder)
 
 

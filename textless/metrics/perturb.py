@@ -6,7 +6,7 @@ import numpy as np
 import soxr
 
 from textless.audio.waveform import as_waveform
-from textless.errors import AudioError
+from textless.errors import AudioError, check_known
 
 WINDOW = 0.032  # seconds; two windows overlap at any time
 SEARCH = 0.010  # seconds to each side: a whole period of the lowest voices fits
@@ -75,6 +75,7 @@ def perturb(waveform: np.ndarray, name: str, *, seed: int = 0, sample_rate: int 
     waveform = as_waveform(waveform)
     if not len(waveform):
         raise AudioError("an empty waveform cannot be perturbed")
+    check_known("perturbation", name, PERTURBATIONS, ValueError)
     kind, amount = name.split("_")
     value = float(amount)
     if kind == "speed":
@@ -83,9 +84,7 @@ def perturb(waveform: np.ndarray, name: str, *, seed: int = 0, sample_rate: int 
         return stretch(waveform, value, sample_rate=sample_rate)
     if kind == "pitch":
         return shift_pitch(waveform, value, sample_rate=sample_rate)
-    if kind == "noise":
-        return add_noise(waveform, value, seed=seed)
-    raise ValueError(f"perturbation {name!r} is unknown; known: {', '.join(PERTURBATIONS)}")
+    return add_noise(waveform, value, seed=seed)
 
 
 # Speed and stretch as factors, pitch in semitones, noise as the signal-to-noise ratio in dB; and each in words.

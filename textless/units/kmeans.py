@@ -12,7 +12,7 @@ import numpy as np
 
 from textless.audio.mfcc import SAMPLE_RATE
 from textless.checks import NotNegative, check
-from textless.errors import ContractError, ModelError, TrainingError
+from textless.errors import ContractError, ModelError, TrainingError, check_known
 from textless.model_io import CONFIG, load_model, save_model, take
 from textless.types import MeasuringQuantizer, UnitContract
 from textless.units.lloyd import Assignment, Points, cluster, gpus
@@ -37,10 +37,9 @@ def transform_frames(frames: np.ndarray, transform: str) -> np.ndarray:
     residual stream grows with depth and a few of its channels would dominate the distances.
     """
     frames = np.asarray(frames, np.float32)
+    check_known("transform", transform, TRANSFORMS, ModelError)
     if transform == "none":
         return frames
-    if transform != "layer_norm":
-        raise ModelError(f"transform {transform!r} is unknown; known: {', '.join(TRANSFORMS)}")
     centred = frames - frames.mean(-1, keepdims=True)
     return centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + np.float32(1e-5))
 
@@ -249,8 +248,7 @@ class KMeans:
             ("init", self.init, INITS),
             ("transform", self.transform, TRANSFORMS),
         ):
-            if value not in known:
-                raise TrainingError(f"{what} {value!r} is unknown; known: {', '.join(known)}")
+            check_known(what, value, known, TrainingError)
         for name, number in (("n_units", self.n_units), ("iterations", self.iterations), ("restarts", self.restarts)):
             if number is not None and number < 1:
                 raise TrainingError(f"{name} is {number} but must be at least 1")

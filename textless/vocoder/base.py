@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast, overload
 
 import numpy as np
-import torch
 from torch import nn
 
-from textless.errors import ContractError, ModelError
+from textless.errors import ContractError, ModelError, check_known
 from textless.types import UnitContract, Units, UnitsLike, is_batch
 
 if TYPE_CHECKING:
     from textless.types import Vocoder
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class BaseVocoder(nn.Module):
@@ -175,15 +172,7 @@ if TYPE_CHECKING:
 
 def check_durations(durations: str) -> None:
     """Raise ModelError for a value that `resynth` does not know."""
-    if durations not in ("given", "predict"):
-        raise ModelError(f'durations must be "given" or "predict", not {durations!r}')
-
-
-def dtype_of(precision: str) -> torch.dtype:
-    """The type of matrix products. Raises ModelError for an unknown precision."""
-    if precision not in PRECISIONS:
-        raise ModelError(f"precision is {precision!r}; known: {', '.join(PRECISIONS)}")
-    return PRECISIONS[precision]
+    check_known("durations", durations, ("given", "predict"), ModelError)
 
 
 def index_of(what: str, value: str | int | None, names: Sequence[str]) -> int:

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from textless import model_io as weights
 from textless.checks import Between, Count, OneOf, Size, check, check_fields, read_fields
+from textless.devices import dtype_of
 from textless.errors import ContractError, ModelError
 from textless.types import UnitContract, UnitsLike
 from textless.vocoder.backbone import Backbone, FrameConv, initialise, padded, present
-from textless.vocoder.base import BaseVocoder, dtype_of
+from textless.vocoder.base import BaseVocoder
 from textless.vocoder.data import batches, pad
 from textless.vocoder.excitation import Excitation
 from textless.vocoder.head import Sources, SpectrumHead

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from textless.checks import Between, check
-from textless.errors import ModelError
+from textless.errors import ModelError, check_known
 from textless.model_io import check_finite
 from textless.pickles import reading
 
@@ -82,8 +82,7 @@ def check_architecture(place: str, model: dict[str, Any], task: dict[str, Any], 
             raise ModelError(
                 f"{place}: was made with {flag}, which GSLM's unit language models do not have; not supported"
             )
-    if (activation := model.get("activation_fn", "relu")) not in KNOWN_ACTIVATIONS:
-        raise ModelError(f"{place}: has activation_fn {activation!r}; known: {', '.join(KNOWN_ACTIVATIONS)}")
+    check_known(f"{place}: activation_fn", model.get("activation_fn", "relu"), KNOWN_ACTIVATIONS, ModelError)
 
 
 def context_of(place: str, model: dict[str, Any], task: dict[str, Any]) -> int:

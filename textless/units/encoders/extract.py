@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from textless.audio import mfcc
 from textless.audio.mel import htk_log_mel
-from textless.errors import AudioError, ModelError
+from textless.devices import dtype_of
+from textless.errors import AudioError
 from textless.types import Blocks
 from textless.units.encoders.hubert import (
     CONV_KERNELS,
@@ -44,7 +45,6 @@ TILE = 100  # frames whose convolutions are computed at once: about what a core'
 STRETCH = 1500  # frames of the front end computed from one stretch of samples
 PACKED = 15_000  # frames that go through the transformer together at most, to bound memory
 MARGIN = 1 / 12  # of a window: the least context of a frame on either side within it
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Extractor:
@@ -60,9 +60,7 @@ class Extractor:
     """
 
     def __init__(self, model: Hubert, *, precision: str = "fp32", window: float = 60.0) -> None:
-        if precision not in PRECISIONS:
-            raise ModelError(f"precision {precision!r} is unknown; known: {', '.join(PRECISIONS)}")
-        dtype = PRECISIONS[precision]
+        dtype = dtype_of(precision)
         self.front = _ConvFront(model, dtype) if model.config.front_end == "conv" else _MelFront(model, dtype)
         self.transformer = _Transformer(model, dtype)
         self.window = round(window * FRAME_RATE)

@@ -47,7 +47,7 @@ def load_encoder(
             a configuration that does not fit the weights; made for audio of another rate than 16 kHz.
         DeviceError: no such device.
     """
-    from textless.devices import resolve
+    from textless.devices import resolve, resolve_precision
 
     device = str(resolve(device))
     if str(source) in SIGNAL:
@@ -108,23 +108,6 @@ def resolve_encoder(
     raise ModelError(
         f"{name}: no such file or folder, and no published encoder has this name{did_you_mean(name, PUBLISHED)}"
     )
-
-
-def resolve_precision(precision: str, device: str = "cpu") -> str:
-    """`auto` → `bf16` where the device has matrix units for it, else `fp32`.
-
-    Raises ModelError for an unknown precision.
-    """
-    if precision in ("fp32", "bf16"):
-        return precision
-    if precision != "auto":
-        raise ModelError(f"precision {precision!r} is unknown; known: fp32, bf16, auto")
-    import torch
-
-    if device.startswith("cuda"):
-        with torch.cuda.device(device):  # the query is about the current GPU
-            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
 
 
 def save_projected(

@@ -17,7 +17,7 @@ import numpy as np
 from textless.audio.mfcc import SAMPLE_RATE
 from textless.audio.waveform import as_waveform
 from textless.checks import Between, Positive, Size, check
-from textless.errors import AudioError, ModelError
+from textless.errors import AudioError, ModelError, check_known
 from textless.model_io import CONFIG, check_blocks, open_tensors, read_json
 from textless.types import UnitContract
 from textless.units.encoders.base import Encoder, encoder_digest
@@ -39,7 +39,6 @@ MODELS = {
     "wav2vec2-bert": "Wav2Vec2BertModel",
     "wavlm": "WavLMModel",
 }
-PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
 WEIGHT_NORM = ((".weight_g", ".weight_v"), (".parametrizations.weight.original0", ".parametrizations.weight.original1"))
 
 
@@ -65,15 +64,14 @@ def load_transformers(
     """
     folder = Path(folder)
     settings = read_json(folder / CONFIG)
-    kind = settings.get("model_type")
-    if kind not in MODELS:
-        raise ModelError(
-            f"{folder}: holds a {kind!r} model, which is not a known speech encoder; known: {', '.join(MODELS)}"
-        )
-    if precision not in PRECISIONS:
-        raise ModelError(f"precision is {precision!r}; known: {', '.join(PRECISIONS)}")
+    kind = settings.get("model_type", "")
+    check_known(f"{folder}: model_type", kind, MODELS, ModelError)
     import torch
     import transformers
+
+    from textless.devices import dtype_of
+
+    dtype = dtype_of(precision)
 
     names, get = open_tensors(folder)
     preprocessor = preprocessor_settings(folder)
@@ -99,7 +97,7 @@ def load_transformers(
     used = {name: tensor.numpy() for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
     digest = encoder_digest(kind, used, unshown(config))
     model.load_state_dict(state, assign=True)
-    cast(torch.nn.Module, model.requires_grad_(False)).to(device, getattr(torch, PRECISIONS[precision]))
+    cast(torch.nn.Module, model.requires_grad_(False)).to(device, dtype)
     return TransformersEncoder(model, front, layer, digest, precision)
 
 
@@ -225,8 +223,7 @@ class WaveFrontEnd:
             by_norm = getattr(config, "feat_extract_norm", "layer") == "layer"
             normalise = check(preprocessor.get("do_normalize", by_norm), bool, "do_normalize of the preprocessor")
             normalisation = "zscore_1e-7" if normalise else "none"
-        if normalisation not in ("none", *EPSILON):
-            raise ModelError(f"normalisation is {normalisation!r}; known: none, {', '.join(EPSILON)}")
+        check_known("normalisation", normalisation, ("none", *EPSILON), ModelError)
         self.normalisation = normalisation
 
     def __call__(self, waveform: np.ndarray) -> np.ndarray:

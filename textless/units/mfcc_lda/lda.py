@@ -16,7 +16,7 @@ import numpy as np
 
 from textless.audio.mfcc import CEPSTRA, SAMPLE_RATE, mfcc, to_rate
 from textless.audio.waveform import as_waveform
-from textless.errors import ModelError, TrainingError
+from textless.errors import ModelError, TrainingError, check_known
 from textless.model_io import load_model, save_model, take
 from textless.types import UnitContract
 from textless.units.encoders import hubert_frames
@@ -116,8 +116,7 @@ def fit_projection(
     """
     from scipy.linalg import eigh
 
-    if method not in METHODS:
-        raise TrainingError(f"method {method!r} is unknown; known: {', '.join(METHODS)}")
+    check_known("method", method, METHODS, TrainingError)
     moment, sums, counts = _moments((x, labels if method == "lda" else None) for x, labels in pieces)
     if len(moment) < dim:
         raise TrainingError(f"frames of {len(moment)} dimensions cannot be projected to {dim}; lower dim")

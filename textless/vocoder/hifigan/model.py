@@ -16,11 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textless.devices import dtype_of
 from textless.errors import ModelError
 from textless.model_io import read_json
 from textless.pickles import load_torch, plain
 from textless.types import UnitContract
-from textless.vocoder.base import BaseVocoder, dtype_of
+from textless.vocoder.base import BaseVocoder
 from textless.vocoder.hifigan.checkpoint import Settings, Weights
 from textless.vocoder.hifigan.generator import Generator
 
