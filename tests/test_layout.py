@@ -4,6 +4,7 @@ import ast
 import importlib
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ import textless
 import textless.lm
 import textless.units
 import textless.vocoder
-from conftest import ROOT
+from conftest import GOLDEN, ROOT
+from textless.lazy import attach
 from textless.moved import MOVED
 
 HEAVY = ("torch", "sklearn", "joblib", "pyarrow", "faiss", "transformers", "scipy")
@@ -65,7 +67,10 @@ def test_nothing_heavy_is_imported(code):
 
 
 def test_planning_imports_nothing_heavy(tmp_path):
-    code = f"from textless.cli.app import cli\ncli(['run', 'smoke', '--dry-run', '--store', {str(tmp_path)!r}], standalone_mode=False)"
+    code = (
+        f"from textless.cli.app import cli\ncli(['run', 'smoke', '--dry-run', '--store', "
+        f"{str(tmp_path)!r}], standalone_mode=False)"
+    )
     assert imported(code) == []
 
 
@@ -172,3 +177,57 @@ def test_nothing_large_or_foreign_is_tracked():
     sizes = {f: (ROOT / f).stat().st_size for f in done.stdout.split("\0") if f and Path(ROOT / f).is_file()}
     assert max(sizes.values()) < 20 * 2**20
     assert sum(s for f, s in sizes.items() if f.endswith(".safetensors")) < 60 * 2**20
+
+
+# Names of modules that moved and have no successor: what they served was rewritten or removed.
+GONE = {
+    "textless.cli_pipelines": {"pipeline_options"},
+    "textless.doctor": {
+        *("Found", "GPU_FAISS", "DETAILS", "threads", "allowed_cores", "cpu_quota", "matrix_units", "accelerator"),
+        *("has_nvidia", "store", "caches", "conflicts", "openmp", "embedded", "truncation"),
+    },
+    "textless.engine.sweep": {"LIMIT", "combinations", "instances"},
+    "textless.figures": {"Form", "FIGURES"},
+    "textless.outputs": {"is_stream", "refuse", "write_units", "deliver"},
+    "textless.pickles.files": {"mapped"},
+    "textless.pickles.joblibfile": {"UNPACKED", "Joblib"},
+    "textless.pickles.machine": {
+        *("INERT", "WORDS", "Reader", "only", "sizes", "hashable", "check_depth", "shown"),
+    },
+    "textless.report.figures": {"LABELS", "MEL_RATE", "figure"},
+    "textless.units.checkpoints": {"SAME_TRUNK"},
+    "textless.units.foreign": {"PRECISIONS"},
+    "textless.vocoder.bootstrap": {"MEANS", "RATES"},
+    "textless.vocoder.rows": {"check_units"},
+}
+OLD = [line.split(":") for line in (GOLDEN.parent / "names_0.1.txt").read_text().splitlines()]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(("old", "names"), OLD, ids=[old for old, _ in OLD])
+def test_every_module_of_the_version_before_is_found_with_its_names(old, names):
+    module = importlib.import_module(old)
+    if old in MOVED:
+        assert {name for name in names.split() if not hasattr(module, name)} == GONE.get(old, set())
+
+
+def test_every_module_that_is_gone_is_an_old_name():
+    assert {old for old, _ in OLD} - {f"textless.{name}".rstrip(".") for name, _ in modules()} <= set(MOVED)
+
+
+def test_a_package_that_was_a_module_has_its_names(monkeypatch):
+    for name, content in (("shelf.book", {"title": 1, "_page": 2}), ("shelf.rest", {"title": 3, "author": 4})):
+        module = types.ModuleType(name)
+        vars(module).update(content)
+        monkeypatch.setitem(sys.modules, name, module)
+    find, names = attach("shelf", {"title": "shelf.book", "book": "shelf.book"}, rest="shelf.rest")
+    assert find("title") == 1  # a declared name comes before one of the rest
+    assert find("book") is sys.modules["shelf.book"]
+    assert find("author") == 4
+    assert names() == ["book", "title"]
+    for name in ("_page", "cover", "__path__", "__file__"):
+        with pytest.raises(AttributeError, match=f"^module 'shelf' has no attribute '{name}'$"):
+            find(name)
+    bare, _ = attach("shelf", {"title": "shelf.book"})
+    with pytest.raises(AttributeError, match="'author'"):
+        bare("author")

@@ -14,7 +14,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "textless.cli_pipelines": ("textless.cli.pipelines",),
     "textless.commands": ("textless.cli.commands",),
     "textless.containers": ("textless.audio.containers",),
-    "textless.corpus": ("textless.audio.corpus",),
+    "textless.corpus": ("textless.audio.corpus", "textless.audio.manifests", "textless.audio.io"),
     "textless.curves": ("textless.training.tensorboard",),
     "textless.datasets": ("textless.audio.datasets",),
     "textless.distributed": ("textless.training.distributed",),
@@ -38,6 +38,11 @@ MOVED: dict[str, tuple[str, ...]] = {
     "textless.lm.score": ("textless.metrics.lm",),
     "textless.lm.ulm": ("textless.lm.gslm.ulm",),
     "textless.outputs": ("textless.cli.outputs", "textless.cli.locks"),
+    "textless.pickles.data": ("textless.pickles",),
+    "textless.pickles.files": ("textless.pickles",),
+    "textless.pickles.joblibfile": ("textless.pickles",),
+    "textless.pickles.machine": ("textless.pickles",),
+    "textless.pickles.torchfile": ("textless.pickles",),
     "textless.progress": ("textless.cli.progress",),
     "textless.recognise": ("textless.metrics.asr",),
     "textless.report.figures": ("textless.report.html", "textless.report.media", "textless.report.numbers"),
@@ -52,9 +57,10 @@ MOVED: dict[str, tuple[str, ...]] = {
         "textless.units.encoders.load",
         "textless.units.encoders.hubert_encoder",
         "textless.units.encoders.signal",
+        "textless.devices",
     ),
     "textless.units.encoder": ("textless.units.encoders.base",),
-    "textless.units.extract": ("textless.units.encoders.extract",),
+    "textless.units.extract": ("textless.units.encoders.extract", "textless.devices"),
     "textless.units.foreign": ("textless.units.encoders.transformers",),
     "textless.units.hubert": ("textless.units.encoders.hubert",),
     "textless.units.hubert_frames": ("textless.units.encoders.hubert_frames",),
@@ -66,7 +72,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "textless.units.mfcc": ("textless.audio.mfcc",),
     "textless.units.perturb": ("textless.metrics.perturb",),
     "textless.units.pretrain": ("textless.units.encoders.pretrain",),
-    "textless.units.projected": ("textless.units.encoders.projected",),
+    "textless.units.projected": ("textless.units.encoders.projected", "textless.units.encoders.load"),
     "textless.units.published": ("textless.units.encoders.zoo",),
     "textless.units.quality": (
         "textless.metrics.units",
@@ -93,12 +99,42 @@ MOVED: dict[str, tuple[str, ...]] = {
     "textless.waveforms": ("textless.audio.waveform",),
     "textless.weights": ("textless.model_io",),
 }
+# Names that changed with their module; others are looked up under the same name.
+RENAMED: dict[str, tuple[str, str]] = {
+    "textless.edits.levenshtein": ("textless.metrics.edit_distance", "edit_distance"),
+    "textless.engine.keep.damage": ("textless.engine.manifest", "damage"),
+    "textless.engine.keep.forget": ("textless.engine.gc", "remove_records"),
+    "textless.engine.keep.needed": ("textless.engine.gc", "roots"),
+    "textless.engine.keep.runs": ("textless.engine.gc", "records"),
+    "textless.engine.ranks.call": ("textless.engine.collective", "announce"),
+    "textless.engine.ranks.called": ("textless.engine.collective", "announced"),
+    "textless.engine.ranks.corner": ("textless.engine.collective", "private_folder"),
+    "textless.lm.causal.Past": ("textless.lm.hf.causal", "PastKeyValues"),
+    "textless.lm.reader.Place": ("textless.lm.fast_decode", "Positions"),
+    "textless.lm.reader.RMS": ("textless.lm.fast_decode", "FastRMSNorm"),
+    "textless.lm.reader.Reader": ("textless.lm.fast_decode", "FastDecoder"),
+    "textless.lm.reader.packed": ("textless.lm.fast_decode", "pack"),
+    "textless.lm.reader.turning": ("textless.lm.fast_decode", "rotary_tables"),
+    "textless.recognise.listen": ("textless.metrics.asr", "recognise"),
+    "textless.units.foreign.ForeignEncoder": ("textless.units.encoders.transformers", "TransformersEncoder"),
+    "textless.units.foreign.load_foreign": ("textless.units.encoders.transformers", "load_transformers"),
+    "textless.units.hubert.Trunk": ("textless.units.encoders.hubert", "TransformerEncoder"),
+    "textless.units.logmel.FLOOR": ("textless.audio.mel", "HTK_FLOOR"),
+    "textless.units.logmel.hz_to_mel": ("textless.audio.mel", "hz_to_htk"),
+    "textless.units.logmel.mel_edges": ("textless.audio.mel", "htk_edges"),
+    "textless.units.logmel.mel_filters": ("textless.audio.mel", "htk_filters"),
+    "textless.units.robustness.edit_distances": ("textless.metrics.robustness", "unit_edit_distances"),
+    "textless.vocoder.adversary.Judgement": ("textless.vocoder.discriminators", "Outputs"),
+    "textless.vocoder.trunk.Trunk": ("textless.vocoder.backbone", "Backbone"),
+}
 
 
 class _Alias(ModuleType):
     """A module that looks its names up in the modules that it became."""
 
     def __getattr__(self, name: str) -> Any:
+        if renamed := RENAMED.get(f"{self.__name__}.{name}"):
+            return getattr(importlib.import_module(renamed[0]), renamed[1])
         if not name.startswith("__"):
             for place in MOVED[self.__name__]:
                 if hasattr(module := importlib.import_module(place), name):

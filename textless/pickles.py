@@ -1,4 +1,4 @@
-"""Tensors and plain data from pickles of others; nothing in them is run.
+"""Tensors and plain data from untrusted pickles; nothing in them is run.
 
 - `load_torch`: what `torch.save` wrote;
 - `load_joblib`: what `joblib.dump` or `pickle.dump` wrote, such as a k-means of scikit-learn;
@@ -34,6 +34,7 @@ import numpy as np
 from textless.errors import ModelError
 
 __all__ = ["Name", "Stub", "load_joblib", "load_torch", "plain", "reading"]
+__path__: list[str] = []  # it was a package before 0.2: textless.moved finds the names of its modules
 
 STEPS = 5_000_000  # reads of a file (up to three an opcode) and copied items: a large dictionary has a million
 DEPTH = 200  # of lists in lists: enough for every configuration, and far from Python's recursion limit
@@ -81,7 +82,7 @@ class Stub:
 def load_torch(path: Path | str) -> Any:
     """What `torch.save` wrote, as a zip or in the older form: plain data, tensors (CPU, no gradients) and `Stub`s.
 
-    The tensors of a zip are mapped from the file: what is not touched is not read, and checksums are not compared.
+    The tensors of a zip are mapped from the file: untouched ones are not read, and checksums are not compared.
     Raises ModelError when the file is missing, damaged or no checkpoint, when it names what could run code, and when
     tensors do not fit it.
     """
@@ -132,7 +133,7 @@ def plain(value: Any) -> Any:
     attributes, enum members their value, classes their name, numpy scalars Python numbers. What is shared stays shared.
     Raises ModelError when a value holds itself or is nested too deeply.
     """
-    done: dict[int, Any] = {}  # by identity: what is reached a thousand times is turned once
+    done: dict[int, Any] = {}  # by identity: an object that occurs a thousand times is converted once
     nothing: dict[str, Any] = {}
 
     def content(stub: Stub) -> Any:
@@ -317,7 +318,7 @@ _CALLS: dict[str, Callable[..., Any] | None] = {  # pattern of a name: what a ca
     r"builtins\.slice": _checked(slice, int, NoneType),
     r"builtins\.type": _checked(lambda _: Name("builtins.NoneType"), NoneType),
     r"collections\.OrderedDict": _checked(lambda items=(): OrderedDict(map(_pair, items)), list, tuple),
-    r"collections\.defaultdict": lambda factory=None: {},  # without the factory: what is missing is to be missed
+    r"collections\.defaultdict": lambda factory=None: {},  # without the factory: a missing key is an error
     r"copyreg\._reconstructor": lambda cls, base, state: cls.call(cls.name, () if state is None else (state,)),
     r"numpy\.dtype": _make_dtype,
     r"_?operator\.getitem": _make_generic,
