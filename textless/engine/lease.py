@@ -21,7 +21,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,22 +62,16 @@ class Lease:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Increment the counter while the block runs, and release the lease after it."""
-        over = threading.Event()
 
-        def beat() -> None:
-            while not over.wait(BEAT):
-                with contextlib.suppress(OSError), guard(self.file.parent):
-                    if not self.mine():
-                        return
+        def write() -> None:
+            with guard(self.file.parent):
+                if self.mine():
                     self._write()
 
-        thread = threading.Thread(target=beat, daemon=True)
-        thread.start()
         try:
-            yield
+            with beating(write):
+                yield
         finally:
-            over.set()
-            thread.join()
             with contextlib.suppress(OSError), guard(self.file.parent):
                 if self.mine():
                     self.file.unlink()
@@ -97,6 +91,25 @@ class Lease:
         if self._seen is None or self._seen[0] != text:
             self._seen = text, now
         return now - self._seen[1] > PATIENCE
+
+
+@contextlib.contextmanager
+def beating(write: Callable[[], None]) -> Iterator[None]:
+    """Call `write` every `BEAT` seconds while the block runs. A write that fails with OSError is left out."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(BEAT):
+            with contextlib.suppress(OSError):
+                write()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextlib.contextmanager

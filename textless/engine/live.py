@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -46,7 +45,7 @@ class Run(NamedTuple):
 @contextlib.contextmanager
 def registered(root: Path, wants: Iterable[str]) -> Iterator[None]:
     """Register a run that wants these artefacts, for the time of the block. A read-only store needs no registration."""
-    file, over, beat = root / "live" / f"{uuid.uuid4().hex}.json", threading.Event(), 0
+    file, beat = root / "live" / f"{uuid.uuid4().hex}.json", 0
     about: dict[str, Any] = {**lease.process(), "wants": sorted(set(wants)), "since": store_time(root)}
 
     def write() -> None:
@@ -54,23 +53,15 @@ def registered(root: Path, wants: Iterable[str]) -> Iterator[None]:
         beat += 1
         write_text(file, json.dumps({**about, "beat": beat}))
 
-    def keep_alive() -> None:
-        while not over.wait(lease.BEAT):
-            with contextlib.suppress(OSError):
-                write()
-
     with contextlib.suppress(OSError):
         for folder in (root / "work", file.parent):
             folder.mkdir(parents=True, exist_ok=True)
         with lease.guard(root / "work"):
             write()
-    thread = threading.Thread(target=keep_alive, daemon=True)
-    thread.start()
     try:
-        yield
+        with lease.beating(write):
+            yield
     finally:
-        over.set()
-        thread.join()
         with contextlib.suppress(OSError):
             file.unlink()
 
