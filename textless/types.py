@@ -9,7 +9,7 @@ from __future__ import annotations
 import numbers
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol, TypedDict, TypeGuard, Unpack, overload, runtime_checkable
 
 import numpy as np
@@ -75,11 +75,11 @@ class UnitContract:
                 what = "a whole number" if f.name in WHOLE else "a number"
                 raise ContractError(f"{f.name} must be {what} from {low:g} to {high:g}, or null, not {_brief(value)}")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, str | float | None]:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Any) -> UnitContract:
+    def from_dict(cls, data: object) -> UnitContract:
         """Raises ContractError when `data` is not an object, or has a field that this version does not know."""
         if not isinstance(data, dict):
             raise ContractError(f"a contract must be an object, not {_brief(data)}")
@@ -90,8 +90,9 @@ class UnitContract:
             )
         return cls(**data)
 
-    def with_(self, **changes: Any) -> UnitContract:
-        return replace(self, **changes)
+    def with_(self, **changes: str | float | None) -> UnitContract:
+        """A copy with other values. Raises ContractError as the constructor, and for an unknown field."""
+        return self.from_dict(self.to_dict() | changes)
 
     def conflict(self, other: UnitContract) -> str | None:
         """The first field that is known on both sides and differs."""
@@ -274,7 +275,8 @@ UnitsLike = Units | np.ndarray | Sequence[int]  # what `Units.of` takes
 def is_batch(value: object) -> TypeGuard[Sequence[Any]]:
     """Whether this is a list of sequences (of units, of samples) and not one: an array, `Units` or a list of numbers.
 
-    An empty list is a batch of none. Text is not a batch, so that a function that takes one sequence can refuse it with its type.
+    An empty list is a batch of none. Text is not a batch, so that a function that takes one sequence can refuse it with
+    its type.
     """
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         return False
@@ -381,19 +383,19 @@ class Encoder(Protocol):
     @overload
     def encode(self, waveform: Sequence[np.ndarray]) -> list[np.ndarray]: ...
     def encode(self, waveform: np.ndarray | Sequence[np.ndarray]) -> np.ndarray | list[np.ndarray]:
-        """(samples,) float in [-1, 1] → (T, D) float32; a list → a list.
+        """One waveform (samples,) float in [-1, 1] → frames (T, D) float32; a list of them → a list.
 
-        Raises AudioError for what is no waveform, or too short.
+        Raises AudioError when it is something else (see `as_waveform`), or shorter than one frame.
         """
 
     def encode_one(self, waveform: np.ndarray) -> np.ndarray:
-        """(samples,) float32 → (T, D) float32. Raises AudioError when it is shorter than one frame."""
+        """(samples,) float32 in [-1, 1] → (T, D) float32. Raises AudioError when it is shorter than one frame."""
 
     def encode_batch(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Several files, each as `encode_one` gives it, to 1e-5 of its largest value."""
 
     def n_frames(self, samples: int) -> int:
-        """T of a file of so many samples."""
+        """T of a file of this many samples."""
 
     def stream(self, blocks: Blocks) -> Iterator[np.ndarray]:
         """Frames of one file, piece by piece: (t, D) float32.
@@ -484,7 +486,9 @@ class ContinueOptions(GenerateOptions, total=False):
 
 @runtime_checkable
 class UnitDecoder(Protocol):
-    """A language model over units: scores them, and continues them. `textless.lm.decoder.Decoder` has all but the network.
+    """A language model over units: scores them, and continues them.
+
+    `textless.lm.decoder.Decoder` has everything but the network.
 
     Attributes:
         contract: of the units.
@@ -496,7 +500,10 @@ class UnitDecoder(Protocol):
     def n_units(self) -> int: ...
 
     def nll(self, units: UnitsLike) -> np.ndarray:
-        """(N + 1,) float64 nats: of each unit given those before it, and of the end. Raises ContractError for other units."""
+        """(N + 1,) float64 nats: of each unit given those before it, and of the end.
+
+        Raises ContractError for other units.
+        """
 
     @overload
     def continue_units(self, prompt: UnitsLike, **options: Unpack[ContinueOptions]) -> Units: ...
@@ -505,7 +512,10 @@ class UnitDecoder(Protocol):
     def continue_units(
         self, prompt: UnitsLike | Sequence[UnitsLike], **options: Unpack[ContinueOptions]
     ) -> Units | list[Units]:
-        """Units → Units, a list → a list: the prompt with what is sampled after it. Raises ContractError for other units."""
+        """Units → Units, a list → a list: the prompt and the units sampled after it.
+
+        Raises ContractError for other units.
+        """
 
 
 @runtime_checkable

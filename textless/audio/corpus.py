@@ -32,7 +32,7 @@ __all__ = [
 class Corpus:
     """Rows in order, with unique ids. Raises CorpusError, naming both rows, for a duplicate id."""
 
-    def __init__(self, rows: Iterable[Row]):
+    def __init__(self, rows: Iterable[Row]) -> None:
         self.rows = tuple(rows)
         seen: dict[str, Row] = {}
         for row in self.rows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack, overload
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from textless.errors import ContractError
 from textless.lm.cache import KVCache
 from textless.lm.fast_decode import FastDecoder
 from textless.types import ContinueOptions, GenerateOptions, UnitContract, Units, UnitsLike, is_batch
+
+if TYPE_CHECKING:
+    from textless import types
 
 BATCH_TOKENS = 8192  # that are scored together
 
@@ -284,3 +287,6 @@ class Decoder(nn.Module):
 
 
 UnitDecoder = Decoder  # its name before 0.2, for one release
+
+if TYPE_CHECKING:
+    _CONTRACT: type[types.UnitDecoder] = Decoder  # that mypy compares the two

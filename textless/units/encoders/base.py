@@ -9,8 +9,9 @@ from typing import Any, overload
 
 import numpy as np
 
+from textless import types
 from textless.audio.waveform import as_blocks, as_waveform, as_waveforms
-from textless.types import Blocks, UnitContract, is_batch
+from textless.types import Blocks, is_batch
 
 
 def encoder_digest(
@@ -36,43 +37,18 @@ def encoder_digest(
     return digest.hexdigest()
 
 
-class Encoder:
-    """Waveforms → frames (`textless.types.Encoder`). The frames of a file never depend on what is encoded with it.
+class Encoder(types.Encoder):
+    """An encoder that has everything but the attributes, `encode_one` and `n_frames`, which a subclass defines.
 
-    A subclass defines the attributes, `encode_one` and `n_frames`; the rest follows, in the memory that a whole file
-    takes.
-
-    Attributes:
-        sample_rate: Hz.
-        frame_rate: frames a second.
-        dim: D.
-        contract: of the frames, without a quantizer.
-        precision: `fp32` or `bf16`.
+    `stream` and `encode_batch` are in the memory that a whole file takes; a subclass may do better.
     """
 
-    sample_rate: int
-    frame_rate: float
-    dim: int
-    contract: UnitContract
-    precision: str = "fp32"
-
-    def encode_one(self, waveform: np.ndarray) -> np.ndarray:
-        """(samples,) float32 in [-1, 1] → (T, D) float32. Raises AudioError when shorter than one frame."""
-        raise NotImplementedError
-
-    def n_frames(self, samples: int) -> int:
-        """T of a file of so many samples."""
-        raise NotImplementedError
+    precision = "fp32"
 
     def encode_batch(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Several files together; each as `encode_one` gives it, to 1e-5 of its largest value."""
         return [self.encode_one(w) for w in waveforms]
 
     def stream(self, blocks: Blocks) -> Iterator[np.ndarray]:
-        """Frames of one file, piece by piece: (t, D) float32.
-
-        `blocks` may be called more than once. Raises as `encode_one`.
-        """
         yield self.encode_one(np.concatenate(list(as_blocks(blocks)())))
 
     @overload
@@ -80,10 +56,6 @@ class Encoder:
     @overload
     def encode(self, waveform: Sequence[np.ndarray]) -> list[np.ndarray]: ...
     def encode(self, waveform: np.ndarray | Sequence[np.ndarray]) -> np.ndarray | list[np.ndarray]:
-        """One waveform (samples,) float in [-1, 1] → frames (T, D) float32; a list of them → a list.
-
-        Raises AudioError when it is something else (see `as_waveform`), or shorter than one frame.
-        """
         if is_batch(waveform):
             return self.encode_batch(as_waveforms(waveform))
         return self.encode_one(as_waveform(waveform))
