@@ -44,7 +44,7 @@ def test_labels_of_a_published_codebook(clip, golden):
 
 def test_scale_matters(clip):
     """The trap: waveforms scaled to 16-bit integers would give other labels."""
-    with pytest.raises(AudioError, match="divide what was int16 by 32768"):
+    with pytest.raises(AudioError, match="divide int16 samples by 32768"):
         mfcc(clip * 32768)
 
 

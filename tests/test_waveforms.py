@@ -48,7 +48,7 @@ BAD = {
     "a number": (np.array(0.5), r"shape \(\)"),
     "nan": (changed(1000, np.nan), "sample 1000 is NaN"),
     "infinite": (changed(7, -np.inf), "sample 7 is NaN or infinite"),
-    "scaled": (WAVE * 32768, "divide what was int16"),
+    "scaled": (WAVE * 32768, "divide int16 samples"),
     "text": ("a.wav", "read_audio"),
     "bytes": (b"a.wav", "read_audio"),
     "path": (Path("a.wav"), "read_audio"),

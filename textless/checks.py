@@ -97,7 +97,10 @@ def base_of(hint: Any) -> Any:
 
 
 def runtime(default: Any) -> Any:
-    """A field that changes how something runs but not its result: workers, device, inference batch. Not in a step's key."""
+    """A field that changes how something runs but not its result: workers, device, inference batch.
+
+    It is not part of a step's key.
+    """
     return field(default=default, metadata={"runtime": True})
 
 

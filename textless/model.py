@@ -58,8 +58,8 @@ class Model:
 
     Args:
         name: a set: an embedded one, a folder, or a published encoder with its codebook, which then has no other parts.
-        parts: `encoder`, `codebook`, `lm`, `vocoder`: single parts instead of the set's: a folder, a set of which it is
-            taken, or what `load_encoder` and `load_codebook` take; None is the set's.
+        parts: `encoder`, `codebook`, `lm`, `vocoder`: single parts instead of the set's: a folder, a set to take it
+            from, or a source for `load_encoder` or `load_codebook`; None is the set's.
         layer: of the encoder; None is the one that the codebook was made on.
         device: `cpu`, `cuda` or `cuda:N`.
         precision: of encoder and vocoder, see `load_encoder` and `load_vocoder`.

@@ -1,4 +1,4 @@
-"""Audio: files, corpora, spectra, pitch; and what is fetched."""
+"""Audio: files, corpora, spectra, pitch, downloads and data sets."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def as_waveform(value: Any, *, first: int = 0) -> np.ndarray:
         raise AudioError(f"{FORM}, not of the shape {array.shape}; give one channel, or a list of waveforms")
     if len(array) and not (peak := max(array.max(), -array.min())) <= LOUDEST:
         if np.isfinite(peak):
-            raise AudioError(f"{FORM}, but samples reach {float(peak):.6g}; divide what was int16 by 32768")
+            raise AudioError(f"{FORM}, but samples reach {float(peak):.6g}; divide int16 samples by 32768")
         raise AudioError(f"{FORM}, but sample {first + int(np.isfinite(array).argmin())} is NaN or infinite")
     return np.ascontiguousarray(array, np.float32)
 

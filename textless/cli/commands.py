@@ -119,7 +119,7 @@ def _encode(request: Request, corpus: Corpus, tokenizer: Tokenizer, watch: _Dist
 
 
 class _Distances:
-    """The distance of each file's frames from the codebook: printed when verbose; files that are too far are counted."""
+    """The distance of each file's frames from the codebook, printed when verbose; files too far away are counted."""
 
     def __init__(self, tokenizer: Tokenizer, verbose: bool) -> None:
         from textless.units.encoders.signal import SIGNAL
@@ -341,7 +341,8 @@ def quality(
     if reference is not None:
         if alignments or items or perturb:
             raise TextlessError(
-                "--alignments, --items and --perturb measure units; --reference compares speech; ask for one or the other"
+                "--alignments, --items and --perturb measure units; --reference compares speech; "
+                "ask for one or the other"
             )
         return _speech_quality(request, reference, text, seed)
     if text:

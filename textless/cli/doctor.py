@@ -119,7 +119,8 @@ def folders() -> Report:
                 pass
         except OSError as e:
             problems.append(
-                f"{path}: cannot be written ({e.strerror}); correct its permissions, or set {variable} to another folder"
+                f"{path}: cannot be written ({e.strerror}); correct its permissions, "
+                f"or set {variable} to another folder"
             )
     offline = _offline()
     lines.append(("hub cache", f"{constants.HF_HUB_CACHE}, {f'offline by {offline}' if offline else 'online'}"))

@@ -126,9 +126,8 @@ def _dry_run(graph: Pipeline, place: Store, targets: tuple[str, ...]) -> int:
     seconds = estimate(place, missing)
     names = [graph.name_of(step) for step in missing]
     for name, step, needs in zip(names, missing, seconds, strict=True):
-        click.echo(
-            f"{name:{max(map(len, names))}}  {place.name(step):32}  {'' if needs is None else f'about {duration(needs)}'}".rstrip()
-        )
+        about = "" if needs is None else f"about {duration(needs)}"
+        click.echo(f"{name:{max(map(len, names))}}  {place.name(step):32}  {about}".rstrip())
     total = (
         f", about {duration(sum(s for s in seconds if s is not None))}" if any(s is not None for s in seconds) else ""
     )

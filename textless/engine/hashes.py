@@ -1,4 +1,4 @@
-"""Hashes of files, remembered, so that content can identify what is large."""
+"""Hashes of files, remembered, so that a large file is read once to be identified by its content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pipelines: a graph of named steps, and what of it is missing."""
+"""Pipelines: a graph of named steps, and which of them are missing."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Pipeline:
         started: Callable[[str, int, int], None] = lambda name, n, total: None,
         progress: Progress = no_progress,
     ) -> dict[str, Path]:
-        """Make what is missing and return the targets' folders by name.
+        """Make missing steps and return the targets' folders by name.
 
         Of several processes the first makes everything, and it alone calls `started` and `progress`. The others join
         collective steps and wait for the targets; they cannot wait for other steps, which may be dropped at any time.
@@ -145,7 +145,7 @@ class Pipeline:
     def _make(
         self, store: Store, targets: list[str], started: Callable[[str, int, int], None], progress: Progress
     ) -> int:
-        """Make what is missing, and return the number of steps that were made."""
+        """Make missing steps, and return the number of steps that were made."""
         for step in self.above(targets):
             if not isinstance(step, Source) and store.work(step).exists() and store.has(step):
                 store.run(step)  # was killed just after publishing: this removes what is left

@@ -29,7 +29,7 @@ Make = Callable[[Path], list[dict[str, Any]]]  # writes a shard to a path and re
 
 ABOUT = "shard.json"  # a shard's failures, sizes and hashes
 ROWS_PER_SHARD = 64
-ANSWER = 10  # seconds in which a scheduler must answer
+ANSWER = 10  # seconds that a scheduler has to answer
 POLL = 1.0  # seconds between two checks of a worker for its parent
 PATIENCE = 3  # times that all workers may die without finishing a shard, or that shards may vanish
 

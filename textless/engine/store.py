@@ -212,7 +212,7 @@ class Store:
                 leftover.unlink(missing_ok=True)
 
     def _tidy(self, step: Step) -> None:
-        """Remove what is left of an attempt that was killed just after it had been published."""
+        """Remove the remains of an attempt that was killed just after it had been published."""
         with contextlib.suppress(OSError):
             if self.work(step).exists() and (lease := self._lease(step)).take():
                 with lease.held():

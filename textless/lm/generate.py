@@ -136,7 +136,7 @@ class Continuation:
     def __post_init__(self) -> None:
         self.deduplicated = self.prompt.durations is not None
         self.samples_durations = self.deduplicated and self.has_durations
-        self.tokens = [self.end, *self.prompt.units.tolist()]  # all that was read, and the one to be read next
+        self.tokens = [self.end, *self.prompt.units.tolist()]  # those that were read, and the next one
 
     @property
     def done(self) -> bool:

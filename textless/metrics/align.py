@@ -21,7 +21,7 @@ def align(waveform: np.ndarray, text: str) -> Alignment:
 
     Args:
         waveform: (samples,) float32 in [-1, 1] at 16 kHz.
-        text: what is said; case and punctuation do not count.
+        text: the words; case and punctuation do not count.
 
     Returns:
         [(start, end, phone)], seconds, ARPAbet without stress, `SIL` for silence; one after the other without gaps.

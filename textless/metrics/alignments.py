@@ -61,7 +61,7 @@ def frame_span(
 
 
 def seconds(text: str) -> float:
-    """A time in a file. Raises ValueError for what is no number, NaN, or later than any recording."""
+    """A time in a file. Raises ValueError when it is no number, NaN, or later than any recording."""
     value = float(text)
     if not abs(value) < LATEST:
         raise ValueError(f"{text} is no time")

@@ -65,7 +65,7 @@ def _times(onset: str, offset: str, where: str) -> tuple[float, float]:
 def items_of(alignments: Mapping[str, Alignment], speakers: Mapping[str, str | None]) -> list[Item]:
     """Triphones of aligned files, as in the item files of ZeroSpeech 2021.
 
-    An item reaches from the start of the phone before to the end of the phone after, because the context is to be
+    An item reaches from the start of the phone before to the end of the phone after, so that its context can be
     heard. Silence (`SIL`, `sil`, `sp`, `spn`) is neither the phone nor its context, and phones that do not touch are no
     context of each other: the first and last phone of a phrase are context only. Files without a speaker are left out.
     """

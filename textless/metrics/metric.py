@@ -31,7 +31,7 @@ class Metric:
         label: its name, with its unit where the format has none.
         format: the value as text.
         interval: it has a 95 % interval, under the keys `NAME_low` and `NAME_high`.
-        baseline: what it is read against: `chance` or `original`, under the key `NAME_chance` or `NAME_original`.
+        baseline: the value to compare it with: `chance` or `original`, under the key `NAME_chance` or `NAME_original`.
         unprinted: suffixes of further keys that are written to files and not printed.
         printed: whether the table has a line for it.
         ratio: two numbers of each sentence, where the metric is the sum of the first over the sum of the second; where

@@ -46,7 +46,7 @@ def unit_edit_distances(
     """Unit edit distance of one file under each of `textless.metrics.perturb.PERTURBATIONS`.
 
     The paper stretches in time, shifts the pitch, and adds reverberation, and noise from a corpus. Here are:
-    `ued_speed_F`, resampling to F times the speed, by which the pitch moves too; `ued_stretch_F`, at the same pitch;
+    `ued_speed_F`, resampling to F times the speed, which moves the pitch too; `ued_stretch_F`, at the same pitch;
     `ued_pitch_S`, S semitones, formants with it; `ued_noise_D`, white noise D dB below the speech; no reverberation.
 
     Args:

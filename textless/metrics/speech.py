@@ -37,7 +37,7 @@ from textless.metrics.metric import Metric, count, number, percent
 from textless.text import duration
 from textless.types import Units
 
-# Of each sentence, in the order in which they are shown.
+# Of each sentence, in the order of display.
 MEASURES = {
     "log_mel_l1": Metric("log-mel distance, nats", number(3), interval=True),
     "mcd": Metric("mel-cepstral distortion, dB", number(2), interval=True),
@@ -55,7 +55,7 @@ MEASURES = {
     ),
 }
 METRICS = {"files": Metric("files", count), "seconds": Metric("speech", duration), **MEASURES}
-LAG = 0.1  # seconds by which two sentences may differ in length before a warning says so
+LAG = 0.1  # seconds; sentences whose lengths differ by more are warned about
 SHORTEST, LONGEST = 1600, 120 * SAMPLE_RATE  # samples of a sentence
 
 Encode = Callable[[Sequence[np.ndarray]], Sequence[Units]]
@@ -118,7 +118,7 @@ def compare(
     Args:
         speech, reference: synthesised and original waveform, (samples,) float32 at 16 kHz, 0.1 seconds to two minutes.
         encode: waveforms to units, such as `Tokenizer.encode_batch`, for `uer`.
-        text: what is said, for `wer`.
+        text: the words, for `wer`.
 
     Returns:
         `seconds` and `seconds_original`; each of `MEASURES`, or for a ratio its two numbers; the transcripts `heard`

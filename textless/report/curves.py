@@ -13,7 +13,7 @@ from textless.report.html import Html, joined, markup
 from textless.report.numbers import is_finite, label, number, powers, thinned, ticks
 
 POINTS = 300  # of a curve, at most
-APART = 20  # ratio of the last values of two steps from which on the axis is logarithmic
+APART = 20  # the axis is logarithmic where the last values of two steps have this ratio or more
 SIDE = ("lr", "grad_norm")  # how a training goes, not what it learns
 WIDTH, HEIGHT = 460, 250
 LEFT, RIGHT, TOP, BOTTOM = 52, 26, 10, 34  # margins

@@ -22,7 +22,7 @@ from textless.units.dump import Dump, UnitRow
 LONGEST = 15.0  # seconds of one track
 SHORTEST = 2.0
 SOUND = 240.0  # seconds of all tracks together: 10 MB of WAV in base64, and 2 MB of spectrograms
-DRIFT = 0.1  # seconds by which aligned units and speech may differ in length
+DRIFT = 0.1  # seconds; the largest difference in length of aligned units and speech
 
 
 @dataclass

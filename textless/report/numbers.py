@@ -21,7 +21,7 @@ def is_finite(value: object) -> TypeGuard[float]:
 
 
 def number(value: object) -> str:
-    """Three significant digits; counts in full; what is not a number as it is."""
+    """Three significant digits; counts in full; other values unchanged."""
     if not is_finite(value):
         return "–" if value is None else str(value)
     if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e12):

@@ -78,7 +78,7 @@ class Codebook(MeasuringQuantizer):
         return len(self.centroids)
 
     def declare(self, entry: Published) -> Codebook:
-        """Fill in what is published about these centroids, in place. Raises ModelError when their number differs."""
+        """Fill in the published settings of these centroids, in place. Raises ModelError when their number differs."""
         if entry.n_units not in (None, self.n_units):
             raise ModelError(
                 f"the file holds {self.n_units} centroids where {entry.n_units} are published; remove it and fetch it "
@@ -175,7 +175,7 @@ class Codebook(MeasuringQuantizer):
 
 
 def read_centroids(path: Path) -> Codebook:
-    """Centroids of unknown origin: from a `.npy`, or from a pickle of scikit-learn's k-means, of which nothing is run.
+    """Centroids of unknown origin: from a `.npy`, or from a pickle of scikit-learn's k-means, which is not run.
 
     Raises ModelError when the file holds none.
     """
@@ -218,9 +218,9 @@ class KMeans:
         algorithm: `lloyd` or `minibatch`.
         init: `k-means++` or `random` frames.
         transform: see `transform_frames`; becomes part of the codebook.
-        iterations: at most so many updates by all frames; None: 50, of mini-batches 100.
+        iterations: the most updates by all frames; None: 50, of mini-batches 100.
         restarts: starting points, of which the best is kept; None: 1, of mini-batches 20.
-        tolerance: Lloyd's iterations stop when one lowers the inertia by no more than this share.
+        tolerance: Lloyd's iterations stop when one lowers the inertia by at most this share.
         contract: the encoder's.
         codebook: the result of `fit`.
         metrics: {"inertia": mean squared distance of a frame to its centroid, "inertia_curve": of each of Lloyd's

@@ -16,7 +16,7 @@ from textless.errors import TrainingError
 BLOCK = 2**19  # values prepared and searched together: 2 MB, which fit the cache
 SEEDING_FRAMES = 10_000  # for k-means++, or 20 for each centroid
 STAGES = (16, 4)  # centroids are first fitted on one frame in 16, then on one in 4 …
-STAGE_FRAMES = 100  # … where that leaves so many for each centroid
+STAGE_FRAMES = 100  # … where that leaves this many for each centroid
 
 
 class Points:
@@ -43,7 +43,7 @@ class Points:
         self.mean = np.zeros(frames.shape[1], np.float32) if mean is None else mean
 
     def measure(self) -> np.ndarray:
-        """Their mean, (D,) float32, after what is already subtracted.
+        """The mean of the frames, (D,) float32, after the subtraction of `mean`.
 
         Raises TrainingError when a frame is not finite.
         """
@@ -139,8 +139,8 @@ def lloyd(
 
     Args:
         centroids: (K, D) float32, the initial ones.
-        iterations: at most so many updates.
-        tolerance: stop when an update lowers the inertia by no more than this share of it, and no centroid can be
+        iterations: the most updates.
+        tolerance: stop when an update lowers the inertia by at most this share of it, and no centroid can be
             repaired.
 
     Returns:

@@ -33,7 +33,7 @@ def load_codebook(source: Path | str) -> StoredQuantizer:
 
     Args:
         source: a folder that one of `KINDS` wrote; a `.npy` of centroids (K, D); scikit-learn's k-means, pickled or
-            dumped by joblib, as GSLM and textlesslib publish it (`km.bin`), of which nothing is run; or a published
+            dumped by joblib, as GSLM and textlesslib publish it (`km.bin`), which is not run; or a published
             name, which is fetched.
 
     The origin of centroids from other tools is unknown, unless their file is a published one.

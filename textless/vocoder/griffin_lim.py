@@ -20,7 +20,7 @@ def copy_synthesis(waveform: np.ndarray, *, sample_rate: int = 16000, seed: int 
     The magnitudes are those of `mel_to_magnitudes`, the phases those of `griffin_lim`, which the seed initialises.
 
     Raises:
-        AudioError: no more than 512 samples.
+        AudioError: 512 samples or fewer.
     """
     waveform = as_waveform(waveform)
     if len(waveform) <= WINDOW // 2:

@@ -1,4 +1,4 @@
-"""The table of vocoders: the forms in which they are kept on disk, and who reads each."""
+"""The table of vocoders: their forms on disk, and the function that reads each."""
 
 from __future__ import annotations
 

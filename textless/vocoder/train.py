@@ -87,8 +87,8 @@ def train_vocoder(
     if not clips:
         raise TrainingError("there are no clips to train a vocoder on")
     config, device = configure(VocoderTrainConfig, config, settings)
-    model, judges = _networks(config, clips, contract, start, f0=f0, device=device)
-    training = _Training(config, model, judges, Clips(clips, model), device)
+    model, discriminators = _networks(config, clips, contract, start, f0=f0, device=device)
+    training = _Training(config, model, discriminators, Clips(clips, model), device)
     lengths = np.array([c.units.n_frames for c in clips])
     curve = train(
         training.step,
@@ -121,10 +121,10 @@ def _networks(
     with fork_rng(device):
         torch.manual_seed(config.seed)
         model = UnitVocoder(shape, contract).to(device)
-        judges = Discriminators(config.adversarial).to(device) if config.adversarial else None
+        discriminators = Discriminators(config.adversarial).to(device) if config.adversarial else None
     if start is not None:
         model.load_state_dict(start.state_dict())
-    return model, judges
+    return model, discriminators
 
 
 def _log(model: UnitVocoder, clip: Clip, steps: int, log: Log | None, listen: Listen) -> Log:
@@ -145,25 +145,36 @@ class _Training:
     """The updates of one training: of the discriminators, if there are any, and of the vocoder."""
 
     def __init__(
-        self, config: VocoderTrainConfig, model: UnitVocoder, judges: Discriminators | None, data: Clips, device: str
+        self,
+        config: VocoderTrainConfig,
+        model: UnitVocoder,
+        discriminators: Discriminators | None,
+        data: Clips,
+        device: str,
     ) -> None:
-        self.config, self.model, self.judges, self.data, self.device = config, model, judges, data, device
+        self.config, self.model, self.data, self.device = config, model, data, device
+        self.discriminators = discriminators
         self.crop = max(1, round(config.crop_seconds * model.frame_rate))
         self.average = Average(model)
         self.optimiser = torch.optim.AdamW(decay_groups(model, 0.01), lr=config.lr, betas=(0.8, 0.99))
         self.state: dict[str, Stateful] = {"model": model, "optimiser": self.optimiser, "average": self.average}
-        if judges is not None:
-            self.judges_optimiser = torch.optim.AdamW(decay_groups(judges, 0.01), lr=config.lr, betas=(0.8, 0.99))
-            self.state |= {"judges": judges, "judges_optimiser": self.judges_optimiser}
+        if discriminators is not None:
+            self.discriminators_optimiser = torch.optim.AdamW(
+                decay_groups(discriminators, 0.01), lr=config.lr, betas=(0.8, 0.99)
+            )
+            # These names are in checkpoints that a training resumes from.
+            self.state |= {"judges": discriminators, "judges_optimiser": self.discriminators_optimiser}
 
     def step(self, n: int) -> dict[str, Tensor]:
-        whole, judges = self.data.draw(rng(self.config.seed, n), self.config.batch, self.crop), self.judges
+        whole = self.data.draw(rng(self.config.seed, n), self.config.batch, self.crop)
         metrics = {}
-        if judges is not None:
-            judges.requires_grad_(True)
-            judged = self.update(n, self.judges_optimiser, lambda part: self.judge_losses(judges, whole, part))
+        if (discriminators := self.discriminators) is not None:
+            discriminators.requires_grad_(True)
+            judged = self.update(
+                n, self.discriminators_optimiser, lambda part: self.discriminator_losses(discriminators, whole, part)
+            )
             metrics["discriminator"] = judged["loss"]
-            judges.requires_grad_(False)  # the vocoder needs gradients through them and none of them
+            discriminators.requires_grad_(False)  # the vocoder needs gradients through them, not for them
         metrics |= self.update(n, self.optimiser, lambda part: self.losses(whole, part))
         self.average.update()
         return metrics
@@ -186,11 +197,11 @@ class _Training:
     def autocast(self) -> torch.autocast:
         return autocast(self.device, self.config.precision)
 
-    def judge_losses(self, judges: Discriminators, whole: Batch, part: slice) -> dict[str, Tensor]:
+    def discriminator_losses(self, discriminators: Discriminators, whole: Batch, part: slice) -> dict[str, Tensor]:
         with torch.no_grad():
             synthetic, real = self.pair(whole, part)
         with self.autocast():
-            loss = discriminator_loss(judges(real), judges(synthetic)) * (len(real) / self.config.batch)
+            loss = discriminator_loss(discriminators(real), discriminators(synthetic)) * (len(real) / self.config.batch)
         return {"loss": loss}
 
     def losses(self, whole: Batch, part: slice) -> dict[str, Tensor]:
@@ -200,11 +211,11 @@ class _Training:
         terms = _predictors(self.model, whole, part)
         loss = sum(terms.values(), start=mel)
         terms["mel"] = mel
-        if self.judges is not None:
+        if self.discriminators is not None:
             with self.autocast():
                 with torch.no_grad():
-                    of_real = self.judges(real)
-                of_synthetic = self.judges(synthetic)
+                    of_real = self.discriminators(real)
+                of_synthetic = self.discriminators(synthetic)
             adversarial = adversarial_loss(of_synthetic) * share
             features = feature_loss(of_real, of_synthetic) * share
             terms |= {"adversarial": adversarial, "features": features}

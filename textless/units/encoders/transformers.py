@@ -116,7 +116,7 @@ UNSHOWN = (
 
 
 def unshown(config: Any) -> dict[str, Any]:
-    """The settings that change the output, do not show in the weights, and differ from what is usual."""
+    """The settings that change the output, do not show in the weights, and differ from the usual ones."""
     usual = type(config)()
     facts = {
         name: getattr(config, name) for name in UNSHOWN if getattr(config, name, None) != getattr(usual, name, None)

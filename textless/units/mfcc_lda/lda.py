@@ -111,7 +111,7 @@ def fit_projection(
         (D, dim) float32, in descending order of the eigenvalues.
 
     Raises:
-        TrainingError: no frames, fewer than `dim` dimensions, no more than `dim` clusters, frames that are not finite
+        TrainingError: no frames, fewer than `dim` dimensions, at most `dim` clusters, frames that are not finite
             or differ in D.
     """
     from scipy.linalg import eigh
