@@ -59,5 +59,6 @@ for files, kind in ((frames, "angular"), (units, "discrete")):
                 runs=1,
             )
             print(
-                f"{kind:8} {speakers}  textless {a:.2f} s   {name} {b:.1f} s   ratio {ratio:.0f}   errors {error:.6f} {naive:.6f}"
+                f"{kind:8} {speakers}  textless {a:.2f} s   {name} {b:.1f} s   ratio {ratio:.0f}   "
+                f"errors {error:.6f} {naive:.6f}"
             )

@@ -27,5 +27,6 @@ def _time(f: Callable[[], object]) -> float:
 
 def header(title: str) -> None:
     print(
-        f"# {title}; {os.cpu_count()} cores, {os.environ.get('OMP_NUM_THREADS', 'all')} threads, load {os.getloadavg()[0]:.1f}"
+        f"# {title}; {os.cpu_count()} cores, {os.environ.get('OMP_NUM_THREADS', 'all')} threads, "
+        f"load {os.getloadavg()[0]:.1f}"
     )

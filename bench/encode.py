@@ -78,12 +78,14 @@ for precision, names in (("fp32", ["truncated fp32", "all layers fp32"]), ("bf16
         for name in names:
             a, b, ratio = compare(lambda e=encoder, f=f: f(e), rivals[name], runs=5)
             print(
-                f"textless {precision} {how:10} {a / seconds:.4f}   transformers {name:15} {b / seconds:.4f}   {ratio:.2f} x",
+                f"textless {precision} {how:10} {a / seconds:.4f}   transformers {name:15} {b / seconds:.4f}   "
+                f"{ratio:.2f} x",
                 flush=True,
             )
 single, theirs = ours("fp32").encode_one(waves[0]), loop(truncated)[0].last_hidden_state[0].numpy()
 print(
-    f"largest difference to transformers, of the largest value: {np.abs(single - theirs).max() / np.abs(theirs).max():.1e}"
+    f"largest difference to transformers, of the largest value: "
+    f"{np.abs(single - theirs).max() / np.abs(theirs).max():.1e}"
 )
 
 # Random weights have no clusters: whether units stay the same is asked of a trained model.

@@ -43,7 +43,8 @@ def theirs(module=plain):
 
 
 header(
-    f"unit HiFi-GAN, {sum(p.numel() for p in plain.parameters()) / 1e6:.1f} M, {seconds} s, {torch.get_num_threads()} threads of torch"
+    f"unit HiFi-GAN, {sum(p.numel() for p in plain.parameters()) / 1e6:.1f} M, {seconds} s, "
+    f"{torch.get_num_threads()} threads of torch"
 )
 for name, model, rivals in (("fp32", single, {"fp32": plain}), ("bf16", half, {"fp32": plain, "bf16": plain_half})):
     for rival, module in rivals.items():

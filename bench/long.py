@@ -39,7 +39,8 @@ def units(wave, window):
 
 
 header(
-    "tiny-en: units of a long recording, by the attention's window, that equal those of attention over the whole; of its utterances alone"
+    "tiny-en: units of a long recording, by the attention's window, that equal those of attention over the whole; "
+    "of its utterances alone"
 )
 for minutes in (2, 5, 10):
     whole_alone, figures = [], {30.0: [], 60.0: [], 120.0: []}
@@ -65,7 +66,8 @@ for minutes in (2, 5, 10):
     print(f"{minutes} minutes, whole: {np.mean(whole_alone):.1%} as alone", flush=True)
     for window, row in figures.items():
         print(
-            f"{minutes} minutes, window {window:g} s: {np.mean(row, 0)[0]:.1%} as whole, {np.mean(row, 0)[1]:.1%} as alone",
+            f"{minutes} minutes, window {window:g} s: {np.mean(row, 0)[0]:.1%} as whole, "
+            f"{np.mean(row, 0)[1]:.1%} as alone",
             flush=True,
         )
 
@@ -85,6 +87,7 @@ if len(sys.argv) > 2:
         frames = sum(row.units.n_frames for row in textless.open_dump(f"{folder}/dump"))
         samples = int(hours * 3600 * 16000)
         print(
-            f"{hours:g} hours: peak {usage.ru_maxrss / 2**20:.2f} GiB, {usage.ru_utime + usage.ru_stime:.0f} s of CPU; {frames} frames"
+            f"{hours:g} hours: peak {usage.ru_maxrss / 2**20:.2f} GiB, {usage.ru_utime + usage.ru_stime:.0f} s of CPU; "
+            f"{frames} frames"
         )
         assert frames == (samples - 400) // 320 + 1

@@ -62,11 +62,13 @@ def training(model: nn.Module, bf16: bool, fused: bool):
 
 
 header(
-    f"tiny HuBERT, {sum(p.numel() for p in Hubert(config).parameters()) / 1e6:.1f} M parameters, {BATCH} x {SECONDS:g} s a step"
+    f"tiny HuBERT, {sum(p.numel() for p in Hubert(config).parameters()) / 1e6:.1f} M parameters, "
+    f"{BATCH} x {SECONDS:g} s a step"
 )
 for bf16 in (False, True):
     a, b, ratio = compare(training(Ours(), bf16, True), training(Plain(), bf16, False), runs=15)
     audio = BATCH * SECONDS
     print(
-        f"{'bf16' if bf16 else 'fp32'}: textless {audio / a:.0f} x real time   torch's encoder {audio / b:.0f} x   ratio {ratio:.2f}"
+        f"{'bf16' if bf16 else 'fp32'}: textless {audio / a:.0f} x real time   torch's encoder {audio / b:.0f} x   "
+        f"ratio {ratio:.2f}"
     )

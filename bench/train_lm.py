@@ -96,7 +96,8 @@ def ours() -> float:
 
 
 header(
-    f"training tiny on {len(documents)} documents, {np.mean(lengths):.0f} tokens each, {precision}, {torch.get_num_threads()} threads"
+    f"training tiny on {len(documents)} documents, {np.mean(lengths):.0f} tokens each, "
+    f"{precision}, {torch.get_num_threads()} threads"
 )
 pairs = []
 ours(), theirs()

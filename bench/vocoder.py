@@ -49,7 +49,7 @@ for preset in ("small", "base"):
             last = time.perf_counter()
         torch.set_num_threads(threads)
         print(
-            f"{preset:5} {precision}  {millions:4.1f} M  {speed}   stream: {1e3 * statistics.median(took):4.1f} ms for 100 ms on 1 thread,"
-            f" {model.look_ahead:.2f} s behind",
+            f"{preset:5} {precision}  {millions:4.1f} M  {speed}   "
+            f"stream: {1e3 * statistics.median(took):4.1f} ms for 100 ms on 1 thread, {model.look_ahead:.2f} s behind",
             flush=True,
         )

@@ -14,7 +14,9 @@ KEPT = 4  # steps whose gradients and parameters are kept
 
 
 class Record:
-    """Of one optimiser: the learning rate of each step; of the first few the gradients and, before and after, the parameters."""
+    """Of one optimiser: the learning rate of each step; of the first few the gradients and, before and after, the
+    parameters.
+    """
 
     def __init__(self) -> None:
         self.rates: list[float] = []
@@ -64,8 +66,8 @@ def recorded() -> Iterator[list[Record]]:
 def check(record: Record, *, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
     """The steps that are kept are AdamW's, in double precision; matrices decay, and vectors do not.
 
-    The optimiser computes in float32: a parameter is rounded a few times a step, and what is taken from it is off by a few rounding
-    errors of the moments, a part in a million.
+    The optimiser computes in float32: a parameter is rounded a few times a step, and what is taken from it is off by a
+    few rounding errors of the moments, a part in a million.
     """
     first, second = betas
     for i, start in enumerate(record.before[0]):

@@ -1,6 +1,8 @@
-"""What the tests of reliability run in processes of their own: small steps that know nothing of speech, and a chain of the real ones.
+"""What the tests of reliability run in processes of their own: small steps that know nothing of speech, and a chain of
+the real ones.
 
-It is imported by workers and by children that are forked from a server which has imported all of it, so that one costs milliseconds.
+It is imported by workers and by children that are forked from a server which has imported all of it, so that one costs
+milliseconds.
 """
 
 from __future__ import annotations
@@ -115,7 +117,10 @@ class Work(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class Copy(MapStep):
-    """Files, repeated; each shard is a line in `log`. `mode` is what befalls a worker in it, and `marks` the folder that says it did."""
+    """Files, repeated; each shard is a line in `log`.
+
+    `mode` is what befalls a worker in it, and `marks` the folder that says it did.
+    """
 
     type = "copy"
     rows_from = ("files",)
@@ -182,7 +187,10 @@ def write_noise(folder: Path, names: list[str], *, seconds: float = 0.15, salt: 
 
 
 def write_corpus(folder: Path, rows: int, *, seconds: float, order: int = 1) -> Path:
-    """Hums of two speakers that differ, with their manifest, words and phones; returns the manifest. `order` -1 turns it round."""
+    """Hums of two speakers that differ, with their manifest, words and phones; returns the manifest.
+
+    `order` -1 turns it round.
+    """
     names = [f"s{n:03d}" for n in range(rows)]
     (folder / "audio").mkdir(parents=True)
     for n, name in enumerate(names):
@@ -304,7 +312,10 @@ def run(
 
 
 def rounds(number: int, meet, roots: list[str], steps: list[Step], *, seed: int, leases: bool) -> None:
-    """In step with the other children: the steps in one store after the other. Without leases, any of them may seem stale."""
+    """In step with the other children: the steps in one store after the other.
+
+    Without leases, any of them may seem stale.
+    """
     store.POLL = 0.005
     draw = random.Random(1000 * seed + number)
     if not leases:

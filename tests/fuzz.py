@@ -4,14 +4,16 @@
     python tests/fuzz.py --seconds 3600 --format audio --format dump --seed 7
     python tests/fuzz.py --format audio --seed 7 --case 1234    # one case again, with its traceback
 
-A case is a folder of good files of which one is changed, by format, seed and number alone. It is read in a process of its own that may have
-MEMORY bytes of address space beyond what it starts with, and SECONDS of processor time for a case. What is found:
+A case is a folder of good files of which one is changed, by format, seed and number alone. It is read in a process of
+its own that may have MEMORY bytes of address space beyond what it starts with, and SECONDS of processor time for a
+case. What is found:
 
 - an exception that is no TextlessError, or one of ours whose message is not one line;
 - memory that runs out, also where the reader turns that into an error of its own;
 - a case that takes longer, or a process that dies.
 
-Each kind is listed once, with the first case that shows it, and the case's files are kept in --keep. The exit code is 1 where there is one.
+Each kind is listed once, with the first case that shows it, and the case's files are kept in --keep. The exit code is 1
+where there is one.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ SPENT = re.compile(r"allocate|bad_alloc|out of memory|MemoryError|enforce fail",
 
 @dataclass(frozen=True)
 class Format:
-    """`build` writes good files to a folder, `read` reads the folder as a command would; `weight` cases for each of another format."""
+    """`build` writes good files to a folder, `read` reads the folder as a command would; `weight` cases for each of
+    another format.
+    """
 
     build: Callable[[Path], None]
     read: Callable[[Path], None]
@@ -810,7 +814,7 @@ FORMATS = {
 }
 
 
-# ------------------------------------------------------------------------------------------------------------ the process
+# ---------------------------------------------------------------------------------------------------------- the process
 
 _GOOD: dict[Path, Path] = {}  # of a folder of a case, the folder that it was copied from
 
@@ -929,7 +933,7 @@ def work(formats: Sequence[str], seed: int, first: int, count: int, root: Path) 
             say("fault", name, n, fault)
 
 
-# ------------------------------------------------------------------------------------------------------------ the parent
+# ----------------------------------------------------------------------------------------------------------- the parent
 
 
 @dataclass
@@ -952,7 +956,10 @@ def hunt(
     keep: Path | None = None,
     load: str = "",
 ) -> Found:
-    """Fuzz formats for so many seconds or cases. `load` is a module that the process imports first, which may add formats."""
+    """Fuzz formats for so many seconds or cases.
+
+    `load` is a module that the process imports first, which may add formats.
+    """
     found, first = Found(), 0
     until = time.monotonic() + (seconds if seconds is not None else float("inf"))
     count = sys.maxsize if cases is None else cases
@@ -1039,7 +1046,8 @@ def main() -> None:
             f"{name}: {fault}  ({len(cases)} cases, the first --format {name} --seed {options.seed} --case {cases[0]})"
         )
     print(
-        f"{sum(found.cases.values())} cases ({', '.join(f'{k} {v}' for k, v in found.cases.items())}), {len(found.faults)} faults"
+        f"{sum(found.cases.values())} cases ({', '.join(f'{k} {v}' for k, v in found.cases.items())}), "
+        f"{len(found.faults)} faults"
     )
     sys.exit(bool(found.faults))
 

@@ -2,8 +2,9 @@
 
     python tests/golden_keys.py            # writes tests/data/golden_keys.txt
 
-What comes from outside (audio, alignments, weights) has a fixed content here, so that the keys depend on the code and the pipelines alone.
-A line holds the pipeline, the step's name in it, its type, and the first 12 digits of its key; for a map also those of a shard's key.
+What comes from outside (audio, alignments, weights) has a fixed content here, so that the keys depend on the code and
+the pipelines alone. A line holds the pipeline, the step's name in it, its type, and the first 12 digits of its key; for
+a map also those of a shard's key.
 """
 
 from __future__ import annotations

@@ -37,7 +37,10 @@ def dtw(x, y, kind):
 
 
 def abx(segments, *, kind="angular", speakers="within", remember=True):
-    """Error of (frames, phone, context, speaker) of each item, without limits on their number. `remember`: each pair is warped once."""
+    """Error of (frames, phone, context, speaker) of each item, without limits on their number.
+
+    `remember`: each pair is warped once.
+    """
     known = {}
 
     def d(p, q):

@@ -1,4 +1,6 @@
-"""A quantizer without a codebook, as an example: what a new one needs besides a line in `textless.units.quantizers.KINDS`."""
+"""A quantizer without a codebook, as an example: what a new one needs besides a line in
+`textless.units.quantizers.KINDS`.
+"""
 
 from __future__ import annotations
 

@@ -68,7 +68,10 @@ def test_distances_equal_naive_ones_in_both_directions(monkeypatch):
 
 
 def test_an_error_that_is_known():
-    """Within: phone a is unit 1 twice, b is unit 2 once. X = a1: A = a2 is at 0, B at 1: right; so is X = a2. No X is b, which is alone."""
+    """Within: phone a is unit 1 twice, b is unit 2 once.
+
+    X = a1: A = a2 is at 0, B at 1: right; so is X = a2. No X is b, which is alone.
+    """
     files = {"f": np.array([1, 1, 1, 1, 2, 2])}
     items = [item("f", 0, 2, "a"), item("f", 2, 4, "a"), item("f", 4, 6, "b")]
     right = abx(files, items, frame_rate=RATE, distance="discrete")
@@ -82,7 +85,9 @@ def test_an_error_that_is_known():
 
 
 def test_path_length_divides_the_cost():
-    """1 1 2 against 1 2 2 is passed at no cost; 1 1 2 against 2 costs two cells of three; 1 2 against 3 3 costs both of two."""
+    """1 1 2 against 1 2 2 is passed at no cost; 1 1 2 against 2 costs two cells of three; 1 2 against 3 3 costs both of
+    two.
+    """
     one = np.array([[0, 1, 1], [0, 1, 1], [1, 0, 0]], np.float32)
     two = np.array([[1], [1], [0]], np.float32)
     three = np.ones((2, 2), np.float32)
@@ -92,14 +97,17 @@ def test_path_length_divides_the_cost():
 
 
 def test_averages_are_over_contexts_then_speakers_then_pairs():
-    """Speaker s errs in one of two contexts, t in none of one: (a, b) is the mean of 1/2 and 0. (b, a) has a cell of t alone, at 0."""
+    """Speaker s errs in one of two contexts, t in none of one: (a, b) is the mean of 1/2 and 0. (b, a) has a cell of t
+    alone, at 0.
+    """
     files = {"s": np.array([1, 1, 2, 1, 3, 1]), "t": np.array([1, 1, 2, 2])}
     items = [
         *(item("s", k, k + 1, phone, "s", "pq") for k, phone in enumerate("aab")),
         *(item("s", k, k + 1, phone, "s", "rs") for k, phone in ((3, "a"), (4, "a"), (5, "b"))),
         *(item("t", k, k + 1, phone, "t", "pq") for k, phone in enumerate("aabb")),
     ]
-    # In the second context X = 1 is as near to B = 1 as can be and not to A = 3 (wrong); X = 3 is at 1 from both (one half).
+    # In the second context X = 1 is as near to B = 1 as can be and not to A = 3 (wrong); X = 3 is at 1 from both
+    # (one half).
     got = abx(files, items, frame_rate=RATE, distance="discrete")
     assert got["error"] == pytest.approx((((0 + 0.75) / 2 + 0) / 2 + 0) / 2)
     assert got["cells"] == 4

@@ -56,7 +56,10 @@ def test_what_cannot_be_aligned_says_why(wave, monkeypatch):
     monkeypatch.setattr(recognise, "find_spec", lambda name: None)
     with pytest.raises(
         TextlessError,
-        match=r"alignments need pocketsphinx, which is not installed; in a clone of textless: pip install -c constraints.txt '\.\[eval\]'",
+        match=(
+            r"alignments need pocketsphinx, which is not installed; in a clone of textless: pip install "
+            r"-c constraints.txt '\.\[eval\]'"
+        ),
     ):
         align(wave, SAID)
 

@@ -489,5 +489,8 @@ def test_what_is_there_is_replaced(tmp_path):
 
 
 def test_audio_needs_neither_torch_nor_scipy():
-    code = "import sys, textless.audio.io, textless.audio.corpus; print({'torch', 'scipy', 'pyarrow', 'sklearn'} & set(sys.modules))"
+    code = (
+        "import sys, textless.audio.io, textless.audio.corpus; print({'torch', 'scipy', 'pyarrow', "
+        "'sklearn'} & set(sys.modules))"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

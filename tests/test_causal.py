@@ -69,7 +69,7 @@ def logits_of(lm: CausalUnitLM, tokens: list[int]) -> tuple[torch.Tensor, torch.
         return lm.unit_logits(hidden), lm.duration_logits(hidden)
 
 
-# --- from text --------------------------------------------------------------------------------------------------------------------
+# --- from text --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -140,7 +140,7 @@ def test_models_of_another_kind_are_refused() -> None:
         from_causal(scaled, CONTRACT)
 
 
-# --- scoring, continuing, training ------------------------------------------------------------------------------------------------
+# --- scoring, continuing, training ------------------------------------------------------------------------------------
 
 
 def test_packed_documents_are_separate_documents(lm: CausalUnitLM) -> None:
@@ -217,7 +217,7 @@ def test_training_reaches_every_parameter_and_every_unit() -> None:
         assert min(curve) < 0.4 * curve[0], kind
 
 
-# --- folders ----------------------------------------------------------------------------------------------------------------------
+# --- folders ----------------------------------------------------------------------------------------------------------
 
 
 def test_save_and_load(lm: CausalUnitLM, tmp_path) -> None:

@@ -101,7 +101,9 @@ def test_equals_fairseq_layer_by_layer(golden, clip, size):
 
 @every
 def test_one_model_in_every_form(forms, clip, size, monkeypatch):
-    """fairseq's file, transformers' folder and torchaudio's state dict of one model: equal identity and frames at every layer."""
+    """fairseq's file, transformers' folder and torchaudio's state dict of one model: equal identity and frames at every
+    layer.
+    """
     monkeypatch.setitem(checkpoints.HEADS, 64, 4)  # which a state dict does not say
     encoders = {}
     for layer in (1, 3, 4):

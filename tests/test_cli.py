@@ -345,7 +345,8 @@ def test_a_published_pair(textless_command, strangers, monkeypatch, tmp_path):
     for source in ("name: golden/km9", f"file: {encoder}"):
         km = "model" if source.startswith("name") else "km"
         (tmp_path / "p.yaml").write_text(
-            f"steps:\n  model: {{{source}}}\n  km: {{step: model, file: km9.bin}}\n  corpus: {{manifest: {GOLDEN / 'clip.flac'}}}\n"
+            f"steps:\n  model: {{{source}}}\n  km: {{step: model, file: km9.bin}}\n  corpus: "
+            f"{{manifest: {GOLDEN / 'clip.flac'}}}\n"
             f"  units: {{step: encode, audio: $corpus, encoder: $model, codebook: ${km}, layer: 3}}\n"
         )
         graph, store = load_pipeline(tmp_path / "p.yaml", STEPS), Store(tmp_path / "store")
@@ -619,7 +620,10 @@ def test_units_of_another_contract(textless_command, tmp_path):
 
 
 def test_unknown_origin_warns_and_can_be_declared(textless_command, model_set, tmp_path):
-    text = '{"textless": "units", "version": 1, "contract": {"n_units": 20}}\n{"id": "x", "units": [1, 2], "durations": [30, 2]}'
+    text = (
+        '{"textless": "units", "version": 1, "contract": {"n_units": 20}}\n{"id": "x", "units": '
+        '[1, 2], "durations": [30, 2]}'
+    )
     code, _, err = textless_command("continue", "-", "-o", "-", "--seconds", "0.5", stdin=text)
     assert code == 0
     assert "warning: " in err

@@ -25,7 +25,9 @@ def run(*args, code=0, stdin=None):
 
 @pytest.fixture
 def data(tmp_path):
-    """Two speakers who say a and b between p and q: audio with a manifest, alignments, an item file and a stream of units."""
+    """Two speakers who say a and b between p and q: audio with a manifest, alignments, an item file and a stream of
+    units.
+    """
     phones = [phone for middle in "aabb" for phone in ("p", middle, "q")]
     hertz = {"p": 300, "q": 1500, "a": 600, "b": 2500}
     rng = np.random.default_rng(0)
@@ -280,6 +282,9 @@ def test_a_recogniser_that_is_not_installed(made, monkeypatch):
     monkeypatch.setattr(recognise, "find_spec", lambda name: None)
     with pytest.raises(
         TextlessError,
-        match=r"pocketsphinx, which is not installed; in a clone of textless: pip install -c constraints.txt '\.\[eval\]'",
+        match=(
+            r"pocketsphinx, which is not installed; in a clone of textless: pip install -c "
+            r"constraints.txt '\.\[eval\]'"
+        ),
     ):
         run(made / "made", "--reference", made / "real", "--text", made / "text.tsv")

@@ -1,4 +1,6 @@
-"""Several processes on one store: the work is done once while leases are healthy, and the bytes are right whatever befalls the leases."""
+"""Several processes on one store: the work is done once while leases are healthy, and the bytes are right whatever
+befalls the leases.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,8 @@ def test_with_leases_that_seem_stale_the_work_is_done_twice_and_the_bytes_are_th
     """They sweep away what the others are at, and who was swept goes on: the worst that lost leases can do."""
     lines = play(tmp_path, texts, count, leases=False, pause=0.002)
     print(
-        f"{count} rounds: {lines.count('one')} + {lines.count('two')} executions of two steps, {lines.count('shard')} of 4 shards each"
+        f"{count} rounds: {lines.count('one')} + {lines.count('two')} executions of two steps, "
+        f"{lines.count('shard')} of 4 shards each"
     )
     assert lines.count("one") + lines.count("two") > 2 * count
 
@@ -192,7 +195,8 @@ def until(condition, seconds=60):
 def test_an_owner_that_was_stopped_and_wakes_up(tmp_path, texts, kind, wakes):
     """It stops in the middle, beyond everybody's patience; another takes over, sweeps its folder, and is slow itself.
 
-    Awake again, it finds its folder gone, or made anew by its own `mkdir`: what it has then is not whole, and must not be published.
+    Awake again, it finds its folder gone, or made anew by its own `mkdir`: what it has then is not whole, and must not
+    be published.
     """
     root, log, marks = tmp_path / "store", str(tmp_path / "log"), tmp_path / "marks"
     marks.mkdir()

@@ -1,4 +1,6 @@
-"""Headers of audio files against the bytes that are there: joined streams, lengths unknown, zero, wrapped or wrong, odd channels."""
+"""Headers of audio files against the bytes that are there: joined streams, lengths unknown, zero, wrapped or wrong, odd
+channels.
+"""
 
 from __future__ import annotations
 

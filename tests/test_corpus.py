@@ -303,7 +303,8 @@ def test_durations_are_seconds_and_gaps_of_pandas_are_gaps(tmp_path):
 
 @pytest.mark.parametrize(
     "fields",
-    [{"offset": 12.0}, {"offset": "12.5"}, {"offset": -1}, {"samples": 1.5}, {"samples": -1}, {"samples": "x"}, {"duration": "1 s"},
+    [{"offset": 12.0}, {"offset": "12.5"}, {"offset": -1}, {"samples": 1.5}, {"samples": -1}, {"samples": "x"},
+     {"duration": "1 s"},
      {"duration": float("inf")}, {"samples": [1]}],
 )  # fmt: skip
 def test_offsets_and_lengths_that_are_none(tmp_path, fields):

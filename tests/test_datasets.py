@@ -59,7 +59,9 @@ def archive(part, ids):
 
 @pytest.fixture
 def mini(server, monkeypatch):
-    """mini LibriSpeech of four files; `offer` replaces an archive of the server's, with or without its checksum in the table."""
+    """mini LibriSpeech of four files; `offer` replaces an archive of the server's, with or without its checksum in the
+    table.
+    """
 
     def offer(name, data, *, known=True):
         server.files[f"/31/{name}"] = data
@@ -368,7 +370,8 @@ def test_names(server, textless_command, monkeypatch, tmp_path):
     code, _, err = textless_command("fetch", "mini_librispeach")
     assert (code, err) == (
         2,
-        "error: no data set or encoder 'mini_librispeach'; did you mean 'mini_librispeech'?; `textless fetch` lists them\n",
+        "error: no data set or encoder 'mini_librispeach'; did you mean 'mini_librispeech'?; "
+        "`textless fetch` lists them\n",
     )
     entry = Published(
         encoder=server.url,

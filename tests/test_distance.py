@@ -142,7 +142,10 @@ def audio(clip, tmp_path):
 def test_verbose_says_it_and_units_are_the_same(textless_command, of_speech, audio, tmp_path):
     code, plain, quiet = textless_command("encode", audio, "-o", "-", *of_speech, model=None)
     assert code == 0
-    warning = "warning: 2 of 3 files are far from what the encoder was trained on (music, silence, another language or noise?), such as chirp\n"
+    warning = (
+        "warning: 2 of 3 files are far from what the encoder was trained on (music, silence, another "
+        "language or noise?), such as chirp\n"
+    )
     assert quiet == warning
     code, out, err = textless_command("encode", audio, "-o", "-", "-v", *of_speech, model=None)
     assert (code, out) == (0, plain)

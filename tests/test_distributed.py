@@ -120,10 +120,11 @@ def test_micro_batches_give_the_gradient_of_the_batch(name, micro_batch, tmp_pat
 def test_two_processes_give_the_curve_of_one(tmp_path):
     """gloo on a CPU, in float64; both processes report the same figures, and the first alone writes checkpoints.
 
-    The order of a sum changes last bits. A change of the weights stays in proportion, about 1 to 1, until an activation, a difference in
-    an L1 loss or a clamped value changes its sign: then a gradient jumps. Changes of 1e-8 reach such a sign among the millions of a
-    step: within 20 steps one of 6e-8, float32's rounding, makes 2e-4 of `adversarial`, even where all else is float64. So curves in
-    float32 cannot tell a rank's wrong gradient from rounding. In float64 rounding stays at 1e-16 and reaches no sign.
+    The order of a sum changes last bits. A change of the weights stays in proportion, about 1 to 1, until an
+    activation, a difference in an L1 loss or a clamped value changes its sign: then a gradient jumps. Changes of 1e-8
+    reach such a sign among the millions of a step: within 20 steps one of 6e-8, float32's rounding, makes 2e-4 of
+    `adversarial`, even where all else is float64. So curves in float32 cannot tell a rank's wrong gradient from
+    rounding. In float64 rounding stays at 1e-16 and reaches no sign.
     """
     code = f"""
         import json, sys
@@ -156,7 +157,9 @@ def curves(folder: Path) -> dict[str, list[dict[str, float]]]:
 
 
 def in_float64() -> None:
-    """Let everything in this process that asks for float32 have float64; for a process of its own, as tables are cached."""
+    """Let everything in this process that asks for float32 have float64; for a process of its own, as tables are
+    cached.
+    """
     from_numpy = torch.from_numpy
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = torch.Tensor.double
@@ -164,7 +167,9 @@ def in_float64() -> None:
 
 
 def launch(code: str, processes: int = 2) -> list[tuple[str, str]]:
-    """Output and errors of processes that know each other as torchrun would have them, each on one thread as torchrun does."""
+    """Output and errors of processes that know each other as torchrun would have them, each on one thread as torchrun
+    does.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

@@ -1,4 +1,5 @@
-"""What the documentation says is so: the recipe in the README loads; steps, fields and published models are all listed."""
+"""What the documentation says is so: the recipe in the README loads; steps, fields and published models are all
+listed."""
 
 import re
 from dataclasses import MISSING, fields

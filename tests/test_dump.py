@@ -178,7 +178,7 @@ def test_rows_of_units_are_told_apart_by_all_that_makes_them():
     )
 
 
-# ---------------------------------------------------------------------------------------------------- what rows may hold
+# --------------------------------------------------------------------------------------------------- what rows may hold
 
 ODD_ROWS = [
     ({"id": None}, "id must be text, not 'None'"),

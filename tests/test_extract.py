@@ -1,4 +1,6 @@
-"""The extractor against `Hubert.forward`, which is what training runs and what is held against transformers and fairseq."""
+"""The extractor against `Hubert.forward`, which is what training runs and what is held against transformers and
+fairseq.
+"""
 
 from dataclasses import replace
 
@@ -43,8 +45,9 @@ def models():
 def naive(model, waveform, layer):
     """By the training model, the whole file at once, in double precision.
 
-    The spectrogram alone is the extractor's, which `test_spectrogram` holds against one in double precision: that of a band 70 dB below
-    its frame is rounded to 1e-4 nats, and where a short file varies little in this band the norm makes more of it.
+    The spectrogram alone is the extractor's, which `test_spectrogram` holds against one in double precision: that of a
+    band 70 dB below its frame is rounded to 1e-4 nats, and where a short file varies little in this band the norm makes
+    more of it.
     """
     x = torch.from_numpy(np.asarray(waveform, np.float64))
     if model.config.front_end == "conv":
@@ -89,9 +92,10 @@ def test_equals_the_model(models, name, clip, samples):
 def test_spectrogram(models, name, clip, samples, gain, offset):
     """Against one in double precision, to float32's rounding of each frame's samples.
 
-    The magnitude of a bin is off by no more than c · eps · (the norm of the frame that is transformed) · sqrt(samples): five roundings of
-    each sample (offset, level, gain, window and what the window itself is rounded to) and one for each of the transform's nine stages.
-    A band, of weights w, is the square of a norm of magnitudes √w · |X|: it is off by no more than the same times √Σw.
+    The magnitude of a bin is off by no more than c · eps · (the norm of the frame that is transformed) · sqrt(samples):
+    five roundings of each sample (offset, level, gain, window and what the window itself is rounded to) and one for
+    each of the transform's nine stages. A band, of weights w, is the square of a norm of magnitudes √w · |X|: it is off
+    by no more than the same times √Σw.
     """
     config = models[name].config
     wave = (clip[2000 : 2000 + samples] * gain + offset).astype(np.float32)
@@ -124,7 +128,8 @@ def test_level_does_not_matter(models, name, clip, change):
         return  # below the floor a spectrogram is constant, and a normalised constant is rounding, whoever computes it
     rounding = 0.0
     if models[name].config.front_end == "logmel":
-        # The mean of a band is kept in float32. Where the band hardly varies, the norm makes as much more of its last bit.
+        # The mean of a band is kept in float32. Where the band hardly varies, the norm makes as much more of
+        # its last bit.
         mel = spectrogram(models[name], wave.astype(np.float32)).double()
         rounding = float((2**-23 * mel.mean(0).abs() / torch.sqrt(mel.var(0, unbiased=False) + 1e-5)).max())
         assert rounding < 1e-3
@@ -159,7 +164,9 @@ def test_how_a_file_is_cut_does_not_matter(models, name, clip, block, monkeypatc
 
 @every
 def test_long_files_are_seen_in_windows(models, name, clip):
-    """Each window gives what a file of its frames would, but for statistics, which are the whole file's; no frame is lost."""
+    """Each window gives what a file of its frames would, but for statistics, which are the whole file's; no frame is
+    lost.
+    """
     wave = np.tile(clip, 2)[: 400 + 320 * 499]
     [[whole]] = Extractor(models[name], window=0)([wave], [2])
     extractor = Extractor(models[name], window=3)

@@ -1,4 +1,5 @@
-"""F0: signals whose F0 is known, a naive version in float64, Praat, and the promises about batches, ends and bad input."""
+"""F0: signals whose F0 is known, a naive version in float64, Praat, and the promises about batches, ends and bad
+input."""
 
 import math
 
@@ -39,7 +40,9 @@ INNER = slice(2, -2)  # frames whose window lies in the signal
 
 @pytest.mark.parametrize("hz", [62, 75.3, 110, 187.9, 233, 330, 441.7, RATE / 29.5])
 def test_pulses(hz):
-    """All harmonics equally strong: the peaks of the autocorrelation are the narrowest possible, and of the last there are nine alike."""
+    """All harmonics equally strong: the peaks of the autocorrelation are the narrowest possible, and of the last there
+    are nine alike.
+    """
     (found,) = track_f0([tone(hz * SECOND, range(1, 130), lambda k: 1)])
     assert cents(found[INNER], hz).max() < 2
     assert (found[1:-1] > 0).all()  # 1.8 periods of 62 Hz are enough
@@ -94,7 +97,8 @@ def test_stays_in_range():
 
 
 def test_onset_and_end():
-    """Half a second each of silence, tone and silence: frames 25 to 49, give or take one whose window is half filled."""
+    """Half a second each of silence, tone and silence: frames 25 to 49, give or take one whose window is half
+    filled."""
     wave = np.concatenate([np.zeros(8000), tone(140 * SECOND[:8000], range(1, 30)), np.zeros(8000)])
     voiced = track_f0([wave])[0] > 0
     assert voiced[25:50].all()
@@ -211,7 +215,9 @@ def test_other_hops_equal_the_naive_version(hop, fine, seed):
 
 @pytest.mark.parametrize("step", [0.0025, 0.005, 0.009, 0.01, 0.02])
 def test_the_price_of_a_transition_is_for_ten_milliseconds(step):
-    """A frame that is louder an octave up, or unvoiced, is taken where its gain is above the price of going there and back."""
+    """A frame that is louder an octave up, or unvoiced, is taken where its gain is above the price of going there and
+    back.
+    """
     for other, price in ((8.0, 2 * 0.35 * 0.01 / step), (-math.inf, 2 * 0.14 * 0.01 / step)):
         octaves = torch.tensor([[-math.inf, 7.0, 8.0]]).repeat(5, 1)
         for gain, taken in ((0.97 * price, False), (1.03 * price, True)):
@@ -225,7 +231,8 @@ def test_the_price_of_a_transition_is_for_ten_milliseconds(step):
 
 
 def praat(wave: np.ndarray) -> np.ndarray:
-    """To Pitch (ac) with its own defaults every 10 ms, with so much silence around that its frames lie where ours do."""
+    """To Pitch (ac) with its own defaults every 10 ms, with so much silence around that its frames lie where ours
+    do."""
     parselmouth = pytest.importorskip("parselmouth")
     frames = len(wave) // HOP
     padded = np.zeros(frames * HOP + 560)
@@ -279,7 +286,9 @@ def test_nor_on_what_is_in_memory_together(speech, monkeypatch, name, value):
 
 
 def test_long_paths_are_as_good_as_short_ones():
-    """Strengths that are all higher by 100 add up as those of an hour do: the path stays, though float32 would round its costs away."""
+    """Strengths that are all higher by 100 add up as those of an hour do: the path stays, though float32 would round
+    its costs away.
+    """
     torch.manual_seed(0)
     octaves, strengths = 6 + 3 * torch.rand(3000, 5), torch.rand(3000, 5)
     (short,), (long,) = (f0._best_paths([(octaves, strengths + more)], 0.01) for more in (0, 100))

@@ -1,4 +1,5 @@
-"""Reading into a cache: against the whole sequence at once, in pieces, in rows of their own lengths, and with integers."""
+"""Reading into a cache: against the whole sequence at once, in pieces, in rows of their own lengths, and with
+integers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Faults, injected for real: processes killed at random moments, disks that are full or cannot be written, files cut short or changed."""
+"""Faults, injected for real: processes killed at random moments, disks that are full or cannot be written, files cut
+short or changed.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,9 @@ def leftovers(root: Path) -> list[str]:
 
 
 def torment(reference: Reference, root: Path, name: str, kills: int, draw: random.Random) -> None:
-    """Kill a step so many times at random moments, the same call again after each; from the start again when it was faster."""
+    """Kill a step so many times at random moments, the same call again after each; from the start again when it was
+    faster.
+    """
     want, step, store = reference.make(name), reference.steps[name], Store(root)
     reference.inputs(name, root)
     while True:
@@ -142,7 +146,7 @@ def test_killed_again_and_again_the_bytes_are_the_same(reference, tmp_path, name
     torment(reference, tmp_path, name, KILLS[name], random.Random(f"{SEED} {name}"))
 
 
-# ---------------------------------------------------------------------------------------------- disks that cannot take it
+# -------------------------------------------------------------------------------------------- disks that cannot take it
 
 
 @pytest.fixture
@@ -189,7 +193,9 @@ def error_of(store: Store, step) -> str | None:
     ],
 )
 def test_a_full_disk_is_told_in_one_line_and_nothing_is_half_made(reference, disk, often, name):
-    """The disk is full at once, then a little later each time: in shards, in checkpoints, in the result and its manifest."""
+    """The disk is full at once, then a little later each time: in shards, in checkpoints, in the result and its
+    manifest.
+    """
     want, step = reference.make(name), reference.steps[name]
     root = disk / "store"
     reference.inputs(name, root)

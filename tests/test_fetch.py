@@ -31,7 +31,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves `server.files`, and imitates the parts of the hub that snapshot_download uses for `server.repositories`."""
+    """Serves `server.files`, and imitates the parts of the hub that snapshot_download uses for
+    `server.repositories`."""
 
     def log_message(self, *args):
         pass
@@ -336,12 +337,13 @@ def test_a_cache_without_permission(server, tmp_path, monkeypatch):
     fails(r"cannot be written \(Permission denied\)", server.url)
 
 
-# --------------------------------------------------------------------------------------------------------- hostile servers
+# ------------------------------------------------------------------------------------------------------ hostile servers
 
 
 @contextlib.contextmanager
 def saying(*answers):
-    """The address of a server that answers its connections one after the other with these bytes, the last one for ever."""
+    """The address of a server that answers its connections one after the other with these bytes, the last one for
+    ever."""
     with socket.create_server(("127.0.0.1", 0)) as s:
         todo, over = list(answers), threading.Event()
 

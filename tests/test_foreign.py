@@ -13,7 +13,8 @@ from textless.units.encoders.transformers import MODELS, load_transformers
 transformers = pytest.importorskip("transformers")
 
 TRUNK = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
-# 16 channels a group: with fewer, and a kernel of 16, the bfloat16 convolution of oneDNN is wrong on processors with AMX (torch 2.13).
+# 16 channels a group: with fewer, and a kernel of 16, the bfloat16 convolution of oneDNN is wrong on processors with
+# AMX (torch 2.13).
 WAVE = {**TRUNK, "conv_dim": (16,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2}
 LARGE = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
 DATA2VEC = {

@@ -1,4 +1,6 @@
-"""Some hundred cases of the fuzzer with a fixed seed, and that it finds what it looks for; `python tests/fuzz.py` is the long run."""
+"""Some hundred cases of the fuzzer with a fixed seed, and that it finds what it looks for; `python tests/fuzz.py` is
+the long run.
+"""
 
 import fuzz
 import pytest

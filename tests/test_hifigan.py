@@ -1,4 +1,6 @@
-"""Published unit HiFi-GANs: fairseq's own audio, each variant against the published formulas, files that are not what they should be."""
+"""Published unit HiFi-GANs: fairseq's own audio, each variant against the published formulas, files that are not what
+they should be.
+"""
 
 from __future__ import annotations
 
@@ -391,7 +393,9 @@ def test_a_single_speaker_in_a_table_of_many(tmp_path):
 
 @pytest.mark.parametrize("hop", [20, 80])
 def test_f0_as_it_is(tmp_path, hop):
-    """One channel, at the rate of the units or at four times that; raw Hz would drown all else, so the weights see hundredths."""
+    """One channel, at the rate of the units or at four times that; raw Hz would drown all else, so the weights see
+    hundredths.
+    """
     path = make(tmp_path, f0=True, multispkr="_", code_hop_size=hop)
     model, naive, units, k = load_hifigan(path), Naive(path), units_of(25), hop // 20
     assert model.f0.per_frame == k

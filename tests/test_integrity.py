@@ -1,4 +1,6 @@
-"""Artefacts, shards and records whose files are not what was written: found, made again, or refused in one line; never taken for whole."""
+"""Artefacts, shards and records whose files are not what was written: found, made again, or refused in one line; never
+taken for whole.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,10 @@ def test_a_shard_carries_the_hashes_of_its_files(store):
 
 
 def test_a_turned_bit_is_not_linked_back(store):
-    """An artefact and the pool have one file between them. What is made again has the bytes that were written, not the turned ones."""
+    """An artefact and the pool have one file between them.
+
+    What is made again has the bytes that were written, not the turned ones.
+    """
     folder = rows().run(store, ["rows"])["rows"]
     want = contents(folder)
     flip(folder / "data" / "1.txt")
@@ -228,9 +233,10 @@ def test_the_end_of_a_file_is_no_interruption(textless_command, monkeypatch):
 
 
 ODD = [None, [], {}, "x", -1, True, 1.5, float("nan"), [1], {"x": 1}]
-GOOD = {"metrics": [None, {}, {"x": 1}], "contract": [None, {}, {"x": 1}], "fields": [{}, {"x": 1}], "source": ["x"], "host": ["x"],
-        "versions": [{}], "seconds": [1.5], "finished": [1.5], "amount": [None], "shards": [[]], "files": [{}, {"x": 1}], "step": [],
-        "key": [], "payload": [], "lineage": [], "failures": [], "attempts": []}  # fmt: skip
+GOOD = {"metrics": [None, {}, {"x": 1}], "contract": [None, {}, {"x": 1}], "fields": [{}, {"x": 1}], "source": ["x"],
+        "host": ["x"], "versions": [{}], "seconds": [1.5], "finished": [1.5], "amount": [None], "shards": [[]],
+        "files": [{}, {"x": 1}], "step": [], "key": [], "payload": [], "lineage": [], "failures": [],
+        "attempts": []}  # fmt: skip
 
 
 @pytest.fixture
@@ -306,8 +312,16 @@ def test_every_command_says_which_manifest_is_damaged(textless_command, speech, 
         whole.replace(b'"failures": 0', b'"failures": "0"'),
     ):
         (folder / "manifest.json").write_bytes(text)
-        for name, *more in (("table", recipe), ("status", recipe), ("show", recipe, "km"), ("why", recipe, "km"), ("push", url, recipe),
-                            ("report", recipe, "-o", tmp_path / "r.html"), ("run", recipe, "--dry-run"), ("gc",)):  # fmt: skip
+        for name, *more in (
+            ("table", recipe),
+            ("status", recipe),
+            ("show", recipe, "km"),
+            ("why", recipe, "km"),
+            ("push", url, recipe),
+            ("report", recipe, "-o", tmp_path / "r.html"),
+            ("run", recipe, "--dry-run"),
+            ("gc",),
+        ):
             with warnings.catch_warnings():
                 warnings.simplefilter("always")
                 code, _, err = textless_command(name, *more, *where)

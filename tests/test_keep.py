@@ -1,4 +1,6 @@
-"""What is kept and what may go, what it is worth, how it came about: garbage, verification, tables, estimates, provenance."""
+"""What is kept and what may go, what it is worth, how it came about: garbage, verification, tables, estimates,
+provenance.
+"""
 
 import json
 import os

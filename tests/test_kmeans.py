@@ -192,7 +192,10 @@ def test_frames_are_not_copied(monkeypatch, tmp_path):
 
 
 def test_the_memory_of_gpus_is_reserved_once(monkeypatch):
-    """It takes longer than an iteration. Stand-ins for faiss-gpu: what would be searched on GPUs is searched on the CPU."""
+    """It takes longer than an iteration.
+
+    Stand-ins for faiss-gpu: what would be searched on GPUs is searched on the CPU.
+    """
     import faiss
 
     frames, _ = blobs(k=20, n=300)

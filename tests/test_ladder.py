@@ -31,7 +31,9 @@ def ladder(pieces):
 
 
 def test_warping_fetches_from_the_warped_frequency():
-    """A peak at 2000 Hz lies at 2000 / w Hz afterwards; without a warp nothing changes, but at the top, where nothing is fetched."""
+    """A peak at 2000 Hz lies at 2000 / w Hz afterwards; without a warp nothing changes, but at the top, where nothing
+    is fetched.
+    """
     below = int((htk_edges(80)[1:-1] < hz_to_htk(torch.tensor(HIGHEST))).sum())
     assert below > 75
     torch.testing.assert_close(warping(1.0)[:, :below], torch.eye(80)[:, :below])
@@ -114,7 +116,9 @@ def test_the_ladder_is_the_same_each_time_and_when_it_is_loaded(ladder, pieces, 
 
 
 def test_clusters_stand_apart_in_the_ladder(ladder, pieces):
-    """That is what the projection is for: variance within clusters is one in each dimension, and between them it is more."""
+    """That is what the projection is for: variance within clusters is one in each dimension, and between them it is
+    more.
+    """
     frames = np.concatenate(ladder.encode(pieces))
     nearest = (np.square(frames[:, None] - ladder.voice.centroids.numpy()).sum(2)).argmin(1)
     within = np.square(frames - ladder.voice.centroids.numpy()[nearest]).mean(0)
@@ -163,7 +167,8 @@ steps:
   hidden1: {{step: frames, audio: $corpus, encoder: $hubert1, layer: 3}}
   km1:     {{step: kmeans, frames: $hidden1, n_units: 8, transform: layer_norm}}
   labels1: {{step: encode, audio: $corpus, encoder: $hubert1, codebook: $km1}}
-  hubert2: {{step: pretrain, audio: $corpus, labels: $labels1, start: $hubert1, steps: 1, lr: 1e-8, unmasked_weight: 0.1, {pretrain}}}
+  hubert2: {{step: pretrain, audio: $corpus, labels: $labels1, start: $hubert1, steps: 1, lr: 1e-8,
+             unmasked_weight: 0.1, {pretrain}}}
 """)
     graph, store = load_pipeline(tmp_path / "units.yaml", STEPS), Store(tmp_path / "store")
     folders = graph.run(store, ["hubert1", "hubert2", "labels1"])

@@ -1,4 +1,5 @@
-"""torchrun and `accelerate launch` on `textless run`: the artefacts of one process, made once, and resumed when killed."""
+"""torchrun and `accelerate launch` on `textless run`: the artefacts of one process, made once, and resumed when
+killed."""
 
 import json
 import os
@@ -21,8 +22,10 @@ steps:
   mfcc:    {{step: frames, audio: $corpus, encoder: mfcc, keep: temp}}
   km:      {{step: kmeans, frames: $mfcc, n_units: 16, iterations: 5}}
   units:   {{step: assign, frames: $mfcc, codebook: $km}}
-  hubert:  {{step: pretrain, audio: $corpus, labels: $units, preset: nano, steps: 200, batch: 4, crop_seconds: 0.5, layer_drop: 0.2}}
-  lm:      {{step: train_lm, units: $units, dev: $units, preset: nano, steps: 40, batch_tokens: 512, context: 128, micro_batch: 1}}
+  hubert:  {{step: pretrain, audio: $corpus, labels: $units, preset: nano, steps: 200, batch: 4, crop_seconds: 0.5,
+             layer_drop: 0.2}}
+  lm:      {{step: train_lm, units: $units, dev: $units, preset: nano, steps: 40, batch_tokens: 512, context: 128,
+             micro_batch: 1}}
   voice:   {{step: train_vocoder, audio: $corpus, units: $units, preset: nano, steps: 20, batch: 4, crop_seconds: 0.3}}
 """
 # Checkpoints come at most every ten seconds; so that a short training has some, here they come with every row.

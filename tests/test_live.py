@@ -198,7 +198,10 @@ def test_a_temporary_result_that_another_run_wants_is_left_to_that_run(store, wa
 
 
 def test_the_last_of_two_runs_drops_it(store, monkeypatch):
-    """Each is a process in its own right, though they are threads here. Whoever is last through has nobody to leave it to."""
+    """Each is a process in its own right, though they are threads here.
+
+    Whoever is last through has nobody to leave it to.
+    """
     first, second = chain(), chain()
     second.steps["top"] = Node(number=3, a=second.steps["below"])
     meet, run = threading.Barrier(2), Node.run

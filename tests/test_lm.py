@@ -47,7 +47,7 @@ def logits_of(lm: UnitLM, tokens: list[int]) -> tuple[torch.Tensor, torch.Tensor
         return lm.unit_logits(hidden), lm.duration_logits(hidden)
 
 
-# --- against transformers ---------------------------------------------------------------------------------------------------------
+# --- against transformers ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,9 @@ def tokens() -> torch.Tensor:
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
-    """A logit is a sum of 32 terms that two layers have rounded some ten times each: 2^-24 · √32 · 20 = 7e-6 of the largest."""
+    """A logit is a sum of 32 terms that two layers have rounded some ten times each: 2^-24 · √32 · 20 = 7e-6 of the
+    largest.
+    """
     torch.testing.assert_close(ours, theirs, atol=1e-5 * float(theirs.abs().max()), rtol=0)
 
 
@@ -126,11 +128,13 @@ def test_other_llamas_are_refused(field: str, value: object) -> None:
         from_llama(llama, CONTRACT)
 
 
-# --- nll --------------------------------------------------------------------------------------------------------------------------
+# --- nll --------------------------------------------------------------------------------------------------------------
 
 
 def naive_nll(lm: UnitLM, units: np.ndarray) -> np.ndarray:
-    """One prefix at a time, `</s>` first and last; from the last start = k × half at which the window still reaches the token."""
+    """One prefix at a time, `</s>` first and last; from the last start = k × half at which the window still reaches the
+    token.
+    """
     context, half = lm.config.context, lm.config.context // 2
     whole = [lm.n_units, *units.tolist(), lm.n_units]
     out = []
@@ -177,7 +181,7 @@ def test_scoring_leaves_training_mode_as_it_was() -> None:
     assert all(b.training for b in lm.blocks)
 
 
-# --- continuation -----------------------------------------------------------------------------------------------------------------
+# --- continuation -----------------------------------------------------------------------------------------------------
 
 
 def naive_greedy(lm: UnitLM, prompt: Units, n_new: int) -> tuple[list[int], list[int]]:
@@ -331,7 +335,9 @@ def test_seconds_are_rounded_to_frames() -> None:
 
 
 def test_fresh_weights_have_the_deviation_of_gpt_2() -> None:
-    """0.02, and what is added to the residual stream, twice in each layer, less by the root of how often (Radford et al. 2019)."""
+    """0.02, and what is added to the residual stream, twice in each layer, less by the root of how often (Radford et
+    al. 2019).
+    """
     torch.manual_seed(0)
     lm = UnitLM(LMConfig(n_units=100, dim=96, layers=8, heads=3, ffn_dim=256, context=8))
     for block in lm.blocks:
@@ -388,7 +394,7 @@ def test_lengths_that_no_row_has_are_refused():
             lm.continue_units(random_units(4), **length)
 
 
-# --- contract ---------------------------------------------------------------------------------------------------------------------
+# --- contract ---------------------------------------------------------------------------------------------------------
 
 
 def test_units_of_another_kind_are_refused() -> None:
@@ -425,7 +431,7 @@ def test_properties() -> None:
     assert (nothing.contract.n_units, nothing.frame_rate, nothing.sample_rate) == (23, None, None)
 
 
-# --- folders ----------------------------------------------------------------------------------------------------------------------
+# --- folders ----------------------------------------------------------------------------------------------------------
 
 
 def test_save_and_load(tmp_path) -> None:
@@ -472,12 +478,15 @@ def test_preset_sizes() -> None:
 
 
 def test_importing_the_package_does_not_import_torch() -> None:
-    code = "import sys, textless.lm as lm; assert 'torch' not in sys.modules; assert lm.load_lm and 'torch' in sys.modules; lm.nothing"
+    code = (
+        "import sys, textless.lm as lm; assert 'torch' not in sys.modules; assert lm.load_lm and "
+        "'torch' in sys.modules; lm.nothing"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "AttributeError: module 'textless.lm' has no attribute 'nothing'" in run.stderr
 
 
-# --- sampling, steps, streams ------------------------------------------------------------------------------------------------------
+# --- sampling, steps, streams -----------------------------------------------------------------------------------------
 
 
 def drawn(logits, seen=(), draws=4000, **sampling) -> np.ndarray:

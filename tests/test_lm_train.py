@@ -25,7 +25,9 @@ CONTRACT = UnitContract(encoder="mfcc", sample_rate=16000, frame_rate=50.0, n_un
 
 
 def grammar(count: int, seed: int) -> list[Units]:
-    """u follows u - 1 by 1 + (unit before it) mod 3, so two units of context say all; a unit u lasts 1 + u mod 5 frames."""
+    """u follows u - 1 by 1 + (unit before it) mod 3, so two units of context say all; a unit u lasts 1 + u mod 5
+    frames.
+    """
     draw, out = np.random.default_rng(seed), []
     for _ in range(count):
         units = draw.integers(0, N, 1).tolist()
@@ -51,7 +53,7 @@ def lm() -> UnitLM:
     return model.eval()
 
 
-# --- packing ----------------------------------------------------------------------------------------------------------------------
+# --- packing ----------------------------------------------------------------------------------------------------------
 
 
 def test_an_epoch_holds_every_token_once_and_rows_are_functions_of_seed_and_number() -> None:
@@ -171,8 +173,8 @@ def test_packed_loss_of_a_whole_document_is_its_nll(lm: UnitLM) -> None:
 
 
 def test_the_gradient_is_that_of_the_documents_one_by_one() -> None:
-    """Of the first two steps: mean cross-entropy of the tokens and a quarter of that of the durations, by backpropagation through each
-    piece of a document alone; clipped at 1."""
+    """Of the first two steps: mean cross-entropy of the tokens and a quarter of that of the durations, by
+    backpropagation through each piece of a document alone; clipped at 1."""
     documents = grammar(9, seed=3)
     options = {
         "steps": 2,
@@ -212,8 +214,8 @@ def test_the_gradient_is_that_of_the_documents_one_by_one() -> None:
 
 
 def test_a_step_is_that_of_adamw_written_out() -> None:
-    """AdamW (0.9, 0.95), 1e-8, decay 0.1, of a gradient that is clipped at 1. Its rate rises for 3 % of the steps to the peak, and falls
-    in a cosine to a twentieth of it."""
+    """AdamW (0.9, 0.95), 1e-8, decay 0.1, of a gradient that is clipped at 1. Its rate rises for 3 % of the steps to
+    the peak, and falls in a cosine to a twentieth of it."""
     with recorded() as records:
         _, figures = train_lm(
             grammar(9, seed=3), contract=CONTRACT, steps=67, preset="nano", context=8, batch_tokens=8, lr=2e-3
@@ -242,7 +244,7 @@ def test_every_step_draws_its_own_random_numbers() -> None:
     assert not set(drawn(0)) & set(drawn(1))
 
 
-# --- figures ----------------------------------------------------------------------------------------------------------------------
+# --- figures ----------------------------------------------------------------------------------------------------------
 
 
 def test_evaluate(lm: UnitLM) -> None:
@@ -264,7 +266,7 @@ def test_unigram() -> None:
     assert found == pytest.approx(-(math.log(1 / 8) + math.log(3 / 8) + math.log(2 / 8)) / 3)
 
 
-# --- learning ---------------------------------------------------------------------------------------------------------------------
+# --- learning ---------------------------------------------------------------------------------------------------------
 
 QUICK = {"contract": CONTRACT, "preset": "nano", "context": 64, "batch_tokens": 256, "lr": 3e-3}
 
@@ -331,7 +333,7 @@ def test_dropout_is_of_training_alone() -> None:
     assert np.array_equal(with_.nll(documents[0]), with_.nll(documents[0]))
 
 
-# --- resumption -------------------------------------------------------------------------------------------------------------------
+# --- resumption -------------------------------------------------------------------------------------------------------
 
 
 class Interrupted(Exception):
@@ -411,7 +413,7 @@ def test_a_budget_of_minutes(tmp_path, monkeypatch) -> None:
     assert [row["step"] for row in resumed["curve"]] == [50, 100, 150, resumed["steps"]]
 
 
-# --- bad requests -----------------------------------------------------------------------------------------------------------------
+# --- bad requests -----------------------------------------------------------------------------------------------------
 
 
 def test_a_budget_of_tokens_is_that_of_as_many_steps() -> None:

@@ -1,4 +1,6 @@
-"""Declarations of metrics: each key that a function returns has one, each declared key is returned, and each is printed."""
+"""Declarations of metrics: each key that a function returns has one, each declared key is returned, and each is
+printed.
+"""
 
 import importlib
 import pkgutil

@@ -87,7 +87,7 @@ def refused(call, *words) -> str:
     return text
 
 
-# -------------------------------------------------------------------------------------------------- numbers that are none
+# ------------------------------------------------------------------------------------------------ numbers that are none
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -165,7 +165,7 @@ def test_pickled_values_that_are_not_numbers(tmp_path, kind):
     refused(lambda: load(path), path.name, name, "not numbers")
 
 
-# --------------------------------------------------------------------------------------------------- absurd configurations
+# ------------------------------------------------------------------------------------------------ absurd configurations
 
 ABSURD = {
     "encoder": {
@@ -405,7 +405,7 @@ def test_text_models_of_absurd_values(tmp_path):
     refused(lambda: from_causal(folder, CONTRACT), "model.norm.weight holds values that are not numbers")
 
 
-# ---------------------------------------------------------------------------------------------------------------- identity
+# ------------------------------------------------------------------------------------------------------------- identity
 
 
 def test_what_weights_do_not_show_is_part_of_the_identity(folders):
@@ -464,7 +464,7 @@ def test_published_configurations_hash_no_more_than_weights():
     }
 
 
-# -------------------------------------------------------------------------------------------------------- files of a model
+# ----------------------------------------------------------------------------------------------------- files of a model
 
 
 def test_every_file_that_is_read_is_listed(folders, tmp_path):
@@ -494,7 +494,7 @@ def test_a_folder_is_done_for_a_model_with_other_names_no_more(tmp_path):
     assert hash_model(path) != before
 
 
-# ------------------------------------------------------------------------------------------------------ speakers, devices
+# ---------------------------------------------------------------------------------------------------- speakers, devices
 
 
 @pytest.mark.parametrize("kind", ["ours", "hifigan"])
@@ -547,7 +547,7 @@ def test_devices_are_checked_wherever_one_is_named(folders):
                 call()
 
 
-# ------------------------------------------------------------------------------------------------------------------------ F0
+# ------------------------------------------------------------------------------------------------------------------- F0
 
 
 @pytest.mark.parametrize("rate", [50.0, 100.0, None])

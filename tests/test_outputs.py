@@ -1,4 +1,6 @@
-"""What commands leave behind: the same command again, other commands, full disks, several at once, killed ones, and hostile names."""
+"""What commands leave behind: the same command again, other commands, full disks, several at once, killed ones, and
+hostile names.
+"""
 
 import contextlib
 import fcntl
@@ -250,7 +252,7 @@ def test_files_of_long_ids():
     assert names[0].startswith("y" * 150)
 
 
-# ------------------------------------------------------------------------------------------------------ disks and others
+# ----------------------------------------------------------------------------------------------------- disks and others
 
 
 @contextlib.contextmanager

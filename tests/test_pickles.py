@@ -30,7 +30,9 @@ DTYPES = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool uin
 
 @pytest.fixture(autouse=True)
 def canary(tmp_path, monkeypatch):
-    """A file that hostile pickles try to make, by a command or by the import of `stranger`; no test may leave it or new modules behind."""
+    """A file that hostile pickles try to make, by a command or by the import of `stranger`; no test may leave it or new
+    modules behind.
+    """
     file = tmp_path / "canary"
     (tmp_path / "stranger.py").write_text(f"open({str(file)!r}, 'w')\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -498,14 +500,19 @@ def refuse_cuts(load, path):
 # ---- hostile files
 
 NAMES = """
-    posix.system os.system nt.system subprocess.Popen subprocess.check_output builtins.eval builtins.exec builtins.compile
+    posix.system os.system nt.system subprocess.Popen subprocess.check_output builtins.eval builtins.exec
+    builtins.compile
     builtins.getattr builtins.setattr builtins.__import__ builtins.open builtins.map builtins.print builtins.memoryview
     importlib.import_module runpy.run_path stranger.f torch.load torch.hub.load torch.jit.load torch.serialization.load
-    torch.storage._load_from_bytes torch.utils.cpp_extension.load torch._utils._rebuild_wrapper_subclass numpy.load numpy.memmap
-    numpy.fromfile numpy.testing._private.utils.runstring joblib.load pickle.loads _pickle.loads marshal.loads shutil.rmtree
+    torch.storage._load_from_bytes torch.utils.cpp_extension.load torch._utils._rebuild_wrapper_subclass numpy.load
+    numpy.memmap
+    numpy.fromfile numpy.testing._private.utils.runstring joblib.load pickle.loads _pickle.loads marshal.loads
+    shutil.rmtree
     functools.partial functools.reduce operator.attrgetter operator.methodcaller types.FunctionType types.CodeType
-    collections.namedtuple collections.OrderedDict.__init__ copyreg.add_extension copyreg.__newobj__ webbrowser.open socket.socket
-    codecs.encode _codecs.decode sys.exit logging.config.listen __main__.x textless.pickles.Name fairseqx.y pathlib.os.system
+    collections.namedtuple collections.OrderedDict.__init__ copyreg.add_extension copyreg.__newobj__ webbrowser.open
+    socket.socket
+    codecs.encode _codecs.decode sys.exit logging.config.listen __main__.x textless.pickles.Name fairseqx.y
+    pathlib.os.system
     pathlib.Path.touch argparse.sys.modules numpy.dtype.type numpy.ndarray.tofile
 """.split()  # noqa: SIM905
 

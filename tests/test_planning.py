@@ -15,7 +15,10 @@ from textless.units.encoders.hubert import PRESETS
 def planned(tmp_path, line):
     from textless.engine.yaml import load_pipeline
 
-    steps = "corpus: {manifest: a.wav}\n mfcc: {step: frames, audio: $corpus, encoder: mfcc}\n pitch: {step: f0, audio: $corpus}\n"
+    steps = (
+        "corpus: {manifest: a.wav}\n mfcc: {step: frames, audio: $corpus, encoder: mfcc}\n "
+        "pitch: {step: f0, audio: $corpus}\n"
+    )
     steps += " km: {step: kmeans, frames: $mfcc, n_units: 4}\n units: {step: assign, frames: $mfcc, codebook: $km}\n"
     steps += " hubert: {step: pretrain, audio: $corpus, labels: $units, preset: nano, steps: 5}\n"
     (tmp_path / "p.yaml").write_text(f"steps:\n {steps} x: {{{line}}}\n")

@@ -62,7 +62,10 @@ def test_span_mask():
 
 
 def test_the_number_of_spans_is_rounded_at_random():
-    """Of spans of one frame, as many frames as spans: 0.5 · 9 is four or five, each half of the time. The last frame begins none."""
+    """Of spans of one frame, as many frames as spans: 0.5 · 9 is four or five, each half of the time.
+
+    The last frame begins none.
+    """
     masks = span_mask(np.random.default_rng(0), [9] * 4000, prob=0.5, span=1)
     counts = masks.sum(1)
     assert set(counts) == {4, 5}
@@ -72,7 +75,9 @@ def test_the_number_of_spans_is_rounded_at_random():
 
 @pytest.mark.parametrize("config", [NANO, WAVE, replace(WAVE, pre_ln=True)], ids=["logmel", "conv", "pre_ln"])
 def test_losses_are_those_of_the_rows_by_hand(config, audio, tmp_path, monkeypatch):
-    """Crops of three lengths, padded together, against each of them alone without padding; masked frames count 1, others 0.3."""
+    """Crops of three lengths, padded together, against each of them alone without padding; masked frames count 1,
+    others 0.3.
+    """
     spans = [(0, 0, 49), (1, 3, 30), (2, 10, 12)]
     draw = np.random.default_rng(0)
     labels = [draw.integers(0, 5, n_frames(int(n))) for n in audio.lengths]
@@ -113,8 +118,8 @@ def test_losses_are_those_of_the_rows_by_hand(config, audio, tmp_path, monkeypat
 
 
 def test_a_step_is_that_of_adamw_written_out(audio, tmp_path):
-    """AdamW (0.9, 0.98), 1e-6, decay 0.01, of a gradient that is clipped at 5. Its rate rises for a twelfth of the steps to the peak, and
-    falls in a cosine to a twentieth of it."""
+    """AdamW (0.9, 0.98), 1e-6, decay 0.01, of a gradient that is clipped at 5. Its rate rises for a twelfth of the
+    steps to the peak, and falls in a cosine to a twentieth of it."""
     labels = [np.random.default_rng(i).integers(0, 50, n_frames(int(n))) for i, n in enumerate(audio.lengths)]
     arguments = {
         "n_classes": 50,
@@ -167,7 +172,9 @@ def test_dropout_is_that_of_the_call(audio, labels, tmp_path):
 
 @pytest.mark.parametrize("size", ["base", "large"])
 def test_losses_are_those_of_fairseq(size):
-    """Cosine logits over its K + 4 classes (the dictionary's specials come first), on the mask and the labels that it recorded."""
+    """Cosine logits over its K + 4 classes (the dictionary's specials come first), on the mask and the labels that it
+    recorded.
+    """
     expected = json.loads((GOLDEN / f"hubert_{size}.json").read_text())
     recorded = np.load(GOLDEN / f"hubert_{size}.npz")
     weights = load_torch(GOLDEN / f"hubert_{size}.pt")["model"]

@@ -101,7 +101,9 @@ def row(name, frames, speaker=None):
 
 
 def corpus():
-    """Two speakers of three files each, phones a and b between p and q in turn, units that tell all of them apart; and the alignments."""
+    """Two speakers of three files each, phones a and b between p and q in turn, units that tell all of them apart; and
+    the alignments.
+    """
     rows, alignments = [], {}
     for speaker in "st":
         for k in range(3):
@@ -169,7 +171,9 @@ def test_frames_are_measured_as_units_are():
 
 
 def test_figures_as_steps(tmp_path):
-    """The three steps on a minute of noise: figures in manifests, and files that cannot be read are failures of their own."""
+    """The three steps on a minute of noise: figures in manifests, and files that cannot be read are failures of their
+    own.
+    """
     rng = np.random.default_rng(0)
     (tmp_path / "audio.tsv").write_text(
         "id\tpath\tspeaker\n" + "".join(f"{s}{k}\t{s}{k}.wav\t{s}\n" for s in "st" for k in range(2))
@@ -209,7 +213,10 @@ def test_figures_as_steps(tmp_path):
     folder = store.folder(graph.steps["robust"])
     assert json.loads((folder / "robustness.json").read_text()) == metrics["robust"]
     alone = "abx: {frames: $mfcc}"
-    thin = "thin: {step: frames, audio: $corpus, encoder: mfcc, fraction: 0.5}\n  abx: {frames: $thin, alignments: $phones}"
+    thin = (
+        "thin: {step: frames, audio: $corpus, encoder: mfcc, fraction: 0.5}\n  abx: {frames: "
+        "$thin, alignments: $phones}"
+    )
     for bad, what in ((alone, "give alignments or items"), (thin, "only 0.5 of the frames")):
         text = (tmp_path / "p.yaml").read_text().split("  bare:")[0]
         (tmp_path / "bad.yaml").write_text(f"{text}  {bad}\n")
@@ -236,7 +243,8 @@ def test_intervals_are_over_files():
 
 
 def test_the_interval_of_pnmi_is_the_bootstrap_written_out():
-    """Two hundred draws of files; from the 2.5th to the 97.5th percentile, moved by the mean's distance from the whole."""
+    """Two hundred draws of files; from the 2.5th to the 97.5th percentile, moved by the mean's distance from the
+    whole."""
     rng = np.random.default_rng(5)
     files = []
     for k in range(12):

@@ -1,4 +1,7 @@
-"""Several processes on one pipeline: the first makes everything, the others join in where a step is collective. No torch here."""
+"""Several processes on one pipeline: the first makes everything, the others join in where a step is collective.
+
+No torch here.
+"""
 
 import os
 import subprocess

@@ -1,4 +1,5 @@
-"""What keys promise: what is not in a key changes no byte, and a corpus that grows or changes costs what is new in it."""
+"""What keys promise: what is not in a key changes no byte, and a corpus that grows or changes costs what is new in
+it."""
 
 from __future__ import annotations
 
@@ -158,7 +159,8 @@ def test_files_that_join_cost_their_shards(grown):
     folder, done = grown.run()
     shards = len(list((folder / "data").iterdir()))
     print(
-        f"{len(grown.names) - count} files and {count} more: {done['rows']} files in {done['shards']} of {shards} shards"
+        f"{len(grown.names) - count} files and {count} more: {done['rows']} files in "
+        f"{done['shards']} of {shards} shards"
     )
     assert done == grown.holding(new)
     assert done["shards"] <= count < shards

@@ -117,7 +117,9 @@ def content(address):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, model_set):
-    """A pipeline that is done, and its page: three clips, units of two kinds, two voices, two continuations of each, phones."""
+    """A pipeline that is done, and its page: three clips, units of two kinds, two voices, two continuations of each,
+    phones.
+    """
     root = tmp_path_factory.mktemp("report")
     for k in range(3):
         t = np.arange(16000 + 3200 * k) / 16000
@@ -538,7 +540,9 @@ DRIVER = shutil.which("chromedriver")
 
 
 class Browser:
-    """Chromium without a window, through chromedriver's protocol: JSON over HTTP, for which the standard library will do."""
+    """Chromium without a window, through chromedriver's protocol: JSON over HTTP, for which the standard library will
+    do.
+    """
 
     def __init__(self):
         with socket.socket() as s:
@@ -696,8 +700,10 @@ def test_in_a_browser_it_fits_the_screen(made, browser, tmp_path, width, scheme)
     assert (int(re.findall(r"\d+", paper)[0]) < 100) == (scheme == "dark")
     # Units are drawn: the canvas is as wide as its time, and has colours.
     drawn = browser.js(
-        "const c = document.querySelector('canvas.units'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
-        "return [c.width, new Set(Array.from({length: c.width}, (_, x) => d.slice(4 * (12 * c.width + x)).slice(0, 3).join())).size]"
+        "const c = document.querySelector('canvas.units'), d = "
+        "c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+        "return [c.width, new Set(Array.from({length: c.width}, (_, x) => d.slice(4 * (12 * c.width "
+        "+ x)).slice(0, 3).join())).size]"
     )
     assert drawn[0] > 100
     assert drawn[1] > 3

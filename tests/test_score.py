@@ -38,14 +38,16 @@ def units(*values: int, durations: bool = True) -> Units:
 
 
 def cycle_rows(n: int, seed: int = 0, name: str = "r") -> list[UnitRow]:
-    """0 1 2 … in a circle of 30 from a random place, for 3 to 6 seconds at two frames a unit: its direction is all there is to know."""
+    """0 1 2 … in a circle of 30 from a random place, for 3 to 6 seconds at two frames a unit: its direction is all
+    there is to know.
+    """
     rng = np.random.default_rng(seed)
     return [
         UnitRow(f"{name}{i}", units(*((rng.integers(30) + np.arange(rng.integers(75, 150))) % 30))) for i in range(n)
     ]
 
 
-# --- scores -----------------------------------------------------------------------------------------------------------------------
+# --- scores -----------------------------------------------------------------------------------------------------------
 
 
 def test_score() -> None:
@@ -76,7 +78,7 @@ def test_many_are_asked_together_where_the_model_can() -> None:
     assert lm.asked[-1] == 100
 
 
-# --- pairs ------------------------------------------------------------------------------------------------------------------------
+# --- pairs ------------------------------------------------------------------------------------------------------------
 
 
 def test_pairs_by_sum_and_by_unit() -> None:
@@ -147,7 +149,7 @@ def test_a_list_that_is_not_there(tmp_path) -> None:
         read_pairs(tmp_path / "gold.tsv", DUMP)
 
 
-# --- controls ---------------------------------------------------------------------------------------------------------------------
+# --- controls ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_model_of_the_data_prefers_the_real_ones() -> None:

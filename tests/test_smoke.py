@@ -13,8 +13,12 @@ from conftest import ROOT
 pytestmark = pytest.mark.slow
 
 
-# Checkpoints come at most every ten seconds; so that the short trainings of smoke.yaml have some, here they come with every row.
-COMMAND = "import textless.training.loop as t; t.CHECKPOINT_SECONDS = 0; t.CHECKPOINT_STEPS = 50; from textless.cli.app import main; main()"
+# Checkpoints come at most every ten seconds; so that the short trainings of smoke.yaml have some, here they come with
+# every row.
+COMMAND = (
+    "import textless.training.loop as t; t.CHECKPOINT_SECONDS = 0; t.CHECKPOINT_STEPS = 50; from "
+    "textless.cli.app import main; main()"
+)
 
 
 def smoke(store):

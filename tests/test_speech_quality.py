@@ -79,7 +79,10 @@ def test_warped_distance_equals_a_naive_one():
 
 
 def test_distortion_is_in_decibels(monkeypatch):
-    """Of a spectrum with a ripple of 1 dB: the root mean square of a cosine. Of one that is only louder, or ripples too fast: none."""
+    """Of a spectrum with a ripple of 1 dB: the root mean square of a cosine.
+
+    Of one that is only louder, or ripples too fast: none.
+    """
     fast = np.cos(np.pi * 14 * (np.arange(80) + 0.5) / 80)
     slow = np.cos(np.pi * 3 * (np.arange(80) + 0.5) / 80)
     decibel = math.log(10) / 20
@@ -203,7 +206,10 @@ def test_extras_that_are_not_installed(monkeypatch, sentence):
         compare(sentence, sentence)
     with pytest.raises(
         TextlessError,
-        match=r"pocketsphinx, which is not installed; in a clone of textless: pip install -c constraints.txt '\.\[eval\]'",
+        match=(
+            r"pocketsphinx, which is not installed; in a clone of textless: pip install -c "
+            r"constraints.txt '\.\[eval\]'"
+        ),
     ):
         compare(sentence, sentence, stoi=False, text="a")
 
@@ -409,7 +415,8 @@ def test_speech_quality_as_a_step(tmp_path, sentence):
         "  mfcc:   {step: frames, audio: $corpus, encoder: mfcc}\n"
         "  km:     {step: kmeans, frames: $mfcc, n_units: 8}\n"
         "  copy:   {step: copy_synthesis, audio: $corpus}\n"
-        "  worth:  {step: speech_quality, speech: $copy, reference: $corpus, encoder: mfcc, codebook: $km, text: $words}\n"
+        "  worth:  {step: speech_quality, speech: $copy, reference: $corpus, encoder: mfcc, "
+        "codebook: $km, text: $words}\n"
         "  bare:   {step: speech_quality, speech: $copy, reference: $corpus}\n"
     )
     store, graph = Store(tmp_path / "store"), load_pipeline(tmp_path / "p.yaml", STEPS)

@@ -100,7 +100,9 @@ def test_look_ahead_is_what_is_said(fields):
 
 
 def test_look_ahead_by_number():
-    """Nano: five convolutions of 7 frames and an iSTFT of 4; with F0 also four convolutions, or two frames of F0 and a spectrum."""
+    """Nano: five convolutions of 7 frames and an iSTFT of 4; with F0 also four convolutions, or two frames of F0 and a
+    spectrum.
+    """
     assert vocoder().look_ahead == pytest.approx(18 / 50)
     assert vocoder(f0=True).look_ahead == pytest.approx(30 / 50)
     assert vocoder(causal=True).look_ahead == pytest.approx(3 / 50)

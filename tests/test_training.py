@@ -1,4 +1,7 @@
-"""What every training does with checkpoints and devices. No GPU is needed: torch's answers are put in the place of one."""
+"""What every training does with checkpoints and devices.
+
+No GPU is needed: torch's answers are put in the place of one.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +87,10 @@ def test_what_fails_for_another_reason_is_not_called_damaged(checkpoint, monkeyp
 
 
 def test_a_checkpoint_of_another_training(checkpoint):
-    other = f"{checkpoint}: this checkpoint is of another model or training; use the options that it was written with, or remove it to "
+    other = (
+        f"{checkpoint}: this checkpoint is of another model or training; use the options that it "
+        f"was written with, or remove it to "
+    )
     for changes in ({"width": 4}, {"judges": nn.Linear(1, 1)}):
         with pytest.raises(TrainingError) as e:
             run(checkpoint, **changes)
@@ -97,7 +103,10 @@ def test_a_checkpoint_of_another_training(checkpoint):
 
 
 def test_a_checkpoint_of_a_gpu_is_loaded_without_it(tmp_path, monkeypatch):
-    """And of several processes none loads it to the first one's GPU. It is made here by saying of each tensor that it is on one."""
+    """And of several processes none loads it to the first one's GPU.
+
+    It is made here by saying of each tensor that it is on one.
+    """
     monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
     run(path := tmp_path / "checkpoint.pt", save=4)
     monkeypatch.undo()

@@ -63,7 +63,7 @@ def state() -> dict[str, torch.Tensor]:
     return load_torch(CHECKPOINT)["model"]
 
 
-# --- against fairseq --------------------------------------------------------------------------------------------------------------
+# --- against fairseq --------------------------------------------------------------------------------------------------
 
 
 def test_nll_is_that_of_fairseq(ulm: ULM, golden) -> None:
@@ -133,7 +133,7 @@ def test_logits_equal_xglm(change, settings: dict, theirs: dict) -> None:
         torch.testing.assert_close(ulm.log_probabilities(ulm(tokens)), wanted, atol=1e-4, rtol=1e-4)
 
 
-# --- the surface of UnitLM --------------------------------------------------------------------------------------------------------
+# --- the surface of UnitLM --------------------------------------------------------------------------------------------
 
 
 def logits_of(ulm: ULM, tokens: list[int]) -> torch.Tensor:
@@ -221,7 +221,7 @@ def test_contract() -> None:
         load_ulm(CHECKPOINT, DICTIONARY, contract.with_(n_units=49))
 
 
-# --- dictionaries -----------------------------------------------------------------------------------------------------------------
+# --- dictionaries -----------------------------------------------------------------------------------------------------
 
 
 def test_units_are_found_by_their_symbol(tmp_path, change, ulm: ULM) -> None:
@@ -314,7 +314,7 @@ def test_what_is_no_dictionary(tmp_path) -> None:
         assert "\n" not in str(caught.value)
 
 
-# --- checkpoints ------------------------------------------------------------------------------------------------------------------
+# --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
 def test_tied_and_untied_outputs(change, ulm: ULM) -> None:

@@ -1,4 +1,5 @@
-"""The unit vocoder: its arithmetic against naive oracles, and its promises about batches, durations, F0 and speakers."""
+"""The unit vocoder: its arithmetic against naive oracles, and its promises about batches, durations, F0 and
+speakers."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ def test_istft_inverts_stft(n_fft, hop):
 
 
 def test_istft_of_any_spectrum_is_torchs():
-    """Not only of consistent spectrograms: torch.istft with its centre cut gives the same samples away from the ends."""
+    """Not only of consistent spectrograms: torch.istft with its centre cut gives the same samples away from the
+    ends."""
     n_fft, hop, frames = 1280, 320, 12
     spectrum = torch.randn(1, frames, n_fft // 2 + 1, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
     ours = ISTFT(n_fft, hop)(spectrum, torch.ones(1, frames))[0]
@@ -400,5 +402,8 @@ def test_saved_and_loaded_it_sounds_the_same(tmp_path):
 
 
 def test_importing_the_package_does_not_import_torch():
-    code = "import sys, textless.vocoder; assert 'torch' not in sys.modules; textless.vocoder.Clip; assert 'torch' in sys.modules"
+    code = (
+        "import sys, textless.vocoder; assert 'torch' not in sys.modules; textless.vocoder.Clip; "
+        "assert 'torch' in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,6 @@
-"""Training of the unit vocoder: that it learns, what its losses are, and that a run that was interrupted ends in the same bytes."""
+"""Training of the unit vocoder: that it learns, what its losses are, and that a run that was interrupted ends in the
+same bytes.
+"""
 
 from __future__ import annotations
 
@@ -137,7 +139,8 @@ def test_losses_are_those_of_the_rows_by_hand(monkeypatch):
                 pitch.append(
                     -math.log(probability) + abs(octaves - math.log2(hz / 200)) if step else -math.log(1 - probability)
                 )
-    # Logarithms of float32 magnitudes near their floor of 1e-5, beside others up to 100, are off by some of their last bits.
+    # Logarithms of float32 magnitudes near their floor of 1e-5, beside others up to 100, are off by some of their
+    # last bits.
     assert found["mel"] == pytest.approx(np.mean(mel), rel=1e-4)
     assert found["duration"] == pytest.approx(np.mean(off), rel=1e-5)
     assert found["pitch"] == pytest.approx(np.mean(pitch), rel=1e-5)
@@ -153,8 +156,8 @@ def test_the_loss_is_the_sum_of_its_parts():
 
 
 def test_steps_are_those_of_adamw_written_out():
-    """Both optimisers: AdamW (0.8, 0.99), 1e-8, decay 0.01, of gradients that are clipped at 1. The rate rises for a twentieth of the
-    steps to the peak, and falls in a cosine to 0."""
+    """Both optimisers: AdamW (0.8, 0.99), 1e-8, decay 0.01, of gradients that are clipped at 1. The rate rises for a
+    twentieth of the steps to the peak, and falls in a cosine to 0."""
     with recorded() as records:
         train(clips_of(14, 30), steps=40, batch=1, crop_seconds=0.1, lr=2e-3, adversarial="small")
     assert len(records) == 2
@@ -278,7 +281,8 @@ def test_training_goes_on_from_a_vocoder():
 
 @pytest.mark.parametrize(("size", "lr"), [("small", 2e-3), ("large", 2e-4)])
 def test_discriminators_tell_speech_from_noise(size, lr):
-    """They, and nothing else, learn from their loss; the vocoder's losses fall when it makes what they take for speech."""
+    """They, and nothing else, learn from their loss; the vocoder's losses fall when it makes what they take for
+    speech."""
     torch.manual_seed(0)
     judges = Discriminators(size)
     time = torch.arange(4000) / 16000
@@ -323,7 +327,9 @@ def test_bf16_learns_the_same():
 
 
 def test_crops_keep_units_and_audio_aligned():
-    """Audio that says its own unit at each sample, so that a shift of one sample would show; short clips end in silence."""
+    """Audio that says its own unit at each sample, so that a shift of one sample would show; short clips end in
+    silence.
+    """
     contract = CONTRACT.with_(n_units=200)
     frames = [np.arange(30), np.arange(100, 108)]
     waves = [np.repeat(f / 128, 320).astype(np.float32) for f in frames]

@@ -115,7 +115,8 @@ def test_a_list_may_be_a_variable(load, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("5e-4", 0.0005), ("on", "on"), ("yes", "yes"), ("true", True), ("012", 12), ("0x10", "0x10"), ("1.", 1.0), ("-3", -3), ("~", None),
+    [("5e-4", 0.0005), ("on", "on"), ("yes", "yes"), ("true", True), ("012", 12), ("0x10", "0x10"), ("1.", 1.0),
+     ("-3", -3), ("~", None),
      ("", None), ("1_000", "1_000"), ("12:30", "12:30"), ("1e3", 1000.0), ("abc", "abc")],
 )  # fmt: skip
 def test_scalars_of_yaml_1_2(text, value):

@@ -1,4 +1,5 @@
-"""Make the speech of smoke.yaml again: espeak-ng (Debian's package) in four voices, about a minute and a half, as Ogg Opus at 16 kHz.
+"""Make the speech of smoke.yaml again: espeak-ng (Debian's package) in four voices, about a minute and a half, as Ogg
+Opus at 16 kHz.
 
 python pipelines/smoke/make.py
 """

@@ -1,4 +1,7 @@
-"""The public Python surface, called exactly as the documentation shows it. Other people's code stands on these lines."""
+"""The public Python surface, called exactly as the documentation shows it.
+
+Other people's code stands on these lines.
+"""
 
 import numpy as np
 import pytest
