@@ -309,3 +309,12 @@ def test_bad_input(tmp_path):
         load_codebook(tmp_path / "pickle.npy")
     with pytest.raises(ModelError, match="nowhere: no such file or folder, and no published codebook"):
         load_codebook(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("old", [b"}", b"False", b"'shape'"])
+def test_a_header_of_npy_that_is_no_python_is_named(tmp_path, old):
+    np.save(tmp_path / "c.npy", np.zeros((3, 2), np.float32))
+    data = (tmp_path / "c.npy").read_bytes()
+    (tmp_path / "c.npy").write_bytes(data.replace(old, b"(" * len(old), 1))
+    with pytest.raises(ModelError, match=r"c\.npy: not a \.npy of centroids"):
+        load_codebook(tmp_path / "c.npy")

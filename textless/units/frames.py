@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
@@ -131,7 +132,7 @@ def _numbers(shard: Path, seed: int) -> np.ndarray:
 def _open(shard: Path) -> np.ndarray:
     try:
         return np.load(shard / "frames.npy", mmap_mode="r")
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as e:  # the header is Python
         raise TrainingError(f"{shard / 'frames.npy'}: cannot be read ({e}); make the frames again") from None
 
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -184,7 +185,7 @@ def read_centroids(path: Path) -> Codebook:
     if path.suffix == ".npy":
         try:
             centroids = np.load(path, mmap_mode="r", allow_pickle=False)  # the header may claim any size
-        except (OSError, ValueError, EOFError, OverflowError) as e:
+        except (OSError, ValueError, EOFError, OverflowError, SyntaxError, TokenError) as e:  # the header is Python
             raise ModelError(f"{path}: not a .npy of centroids ({e})") from None
     else:
         content = plain(load_joblib(path))
