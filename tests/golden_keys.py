@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import get_args, get_type_hints
 from unittest.mock import patch
 
 from textless.engine.step import Keys, MapStep, Source, Step
@@ -35,11 +37,26 @@ def named_steps() -> Iterator[tuple[str, str, Step]]:
         Align(audio=corpus, text=Text(file="x")),
         Lda(frames=mfcc, codebook=KMeans(frames=mfcc, n_units=100)),
         Ladder(audio=corpus),
-        Alignments(file="x"),
-        Items(file="x"),
+        smallest(Alignments),
+        smallest(Items),
         FrameABX(frames=mfcc, items=Items(file="x")),
     ]
+    written = {step.type for step in others}
+    others += [smallest(cls) for kind, cls in STEPS.items() if kind not in seen | written]
     yield from (("-", step.type, step) for step in others if step.type not in seen)
+
+
+def smallest(cls: type[Step]) -> Step:
+    """A step with its required fields alone: text is "x", a number 1, a step the smallest one of its type."""
+    hints = get_type_hints(cls)
+
+    def value(hint: type) -> object:
+        hint = (get_args(hint) or (hint,))[0]  # of several types the first
+        if isinstance(hint, type) and issubclass(hint, Step):
+            return Frames(audio=Corpus(manifest="x"), encoder="mfcc") if hint is Step else smallest(hint)
+        return "x" if hint is str else 1
+
+    return cls(**{f.name: value(hints[f.name]) for f in fields(cls) if f.default is f.default_factory is MISSING})
 
 
 def table() -> str:

@@ -1,7 +1,8 @@
 """Steps: thin adapters from library functions to the engine, and the table of their names in pipelines.
 
 Nothing heavy is imported before a step runs, so that planning costs no more than reading the pipeline. A new step is a
-class in one of these files, a line of `STEPS`, and a section of docs/steps.md.
+class in one of these files, a line of `STEPS`, and a section of docs/steps.md; `python tests/golden_keys.py` then
+records its key.
 """
 
 from __future__ import annotations
