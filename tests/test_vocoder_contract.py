@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from test_contracts import implementations
 
 import textless.vocoder.load  # that every vocoder is a subclass by now
 from conftest import GOLDEN
@@ -37,7 +38,8 @@ def vocoder(request) -> BaseVocoder:
 
 
 def test_every_vocoder_is_here():
-    assert {type(make()) for make in VOCODERS.values()} == set(BaseVocoder.__subclasses__())
+    ours = {type(make()) for make in VOCODERS.values()}
+    assert ours == implementations(textless.vocoder, "resynth") == set(BaseVocoder.__subclasses__())
     assert textless.vocoder.load.FORMATS[-1].matches(GOLDEN, None)
 
 
@@ -64,6 +66,37 @@ def test_one_sequence_is_a_waveform_and_a_list_a_list(vocoder):
     np.testing.assert_array_equal(alone, audio)
 
 
+def test_rows_speakers_pieces_and_refusals(vocoder):
+    assert isinstance(vocoder, Vocoder)
+    contract = vocoder.contract
+    hop = vocoder.sample_rate / contract.frame_rate
+    rows = [Units(np.arange(5), np.array([1, 2, 3, 1, 4]), contract), Units(np.array([3, 3, 1]), None, contract)]
+    alone = [vocoder.resynth(row) for row in rows]
+    for row, wave in zip(rows, alone, strict=True):
+        assert (wave.shape, wave.dtype) == ((row.n_frames * hop,), np.float32)
+        assert 0 < np.abs(wave).max() <= 1
+        assert np.array_equal(vocoder.resynth(row), wave)
+    together = vocoder.resynth(rows)
+    assert isinstance(together, list)
+    for one, same in zip(alone, together, strict=True):
+        np.testing.assert_allclose(same, one, atol=1e-5)
+    np.testing.assert_allclose(vocoder.resynth(rows[0].frames()), alone[0], atol=1e-5)
+    np.testing.assert_allclose(vocoder.resynth([3, 3, 1]), alone[1], atol=1e-5)
+    for speaker in (*vocoder.speakers, 0, None):
+        assert vocoder.resynth(rows[0], speaker=speaker).shape == alone[0].shape
+    if isinstance(vocoder, StreamingVocoder):
+        pieces = [Units(np.array([u]), np.array([d]), contract) for u, d in zip(range(5), (1, 2, 3, 1, 4), strict=True)]
+        np.testing.assert_allclose(np.concatenate(list(vocoder.stream(pieces))), alone[0], atol=1e-5)
+    for wrong in (np.array([contract.n_units]), Units(np.arange(5), None, contract.with_(frame_rate=12.5))):
+        with pytest.raises(ContractError):
+            vocoder.resynth(wrong)
+    for options in ({"speaker": "nobody"}, {"durations": "none"}):
+        with pytest.raises(ModelError):
+            vocoder.resynth(rows[0], **options)
+    with pytest.raises(ModelError):
+        vocoder.resynth(np.array([], np.int64))
+
+
 def test_durations_given_are_frames(vocoder):
     units = Units(np.array([1, 0, 2]), np.array([3, 1, 2]), vocoder.contract)
     np.testing.assert_array_equal(vocoder.resynth(units), vocoder.resynth([1, 1, 1, 0, 2, 2]))
@@ -83,7 +116,7 @@ def test_requests_that_cannot_be_met(vocoder):
     for options, message in (
         ({"speaker": "nobody"}, "no speaker 'nobody'"),
         ({"style": "whisper"}, "no style 'whisper'; it has none"),
-        ({"durations": "long"}, '"given" or "predict"'),
+        ({"durations": "long"}, "durations is 'long'; known: given, predict"),
         ({"f0": np.ones(3)}, "F0"),
     ):
         with pytest.raises(ModelError, match=message):
