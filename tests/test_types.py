@@ -1,8 +1,11 @@
+import inspect
+import typing
 import warnings
 
 import numpy as np
 import pytest
 
+import textless
 from textless.errors import ContractError, ContractWarning, DumpError
 from textless.types import UnitContract, Units
 
@@ -105,3 +108,39 @@ def test_units_are_shown_in_short():
     units = Units(np.arange(10), np.arange(1, 11), CONTRACT)
     assert repr(units) == "Units(10 units, 1.10 s, K=10)"
     assert repr(Units.of([3, 3, 1])) == "Units(3 units, 3 frames, K=?)"
+
+
+def public():
+    """(name, function) of the package: its functions, and the methods and properties of its classes."""
+    for name in textless.__all__:
+        value = getattr(textless, name)
+        if inspect.isfunction(value):
+            yield name, value
+        elif inspect.isclass(value):
+            for method, member in vars(value).items():
+                function = member.fget if isinstance(member, property) else inspect.unwrap(getattr(value, method))
+                function = getattr(function, "__func__", function)
+                if inspect.isfunction(function) and (method == "__init__" or not method.startswith("_")):
+                    yield f"{name}.{method}", function
+
+
+def test_public_functions_say_their_types():
+    functions = dict(public())
+    assert {"load", "read_audio", "Model.encode", "Units.frames", "UnitContract.with_", "Corpus.load"} < set(functions)
+    for name, function in functions.items():
+        hints = typing.get_type_hints(function)
+        named = [p for p in inspect.signature(function).parameters if p not in ("self", "cls")]
+        assert {*named, "return"} <= set(hints), name
+        assert [hint for hint in hints.values() if hint is typing.Any or typing.Any in typing.get_args(hint)] == [], (
+            name
+        )
+
+
+def test_a_contract_with_other_values():
+    assert CONTRACT.with_(layer=7, n_units=None) == UnitContract.from_dict(
+        {**CONTRACT.to_dict(), "layer": 7, "n_units": None}
+    )
+    with pytest.raises(ContractError, match="unknown fields 'layers'"):
+        CONTRACT.with_(layers=7)
+    with pytest.raises(ContractError, match="layer must be a whole number from 1"):
+        CONTRACT.with_(layer=0)
