@@ -452,6 +452,11 @@ def test_another_rate_is_written(tmp_path):
         ("a.wav", np.zeros(0), 16_000, r"not \(0,\)"),
         ("a.opus", sweep(0.1), 22_050, "at 22050 Hz .*sample rates"),
         ("none/a.wav", sweep(0.1), 16_000, "check the folder"),
+        *(
+            (f"a.{kind}", sweep(0.1), rate, f"not {rate}")
+            for kind in ("wav", "flac", "ogg")
+            for rate in (-1, 0, 999, 2**40)
+        ),
         ("folder.wav", sweep(0.1), 16_000, "directory"),
     ],
 )

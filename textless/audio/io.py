@@ -204,6 +204,8 @@ def write_audio(path: str | Path, waveform: np.ndarray, *, sample_rate: int = SA
         raise AudioError(
             f"{path}: not written: a waveform is float in [-1, 1], not {waveform.dtype}; int16 is divided by 32768"
         )
+    if not RATES[0] <= sample_rate <= RATES[1]:  # at 0 Hz the Vorbis encoder crashes
+        raise AudioError(f"{path}: not written: a sample rate is {RATES[0]} to {RATES[1]} Hz, not {sample_rate}")
     waveform = waveform.astype(np.float32, copy=False)
     if np.isnan(waveform).any():
         raise AudioError(f"{path}: not written: sample {int(np.isnan(waveform).argmax())} of the waveform is NaN")
