@@ -104,6 +104,38 @@ def test_values_that_are_not_numbers(folders, kind, value, dtype):
     refused(lambda: LOAD[kind](folder), name, kind)
 
 
+@pytest.mark.parametrize("kind", LOAD)
+def test_values_that_are_not_numbers_in_float32(folders, kind):
+    """float64 holds them, and they become infinite when the model is made."""
+    folder = folders[kind]
+    tensors = {name: t.astype(np.float64) for name, t in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors")
+    LOAD[kind](folder)
+    name = sorted(tensors)[0]
+    tensors[name].flat[-1] = -1e39
+    save_file(tensors, folder / "model.safetensors")
+    refused(lambda: LOAD[kind](folder), name, kind)
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.int8, np.int64])
+@pytest.mark.parametrize("kind", LOAD)
+def test_weights_that_are_integers(folders, kind, dtype):
+    folder = folders[kind]
+    tensors = load_file(folder / "model.safetensors")
+    name = sorted(tensors)[0]
+    tensors[name] = tensors[name].astype(dtype)
+    save_file(tensors, folder / "model.safetensors")
+    refused(lambda: LOAD[kind](folder), name, np.dtype(dtype).name)
+
+
+@pytest.mark.parametrize("kind", [[], {}, None, 5])
+def test_kinds_of_another_type(folders, kind):
+    for name, folder in folders.items():
+        if name in LOAD:
+            edit(folder, kind=kind)
+            refused(lambda name=name, folder=folder: LOAD[name](folder), folder)
+
+
 @pytest.mark.parametrize("suffix", [".npy", ".bin"])
 def test_centroids_that_are_not_numbers(tmp_path, suffix):
     def write(centroids):

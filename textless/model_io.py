@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG, TENSORS = "config.json", "model.safetensors"
+LARGEST = 3.4028234663852886e38  # of float32
 LARGEST_JSON = 1 << 24  # bytes; the index of a model in a thousand files has a tenth of it
 # What loaders read: in a folder, files with these suffixes; next to a model file, files of these names. See
 # `model_files`.
@@ -57,6 +57,10 @@ def load_model(folder: Path | str, *, kind: str) -> tuple[dict[str, Any], dict[s
     except (KeyError, TypeError) as e:  # numpy lacks the type
         raise ModelError(f"{file}: holds tensors of type {e}; weights are kept in float32 or float16") from None
     for name, tensor in tensors.items():
+        if tensor.dtype.kind != "f":
+            raise ModelError(
+                f"{file}: {name} holds {tensor.dtype} where weights are floating point; copy the model again"
+            )
         check_finite(file, name, tensor)
     return config, tensors
 
@@ -148,7 +152,7 @@ def finite(place: Path | str, get: Callable[[str], Tensor]) -> Callable[[str], T
 
 
 def check_finite(place: Path | str, name: str, tensor: np.ndarray | Tensor) -> None:
-    """Raise ModelError when a tensor of a file holds NaN or an infinity.
+    """Raise ModelError when a tensor of a file holds NaN, an infinity, or what is one in float32.
 
     The minimum and maximum show both, since NaN propagates, and need no memory.
     """
@@ -160,7 +164,7 @@ def check_finite(place: Path | str, name: str, tensor: np.ndarray | Tensor) -> N
             low, high = float(tensor.min()), float(tensor.max())
     elif tensor.is_floating_point() and tensor.numel():
         low, high = (float(x) for x in (tensor.detach() if tensor.itemsize > 1 else tensor.detach().float()).aminmax())
-    if not (math.isfinite(low) and math.isfinite(high)):
+    if not -LARGEST <= low <= high <= LARGEST:
         raise ModelError(
             f"{place}: {name} holds values that are not numbers (NaN or infinite); train it again, or copy it again"
         )
