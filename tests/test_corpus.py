@@ -338,6 +338,44 @@ def test_malformed_manifests(tmp_path):
     assert f"{path}: not a parquet file" in error(write(path, "id,path\na,a.wav\n"))
 
 
+@pytest.mark.parametrize(
+    ("record", "name"),
+    [
+        ({"id": {"x": 1}}, "id"),
+        ({"id": True}, "id"),
+        ({"speaker": ["ann"]}, "speaker"),
+        ({"split": 1.5}, "split"),
+        ({"samples": True}, "samples"),
+        ({"offset": False}, "offset"),
+        ({"duration": True}, "duration"),
+    ],
+)
+def test_values_of_manifests_of_another_type(tmp_path, record, name):
+    path = write(tmp_path / "m.jsonl", json.dumps({"path": "a.wav", **record}) + "\n")
+    assert f"{path}:1: " in error(path)
+    assert name in error(path)
+
+
+def test_numbers_as_names_of_speakers(tmp_path):
+    """pandas reads a column of numbers in which one is missing as floats."""
+    path = tmp_path / "m.parquet"
+    columns = {"path": ["a.wav", "b.wav", "c.wav"], "speaker": [1088.0, None, 19.0]}
+    pq.write_table(pa.table(columns), path)
+    assert [row.speaker for row in Corpus.load(path)] == ["1088", None, "19"]
+
+
+def test_a_column_that_is_there_twice(tmp_path):
+    path = write(tmp_path / "m.csv", "path,speaker,path\na.wav,ann,b.wav\n")
+    assert f"{path}:1: has the column 'path' twice" in error(path)
+
+
+@pytest.mark.parametrize("times", ["1\t0.5", "-1\t0.5", "-2\t-1"])
+def test_phones_that_end_before_they_begin(tmp_path, times):
+    path = write(tmp_path / "phones.tsv", f"id\tstart\tend\tphone\na\t0\t0\tp\na\t{times}\tq\n")
+    with pytest.raises(CorpusError, match="line 3: start and end must be seconds from 0 on, the start first"):
+        read_alignments(path)
+
+
 # ---- splits
 
 

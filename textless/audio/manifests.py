@@ -95,6 +95,9 @@ def read_table(source: str, errors: str = UNDECODED) -> Records:
     form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if source.lower().endswith(".tsv") else {}
     reader = csv.DictReader(_lines(source, errors), **form)
     try:
+        names = reader.fieldnames or []
+        if twice := sorted({name for name in names if names.count(name) > 1 and name in COLUMNS}):
+            raise CorpusError(f"{source}:1: has the column {twice[0]!r} twice; drop one of them")
         rows: list[tuple[int, Any]] = [(reader.line_num, row) for row in reader]
     except csv.Error as e:
         raise CorpusError(f"{source}:{reader.line_num + 1}: cannot be read ({e}); correct the line") from None
@@ -157,6 +160,8 @@ def _draft(record: Any, folder: str, place: str) -> Draft:
     except ValueError:
         raise CorpusError(f"{place}: no file can have the path {path!r}; correct the line") from None
     try:
+        if any(isinstance(known.get(name), bool) for name in ("offset", "samples", "duration")):
+            raise ValueError
         if "offset" in known:
             if not str(known["offset"]).isdecimal():  # 12.0 may well be seconds
                 raise ValueError
@@ -170,7 +175,14 @@ def _draft(record: Any, folder: str, place: str) -> Draft:
         raise CorpusError(
             f"{place}: offset and samples are whole numbers of samples at 16 kHz, duration is in seconds"
         ) from None
-    fields |= {name: str(known[name]) for name in ("id", "speaker", "split") if name in known}
+    for name in ("id", "speaker", "split"):
+        if name in known:
+            value = known[name]
+            if isinstance(value, float) and value.is_integer():
+                value = int(value)  # a column of numbers with a gap is of floats in pandas
+            if not isinstance(value, str | int) or isinstance(value, bool):
+                raise CorpusError(f"{place}: {name} must be text, not {str(value)[:40]!r} ({type(value).__name__})")
+            fields[name] = str(value)
     if wrong := [
         name for name in ("id", "speaker", "split") if (value := fields.get(name)) and encodable(value) != value
     ]:

@@ -29,10 +29,14 @@ def read_alignments(path: Path | str) -> dict[str, Alignment]:
                 )
             for row in rows:
                 try:
-                    out[plain(row["id"])].append((seconds(row["start"]), seconds(row["end"]), row["phone"]))
+                    start, end = seconds(row["start"]), seconds(row["end"])
+                    if not 0 <= start <= end:
+                        raise ValueError
+                    out[plain(row["id"])].append((start, end, row["phone"]))
                 except (AttributeError, TypeError, ValueError):  # AttributeError: a line without an id
                     raise CorpusError(
-                        f"{path}, line {rows.line_num}: start and end must be numbers of seconds; correct the line"
+                        f"{path}, line {rows.line_num}: start and end must be seconds from 0 on, the start first; "
+                        "correct the line"
                     ) from None
     except (OSError, UnicodeDecodeError, csv.Error) as e:
         raise CorpusError(f"{path}: cannot be read as an alignment ({e})") from None
