@@ -189,3 +189,21 @@ def test_choices_of_steps_are_those_of_the_library():
 
     assert set(FrontEnd.__metadata__[0].known) == set(SIGNAL)
     assert vocoder.SAMPLE_RATE == SAMPLE_RATE
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("step: train_lm, units: $corpus, steps: 1", "train_lm.units must be units, not a step corpus"),
+        ("step: train_lm, units: $units, dev: $mfcc, steps: 1", "train_lm.dev must be units, not a step frames"),
+        ("step: pretrain, audio: $corpus, labels: $km, steps: 1", "pretrain.labels must be units, not a step kmeans"),
+        ("step: assign, frames: $mfcc, codebook: $units", "assign.codebook must be codebook, not a step assign"),
+        ("step: frames, audio: $corpus, encoder: $km, layer: 1", "frames.encoder must be encoder, not a step kmeans"),
+        ("step: resynth, units: $units, vocoder: $hubert", "resynth.vocoder must be vocoder, not a step pretrain"),
+        ("step: difference, a: $corpus, b: $units", "difference.a must be metrics, not a step corpus"),
+    ],
+)
+def test_planning_refuses_steps_of_another_kind(tmp_path, line, said):
+    with pytest.raises(PipelineError, match=r"p\.yaml:\d+: ") as caught:
+        planned(tmp_path, line)
+    assert said in str(caught.value)

@@ -30,6 +30,11 @@ def path(default: Any = MISSING) -> Any:
     return field(default=default, metadata={"runtime": True, "path": True})
 
 
+def takes(kind: str, default: Any = MISSING) -> Any:
+    """An input of one kind; see `Step.gives`."""
+    return field(default=default, metadata={"takes": kind})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """A stage and everything that its result depends on.
@@ -57,10 +62,21 @@ class Step:
     version: ClassVar[int] = 1
     # Whether several processes run it together, as a training does (engine.collective); others run in the first.
     collective: ClassVar[bool] = False
+    # The kinds of input that it can be, such as "units". Empty: not known until a step reads it.
+    gives: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         check_fields(self, StepValueError, f"{self.type}.")
+        for f in fields(self):
+            if "takes" in f.metadata:
+                self.must_give(f.name, f.metadata["takes"])
         self.check()
+
+    def must_give(self, field: str, kind: str) -> None:
+        """Raise StepTypeError for an input that is of another kind."""
+        value = getattr(self, field)
+        if isinstance(value, Step) and value.gives and kind not in value.gives:
+            raise StepTypeError(f"{self.type}.{field} must be {kind}, not a step {value.type}")
 
     def check(self) -> None:
         """Raise TextlessError for fields that do not go together. The range of each is in its annotation (`checks`)."""

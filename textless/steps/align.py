@@ -27,6 +27,7 @@ class Align(AudioMap):
     """Start and end of each phone of the words in `text`, in `phones.tsv`; no training step takes it."""
 
     type = "align"
+    gives = ("alignments",)
     rows_from = ("audio", "text")
     audio: Corpus
     text: Text

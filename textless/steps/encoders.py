@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from textless.checks import Count, OneOf, Positive, Seed
-from textless.engine.step import Step
+from textless.engine.step import Step, takes
 from textless.errors import TrainingError
 from textless.steps.common import board, packed, place, progress
 from textless.steps.sources import Corpus
@@ -26,6 +26,7 @@ class Ladder(Step):
     """The ladder, fitted on a random part of a corpus: an encoder without a network; a HuBERT can use its VTLN."""
 
     type = "ladder"
+    gives = ("encoder",)
     audio: Corpus
     hours: Positive = 1.5
     n_clusters: Count = 500
@@ -61,9 +62,10 @@ class Lda(Step):
     """
 
     type = "lda"
+    gives = ("encoder",)
     version = 2
     frames: Frames
-    codebook: Step | None = None
+    codebook: Step | None = takes("codebook", None)
     labelled: Frames | None = None
     method: Annotated[str, OneOf("lda", "pca")] = "lda"
     dim: Count = 40
@@ -105,10 +107,11 @@ class Pretrain(PretrainConfig, Step):
     """A HuBERT from audio and labels. Weights are rounded to half precision: what ships is what the later steps saw."""
 
     type = "pretrain"
+    gives = ("encoder",)
     version = 2
     collective = True
     audio: Corpus
-    labels: Step
+    labels: Step = takes("units")
     voice: Ladder | None = None
     start: Pretrain | None = None
 

@@ -19,7 +19,7 @@ from textless.checks import (
     Share,
     Temperature,
 )
-from textless.engine.step import HashFile, MapStep, Step
+from textless.engine.step import HashFile, MapStep, Step, takes
 from textless.steps.common import board, finish_units, place, progress, units_identity
 from textless.training.configs import LMTrainConfig
 
@@ -32,10 +32,11 @@ class TrainLM(LMTrainConfig, Step):
     """A unit language model; `dev` units are only measured on."""
 
     type = "train_lm"
+    gives = ("lm",)
     collective = True
-    units: Step
-    dev: Step | None = None
-    start: Step | None = None
+    units: Step = takes("units")
+    dev: Step | None = takes("units", None)
+    start: Step | None = takes("lm", None)
 
     def run(self, job: Job) -> None:
         from textless.lm import from_causal, train_lm
@@ -70,10 +71,11 @@ class Continue(MapStep):
     """Prompts and their continuations by the language model, as a unit dump."""
 
     type = "continue"
+    gives = ("units",)
     version = 2
     rows_from = ("prompts",)
-    lm: Step
-    prompts: Step
+    lm: Step = takes("lm")
+    prompts: Step = takes("units")
     seconds: Length = 3.0
     prompt_seconds: PromptLength | None = None
     samples: Samples = 1
@@ -146,10 +148,11 @@ class Score(Step):
     """
 
     type = "score"
+    gives = ("metrics",)
     version = 2
-    lm: Step
-    units: Step
-    train: Step | None = None
+    lm: Step = takes("lm")
+    units: Step = takes("units")
+    train: Step | None = takes("units", None)
     seed: Seed = 0
 
     def run(self, job: Job) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from textless.checks import Count, Device, NotNegative, OneOf, Precision, Seed, runtime
-from textless.engine.step import HashFile, MapStep, Step
+from textless.engine.step import HashFile, MapStep, Step, takes
 from textless.errors import TrainingError
 from textless.steps.align import Align, read_phones
 from textless.steps.common import AudioMap, Failures, collect
@@ -44,8 +44,9 @@ class UnitQuality(Step):
     """PNMI, purities, discrete ABX and bit rates of units, in `quality.json`."""
 
     type = "quality"
+    gives = ("metrics",)
     version = 3
-    units: Step
+    units: Step = takes("units")
     alignments: Alignments | Align | None = None
     items: Items | None = None
     seed: Seed = 0
@@ -63,6 +64,7 @@ class FrameABX(Step):
     """ABX of frames that are on disk, in `abx.json`."""
 
     type = "abx"
+    gives = ("metrics",)
     version = 2
     frames: Frames
     alignments: Alignments | Align | None = None
@@ -103,10 +105,11 @@ class Robustness(AudioMap):
     """Unit edit distances of audio to perturbations of it (speed, stretch, pitch, noise), in `robustness.json`."""
 
     type = "robustness"
+    gives = ("metrics",)
     version = 2
     audio: Corpus
-    encoder: str | Step
-    codebook: Step
+    encoder: str | Step = takes("encoder")
+    codebook: Step = takes("codebook")
     layer: Count | None = None
     window: NotNegative | None = None
     precision: Precision = "fp32"
@@ -150,6 +153,7 @@ class CopySynthesis(AudioMap):
     """Griffin-Lim from the mel spectrogram of the audio itself, as `ID.wav`: a baseline for vocoders."""
 
     type = "copy_synthesis"
+    gives = ("speech",)
     audio: Corpus
     seed: Seed = 0
 
@@ -174,11 +178,12 @@ class SpeechQuality(MapStep):
     """Synthetic speech against the original: each sentence in `data/N.jsonl`, and over all in `speech_quality.json`."""
 
     type = "speech_quality"
+    gives = ("metrics",)
     rows_from = ("speech", "reference")
-    speech: Step
+    speech: Step = takes("speech")
     reference: Corpus
-    encoder: str | Step | None = None
-    codebook: Step | None = None
+    encoder: str | Step | None = takes("encoder", None)
+    codebook: Step | None = takes("codebook", None)
     layer: Count | None = None
     window: NotNegative | None = None
     precision: Precision = "fp32"
@@ -239,10 +244,15 @@ class Difference(Step):
     """Metrics of `a` minus those of `b` over the same files, in `difference.json`: units against phones, or speech."""
 
     type = "difference"
+    gives = ("metrics",)
     a: Step
     b: Step
     alignments: Alignments | Align | None = None
     seed: Seed = 0
+
+    def check(self) -> None:
+        for field in ("a", "b"):
+            self.must_give(field, "units" if self.alignments else "metrics")
 
     def compared(self) -> tuple[Step, ...]:
         return () if self.alignments else (self.a, self.b)

@@ -35,6 +35,7 @@ class Corpus(Source):
     """
 
     type = "corpus"
+    gives = ("audio",)
     manifest: str | list = path()
     splits: str | None = path(None)
     split: str | list | None = None
@@ -58,6 +59,7 @@ class Alignments(Source):
     """A tsv with id, start, end and phone, for metrics; no training step takes it."""
 
     type = "alignments"
+    gives = ("alignments",)
     file: str = path()
 
     def content(self, hash_file: HashFile) -> str:
@@ -69,6 +71,7 @@ class Items(Source):
     """An item file of ZeroSpeech, for ABX."""
 
     type = "items"
+    gives = ("items",)
     file: str = path()
 
     def content(self, hash_file: HashFile) -> str:
@@ -80,6 +83,7 @@ class Text(Source):
     """Transcripts, lines of id, tab, words, for metrics; no training step takes them."""
 
     type = "text"
+    gives = ("text",)
     file: str = path()
 
     def content(self, hash_file: HashFile) -> str:
@@ -95,6 +99,7 @@ class Model(Source):
     """
 
     type = "model"
+    gives = ("encoder", "codebook", "lm", "vocoder")
     name: str | None = None
     file: str | None = path(None)
 

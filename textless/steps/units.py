@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from textless.checks import Between, Count, Device, NotNegative, OneOf, Positive, Precision, Seed, Share, check, runtime
-from textless.engine.step import Step
+from textless.engine.step import Step, takes
 from textless.errors import ModelError, TrainingError
 from textless.steps.common import AudioMap, Failures, collect, finish_units, place
 from textless.steps.sources import Corpus
@@ -67,9 +67,10 @@ class Frames(AudioMap):
     """
 
     type = "frames"
+    gives = ("frames",)
     version = 2
     audio: Corpus
-    encoder: str | Step
+    encoder: str | Step = takes("encoder")
     layer: Count | None = None
     window: NotNegative | None = None
     precision: Precision = "fp32"
@@ -123,6 +124,7 @@ class KMeans(Step):
     """A codebook from frames, or from a random sample of them that fits into memory."""
 
     type = "kmeans"
+    gives = ("codebook",)
     version = 2
     frames: Frames
     n_units: Annotated[int, Between(1, 2**24)]
@@ -166,10 +168,11 @@ class Encode(AudioMap):
     """Audio to a unit dump, without frames on disk. `layer` and `window` default to the codebook's."""
 
     type = "encode"
+    gives = ("units",)
     version = 2
     audio: Corpus
-    encoder: str | Step
-    codebook: Step
+    encoder: str | Step = takes("encoder")
+    codebook: Step = takes("codebook")
     layer: Count | None = None
     window: NotNegative | None = None
     precision: Precision = "fp32"
@@ -197,8 +200,9 @@ class Assign(Step):
     """Frames on disk to a unit dump."""
 
     type = "assign"
+    gives = ("units",)
     frames: Frames
-    codebook: Step
+    codebook: Step = takes("codebook")
 
     def check(self) -> None:
         if isinstance(self.frames, Frames) and self.frames.fraction < 1:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from textless.checks import Between, Device, OneOf, runtime
-from textless.engine.step import HashFile, MapStep, Step
+from textless.engine.step import HashFile, MapStep, Step, takes
 from textless.errors import ModelError, TrainingError
 from textless.steps.common import AudioMap, Failures, board, collect, packed, place, progress, units_identity
 from textless.steps.sources import Corpus
@@ -34,6 +34,7 @@ class F0(AudioMap):
     """Fundamental frequency in Hz, 0 where unvoiced, as frames of one value."""
 
     type = "f0"
+    gives = ("f0",)
     audio: Corpus
     frame_rate: Annotated[float, Between(1, SAMPLE_RATE)] = 50.0
     device: Device = runtime("cpu")
@@ -89,12 +90,13 @@ class TrainVocoder(VocoderTrainConfig, Step):
     """A vocoder from units and their audio."""
 
     type = "train_vocoder"
+    gives = ("vocoder",)
     version = 2
     collective = True
     audio: Corpus
-    units: Step
+    units: Step = takes("units")
     f0: F0 | None = None
-    start: Step | None = None
+    start: Step | None = takes("vocoder", None)
 
     def run(self, job: Job) -> None:
         from textless.model_io import round_half
@@ -157,9 +159,10 @@ class Resynth(MapStep):
     """Units to speech: `ID.wav` for each row."""
 
     type = "resynth"
+    gives = ("speech",)
     rows_from = ("units", "f0")
-    units: Step
-    vocoder: Step
+    units: Step = takes("units")
+    vocoder: Step = takes("vocoder")
     f0: F0 | None = None
     speaker: str | int | None = None
     durations: Annotated[str, OneOf("given", "predict")] = "given"
@@ -212,10 +215,10 @@ class Bundle(Step):
     """Encoder, codebook, language model and vocoder in one folder of half precision, as `textless.load` takes it."""
 
     type = "bundle"
-    encoder: Step
-    codebook: Step
-    lm: Step
-    vocoder: Step
+    encoder: Step = takes("encoder")
+    codebook: Step = takes("codebook")
+    lm: Step = takes("lm")
+    vocoder: Step = takes("vocoder")
 
     def run(self, job: Job) -> None:
         from textless.model import bundle
