@@ -633,6 +633,14 @@ def test_unknown_origin_warns_and_can_be_declared(textless_command, model_set, t
     assert (code, err) == (0, "")
 
 
+def test_a_declaration_against_what_the_units_say(textless_command, tmp_path):
+    (tmp_path / "c.json").write_text('{"n_units": 30}')
+    text = '{"textless": "units", "version": 1, "contract": {"n_units": 20}}\n{"id": "x", "units": [1, 2]}'
+    code, _, err = textless_command("score", "-", "--contract", tmp_path / "c.json", stdin=text)
+    assert code == 2
+    assert "x: n_units is 20 in these units but 30 in --contract" in one_line(err)[0]
+
+
 def test_units_beyond_the_codebook(textless_command):
     text = '{"textless": "units", "version": 1, "contract": {"n_units": 30}}\n{"id": "x", "units": [25]}'
     code, _, err = textless_command("continue", "-", "-o", "-", stdin=text)

@@ -275,6 +275,8 @@ def test_f0_that_cannot_be_followed():
         model.resynth(units, f0=np.ones(4))
     with pytest.raises(ModelError, match="Hz"):
         model.resynth(units, f0=np.full(5, np.nan))
+    with pytest.raises(ModelError, match="Hz, up to 8000"):
+        model.resynth(units, f0=np.full(5, 8001.0))
     with pytest.raises(ModelError, match="without F0"):
         vocoder().resynth(units, f0=np.full(5, 100.0))
 

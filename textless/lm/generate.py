@@ -92,7 +92,8 @@ class Sampling:
             top = np.full_like(logits, -np.inf)
             top[best] = logits[best]
             logits = top
-        p = np.exp((logits - logits.max()) / self.temperature)
+        with np.errstate(over="ignore"):  # at the smallest temperatures all but the likeliest are at -inf
+            p = np.exp((logits - logits.max()) / self.temperature)
         if self.top_p is not None and self.top_p < 1:
             order = np.argsort(-p, kind="stable")
             before = np.cumsum(p[order])[:-1]  # the likeliest is always left

@@ -313,8 +313,9 @@ class UnitVocoder(BaseVocoder):
                 f"F0 has {lengths} frames, but the units {expected} ({rate:.4g} a second to {self.frame_rate:g}); "
                 "one value a frame is needed"
             )
-        if not all(np.isfinite(row).all() and (row >= 0).all() for row in rows):
-            raise ModelError("F0 must be in Hz, and 0 where unvoiced")
+        highest = self.sample_rate / 2
+        if not all(((row >= 0) & (row <= highest)).all() for row in rows):
+            raise ModelError(f"F0 must be in Hz, up to {highest:g}, and 0 where unvoiced")
         return [quantise_f0(torch.from_numpy(row)).numpy() for row in rows]
 
     @torch.inference_mode()
