@@ -131,9 +131,7 @@ def test_public_functions_say_their_types():
         hints = typing.get_type_hints(function)
         named = [p for p in inspect.signature(function).parameters if p not in ("self", "cls")]
         assert {*named, "return"} <= set(hints), name
-        assert [hint for hint in hints.values() if hint is typing.Any or typing.Any in typing.get_args(hint)] == [], (
-            name
-        )
+        assert [parameter for parameter, hint in hints.items() if "typing.Any" in str(hint)] == [], name
 
 
 def test_a_contract_with_other_values():

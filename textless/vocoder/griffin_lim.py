@@ -37,10 +37,10 @@ def mel_to_magnitudes(mel: Tensor, *, sample_rate: int) -> Tensor:
     Shape: (80, frames) float32, not logarithmic → (513, frames).
     """
     filters = slaney_filters(WINDOW, BANDS, sample_rate)
-    overlap, wanted = filters @ filters.T, filters @ mel
+    overlap, target = filters @ filters.T, filters @ mel
     magnitudes = (torch.linalg.pinv(filters.T) @ mel).clamp(min=1e-8)
     for _ in range(INVERSION):
-        magnitudes = magnitudes * wanted / (overlap @ magnitudes).clamp(min=1e-12)
+        magnitudes = magnitudes * target / (overlap @ magnitudes).clamp(min=1e-12)
     return magnitudes
 
 
