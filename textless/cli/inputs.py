@@ -116,7 +116,8 @@ def _declare(row: UnitRow, declared: dict[str, Any]) -> UnitRow:
     """Fill in the fields that the row's contract leaves unknown. Raises ContractError where one is known to differ."""
     if name := row.units.contract.conflict(UnitContract.from_dict(declared)):
         raise ContractError(
-            f"{row.id}: {name} is {getattr(row.units.contract, name)} in these units but {declared[name]} in --contract; "
+            f"{row.id}: {name} is {getattr(row.units.contract, name)} in these units "
+            f"but {declared[name]} in --contract; "
             "declare only what they leave unknown"
         )
     known = {k: v for k, v in row.units.contract.to_dict().items() if v is not None}
