@@ -376,6 +376,15 @@ def test_phones_that_end_before_they_begin(tmp_path, times):
         read_alignments(path)
 
 
+def test_a_pipe_or_a_device_has_no_hash(tmp_path):
+    """Reading one would never end."""
+    os.mkfifo(tmp_path / "pipe.wav")
+    os.symlink("/dev/zero", tmp_path / "zero.wav")
+    for name in ("pipe.wav", "zero.wav"):
+        with pytest.raises(AudioError, match=f"{name}: cannot be read .is not a file but a pipe or a device"):
+            sha256_file(tmp_path / name)
+
+
 # ---- splits
 
 

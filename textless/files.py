@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +44,9 @@ def sync(path: Path) -> None:
 
 
 def sha256_of(path: str | Path) -> str:
-    """sha256 of a file's bytes, in hex. Raises OSError when it cannot be read."""
+    """sha256 of a file's bytes, in hex. Raises OSError when it cannot be read, or may have no end."""
+    kind = os.stat(path).st_mode
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+        raise OSError(errno.EINVAL, "is not a file but a pipe or a device", os.fspath(path))
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
