@@ -7,7 +7,7 @@ import math
 import pytest
 
 from textless.checks import OneOf
-from textless.errors import PipelineError, StepValueError
+from textless.errors import PipelineError, StepTypeError, StepValueError
 from textless.steps import STEPS
 from textless.units.encoders.hubert import PRESETS
 
@@ -207,3 +207,21 @@ def test_planning_refuses_steps_of_another_kind(tmp_path, line, said):
     with pytest.raises(PipelineError, match=r"p\.yaml:\d+: ") as caught:
         planned(tmp_path, line)
     assert said in str(caught.value)
+
+
+def test_inputs_of_steps_built_in_python_are_checked():
+    audio = STEPS["corpus"](manifest="a.wav")
+    frames = STEPS["frames"](audio=audio, encoder="mfcc")
+    codebook = STEPS["kmeans"](frames=frames, n_units=4)
+    for kind, fields, said in (
+        ("frames", {"audio": "a.wav", "encoder": "mfcc"}, "frames.audio must be corpus, not 'a.wav'"),
+        ("frames", {"audio": codebook, "encoder": "mfcc"}, "frames.audio must be corpus, not a step kmeans"),
+        ("frames", {"audio": audio, "encoder": 5}, "frames.encoder must be a text or a step, not 5"),
+        ("assign", {"frames": codebook, "codebook": codebook}, "assign.frames must be frames, not a step kmeans"),
+        ("assign", {"frames": frames, "codebook": "km.npy"}, "assign.codebook must be a step, not 'km.npy'"),
+        ("train_lm", {"units": frames, "steps": 1}, "train_lm.units must be units, not a step frames"),
+        ("resynth", {"units": frames, "vocoder": codebook, "f0": 5}, "resynth.f0 must be f0 or nothing, not 5"),
+    ):
+        with pytest.raises(StepTypeError) as caught:
+            STEPS[kind](**fields)
+        assert str(caught.value) == said

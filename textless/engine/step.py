@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
+import typing
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textless.checks import check_fields
+from textless.checks import allows, check_fields
 from textless.checks import runtime as runtime
 from textless.errors import StepTypeError, StepValueError, quoted
 
@@ -67,6 +69,12 @@ class Step:
 
     def __post_init__(self) -> None:
         check_fields(self, StepValueError, f"{self.type}.")
+        for name, hint in _inputs(type(self)).items():
+            value = getattr(self, name)
+            known = value.gives if isinstance(value, Step) else value is not None
+            if known and not allows(hint, value):
+                actual = f"a step {value.type}" if isinstance(value, Step) else quoted(value)
+                raise StepTypeError(f"{self.type}.{name} must be {_in_words(hint)}, not {actual}")
         for f in fields(self):
             if "takes" in f.metadata:
                 self.must_give(f.name, f.metadata["takes"])
@@ -225,6 +233,25 @@ def canonical(value: Any) -> str:
 def digest(value: Any) -> str:
     """sha256 of the canonical JSON, in hex."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+@functools.cache
+def _inputs(cls: type[Step]) -> dict[str, Any]:
+    """The hints of the fields that may hold steps."""
+    try:
+        hints = typing.get_type_hints(cls)
+    except NameError:  # a class within a function, whose names cannot be looked up
+        return {}
+    return {
+        f.name: hints[f.name]
+        for f in fields(cls)
+        if any(isinstance(o, type) and issubclass(o, Step) for o in typing.get_args(hints[f.name]) or (hints[f.name],))
+    }
+
+
+def _in_words(hint: Any) -> str:
+    words = {type(None): "nothing", str: "a text", Step: "a step"}
+    return " or ".join(words.get(o) or getattr(o, "type", str(o)) for o in typing.get_args(hint) or (hint,))
 
 
 def _json_value(value: Any, where: str) -> Any:
