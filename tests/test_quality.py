@@ -54,11 +54,11 @@ def test_read_alignments(tmp_path):
     with pytest.raises(CorpusError, match="column end, phone is missing"):
         read_alignments(path)
     path.write_text("id\tstart\tend\tphone\nx\t0\t1\ta\nx\tone\t2\tb\n")
-    with pytest.raises(CorpusError, match="line 3: start and end must be numbers"):
+    with pytest.raises(CorpusError, match="line 3: start and end must be seconds"):
         read_alignments(path)
     for time in ("nan", "inf", "-inf", "1e308", "-1e308"):
         path.write_text(f"id\tstart\tend\tphone\nx\t0\t1\ta\nx\t1\t{time}\tb\n")
-        with pytest.raises(CorpusError, match="line 3: start and end must be numbers"):
+        with pytest.raises(CorpusError, match="line 3: start and end must be seconds"):
             read_alignments(path)
     with pytest.raises(CorpusError, match="cannot be read as an alignment"):
         read_alignments(tmp_path / "none.tsv")
