@@ -497,7 +497,7 @@ def test_requests_that_cannot_be_met(tmp_path):
     for nothing in ([], np.zeros(0, np.int64), Units(np.zeros(0, np.int64), None, model.contract), [[1, 2], []]):
         with pytest.raises(ModelError, match="no units"):
             model.resynth(nothing)
-    with pytest.raises(ModelError, match='"given" or "predict"'):
+    with pytest.raises(ModelError, match="durations is 'long'; known: given, predict"):
         model.resynth([1], durations="long")
     for outside in ([20], np.array([-1]), Units(np.array([20]))):
         with pytest.raises(ContractError, match="outside"):
