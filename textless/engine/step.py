@@ -69,7 +69,7 @@ class Step:
 
     def __post_init__(self) -> None:
         check_fields(self, StepValueError, f"{self.type}.")
-        for name, hint in _inputs(type(self)).items():
+        for name, hint in _inputs(type(self)).items():  # type: ignore[arg-type]  # mypy knows no hash of a class
             value = getattr(self, name)
             known = value.gives if isinstance(value, Step) else value is not None
             if known and not allows(hint, value):
