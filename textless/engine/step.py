@@ -251,7 +251,7 @@ def _inputs(cls: type[Step]) -> dict[str, Any]:
 
 def _in_words(hint: Any) -> str:
     words = {type(None): "nothing", str: "a text", Step: "a step"}
-    return " or ".join(words.get(o) or getattr(o, "type", str(o)) for o in typing.get_args(hint) or (hint,))
+    return " or ".join(str(words.get(o) or getattr(o, "type", o)) for o in typing.get_args(hint) or (hint,))
 
 
 def _json_value(value: Any, where: str) -> Any:
