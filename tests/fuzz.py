@@ -614,7 +614,7 @@ def build_texts(folder: Path) -> None:
 
 
 def read_texts(folder: Path) -> None:
-    from textless.cli.inputs import _declared
+    from textless.cli.inputs import declared_contract
     from textless.lm.gslm.fairseq import read_dictionary
     from textless.metrics.alignments import frame_phones, read_alignments
     from textless.metrics.asr import read_text
@@ -631,7 +631,7 @@ def read_texts(folder: Path) -> None:
         elif file.name == "dict.txt":
             read_dictionary(file)
         else:
-            _declared(str(file))
+            declared_contract(str(file))
 
 
 def build_models(folder: Path) -> None:

@@ -231,7 +231,7 @@ _TABLE = [
      "quality::figures_equal_a_naive_computation"),
     ("metrics/pnmi.py", "float(joint.max(0).sum())", "float(joint.max(1).sum())",
      "quality::figures_equal_a_naive_computation"),
-    ("metrics/bitrate.py", "bits_of_runs * len(runs) / seconds", "bits * len(runs) / seconds",
+    ("metrics/bitrate.py", "bits_of_runs * n_runs / seconds", "bits * n_runs / seconds",
      "quality::cost_of_units"),
     ("metrics/bootstrap.py", "[2.5, 97.5]", "[5, 95]", "difference::the_interval_is_the_bootstrap_written_out"),
     ("metrics/difference.py", "drawn - drawn.mean() + value", "drawn",

@@ -50,6 +50,25 @@ def test_python_gives_what_the_commands_give(textless_command, speech, model_set
     np.testing.assert_allclose(soundfile.read(tmp_path / "a.wav")[0], np.clip(want, -1, 1), atol=1e-4)
 
 
+def test_channels_are_encoded_apart(textless_command, speech, tmp_path):
+    left, right = (soundfile.read(speech / f"{name}.wav")[0][:16000] for name in "ab")
+    soundfile.write(tmp_path / "call.wav", np.stack([left, right], axis=1), 16000)
+    soundfile.write(tmp_path / "right.wav", right, 16000)
+
+    def encoded(*arguments):
+        code, text, _ = textless_command("encode", *arguments, "-o", "-")
+        assert code == 0
+        return {row["id"]: row["units"] for row in map(json.loads, text.splitlines()[1:])}
+
+    each = encoded(tmp_path / "call.wav", "--channel", "each")
+    assert list(each) == ["call-0", "call-1"]
+    assert each["call-1"] == encoded(tmp_path / "call.wav", "--channel", "right")["call"]
+    assert each["call-1"] == encoded(tmp_path / "right.wav")["right"] != each["call-0"]
+    code, _, err = textless_command("encode", tmp_path / "call.wav", "-o", "-", "--channel", "middle")
+    assert code == 2
+    assert "channel 'middle' is none of left, right, mix" in one_line(err)[0]
+
+
 def test_folders(textless_command, speech, tmp_path):
     code, _, _ = textless_command("encode", speech, "-o", tmp_path / "dump")
     assert code == 0
@@ -553,6 +572,8 @@ NUMERIC = {
     "quality": ("--seed", "--layer"),
     "report": ("--examples",),
     "gc": ("--days",),
+    "convert": ("--frame-rate", "--n-units"),
+    "describe": ("--frame-rate", "--n-units"),
 }
 
 
@@ -581,7 +602,7 @@ def test_every_numeric_option_has_a_range():
 def test_numbers_out_of_range_are_refused_in_one_line(textless_command, tmp_path, monkeypatch, command, option):
     monkeypatch.chdir(tmp_path)
     for value in NOT_NUMBERS:
-        arguments = {"gc": (), "score": ("u.jsonl",), "quality": ("u.jsonl",)}.get(
+        arguments = {"gc": (), "score": ("u.jsonl",), "quality": ("u.jsonl",), "describe": ("u.jsonl",)}.get(
             command, ("u.jsonl", "-o", "c.jsonl")
         )
         code, out, err = textless_command(command, *arguments, f"{option}={value}", model=None)

@@ -20,6 +20,7 @@ import pytest
 import soundfile as sf
 
 from textless.audio import rows as module
+from textless.audio import sources
 from textless.audio.corpus import (
     Corpus,
     PackedAudio,
@@ -105,7 +106,8 @@ def test_every_suffix_of_a_format_that_is_decoded_is_listed(tmp_path):
     assert ids(tmp_path / "b.AIF") == ["b"]
 
 
-def test_what_cannot_be_decoded_is_named_in_one_line(tmp_path):
+def test_what_cannot_be_decoded_is_named_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "has_ffmpeg", lambda: False)
     touch(
         tmp_path,
         "in/good.wav",
@@ -114,17 +116,21 @@ def test_what_cannot_be_decoded_is_named_in_one_line(tmp_path):
         "in/b/x.webm",
         "in/notes.txt",
         "in/._t.m4a",
-        "other/a.amr",
-        "other/b.amr",
+        "other/a.ircam",
+        "other/b.ircam",
     )
     for source in (tmp_path / "in", f"{tmp_path}/in/**/*"):
         with pytest.warns(UserWarning, match="passed over") as told:
             assert ids(source) == ["good"]
         [line] = {str(w.message) for w in told}
         assert line.startswith(f"{source}: 3 audio or video files are passed over, such as {tmp_path}/in/b/clip.MP4; ")
-        assert line.endswith(".m4a, .mp4, .webm cannot be decoded, convert to wav or flac with ffmpeg")
+        assert line.endswith(
+            ".m4a, .mp4, .webm can be decoded with PyAV (in a clone of textless: "
+            "pip install -c constraints.txt '.[media]')"
+        )
     assert "2 audio or video files are passed over, such as" in error(tmp_path / "other")
-    assert ".amr cannot be decoded; convert it to wav or flac with ffmpeg" in error(tmp_path / "other/a.amr")
+    assert ".ircam cannot be decoded, convert to wav or flac with ffmpeg" in error(tmp_path / "other/a.ircam")
+    assert ".m4a can be decoded with PyAV (in a clone" in error(tmp_path / "in/talk.m4a")
     with warnings.catch_warnings(action="error"):
         assert ids(tmp_path / "in/good.wav") == ids(f"{tmp_path}/in/*.wav") == ["good"]
 
@@ -294,7 +300,7 @@ def test_durations_are_seconds_and_gaps_of_pandas_are_gaps(tmp_path):
         {"path": ["a.wav", "b.wav"], "samples": [16_000.0, float("nan")], "speaker": ["x", None], "id": [1, 2]}
     )
     pq.write_table(table, tmp_path / "m.parquet")
-    assert [dataclasses.astuple(r)[2:] for r in Corpus.load(tmp_path / "m.parquet")] == [
+    assert [dataclasses.astuple(r)[2:6] for r in Corpus.load(tmp_path / "m.parquet")] == [
         (0, 16_000, "x", None),
         (0, None, None, None),
     ]

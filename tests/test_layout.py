@@ -39,11 +39,25 @@ BELOW = {
     "lm": {*SMALL, "types", "audio", "training", "units.dump"},
     "vocoder": {*SMALL, "types", "audio", "training", "units.dump"},
     "metrics": {*SMALL, "types", "audio", "units", "lm", "vocoder"},
+    "exchange": {*SMALL, "types", "audio", "units"},
     "model": {*SMALL, "types", "audio", "units", "lm", "vocoder"},
     "engine": {"errors", "files", "ranks", "text", "names", "checks"},
-    "steps": {*SMALL, "types", "audio", "training", "units", "lm", "vocoder", "metrics", "model", "engine"},
+    "steps": {*SMALL, "types", "audio", "training", "units", "lm", "vocoder", "metrics", "exchange", "model", "engine"},
     "report": {*SMALL, "types", "audio", "units", "metrics", "model", "engine", "steps"},
-    "cli": {*SMALL, "types", "audio", "units", "lm", "vocoder", "metrics", "model", "engine", "steps", "report"},
+    "cli": {
+        *SMALL,
+        "types",
+        "audio",
+        "units",
+        "lm",
+        "vocoder",
+        "metrics",
+        "exchange",
+        "model",
+        "engine",
+        "steps",
+        "report",
+    },
 }
 
 

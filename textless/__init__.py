@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from textless.audio.io import stream_audio as stream_audio
     from textless.audio.io import write_audio as write_audio
     from textless.errors import TextlessError as TextlessError
+    from textless.exchange.formats import read_units as read_units
+    from textless.exchange.formats import write_units as write_units
     from textless.lm import load_lm as load_lm
     from textless.model import Model as Model
     from textless.model import load as load
@@ -52,6 +54,8 @@ _PUBLIC = {
     "UnitContract": "textless.types",
     "TextlessError": "textless.errors",
     "metrics": "textless.metrics",
+    "read_units": "textless.exchange.formats",
+    "write_units": "textless.exchange.formats",
 }
 __all__ = sorted(_PUBLIC)
 __getattr__, __dir__ = attach(__name__, _PUBLIC)

@@ -284,6 +284,8 @@ def is_batch(value: object) -> TypeGuard[Sequence[Any]]:
 
 
 def _int_vector(values: Any, what: str) -> np.ndarray:
+    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype == np.int64:
+        return values
     if values is None or (isinstance(values, list | tuple) and any(v is None for v in values)):
         raise DumpError(f"{what} must be integers, not null")
     if isinstance(values, list | tuple) and any(isinstance(v, bool) for v in values):  # numpy makes them 0 and 1

@@ -55,14 +55,20 @@ class Stream:
 class Window(io.RawIOBase):
     """The bytes of a stream as a file object."""
 
-    def __init__(self, path: str, stream: Stream) -> None:
-        self.file = open(path, "rb")  # noqa: SIM115  (closed with this)
+    def __init__(self, file: BinaryIO, stream: Stream) -> None:
+        self.file = file  # closed with this
         self.stream, self.position = stream, 0
         self.length = len(stream.header) + stream.stop - stream.start
 
     def close(self) -> None:
         self.file.close()
         super().close()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
 
     def tell(self) -> int:
         return self.position

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+from textless.audio.io import audio_channels
+from textless.audio.manifests import channel_of
 from textless.audio.packed import PackedAudio
-from textless.audio.rows import Recording, Row, file_stem, read_row, read_rows, read_some, row_identity
+from textless.audio.rows import Recording, Row, file_stem, read_row, read_rows, read_some, row_identity, within_file
 from textless.audio.sources import abridged, join_splits, load_sources
 from textless.errors import AudioError, CorpusError
 from textless.files import sha256_of
@@ -66,10 +69,19 @@ class Corpus:
           file's own rate; the header of each file is read, and a row of another length means that the manifest is
           stale;
         - .tsv or .csv with a header, .jsonl, .parquet: `audio` (or `path`, `file`, `file_name`), and optionally
-          `id`, `offset` (samples at 16 kHz), `samples` (at 16 kHz) or `duration` (seconds), `speaker`, `split`.
+          `id`, `offset` (samples at 16 kHz), `samples` (at 16 kHz) or `duration` (seconds), `speaker`, `split`,
+          `channel` (from 0; left, right, mix);
+        - a folder of Kaldi or its wav.scp, with `segments` and `utt2spk` next to it; commands are never run;
+        - NeMo's .json or .jsonl, `offset` and `duration` in seconds; lhotse's recordings, supervisions and cuts,
+          .jsonl or .jsonl.gz, or a folder of these; a .tsv of Common Voice, next to its folder `clips`; a file with a
+          path a line;
+        - parquet with the Audio struct of `datasets`, and .tar of WebDataset, whose audio is read in place; or a folder
+          or glob of these.
 
         Relative paths start at the manifest's folder. The id of a row without one is its file's stem; where two stems
-        are equal, the ids of all such rows are their paths from the sources' common folder, without suffix. A missing
+        are equal, the ids of all such rows are their paths from the sources' common folder, without suffix; rows of
+        NeMo that share a file end in their times in milliseconds. Two files of one name have their paths as `source`. A
+        missing
         file is an error when it is read. Links are followed; a folder or file that is also found without a link is
         taken once, by that path. Paths may be any bytes. Ids, speakers and splits are compared in Unicode NFC; bytes of
         a file name that are not UTF-8 become `\\udcXX` in its id.
@@ -104,6 +116,31 @@ class Corpus:
             )
         return Corpus(rows)
 
+    def with_channel(self, channel: str | int | None) -> Corpus:
+        """The rows, of which those without a channel of their own have this one.
+
+        Args:
+            channel: `left`, `right`, a number from 0, `mix` (the mean, as without a choice); or `each`: a row for each
+                channel of a file, with the channel at the end of its id (`call-0`, `call-1`). Files of one channel
+                keep their row.
+
+        Raises:
+            CorpusError: the channel is none of these.
+        """
+        if channel is None:
+            return self
+        if channel != "each":
+            number = channel_of(channel, "--channel")
+            return Corpus(replace(r, channel=number if r.channel is None else r.channel) for r in self.rows)
+        rows: list[Row] = []
+        for row in self.rows:
+            try:
+                channels = 1 if row.channel is not None else audio_channels(row.place)
+            except AudioError:  # raised again when the row is read
+                channels = 1
+            rows += [replace(row, id=f"{row.id}-{n}", channel=n) for n in range(channels)] if channels > 1 else [row]
+        return Corpus(rows)
+
     def fingerprint(self, hash_file: Callable[[str], str]) -> str:
         """sha256 in hex over ids, audio bytes, parts, speakers and splits: not over paths, nor the order of rows.
 
@@ -115,9 +152,12 @@ class Corpus:
         def text(value: str | int | None) -> str | int:
             return quote(value) if isinstance(value, str) else "null" if value is None else value
 
+        def rest(row: Row) -> str:
+            return "".join(f", {json.dumps(value)}" for value in within_file(row))
+
         rows = sorted(
             f"[{quote(r.id)}, {quote(hashes[r.path])}, {r.offset}, "
-            f"{text(r.samples)}, {text(r.speaker)}, {text(r.split)}]"
+            f"{text(r.samples)}, {text(r.speaker)}, {text(r.split)}{rest(r)}]"
             for r in self.rows
         )
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()
@@ -134,4 +174,4 @@ def sha256_file(path: str | Path) -> str:
 
 
 def _place(row: Row) -> str:
-    return f"{row.path} at sample {row.offset}" if row.offset or row.samples else row.path
+    return f"{row.place} at sample {row.offset}" if row.offset or row.samples else str(row.place)

@@ -20,7 +20,8 @@ import soundfile as sf
 import soxr
 
 from textless.audio.containers import Stream, Window, find_streams
-from textless.errors import AudioError
+from textless.audio.place import Place, place_of
+from textless.errors import AudioError, how_to_install
 from textless.files import atomic
 
 SAMPLE_RATE = 16_000  # Hz
@@ -30,6 +31,7 @@ SLACK = 0.01  # seconds; durations in manifests are rounded
 LOUDEST = 16.0
 MP3_PADDING = 2 * 1152  # samples; encoders disagree by up to two frames on what the header counts
 
+PADDED = 2048  # samples; what an encoder of aac adds to fill its last frame, and containers do not count
 RATES = (1_000, 1_000_000)  # Hz, lowest and highest; a header that states another is wrong
 CANCELLED = 0.1  # of the power that the mean of unrelated channels has; below it the channels cancel each other
 FRESH = 2_000_000_000  # ns since a file was written, within which its times do not tell whether it was written again
@@ -41,40 +43,55 @@ AUDIO = (
     ".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au",
     ".snd", ".caf", ".sph", ".nist",
 )
-# Media that cannot be decoded; a search skips them with a warning.
-OTHER_MEDIA = (
+# Media that FFmpeg decodes, which the extra `media` brings; without it a search skips them with a warning.
+MEDIA = (
     ".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".aac", ".ac3", ".eac3", ".dts", ".mp1", ".mp2",
     ".mpga", ".mpg", ".mpeg", ".wma", ".wmv", ".asf", ".amr", ".awb", ".ape", ".wv", ".mpc", ".tta", ".tak",
-    ".alac", ".ra", ".rm", ".mka", ".mkv", ".webm", ".weba", ".avi", ".flv", ".ogv", ".ogx", ".spx", ".shn",
-    ".gsm", ".pcm", ".dsf", ".dff", ".bw64", ".voc", ".8svx", ".svx", ".avr", ".paf", ".pvf", ".sds", ".ircam",
+    ".ra", ".rm", ".mka", ".mkv", ".webm", ".weba", ".avi", ".flv", ".ogv", ".ogx", ".spx", ".shn", ".dsf", ".dff",
+)
+# Media that cannot be decoded; a search skips them with a warning.
+OTHER_MEDIA = (
+    ".alac", ".gsm", ".pcm", ".bw64", ".voc", ".8svx", ".svx", ".avr", ".paf", ".pvf", ".sds", ".ircam",
 )
 # fmt: on
 
+MISTAKEN = (".ogv", ".ogx", ".spx", ".mp1", ".mp2", ".mpga")  # media that begin as a format of libsndfile does
 FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS"), ".opus": ("OGG", "OPUS")}
 
 
 def read_audio(
-    path: str | Path, *, offset: int = 0, samples: int | None = None, sample_rate: int = SAMPLE_RATE
+    path: str | Path | Place,
+    *,
+    offset: int = 0,
+    samples: int | None = None,
+    sample_rate: int = SAMPLE_RATE,
+    channel: int | None = None,
 ) -> np.ndarray:
     """The waveform of a file, or `samples` of it from `offset` on, both counted at `sample_rate`.
 
-    Returns (samples,) float32 in [-1, 1]: channels averaged, resampled (soxr HQ), clipped. Reads what libsndfile
-    decodes (wav, flac, ogg vorbis, ogg opus, mp3, aiff, au, caf, w64, sph) at 1 kHz to 1 MHz. Concatenated files are
+    Returns (samples,) float32 in [-1, 1]: channels averaged, or the one `channel`, counted from 0; resampled (soxr HQ),
+    clipped. Reads what libsndfile decodes (wav, flac, ogg vorbis, ogg opus, mp3, aiff, au, caf, w64, sph) and, with the
+    extra `media`, what FFmpeg decodes (m4a, mp4, webm, mkv, wma …), at 1 kHz to 1 MHz. Concatenated files are
     read to the end of the last; a header without a length (0, the largest number, or wrapped at 4 GiB) means all bytes
     up to the end. Where channels cancel each other one of them is used, 10 s at a time, and a warning names the file. A
     part is that slice of the whole, exactly or, in a wav or flac of another rate, to 1e-6. A file that ends up to 10 ms
     before `offset + samples` gives what it has.
 
     Raises AudioError, naming the file, when it is missing, empty, not audio, cut short, holds NaN or infinite samples,
-    states a sample rate outside the range above, or ends before the requested part. An mp3 without a Xing, Info or VBRI
-    header states no
-    length: that it is cut short goes unnoticed.
+    states a sample rate outside the range above, lacks the channel, or ends before the requested part. An mp3 without a
+    Xing, Info or VBRI header states no length: that it is cut short goes unnoticed.
     """
-    return np.concatenate(list(_part(path, offset, samples, sample_rate)))
+    return np.concatenate(list(_part(place_of(path, channel), offset, samples, sample_rate)))
 
 
 def stream_audio(
-    path: str | Path, *, offset: int = 0, samples: int | None = None, block: int = BLOCK, sample_rate: int = SAMPLE_RATE
+    path: str | Path | Place,
+    *,
+    offset: int = 0,
+    samples: int | None = None,
+    block: int = BLOCK,
+    sample_rate: int = SAMPLE_RATE,
+    channel: int | None = None,
 ) -> Iterator[np.ndarray]:
     """As `read_audio`, in blocks of `block` samples (the last may be shorter), in bounded memory.
 
@@ -82,7 +99,7 @@ def stream_audio(
     `read_audio`; damage in the middle of the file is raised where it is reached.
     """
     held = np.empty(0, np.float32)
-    for part in _part(path, offset, samples, sample_rate):
+    for part in _part(place_of(path, channel), offset, samples, sample_rate):
         held = np.concatenate([held, part])
         while len(held) >= block:
             yield held[:block]
@@ -99,7 +116,7 @@ class Parts:
     thread-safe.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path | Place) -> None:
         self.path = path
         self._decoded: Iterator[np.ndarray] | None = None
         self._held: list[np.ndarray] = []  # blocks from sample _start on
@@ -138,12 +155,12 @@ class Parts:
             self._start += len(self._held.pop(0))
 
 
-def _check_part(path: str | Path, offset: int, samples: int | None) -> None:
+def _check_part(path: str | Path | Place, offset: int, samples: int | None) -> None:
     if offset < 0 or (samples is not None and samples <= 0):
         raise AudioError(f"{path}: cannot read {samples} samples from {offset}; give an offset >= 0 and samples > 0")
 
 
-def _part(path: str | Path, offset: int, samples: int | None, sample_rate: int) -> Iterator[np.ndarray]:
+def _part(path: str | Path | Place, offset: int, samples: int | None, sample_rate: int) -> Iterator[np.ndarray]:
     """The blocks of `read_audio`, as they are decoded."""
     _check_part(path, offset, samples)
     _check_rate(sample_rate)
@@ -157,7 +174,7 @@ def _part(path: str | Path, offset: int, samples: int | None, sample_rate: int) 
     _check_end(path, offset, stop, position, sample_rate)
 
 
-def _check_end(path: str | Path, offset: int, stop: int | None, position: int, sample_rate: int) -> None:
+def _check_end(path: str | Path | Place, offset: int, stop: int | None, position: int, sample_rate: int) -> None:
     """Raise AudioError when a file that ends at `position` does not have the part from `offset` to `stop`."""
     if position == offset or (stop is not None and position < stop - SLACK * sample_rate):
         part = f"samples {offset} to {stop}" if stop is not None else f"sample {offset} on"
@@ -167,17 +184,22 @@ def _check_end(path: str | Path, offset: int, stop: int | None, position: int, s
         )
 
 
-def audio_samples(path: str | Path, sample_rate: int = SAMPLE_RATE) -> int:
+def audio_samples(path: str | Path | Place, sample_rate: int = SAMPLE_RATE) -> int:
     """Length of the whole file in samples at `sample_rate`, without decoding it. Raises as `read_audio`."""
     _check_rate(sample_rate)
     sound = _survey(path)
     return _resampled(sum(sound.frames), sound.rate, sample_rate)
 
 
-def audio_lengths(path: str | Path) -> tuple[int, int, int]:
+def audio_lengths(path: str | Path | Place) -> tuple[int, int, int]:
     """Samples of the whole file at its own rate, that rate in Hz, and `audio_samples`. Raises as `read_audio`."""
     sound = _survey(path)
     return sum(sound.frames), sound.rate, _resampled(sum(sound.frames), sound.rate, SAMPLE_RATE)
+
+
+def audio_channels(path: str | Path | Place) -> int:
+    """How many channels a file has. Raises as `read_audio`."""
+    return _survey(path).channels
 
 
 def _check_rate(rate: int) -> None:
@@ -264,16 +286,21 @@ class _Forward(sf.SoundFile):
 
 @dataclass(frozen=True, slots=True)
 class _Sound:
-    """The streams of a file that have samples and their lengths at `rate`. `exact`: seeking is exact to the sample."""
+    """The streams of a file that have samples and their lengths at `rate`. `exact`: seeking is exact to the sample.
 
-    path: str
+    A file that FFmpeg decodes has no streams, and one length, which may be off by what a container rounds.
+    """
+
+    place: Place
     streams: tuple[Stream, ...]
     frames: tuple[int, ...]
     rate: int
     exact: bool
+    channels: int
+    stated: bool = True
 
 
-def _decode(path: str | Path, sample_rate: int, offset: int = 0) -> Iterator[np.ndarray]:
+def _decode(path: str | Path | Place, sample_rate: int, offset: int = 0) -> Iterator[np.ndarray]:
     """Mono blocks at `sample_rate` from sample `offset` on."""
     sound = _survey(path)
     position, skip = 0, offset
@@ -297,17 +324,20 @@ def _decode(path: str | Path, sample_rate: int, offset: int = 0) -> Iterator[np.
 
 def _blocks(sound: _Sound, position: int) -> Iterator[tuple[np.ndarray, bool]]:
     """Checked mono blocks at the file's own rate from `position` on, each with whether it is the last."""
+    if not sound.streams:
+        yield from _media_blocks(sound)
+        return
     before = 0
     for n, (stream, frames) in enumerate(zip(sound.streams, sound.frames, strict=True), 1):
         if position < before + frames or n == len(sound.streams):
-            for block, last in _stream_blocks(sound.path, stream, before, max(0, position - before)):
+            for block, last in _stream_blocks(sound.place, stream, before, max(0, position - before)):
                 yield block, last and n == len(sound.streams)
         before += frames
 
 
-def _stream_blocks(path: str, stream: Stream, before: int, position: int) -> Iterator[tuple[np.ndarray, bool]]:
+def _stream_blocks(place: Place, stream: Stream, before: int, position: int) -> Iterator[tuple[np.ndarray, bool]]:
     """The blocks of one stream, which follows `before` samples of other streams."""
-    with _opened(path, stream) as f:
+    with _opened(place, stream) as f:
         at_once = BLOCK if f.channels <= CHANNELS else max(1, BLOCK * CHANNELS // f.channels)
         # channels are compared over the same blocks wherever reading starts
         skip = 0 if f.channels == 1 else position % at_once
@@ -317,39 +347,66 @@ def _stream_blocks(path: str, stream: Stream, before: int, position: int) -> Ite
         last = False
         while not last:
             count = min(at_once, f.frames - position)  # past the last the flac decoder fails on bytes that follow
-            block = _mono(f.read(count, dtype="float32", always_2d=True), path)
+            block = _mono(f.read(count, dtype="float32", always_2d=True), place)
             start, position = position + skip, position + len(block)
             last = len(block) < count or position == f.frames
             block, skip = block[skip:], 0
-            if len(block) and not (peak := np.abs(block).max()) <= LOUDEST:
-                if np.isfinite(peak):
-                    raise AudioError(f"{path}: samples reach {peak:.6g} where 1 is full scale; divide them by 32768")
-                first = before + start + int(np.isfinite(block).argmin())
-                raise AudioError(
-                    f"{path}: sample {first} is NaN or infinite (counted at {f.samplerate} Hz); repair or drop the file"
-                )
+            _check_block(block, place, before + start, f.samplerate)
             if last and stream.stated and position < f.frames - (MP3_PADDING if f.format == "MP3" else 0):
-                raise AudioError(f"{path}: cut short (has {position} of {f.frames} samples); copy it again")
+                raise AudioError(f"{place}: cut short (has {position} of {f.frames} samples); copy it again")
             yield block, last
 
 
-def _mono(block: np.ndarray, path: str) -> np.ndarray:
+def _media_blocks(sound: _Sound) -> Iterator[tuple[np.ndarray, bool]]:
+    """The blocks of a file that FFmpeg decodes."""
+    from textless.audio.media import decode
+
+    position, held = 0, None
+    for channels in decode(sound.place, BLOCK):
+        if held is not None:
+            yield held, False
+        held = _mono(channels, sound.place)
+        _check_block(held, sound.place, position, sound.rate)
+        position += len(held)
+    held = np.empty(0, np.float32) if held is None else held
+    more = position - sum(sound.frames) if sound.stated else 0
+    if more < -2 * PADDED:
+        raise AudioError(f"{sound.place}: cut short (has {position} of {sum(sound.frames)} samples); copy it again")
+    yield (held[: max(0, len(held) - more)] if 0 < more <= PADDED else held), True
+
+
+def _check_block(block: np.ndarray, place: Place, first: int, rate: int) -> None:
+    """Raise AudioError for samples that no audio has; `first` is the index of the block's first sample."""
+    if len(block) and not (peak := np.abs(block).max()) <= LOUDEST:
+        if np.isfinite(peak):
+            raise AudioError(f"{place}: samples reach {peak:.6g} where 1 is full scale; divide them by 32768")
+        bad = first + int(np.isfinite(block).argmin())
+        raise AudioError(f"{place}: sample {bad} is NaN or infinite (counted at {rate} Hz); repair or drop the file")
+
+
+def _mono(block: np.ndarray, place: Place) -> np.ndarray:
     """(samples, channels) → (samples,): the mean of the channels, or the first loud one where they cancel out."""
+    if place.channel is not None:
+        if not 0 <= place.channel < block.shape[1]:
+            have = "one channel" if block.shape[1] == 1 else f"{block.shape[1]} channels"
+            raise AudioError(f"{place}: has {have}, and no channel {place.channel} (they count from 0)")
+        return np.ascontiguousarray(block[:, place.channel])
     if block.shape[1] == 1 or not len(block):
         return block[:, 0]
     mean = block.mean(axis=1)
     powers = np.einsum("tc,tc->c", block, block, dtype=np.float64) / len(block)
     if np.vdot(mean, mean) / len(block) < CANCELLED * powers.mean() / len(powers):
         warnings.warn(
-            f"{path}: its channels cancel each other; one of them is used instead of their mean", stacklevel=1
+            f"{place}: its channels cancel each other; one of them is used instead of their mean", stacklevel=1
         )
         return block[:, int((powers >= powers.mean() / 2).argmax())]
     return mean
 
 
-def _survey(path: str | Path) -> _Sound:
+def _survey(path: str | Path | Place) -> _Sound:
     """The streams of a file, after the checks that libsndfile does not make."""
-    path = os.fspath(path)
+    place = place_of(path)
+    path = place.path
     try:
         info = os.stat(path)
         if stat.S_ISDIR(info.st_mode):
@@ -360,7 +417,7 @@ def _survey(path: str | Path) -> _Sound:
             raise AudioError(f"{path}: is empty (0 bytes); copy it again")
         # within the resolution of its clock a file may be written twice with equal times
         survey = _surveyed if time.time_ns() - info.st_mtime_ns > FRESH else _surveyed.__wrapped__
-        return survey(path, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino)
+        return survey(place, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino)
     except FileNotFoundError:
         raise AudioError(f"{path}: no such file") from None
     except OSError as e:
@@ -370,16 +427,19 @@ def _survey(path: str | Path) -> _Sound:
 
 
 @lru_cache(maxsize=256)
-def _surveyed(path: str, size: int, *identity: int) -> _Sound:
+def _surveyed(place: Place, size: int, *identity: int) -> _Sound:
     """As `_survey`, cached. `identity`: the times and the inode of the file, which change with its content."""
-    try:
-        with open(path, "rb") as raw:
-            candidates = find_streams(raw, size, os.path.splitext(path)[1].lower())
-    except AudioError as e:
-        raise AudioError(f"{path}: {e}") from None
-    streams, frames, rates, exact = [], [], [], True
+    with place.open() as raw:
+        size = size if place.member is None else raw.seek(0, os.SEEK_END)
+        try:
+            candidates = find_streams(raw, size, place.suffix)
+        except AudioError as e:
+            raise AudioError(f"{place}: {e}") from None
+    if place.suffix in MEDIA and (candidates == (Stream(0, size, plain=True),) or place.suffix in MISTAKEN):
+        return _media(place)
+    streams, frames, rates, exact, channels = [], [], [], True, []
     for stream in candidates:
-        with _opened(path, stream) as f:
+        with _opened(place, stream) as f:
             samples = f.frames
             if stream.frames is not None and samples < stream.frames:
                 stream = replace(stream, header=stream.spare, plain=False)
@@ -387,40 +447,54 @@ def _surveyed(path: str, size: int, *identity: int) -> _Sound:
             rate = f.samplerate
             # seeking is inexact in all other formats
             exact = exact and f.subtype.startswith(("PCM", "FLOAT", "DOUBLE"))
-        if not RATES[0] <= rate <= RATES[1]:
-            raise AudioError(
-                f"{path}: its header states a sample rate of {rate} Hz, which no recording has; correct it"
-            )
+            channels.append(f.channels)
+        _check_stated_rate(place, rate)
         if samples:
             streams.append(stream)
             frames.append(min(samples, stream.frames or samples))
             rates.append(rate)
     if not _resampled(sum(frames), max(rates, default=1), SAMPLE_RATE):
-        raise AudioError(f"{path}: has no samples (an interrupted recording?); drop it or repair its header")
+        raise AudioError(f"{place}: has no samples (an interrupted recording?); drop it or repair its header")
     if len(set(rates)) > 1:
         raise AudioError(
-            f"{path}: joins sounds of {' and '.join(str(r) for r in sorted(set(rates)))} Hz; split or resample it"
+            f"{place}: joins sounds of {' and '.join(str(r) for r in sorted(set(rates)))} Hz; split or resample it"
         )
-    return _Sound(path, tuple(streams), tuple(frames), rates[0], exact)
+    return _Sound(place, tuple(streams), tuple(frames), rates[0], exact, min(channels))
+
+
+def _media(place: Place) -> _Sound:
+    """As `_surveyed`, of a file that FFmpeg decodes."""
+    from textless.audio.media import has_ffmpeg, probe
+
+    if not has_ffmpeg():
+        raise AudioError(f"{place}: {place.suffix} needs PyAV, which is not installed; {how_to_install('media')}")
+    header = probe(place)
+    _check_stated_rate(place, header.rate)
+    return _Sound(place, (), (header.samples,), header.rate, False, header.channels, header.stated)
+
+
+def _check_stated_rate(place: Place, rate: int) -> None:
+    if not RATES[0] <= rate <= RATES[1]:
+        raise AudioError(f"{place}: its header states a sample rate of {rate} Hz, which no recording has; correct it")
 
 
 @contextmanager
-def _opened(path: str, stream: Stream) -> Iterator[_Forward]:
+def _opened(place: Place, stream: Stream) -> Iterator[_Forward]:
     """One stream of a file, opened for reading."""
-    window = None if stream.plain else Window(path, stream)
+    window = None if stream.plain and place.member is None else Window(place.open(), stream)
     try:
         try:
-            f = _Forward(window or os.fsencode(path))  # soundfile encodes names that are not UTF-8 wrongly
+            f = _Forward(window or os.fsencode(place.path))  # soundfile encodes names that are not UTF-8 wrongly
         except (sf.LibsndfileError, TypeError) as e:  # for .raw soundfile asks for the arguments of a headerless file
             reason = getattr(e, "error_string", "no header")
             raise AudioError(
-                f"{path}: not audio that can be read ({_line(reason)}); convert it to wav or flac"
+                f"{place}: not audio that can be read ({_line(reason)}); convert it to wav or flac"
             ) from None
         with f:
             try:
                 yield f
             except sf.LibsndfileError as e:
-                raise AudioError(f"{path}: damaged or cut short ({_line(e.error_string)}); copy it again") from None
+                raise AudioError(f"{place}: damaged or cut short ({_line(e.error_string)}); copy it again") from None
     finally:
         if window:
             window.close()

@@ -15,6 +15,7 @@ from typing import Any, overload
 import numpy as np
 
 from textless.audio.io import SAMPLE_RATE, Parts, audio_samples, read_audio, stream_audio
+from textless.audio.place import Member, Place
 from textless.errors import AudioError
 from textless.names import plain
 
@@ -27,6 +28,12 @@ class Row:
     """`samples` samples of the file at `path` (absolute) from `offset` on, counted at 16 kHz; None: to the end.
 
     `id`, `speaker` and `split` are normalised by `names.plain`; the path is kept as the file system gives it.
+
+    Attributes:
+        source: what units call the file; None: the name of the file. Files of one name have their paths here, from the
+            corpus's folder on.
+        channel: the only one that is read, from 0; None: the mean of all.
+        member: the audio file within the file at `path`, a tar or parquet file.
     """
 
     id: str
@@ -35,6 +42,21 @@ class Row:
     samples: int | None = None
     speaker: str | None = None
     split: str | None = None
+    source: str | None = None
+    channel: int | None = None
+    member: Member | None = None
+
+    @property
+    def place(self) -> str | Place:
+        """Where its sound is, for `read_audio`: the path, where that says all."""
+        if self.channel is None and self.member is None:
+            return self.path
+        return Place(self.path, self.channel, self.member)
+
+    @property
+    def source_name(self) -> str:
+        """What units call the file."""
+        return self.source or os.path.basename(self.path if self.member is None else self.member.name)
 
     def __post_init__(self) -> None:
         for name in ("id", "speaker", "split"):
@@ -55,13 +77,23 @@ def file_stem(name: str) -> str:
 
 
 def row_identity(row: Row, hash_file: Callable[[str], str]) -> list[Any]:
-    """What identifies a row, whatever its path: id, sha256 of the audio's bytes, part, speaker, split."""
-    return [row.id, hash_file(row.path), row.offset, row.samples, row.speaker, row.split]
+    """What identifies a row, whatever its path: id, sha256 of the file's bytes, part, speaker, split.
+
+    A row that is one channel or a member of its file has these as well.
+    """
+    return [row.id, hash_file(row.path), row.offset, row.samples, row.speaker, row.split, *within_file(row)]
+
+
+def within_file(row: Row) -> list[Any]:
+    """What of its file a row is, besides the span: nothing, or the channel and the member."""
+    if row.channel is None and row.member is None:
+        return []
+    return [row.channel, None if row.member is None else [row.member.name, row.member.start]]
 
 
 def read_row(row: Row) -> np.ndarray:
     """The waveform of a row, (samples,) float32 in [-1, 1] at 16 kHz. Raises AudioError as `read_audio`."""
-    return read_audio(row.path, offset=row.offset, samples=row.samples)
+    return read_audio(row.place, offset=row.offset, samples=row.samples)
 
 
 class Recording:
@@ -73,7 +105,7 @@ class Recording:
     def blocks(self) -> Iterator[np.ndarray]:
         """(samples,) float32 in [-1, 1] at 16 kHz, block by block. Raises AudioError as `stream_audio`."""
         samples = 0
-        for block in stream_audio(self.row.path, offset=self.row.offset, samples=self.row.samples):
+        for block in stream_audio(self.row.place, offset=self.row.offset, samples=self.row.samples):
             samples += len(block)
             yield block
         self._samples = samples
@@ -111,7 +143,7 @@ def read_rows(rows: Iterable[Row], *, longest: int | None = None) -> Iterator[tu
 
     def length(row: Row) -> int:
         try:
-            return max(0, row.samples or audio_samples(row.path) - row.offset)
+            return max(0, row.samples or audio_samples(row.place) - row.offset)
         except AudioError:
             return 0  # the error is raised again when the row is read
 
@@ -140,8 +172,8 @@ def read_rows(rows: Iterable[Row], *, longest: int | None = None) -> Iterator[tu
                 row, samples = headers[0][0], headers.popleft()[1].result()
                 if row.samples is None:
                     parts = before = None
-                elif parts is None or parts.path != row.path:
-                    parts, before = Parts(row.path), None
+                elif parts is None or parts.path != row.place:
+                    parts, before = Parts(row.place), None
                 future = pool.submit(decode, row, samples, parts, before)
                 before = future if parts else None
                 in_memory = 0 if longest is not None and samples > longest else samples

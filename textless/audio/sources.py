@@ -12,10 +12,24 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from textless.audio.io import AUDIO, OTHER_MEDIA
-from textless.audio.manifests import MANIFESTS, Draft, read_manifest, read_table
+from textless.audio.io import AUDIO, MEDIA, OTHER_MEDIA
+from textless.audio.kaldi import is_kaldi, read_kaldi
+from textless.audio.lhotse import find_lhotse, is_lhotse, read_lhotse
+from textless.audio.manifests import (
+    MANIFESTS,
+    Draft,
+    is_list,
+    read_json_lines,
+    read_list,
+    read_records,
+    read_table,
+    read_tabular,
+    suffix_of,
+)
+from textless.audio.media import has_ffmpeg
+from textless.audio.packages import PACKAGES, holds_audio, read_parquet_audio, read_tar
 from textless.audio.rows import Row
-from textless.errors import CorpusError
+from textless.errors import CorpusError, how_to_install
 from textless.names import plain
 
 
@@ -45,25 +59,30 @@ def _drafts(source: str) -> list[Draft]:
     """The rows of one source, at least one."""
     if "\0" in source:
         raise CorpusError(f"{source!r}: a path cannot hold NUL")
-    suffix = os.path.splitext(source)[1].lower()
-    if os.path.isdir(source):
-        drafts = _decoded(source, _walk(source))
+    suffix = suffix_of(source)
+    if is_kaldi(source):
+        drafts = read_kaldi(source)
+    elif os.path.isdir(source):
+        drafts = _decoded(source, _walk(source)) or _packaged(source)
     elif glob.has_magic(source) and not os.path.exists(source):
         fixed = os.path.dirname(source[: min(source.find(c) for c in "*?[" if c in source)])
-        media = [
-            path
-            for path in sorted(_expand(source))
-            if path.lower().endswith(AUDIO + OTHER_MEDIA) and not os.path.isdir(path)
-        ]
+        found = [path for path in sorted(_expand(source)) if not os.path.isdir(path)]
+        media = [path for path in found if path.lower().endswith(AUDIO + MEDIA + OTHER_MEDIA)]
         drafts = _decoded(source, [Draft({"path": path}, fixed, 2 * os.path.islink(path)) for path in media])
+        if not media:
+            drafts = [d for path in found if suffix_of(path) in PACKAGES for d in _manifest(path)]
     elif suffix in AUDIO:
         drafts = [Draft({"path": source}, os.path.dirname(source))]
     elif not os.path.exists(source):
         raise CorpusError(f"{source}: no such file or folder")
+    elif suffix in MEDIA and has_ffmpeg():
+        drafts = [Draft({"path": source}, os.path.dirname(source))]
     elif suffix in MANIFESTS:
-        drafts = read_manifest(source, suffix)
-    elif suffix in OTHER_MEDIA:
-        raise CorpusError(f"{source}: {suffix} cannot be decoded; convert it to wav or flac with ffmpeg")
+        drafts = _manifest(source)
+    elif suffix in MEDIA + OTHER_MEDIA:
+        raise CorpusError(f"{source}: {_remedies([suffix])}")
+    elif is_list(source):
+        drafts = read_list(source)
     else:
         raise CorpusError(f"{source}: neither audio ({', '.join(AUDIO)}) nor a manifest ({', '.join(MANIFESTS)})")
     if not drafts:
@@ -71,18 +90,56 @@ def _drafts(source: str) -> list[Draft]:
     return drafts
 
 
+def _manifest(source: str) -> list[Draft]:
+    """The rows of a manifest. Raises CorpusError, naming the line, when it is malformed."""
+    suffix = suffix_of(source)
+    if suffix == ".scp":
+        return read_kaldi(source)
+    if suffix == ".tar":
+        return read_tar(source)
+    if suffix in (".jsonl", ".json", ".jsonl.gz"):
+        records = read_json_lines(source)
+        read = read_lhotse if records and is_lhotse(records[0][1]) else read_records
+        return read(source, records)
+    if suffix == ".parquet" and (drafts := read_parquet_audio(source)) is not None:
+        return drafts
+    return read_tabular(source)
+
+
+def _packaged(folder: str) -> list[Draft]:
+    """What a folder without audio files holds in another form: lhotse's, or parquet and tar files of audio."""
+    if manifest := find_lhotse(folder):
+        return _manifest(manifest)
+    files = sorted(os.path.join(below, name) for below, names, _ in _folders(folder) for name in names)
+    return [
+        draft
+        for path in files
+        if suffix_of(path) in PACKAGES and not os.path.basename(path).startswith(".") and holds_audio(path)
+        for draft in _manifest(path)
+    ]
+
+
 def _decoded(source: str, drafts: list[Draft]) -> list[Draft]:
     """Those that can be decoded; one warning names the rest. Raises CorpusError when none can be decoded."""
-    other = [d.fields["path"] for d in drafts if not d.fields["path"].lower().endswith(AUDIO)]
+    known = AUDIO + MEDIA if has_ffmpeg() else AUDIO
+    other = [d.fields["path"] for d in drafts if not d.fields["path"].lower().endswith(known)]
     if other:
-        suffixes = abridged(sorted({os.path.splitext(path)[1].lower() for path in other}))
         skipped = "file is passed over" if len(other) == 1 else "files are passed over"
         what = f"{len(other)} audio or video {skipped}, such as {other[0]}"
-        line = f"{source}: {what}; {suffixes} cannot be decoded, convert to wav or flac with ffmpeg"
+        line = f"{source}: {what}; {_remedies(sorted({suffix_of(path) for path in other}))}"
         if len(other) == len(drafts):
             raise CorpusError(line)
         warnings.warn(line, stacklevel=1)
-    return [d for d in drafts if d.fields["path"].lower().endswith(AUDIO)]
+    return [d for d in drafts if d.fields["path"].lower().endswith(known)]
+
+
+def _remedies(suffixes: list[str]) -> str:
+    """What to do about files that cannot be decoded, which end in these suffixes."""
+    media = [suffix for suffix in suffixes if suffix in MEDIA]
+    rest = [suffix for suffix in suffixes if suffix not in MEDIA]
+    parts = [f"{abridged(media)} can be decoded with PyAV ({how_to_install('media')})"] if media else []
+    parts += [f"{abridged(rest)} cannot be decoded, convert to wav or flac with ffmpeg"] if rest else []
+    return "; ".join(parts)
 
 
 def _walk(folder: str) -> list[Draft]:
@@ -92,7 +149,7 @@ def _walk(folder: str) -> list[Draft]:
         Draft({"path": path}, folder, named + link + 2 * os.path.islink(path))
         for subfolder, names, link in _folders(folder)
         for name in names
-        if name.lower().endswith(AUDIO + OTHER_MEDIA) and not name.startswith(".")
+        if name.lower().endswith(AUDIO + MEDIA + OTHER_MEDIA) and not name.startswith(".")
         for path in [os.path.join(subfolder, name)]
     ]
     return sorted(drafts, key=lambda d: d.fields["path"])
@@ -145,17 +202,34 @@ def _hidden(path: str) -> bool:
 
 
 def _name(drafts: list[Draft]) -> list[Row]:
-    """Rows with absolute paths. Rows without an id are named by stem or, where two stems are equal, all by path."""
+    """Rows with absolute paths. Rows without an id are named by stem or, where two stems are equal, all by path.
+
+    Files of one name have as their source the path below the folder that all share.
+    """
     unnamed = [d for d in drafts if "id" not in d.fields]
-    stems = [plain(_stem(d.fields["path"])) for d in unnamed]
+    stems = [plain(_stem(d.file)) + d.ending for d in unnamed]
     by_path = len(set(stems)) < len(unnamed)
     for draft in drafts:
         draft.fields["path"] = os.path.abspath(draft.fields["path"])
     root = os.path.commonpath([os.path.abspath(d.root) for d in unnamed]) if by_path else ""
     for draft, stem in zip(unnamed, stems, strict=True):
-        path = draft.fields["path"]
-        draft.fields["id"] = Path(os.path.relpath(os.path.splitext(path)[0], root)).as_posix() if by_path else stem
+        file = os.path.splitext(draft.file)[0]
+        draft.fields["id"] = Path(os.path.relpath(file, root)).as_posix() + draft.ending if by_path else stem
+    _name_sources(drafts)
     return [Row(**d.fields) for d in drafts]
+
+
+def _name_sources(drafts: list[Draft]) -> None:
+    """Give a source to rows of which another file has the name. All others are called by the name of their file."""
+    files: dict[str, set[str]] = {}
+    for draft in drafts:
+        files.setdefault(os.path.basename(draft.file), set()).add(draft.file)
+    if not (alike := [d for d in drafts if len(files[os.path.basename(d.file)]) > 1]):
+        return
+    roots = {os.path.abspath(d.root) for d in drafts} | {os.path.dirname(d.file) for d in alike if d.links is None}
+    root = os.path.commonpath(roots)
+    for draft in alike:
+        draft.fields["source"] = Path(os.path.relpath(draft.file, root)).as_posix()
 
 
 def join_splits(rows: list[Row], splits: Path) -> list[Row]:

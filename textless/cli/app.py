@@ -13,6 +13,8 @@ import click
 
 from textless import __version__
 from textless.checks import Count, NewUnits, Penalty, Probability, PromptLength, Samples, Seed, Share, Temperature
+from textless.cli.convert import convert
+from textless.cli.describe import describe
 from textless.cli.numbers import Number
 from textless.cli.pipelines import COMMANDS
 from textless.cli.progress import Clean, Line, one_line
@@ -130,6 +132,12 @@ output = click.option("-o", "--output", "out", required=True, metavar="OUT")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that is already there.")
 inputs = click.argument("inputs", nargs=-1, required=True, metavar="IN...")
 contract = click.option("--contract", metavar="FILE", help="JSON with what the units' contract leaves unknown.")
+origin = options(
+    click.option(
+        "--license", metavar="NAME", help="Licence of the audio, for the dump's card: cc-by-4.0, a name or an address."
+    ),
+    click.option("--language", metavar="CODE", help="Language of the audio, for the dump's card: en, or en,fr."),
+)
 speech_options = options(
     click.option(
         "--speaker", metavar="NAME", help="Speaker, by name or index.  [default: the row's own, else the first]"
@@ -163,9 +171,15 @@ def request_of(given: dict[str, Any], *, quiet: bool = False) -> Request:
     is_flag=True,
     help="Print the length of each file, and its distance from the encoder's training data.",
 )
+@click.option(
+    "--channel",
+    metavar="CHANNEL",
+    help="left, right, a number from 0, or each: a row for each channel.  [default: mix, their mean]",
+)
+@origin
 @models
 @overwrite
-def encode(verbose: bool, **given: Any) -> int:
+def encode(verbose: bool, channel: str | None, license: str | None, language: str | None, **given: Any) -> int:
     """Turn audio into units.
 
     IN is audio files, folders, globs or manifests, or - for a file on standard input. OUT is a folder (parquet),
@@ -173,7 +187,8 @@ def encode(verbose: bool, **given: Any) -> int:
     """
     from textless.cli import commands
 
-    return commands.encode(request_of(given, quiet=verbose), verbose=verbose)
+    request = request_of(given, quiet=verbose)
+    return commands.encode(request, verbose=verbose, channel=channel, license=license, language=language)
 
 
 @cli.command("continue")
@@ -292,8 +307,8 @@ def resynth(**given: Any) -> int:
 @inputs
 @click.option(
     "--alignments",
-    metavar="TSV",
-    help="Phones (id, start, end, phone): PNMI, purities and, if speakers are known, ABX.",
+    metavar="FILE",
+    help="Phones (id, start, end, phone; TextGrid, CTM, TIMIT …): PNMI, purities and, if speakers are known, ABX.",
 )
 @click.option("--items", metavar="FILE", help="Item file of ZeroSpeech for ABX, instead of the alignments' triphones.")
 @click.option(
@@ -303,7 +318,9 @@ def resynth(**given: Any) -> int:
 )
 @click.option("--reference", metavar="AUDIO", help="IN is synthesised speech: compare it with these originals, by id.")
 @click.option(
-    "--text", metavar="TSV", help="With --reference, the transcripts (id, tab, words): word error rates, in English."
+    "--text",
+    metavar="FILE",
+    help="With --reference, the transcripts (id, tab, words; or TextGrid, CTM …): word error rates, in English.",
 )
 @click.option("--json", "out", metavar="FILE", help="Write the metrics: FILE.json, or - for standard output.")
 @click.option(
@@ -378,5 +395,5 @@ def doctor() -> int:
     return code
 
 
-for command in COMMANDS:
+for command in (convert, describe, *COMMANDS):
     cli.add_command(command)

@@ -36,6 +36,7 @@ from textless.errors import TextlessError
 from textless.model import Model, continue_rows, resynth_row, speak_rows, stream_rows
 from textless.names import repeated
 from textless.types import MeasuringQuantizer, StreamingVocoder, UnitContract, Units
+from textless.units.card import Origin
 from textless.units.dump import UnitRow, extra_types, write_results, write_stream
 
 if TYPE_CHECKING:
@@ -75,19 +76,29 @@ def shard_name(n: int) -> str:
     return f"data/{n:05d}.parquet"
 
 
-def encode(request: Request, *, verbose: bool = False) -> int:
-    """Audio → units; returns the exit code."""
+def encode(
+    request: Request,
+    *,
+    verbose: bool = False,
+    channel: str | None = None,
+    license: str | None = None,
+    language: str | None = None,
+) -> int:
+    """Audio → units; returns the exit code. `license` and `language` are of the audio."""
+    origin = Origin(license=license, language=language)
+    if origin.stated() and (request.out == "-" or is_file(request.out, STREAM)):
+        raise TextlessError("a stream does not hold --license and --language; give a folder, which becomes a dump")
     check_output(request.out, STREAM, request.overwrite, folder="parquet")
     with StandardInput(request.inputs) as sources:
-        corpus = Corpus.load(sources)
+        corpus = Corpus.load(sources).with_channel(channel)
         tokenizer = request.models.tokenizer
         watch = _Distances(tokenizer, verbose)
-        code = _encode(request, corpus, tokenizer, watch)
+        code = _encode(request, corpus, tokenizer, watch, origin)
         watch.warn()
         return code
 
 
-def _encode(request: Request, corpus: Corpus, tokenizer: Tokenizer, watch: _Distances) -> int:
+def _encode(request: Request, corpus: Corpus, tokenizer: Tokenizer, watch: _Distances, origin: Origin) -> int:
     contract, failures = tokenizer.contract, Failures()
     rows = failures.sift(tokenize_files(corpus, tokenizer, request.progress, watch))
     if request.out == "-":
@@ -99,6 +110,7 @@ def _encode(request: Request, corpus: Corpus, tokenizer: Tokenizer, watch: _Dist
         "contract": contract.to_dict(),
         "precision": tokenizer.precision,
         "corpus": corpus.fingerprint(hash_or_missing),
+        **origin.stated(),
     }
     if is_file(request.out, STREAM):
         return deliver_file(
@@ -114,7 +126,14 @@ def _encode(request: Request, corpus: Corpus, tokenizer: Tokenizer, watch: _Dist
 
     failures = Failures(good=len(corpus))
     return deliver_folder(
-        request.out, key, fill, request.overwrite, request.progress, contract=contract, failures=failures
+        request.out,
+        key,
+        fill,
+        request.overwrite,
+        request.progress,
+        contract=contract,
+        failures=failures,
+        origin=origin,
     )
 
 
@@ -349,6 +368,7 @@ def quality(
         raise TextlessError("--text is what the originals say; give them with --reference")
     from textless.metrics.alignments import read_alignments
     from textless.metrics.items import read_items
+    from textless.metrics.labels import labels_content
 
     if request.out:
         check_output(request.out, (".json",), request.overwrite)
@@ -365,7 +385,8 @@ def quality(
         )
     key: dict[str, Any] = {"command": "quality", "seed": seed, "perturb": perturb}
     key |= {
-        name: hash_or_missing(file) if file else None for name, file in (("alignments", alignments), ("items", items))
+        "alignments": labels_content(alignments, hash_or_missing) if alignments else None,
+        "items": hash_or_missing(items) if items else None,
     }
     if units:
         return _unit_quality(request, key, phones, seed)
@@ -423,6 +444,7 @@ def _tokenizer_or_encoder(models: Model) -> Tokenizer | Encoder:
 
 def _speech_quality(request: Request, reference: str, text: str | None, seed: int) -> int:
     from textless.metrics.asr import check_recogniser, read_text
+    from textless.metrics.labels import labels_content
     from textless.metrics.speech import check_stoi, check_text, compare_pairs, pair_rows, summarise
     from textless.metrics.table import speech_table
 
@@ -460,7 +482,7 @@ def _speech_quality(request: Request, reference: str, text: str | None, seed: in
         "corpora": [corpus.fingerprint(hash_or_missing) for corpus in (generated, originals)],
         "seed": seed,
         "stoi": stoi,
-        "text": hash_or_missing(text) if text else None,
+        "text": labels_content(text, hash_or_missing) if text else None,
         "contract": tokenizer.contract.to_dict(),
         "precision": request.models.precision,
     }

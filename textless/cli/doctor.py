@@ -24,7 +24,13 @@ NEEDED = (  # distribution, :module if its name differs
     "torch numpy faiss-cpu:faiss scikit-learn:sklearn soundfile soxr pyarrow transformers "
     "huggingface-hub:huggingface_hub safetensors joblib click pyyaml:yaml fsspec"
 )
-OPTIONAL = {"train": "accelerate tensorboard", "dask": "distributed", "s3": "s3fs", "eval": "pocketsphinx pystoi"}
+OPTIONAL = {
+    "train": "accelerate tensorboard",
+    "dask": "distributed",
+    "s3": "s3fs",
+    "eval": "pocketsphinx pystoi",
+    "media": "av",
+}
 FAISS = ("faiss-cpu", "faiss-gpu-cu12", "faiss-gpu-cu11", "faiss-gpu")  # any one of them will do
 ATTEMPT = "importing "  # on standard error, before an import that may end Python
 NVIDIA = Path("/dev/nvidia0")

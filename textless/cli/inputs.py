@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from textless.audio.corpus import Corpus, Row, load_sources
+from textless.audio.io import AUDIO
 from textless.cli.locks import sole
 from textless.engine.job import Progress
-from textless.errors import ContractError, TextlessError
+from textless.errors import ContractError
+from textless.exchange.base import Format
+from textless.exchange.formats import find_format, read_units
 from textless.model import Model
 from textless.types import UnitContract, Units
-from textless.units.dump import Dump, UnitRow, read_file, read_stream
+from textless.units.dump import UnitRow, read_stream
 
 
 class StandardInput:
@@ -65,61 +68,57 @@ def unit_rows(
 
     `parts`: rows that standard input holds in parts are not joined.
     """
-    declared = _declared(contract)
+    declared = declared_contract(contract)
     tokenizer = None
     audio = [name for name in inputs if not holds_units(name)]
     sources = load_sources(audio) if audio else []  # together, so that their ids differ
     Corpus(row for source in sources for row in source)
     waiting = iter(sources)
     for name in inputs:
+        if chosen := _unit_format(name):
+            yield from ((r, r) for r in read_units(name, chosen.name, contract=declared))
+            continue
         if name == "-":
             rows: Iterable[tuple[Any, Any]] = ((r, r) for r in read_stream(sys.stdin, parts=parts))
-        elif (Path(name) / "dump.json").exists():
-            rows = ((r, r) for r in Dump(Path(name)))
-        elif holds_units(name):
-            rows = ((r, r) for r in read_file(Path(name)))
         else:
             tokenizer = tokenizer or models.tokenizer
             rows = tokenize_files(next(waiting), tokenizer, lambda done, total, what: None)
         for source, row in rows:
-            yield source, _declare(row, declared) if declared and isinstance(row, UnitRow) else row
+            yield source, _declare(row, declared) if contract and isinstance(row, UnitRow) else row
 
 
 def holds_units(name: str) -> bool:
-    """Whether an input is a stream or a dump, not audio."""
-    return (
-        name == "-"
-        or (Path(name) / "dump.json").exists()
-        or (Path(name).suffix.lower() == ".jsonl" and _is_unit_stream(Path(name)))
-    )
+    """Whether an input is a stream, a dump or another tool's unit file, not audio."""
+    return name == "-" or _unit_format(name) is not None
 
 
-def _is_unit_stream(path: Path) -> bool:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as f:  # a manifest's paths may be any bytes
-            return '"textless"' in f.readline()
-    except OSError as e:
-        raise TextlessError(f"{path}: cannot be read ({e})") from None
+def _unit_format(name: str) -> Format | None:
+    """The format of an input that holds units."""
+    path = Path(name)
+    if name == "-" or path.suffix.lower() in AUDIO or not path.exists():
+        return None
+    return find_format(path)
 
 
-def _declared(path: str | None) -> dict[str, Any]:
+def declared_contract(path: str | None) -> UnitContract:
+    """The contract in a file of `--contract`; all unknown without one."""
     if path is None:
-        return {}
+        return UnitContract()
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
-        return UnitContract.from_dict(data.get("contract", data) if isinstance(data, dict) else data).to_dict()
+        return UnitContract.from_dict(data.get("contract", data) if isinstance(data, dict) else data)
     except (OSError, ValueError, RecursionError, ContractError) as e:
         raise ContractError(f"{path}: not a contract ({e})") from None
 
 
-def _declare(row: UnitRow, declared: dict[str, Any]) -> UnitRow:
+def _declare(row: UnitRow, declared: UnitContract) -> UnitRow:
     """Fill in the fields that the row's contract leaves unknown. Raises ContractError where one is known to differ."""
-    if name := row.units.contract.conflict(UnitContract.from_dict(declared)):
+    if name := row.units.contract.conflict(declared):
         raise ContractError(
             f"{row.id}: {name} is {getattr(row.units.contract, name)} in these units "
-            f"but {declared[name]} in --contract; "
+            f"but {getattr(declared, name)} in --contract; "
             "declare only what they leave unknown"
         )
     known = {k: v for k, v in row.units.contract.to_dict().items() if v is not None}
-    contract = UnitContract.from_dict({**declared, **known})
+    contract = declared.with_(**known)
     return replace(row, units=Units(row.units.units, row.units.durations, contract))

@@ -22,6 +22,7 @@ from textless.errors import AudioError, OutputExistsError, RowsFailedError, Text
 from textless.files import write_text
 from textless.model_io import model_files
 from textless.types import UnitContract
+from textless.units.card import Origin
 from textless.units.dump import UnitRow, finish_dump, write_stream
 
 Receipt = dict[str, Any]  # the JSON object; empty: there is none
@@ -190,7 +191,7 @@ class _Output:
 
 class _File(_Output):
     """A file. Its receipt `.NAME.textless.json`, next to it, holds its sha256; failed rows are in
-    `NAME.failures.jsonl`.
+    `NAME.failures.jsonl`. Further files that `write` leaves next to it are delivered with it.
     """
 
     text: str | None
@@ -210,7 +211,10 @@ class _File(_Output):
         return _read_receipt(_receipt_of_file(self.path))
 
     def is_whole(self, receipt: Receipt) -> bool:
-        return _is_as_written(self.path, receipt)
+        beside = receipt.get("beside", {})
+        return _is_as_written(self.path, receipt) and all(
+            (p := self.path.with_name(name)).is_file() and sha256_file(p) == known for name, known in beside.items()
+        )
 
     def has_failures(self, receipt: Receipt) -> bool:
         return bool(receipt.get("failures"))
@@ -230,7 +234,10 @@ class _File(_Output):
         except TextlessError as e:  # it names the file where the user knows it
             raise type(e)(str(e).replace(str(file), self.out)) from None
         failed = len(self.failures.rows)
-        write_text(receipt, self.receipt_text(sha256=sha256_file(file), failures=failed, told=self.text))
+        beside = {p: sha256_file(p) for p in sorted(partial.iterdir()) if p != file}
+        self._check_beside({p.name: known for p, known in beside.items()})
+        about = {"beside": {p.name: known for p, known in beside.items()}} if beside else {}
+        write_text(receipt, self.receipt_text(sha256=sha256_file(file), failures=failed, told=self.text, **about))
         list_of_failures = self.path.with_name(f"{self.path.name}.failures.jsonl")
         if failed:
             write_failures(lost, self.failures.rows)
@@ -238,7 +245,19 @@ class _File(_Output):
         elif self.receipt().get("failures"):
             list_of_failures.unlink(missing_ok=True)
         receipt.replace(_receipt_of_file(self.path))
+        for part in beside:
+            part.replace(self.path.with_name(part.name))
         file.replace(self.path)
+
+    def _check_beside(self, beside: dict[str, str]) -> None:
+        """Raises OutputExistsError for another file under one of these names, unless `overwrite`."""
+        ours = self.receipt().get("beside", {})
+        for name, known in beside.items():
+            there = self.path.with_name(name)
+            if there.exists() and not self.overwrite and sha256_file(there) not in (known, ours.get(name)):
+                raise OutputExistsError(
+                    f"{there}: exists, and {self.out} needs this name; give another name or --overwrite"
+                )
 
     def report(self) -> int:
         if self.text:
@@ -262,9 +281,11 @@ class _Folder(_Output):
         progress: Progress,
         contract: UnitContract | None,
         failures: Failures,
+        origin: Origin,
     ) -> None:
         super().__init__(out, request, overwrite)
         self.fill, self.progress, self.contract, self.failures = fill, progress, contract, failures
+        self.origin = origin
         self.total = failures.good + len(failures.rows)
         self.work = self.path.with_name(f"{self.path.name}.partial")
 
@@ -307,7 +328,7 @@ class _Folder(_Output):
             if self.failures.rows:
                 write_failures(self.work / "failures.jsonl", self.failures.rows)
             if self.contract:
-                finish_dump(self.work, contract=self.contract)
+                finish_dump(self.work, contract=self.contract, **self.origin.stated())
         except RowsFailedError:
             discard(self.work)
             raise
@@ -365,14 +386,16 @@ def deliver_folder(
     *,
     contract: UnitContract | None = None,
     failures: Failures,
+    origin: Origin = Origin(),
 ) -> int:
     """Fill a folder under another name and rename it when it is whole; returns the exit code.
 
     Args:
         contract: of the units, when the folder becomes a dump.
         failures: rows that failed before, and how many are still to be done.
+        origin: of the audio, for the dump's card.
     """
-    return _Folder(out, request, fill, overwrite, progress, contract, failures).deliver()
+    return _Folder(out, request, fill, overwrite, progress, contract, failures, origin).deliver()
 
 
 # ---------------------------------------------------------------------------------------------------------- receipts

@@ -8,6 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from textless.errors import CorpusError
+from textless.metrics.labels import read_labels
 from textless.names import plain
 
 Alignment = list[tuple[float, float, str]]  # (start, end, phone), in seconds
@@ -15,10 +16,17 @@ LATEST = 1e9  # seconds; no recording is so long
 
 
 def read_alignments(path: Path | str) -> dict[str, Alignment]:
-    """Read a tsv with columns id, start, end (seconds), phone: {id: [(start, end, phone)]}.
+    """Read phones with times: {id: [(start, end, phone)]}, in seconds.
 
-    Raises CorpusError that names the line.
+    Args:
+        path: a tsv with columns id, start, end (seconds), phone; a CTM; a TextGrid, labels of Audacity or a .phn of
+            TIMIT, whose id is the file's stem; or a folder of these (`read_labels`).
+
+    Raises:
+        CorpusError: a file is malformed; it names the line.
     """
+    if (labels := read_labels(path, "phones")) is not None:
+        return labels
     out: dict[str, Alignment] = defaultdict(list)
     try:
         with open(path, newline="", encoding="utf-8-sig") as f:

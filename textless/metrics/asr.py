@@ -17,6 +17,7 @@ import numpy as np
 from textless.audio.io import to_int16
 from textless.audio.waveform import as_waveform
 from textless.errors import CorpusError, TextlessError, how_to_install
+from textless.metrics.labels import read_labels
 from textless.names import plain
 
 if TYPE_CHECKING:
@@ -75,7 +76,16 @@ def words_of(text: str) -> list[str]:
 
 
 def read_text(path: Path | str) -> dict[str, str]:
-    """Read lines of id, tab, words: {id: words}. Raises CorpusError that names the line."""
+    """Read what is said: {id: words}.
+
+    Args:
+        path: lines of id, tab, words; or words with times, in any form of `read_labels`.
+
+    Raises:
+        CorpusError: a file is malformed; it names the line.
+    """
+    if (labels := read_labels(path, "words")) is not None:
+        return {name: " ".join(word for _, _, word in words) for name, words in labels.items()}
     out: dict[str, str] = {}
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()

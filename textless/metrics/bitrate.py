@@ -36,30 +36,36 @@ def unit_cost(sequences: Iterable[Units], *, n_units: int | None = None) -> dict
     Raises:
         CorpusError: no units. ContractError: their frame rate is unknown.
     """
-    parts: list[tuple[np.ndarray, np.ndarray]] = []
-    seconds = 0.0
+    frames, runs, seconds = np.zeros(0, np.int64), np.zeros(0, np.int64), 0.0  # how often each unit occurs
     for units in sequences:
         seconds += units.seconds
-        parts.append((units.frames(), units.deduplicated().units))
+        frames = _added(frames, units.frames())
+        runs = _added(runs, units.deduplicated().units)
     if not seconds:
         raise CorpusError("there are no units to measure")
-    frames, runs = (np.concatenate(sequence) for sequence in zip(*parts, strict=True))
+    n_frames, n_runs = int(frames.sum()), int(runs.sum())
     bits, bits_of_runs = _entropy(frames), _entropy(runs)
-    rate = len(frames) / seconds
+    rate = n_frames / seconds
     return {
-        "active_units": float(len(np.unique(frames))),
+        "active_units": float((frames > 0).sum()),
         "perplexity": 2**bits,
-        "segment_ms": 1000 * seconds / len(runs),
-        "units_per_second": len(runs) / seconds,
+        "segment_ms": 1000 * seconds / n_runs,
+        "units_per_second": n_runs / seconds,
         **({"bitrate_codebook": math.log2(n_units) * rate} if n_units else {}),
         "bitrate_frames": bits * rate,
-        "bitrate": bits_of_runs * len(runs) / seconds,
+        "bitrate": bits_of_runs * n_runs / seconds,
         "seconds": seconds,
     }
 
 
-def _entropy(units: np.ndarray) -> float:
-    """Bits a unit."""
-    counts = np.bincount(units)
-    shares = counts[counts > 0] / len(units)
+def _added(counts: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """Counts, (K,) int64, and those of more units; K grows as it must."""
+    more = np.bincount(units, minlength=len(counts))
+    more[: len(counts)] += counts
+    return more
+
+
+def _entropy(counts: np.ndarray) -> float:
+    """Bits a unit, of how often each occurs."""
+    shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log2(shares)).sum()) + 0.0

@@ -203,7 +203,7 @@ def compare_pairs(
         try:
             yield {"id": pair.id, **compare(speech, reference, stoi=stoi, encode=encode, text=words)}
         except AudioError as e:
-            yield {"id": pair.id, "error": f"{pair.speech.path}: {e}"}
+            yield {"id": pair.id, "error": f"{pair.speech.place}: {e}"}
 
 
 # ------------------------------------------------------------------------------------------------- over many sentences

@@ -127,7 +127,7 @@ class _Run:
                     raise waveform
                 yield unit_edit_distances(waveform, tokenizer.encode_batch, name=row.id, seed=seed)
             except AudioError as e:  # too short once it is sped up
-                self.failures.append({"id": row.id, "error": f"{row.path}: {e}"})
+                self.failures.append({"id": row.id, "error": f"{row.place}: {e}"})
             self.progress(n, len(rows), "files perturbed")
 
 

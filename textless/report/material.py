@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from textless.audio.io import SAMPLE_RATE, audio_samples, read_audio
+from textless.audio.place import Place
+from textless.audio.rows import Row, within_file
 from textless.engine.pipeline import Pipeline
 from textless.engine.step import Source, Step
 from textless.engine.store import Store, check_bytes
@@ -83,7 +85,7 @@ class _Spoken(NamedTuple):
 
 
 Root = tuple[str, str]  # where the audio of an example comes from (file, offset, samples), and its id there
-File = tuple[str, int]  # path, and first sample
+File = tuple[str | Place, int]  # where it is, and its first sample
 _Part = tuple[_Spoken, UnitRow | None, str]  # row, and path of its speech, of one id
 
 
@@ -114,6 +116,7 @@ class _Finder:
     def __init__(self, pipeline: Pipeline, store: Store, phones: dict[str, list[tuple[float, float, str]]]) -> None:
         self.pipeline, self.store, self.phones = pipeline, store, phones
         self._corpora: dict[int, dict[str, Any]] = {}  # rows by id, by the step that holds them
+        self._sounds: dict[str, Row] = {}  # by what identifies them in a root
         self._dumps: dict[str, dict[str, UnitRow]] = {}  # rows of the ids that are shown, by artefact
         self._ids: set[str] = set()  # that are shown
 
@@ -176,7 +179,11 @@ class _Finder:
     def _root(self, corpus: CorpusStep | None, name: str) -> Root:
         """The same for two corpora that hold the same part of the same file under the same id."""
         row = self._audio(corpus).get(name)
-        return ("" if row is None else f"{row.path}\0{row.offset}\0{row.samples}"), name
+        if row is None:
+            return "", name
+        text = "\0".join(map(str, (row.path, row.offset, row.samples, *within_file(row))))
+        self._sounds[text] = row
+        return text, name
 
     def _audio(self, corpus: CorpusStep | None) -> dict[str, Any]:
         if id(corpus) not in self._corpora:
@@ -207,7 +214,7 @@ class _Finder:
 
     def _original(self, root: Root, parts: list[_Part]) -> tuple[Track | None, File | None]:
         """The sound of the corpus, with the units that each step encoded it as."""
-        path, _, where = root[0].partition("\0")
+        sound = self._sounds.get(root[0])
         sources: dict[str, Step] = {}
         for one, _, _ in parts:
             step = one.units
@@ -221,11 +228,10 @@ class _Finder:
             if row is not None and row.units.contract.frame_rate:
                 rows.append(_units(self.pipeline.name_of(step), row))
         track = Track("original", "original", rows=rows, phones=self.phones.get(root[1], []))
-        if path:
-            offset, samples = (None if part == "None" else int(part) for part in where.split("\0"))
+        if sound is not None:
             try:
-                track.total = (samples or audio_samples(path) - (offset or 0)) / SAMPLE_RATE
-                return track, (path, offset or 0)
+                track.total = (sound.samples or audio_samples(sound.place) - sound.offset) / SAMPLE_RATE
+                return track, (sound.place, sound.offset)
             except AudioError as e:
                 track.note = str(e).rpartition("/")[2]
         track.total = max((_seconds(r) for r in rows), default=0.0)

@@ -99,10 +99,11 @@ def place(job: Job, step: Step, field: str) -> Path | str:
     return value.part(field) if isinstance(value, Model) else job.inputs[field]
 
 
-def finish_units(job: Job, contract: UnitContract) -> None:
+def finish_units(job: Job, contract: UnitContract, corpus: Corpus | None = None) -> None:
+    """Complete the dump of a step. `corpus`: what its rows are units of."""
     from textless.units.dump import finish_dump
 
-    job.metrics = finish_dump(job.path, contract=contract)
+    job.metrics = finish_dump(job.path, contract=contract, **(corpus.origin().stated() if corpus else {}))
     job.contract = contract.to_dict()
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textless.engine.step import HashFile, Source, path
+from textless.engine.step import HashFile, Source, added, path
 from textless.errors import ModelError, StoreError
 
 if TYPE_CHECKING:
     from textless.audio.corpus import Corpus as Rows
+    from textless.units.card import Origin
 
 
 def or_missing(hash_file: HashFile) -> HashFile:
@@ -31,7 +32,8 @@ def or_missing(hash_file: HashFile) -> HashFile:
 class Corpus(Source):
     """Audio: a folder, glob or manifest, or a list of them.
 
-    `splits` is a table that adds split and speaker by id; `split` keeps the rows of one or several splits.
+    `splits` is a table that adds split and speaker by id; `split` keeps the rows of one or several splits. `license`
+    and `language` are stated by the dumps that are made of the audio.
     """
 
     type = "corpus"
@@ -39,6 +41,16 @@ class Corpus(Source):
     manifest: str | list = path()
     splits: str | None = path(None)
     split: str | list | None = None
+    license: str | None = added(None)
+    language: str | None = added(None)
+
+    def check(self) -> None:
+        self.origin()
+
+    def origin(self) -> Origin:
+        from textless.units.card import Origin
+
+        return Origin(license=self.license, language=self.language)
 
     def load(self) -> Rows:
         """The rows at the time of the first call: files that are added to the folder later are not part of this run."""
@@ -62,8 +74,10 @@ class Alignments(Source):
     gives = ("alignments",)
     file: str = path()
 
-    def content(self, hash_file: HashFile) -> str:
-        return hash_file(self.file)
+    def content(self, hash_file: HashFile) -> Any:
+        from textless.metrics.labels import labels_content
+
+        return labels_content(self.file, hash_file)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +100,10 @@ class Text(Source):
     gives = ("text",)
     file: str = path()
 
-    def content(self, hash_file: HashFile) -> str:
-        return hash_file(self.file)
+    def content(self, hash_file: HashFile) -> Any:
+        from textless.metrics.labels import labels_content
+
+        return labels_content(self.file, hash_file)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -192,7 +192,7 @@ class Encode(AudioMap):
         return write_results(out, tokenize(rows, tools, batch_seconds=self.batch_seconds), contract=tools.contract)
 
     def finish(self, job: Job, tools: Tokenizer) -> None:
-        finish_units(job, tools.contract)
+        finish_units(job, tools.contract, self.audio)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +226,7 @@ class Assign(Step):
                     id=name,
                     units=Units.from_frames(codebook.predict(frames), contract),
                     speaker=rows[name].speaker,
-                    source=Path(rows[name].path).name,
+                    source=rows[name].source_name,
                     offset=rows[name].offset,
                     samples=rows[name].samples or 0,
                 ),
@@ -235,4 +235,4 @@ class Assign(Step):
         )
         (job.path / "data").mkdir(exist_ok=True)
         write_results(job.path / "data" / "00000.parquet", results, contract=contract)
-        finish_units(job, contract)
+        finish_units(job, contract, self.frames.audio)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -78,7 +77,7 @@ def tokenize(
         except AudioError as e:
             yield row, e
             continue
-        source = Path(row.path).name
+        source = row.source_name
         result = UnitRow(
             id=row.id, units=units, speaker=row.speaker, source=source, offset=row.offset, samples=samples()
         )
@@ -111,7 +110,7 @@ def encode_rows(
             try:
                 encoder.encode_one(audio)  # the error says how long a file must be
             except AudioError as e:
-                audio = AudioError(f"{row.path}: {e}")
+                audio = AudioError(f"{row.place}: {e}")
         batch.append((row, audio))
         seconds += len(audio) / encoder.sample_rate if isinstance(audio, np.ndarray) else 0
         if seconds >= batch_seconds:
@@ -134,4 +133,4 @@ def _named(row: Row, pieces: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     try:
         yield from pieces
     except AudioError as e:
-        raise e if row.path in str(e) else AudioError(f"{row.path}: {e}") from None
+        raise e if str(row.place) in str(e) else AudioError(f"{row.place}: {e}") from None

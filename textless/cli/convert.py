@@ -1,0 +1,215 @@
+"""`textless convert`: unit files of any tool to those of another."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+
+from textless.checks import Between, Count
+from textless.cli.numbers import Number
+from textless.cli.progress import Line
+from textless.errors import DumpError, OutputExistsError, TextlessError
+
+FrameRate = Annotated[float, Between(1e-3, 1e9)]
+# What belongs to a unit file of this stem, or name.
+COMPANIONS = (".km", ".tsv", ".units", ".durations")
+SHARED = ("dict.km.txt", "contract.json")
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="IN...")
+@click.option("-o", "--output", "out", required=True, metavar="OUT")
+@click.option("--from", "source", metavar="FORMAT", help="Format of IN.  [default: by content]")
+@click.option("--to", "target", metavar="FORMAT", help="Format of OUT.  [default: by suffix, a dump without one]")
+@click.option("--contract", metavar="FILE", help="JSON with what the units' contract leaves unknown.")
+@click.option("--frame-rate", type=Number(FrameRate), metavar="R", help="Frames a second, where IN does not say.")
+@click.option("--n-units", type=Number(Count), metavar="K", help="Size of the codebook, where IN does not say.")
+@click.option(
+    "--runs/--frames",
+    default=None,
+    help="Whether repetitions were removed, or each unit is one frame, where IN does not say."
+    "  [default: what the format usually has]",
+)
+@click.option(
+    "--license", metavar="NAME", help="Licence of the audio, for a dump's card: cc-by-4.0, a name or an address."
+)
+@click.option("--language", metavar="CODE", help="Language of the audio, for a dump's card: en, or en,fr.")
+@click.option("--overwrite", is_flag=True, help="Replace an output that is already there.")
+def convert(inputs: tuple[str, ...], out: str, source: str | None, target: str | None, **given: Any) -> int:
+    """Convert unit files of other tools, or to them.
+
+    IN is files or folders, or - for standard input; manifests, durations and dictionaries are found next to them. OUT
+    is a folder, a
+    file, or - for a stream as `encode -o -` writes. The formats are listed in docs/formats.md.
+    """
+    overwrite = given.pop("overwrite")
+    return run(list(inputs), out, source, target, _Given(**given), overwrite=overwrite)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What is declared of the inputs."""
+
+    contract: str | None = None
+    frame_rate: float | None = None
+    n_units: int | None = None
+    runs: bool | None = None
+    license: str | None = None
+    language: str | None = None
+
+
+def run(
+    inputs: list[str], out: str, source: str | None, target: str | None, given: _Given, *, overwrite: bool = False
+) -> int:
+    """Unit files → one unit file or folder; returns the exit code."""
+    from textless.cli.inputs import StandardInput, declared_contract
+    from textless.cli.outputs import Failures, counted, deliver_file, deliver_folder
+    from textless.engine.job import Job
+    from textless.exchange.formats import format_for, format_named, read_units, write_units
+    from textless.units.card import Origin, origin_of
+    from textless.units.dump import UnitRow, write_stream
+
+    if source:
+        format_named(source)
+    if out == "-" and target not in (None, "jsonl"):
+        raise TextlessError("-o - writes the stream of textless (jsonl); give a file or folder for another format")
+    chosen = format_for("-" if out == "-" else out.rstrip(os.sep), "jsonl" if out == "-" else target)
+    as_folder = _check(out, chosen, overwrite)
+    origin = Origin(license=given.license, language=given.language)
+    if origin.stated() and chosen.name != "dump":
+        raise TextlessError(f"{chosen.name} does not hold --license and --language; only a dump does")
+    if (
+        chosen.name == "dump"
+        and not origin.stated()
+        and len(earlier := {origin_of(Path(name)) for name in inputs}) == 1
+    ):
+        origin = earlier.pop()
+    contract = declared_contract(given.contract)
+    line, failures = Line(), Failures()
+    with StandardInput(inputs) as names:
+        read = partial(
+            read_units,
+            format=source,
+            contract=contract,
+            frame_rate=given.frame_rate,
+            n_units=given.n_units,
+            runs=given.runs,
+        )
+
+        def rows() -> Iterator[UnitRow]:
+            found = _together(names, read)
+            return failures.sift((row, row) for row in counted(found, line))
+
+        if out == "-":
+            waiting = rows()
+            first = list(islice(waiting, 1))
+            header = first[0].units.contract if first else contract
+            write_stream(sys.stdout, chain(first, waiting), contract=header)
+            return failures.finish()
+
+        key = {
+            "command": "convert",
+            "inputs": [_fingerprint(Path(name)) for name in names],
+            "from": source,
+            "to": chosen.name,
+            "contract": contract.to_dict(),
+            "frame_rate": given.frame_rate,
+            "n_units": given.n_units,
+            "runs": given.runs,
+            **origin.stated(),
+        }
+        if not as_folder:
+            return deliver_file(out, key, lambda path: write_units(path, rows(), chosen.name), overwrite, failures)
+
+        def fill(job: Job) -> None:
+            made = job.scratch / "made"
+            shutil.rmtree(made, ignore_errors=True)  # of a run that was killed
+            try:
+                write_units(made, rows(), chosen.name, **origin.stated())
+                if not failures.good:
+                    raise TextlessError("nothing to do: the input has no rows")
+            except TextlessError as e:
+                shutil.rmtree(made, ignore_errors=True)
+                raise type(e)(str(e).replace(str(made), out)) from None
+            for there in job.path.iterdir():
+                if not there.name.startswith("."):
+                    shutil.rmtree(there) if there.is_dir() else there.unlink()
+            for part in made.iterdir():
+                part.replace(job.path / part.name)
+
+        return deliver_folder(out.rstrip(os.sep), key, fill, overwrite, line, failures=Failures(good=1))
+
+
+def _check(out: str, chosen: Any, overwrite: bool) -> bool:
+    """Refuse an output for its name or for what is there. Returns whether the format writes a folder to it."""
+    from textless.audio.io import AUDIO, OTHER_MEDIA
+    from textless.cli.outputs import check_output
+    from textless.exchange.formats import FORMATS
+
+    if out == "-":
+        return False
+    suffix = Path(out).suffix.lower()
+    others = {s for f in FORMATS.values() for s in f.suffixes} - set(chosen.suffixes)
+    if suffix in others or suffix in AUDIO + OTHER_MEDIA:
+        raise OutputExistsError(
+            f"{out}: {suffix} is not a suffix of {chosen.name} files; give another name, or another --to"
+        )
+    folder = bool(chosen.folder and suffix not in chosen.suffixes)
+    check_output(out, () if folder or not suffix else (suffix,), overwrite, folder=chosen.name if folder else None)
+    return folder
+
+
+def _together(names: list[str], read: Any) -> Iterator[Any]:
+    """The rows of all inputs. Where two have one id, those of all inputs have their input's path, from the common
+    folder, before them."""
+    if twice := next((n for k, n in enumerate(names) if n in names[:k]), None):
+        raise DumpError(f"{twice}: is given twice; give it once")
+    prefixes = [""] * len(names)
+    if len(names) > 1:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is said is said when the rows are converted
+            clash = _clash(row.id for name in names for row in read(name))
+        if clash:
+            root = os.path.commonpath([os.path.abspath(os.path.dirname(n) or ".") for n in names])
+            paths = [Path(os.path.relpath(n, root)) for n in names]
+            short = [p.with_suffix("") for p in paths]
+            prefixes = [f"{p.as_posix()}/" for p in (short if len(set(short)) == len(short) else paths)]
+    contract = None  # of the first input; an output has one
+    for name, prefix in zip(names, prefixes, strict=True):
+        last = contract
+        for row in read(name):
+            if contract is None:
+                contract = row.units.contract
+            elif row.units.contract is not last:
+                contract.check(row.units.contract, mine=names[0], theirs=name)
+            last = row.units.contract
+            yield replace(row, id=f"{prefix}{row.id}") if prefix else row
+
+
+def _clash(ids: Iterable[str]) -> bool:
+    seen: set[str] = set()
+    return any(i in seen or seen.add(i) for i in ids)  # type: ignore[func-returns-value]
+
+
+def _fingerprint(path: Path) -> list[Any]:
+    """Name and hash of an input and of what may belong to it. Raises DumpError when it is not there."""
+    from textless.audio.corpus import sha256_file
+
+    if path.is_dir():
+        files = [p for p in sorted(path.rglob("*")) if p.is_file() and not p.name.startswith(".")]
+        return [path.name, [[p.relative_to(path).as_posix(), sha256_file(p)] for p in files]]
+    if not path.is_file():
+        raise DumpError(f"{path}: no such file or folder")
+    near = {path.with_suffix(s) for s in COMPANIONS} | {path.with_name(n) for n in SHARED}
+    near |= {path.with_name(f"{path.name}.contract.json")}
+    return [path.name, sha256_file(path), [[p.name, sha256_file(p)] for p in sorted(near - {path}) if p.is_file()]]

@@ -1,0 +1,359 @@
+"""fairseq's labels of HuBERT: `SPLIT.km`, its manifest `SPLIT.tsv`, and the dictionary `dict.km.txt`.
+
+Sources: facebookresearch/fairseq examples/hubert/simple_kmeans/{README.md,dump_km_label.py},
+examples/wav2vec/wav2vec_manifest.py,
+fairseq/data/audio/hubert_dataset.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from textless.errors import ContractError, ContractWarning, DumpError
+from textless.exchange.base import (
+    Declared,
+    Format,
+    ahead,
+    distinct,
+    lines,
+    numbers,
+    place,
+    placed,
+    row_of,
+    settled,
+)
+from textless.exchange.lines import HEAD, bare, head_lines, is_bare
+from textless.text import joined
+from textless.types import UnitContract, UnitRow
+
+DICTIONARY = "dict.km.txt"
+SAMPLE_RATE = 16_000  # of everything that fairseq makes these labels of
+LEAST = 20  # frames of a row whose length is compared with its audio's
+APART = 1.5  # factor between the samples a frame of two rows that says they are not of one corpus
+BYTES = "surrogateescape"  # paths may be any bytes
+
+
+def _fits(path: Path, head: bytes) -> bool:
+    if path.is_dir():
+        if (path / "dump.json").exists() or not (files := _label_files(path)) or _has_audio(path):
+            return False
+        with open(files[0], "rb") as f:
+            return _is_labels(head_lines(f.read(HEAD)))
+    found = head_lines(head)
+    if path.suffix == ".km":
+        return _is_labels(found)
+    return is_bare(found) and _manifest(path) is not None
+
+
+def _is_labels(found: list[str]) -> bool:
+    """Whether lines of a .km are units; each may be one."""
+    return is_bare(found) or (bool(found) and all(bare(line.replace("-", "")) for line in found))
+
+
+def _label_files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("*.km") if p.is_file() and not p.name.startswith("."))
+
+
+def _has_audio(folder: Path) -> bool:
+    from textless.audio.io import AUDIO
+
+    return any(name.lower().endswith(AUDIO) for name in os.listdir(folder))
+
+
+def _manifest(labels: Path) -> Path | None:
+    """The manifest next to labels, if it is one: its first line is a folder, the others have a tab."""
+    file = labels.with_suffix(".tsv")
+    if file == labels or not file.is_file():
+        return None
+    with contextlib.closing(lines(file, BYTES)) as found:
+        first, second = next(found, (0, "\t"))[1], next(found, (0, "\t"))[1]
+    return file if "\t" not in first and "\t" in second else None
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+
+
+def _read(path: Path, declared: Declared) -> Iterator[UnitRow]:
+    if path.is_dir():
+        if not (files := _label_files(path)):
+            raise DumpError(f"{path}: has no SPLIT.km; give a folder of fairseq's labels")
+    elif path.suffix == ".tsv" and path.with_suffix(".km").is_file():
+        files = [path.with_suffix(".km")]
+    else:
+        files = [path]
+    declared = _with_dictionary(files[0].with_name(DICTIONARY), declared)
+    manifests = [_manifest(file) for file in files]
+    by_path = _check_counts(files, manifests)
+    seen: dict[str, str] = {}
+    for file, manifest in zip(files, manifests, strict=True):
+        extra: dict[str, object] = {"split": file.stem} if len(files) > 1 else {}
+        before = f"{file.stem}-" if len(files) > 1 else ""
+        rows = _rows(file, manifest, declared, by_path, before, extra)
+        yield from distinct(file, rows, seen) if manifest and by_path else (row for _, row in rows)
+
+
+def _with_dictionary(file: Path, declared: Declared) -> Declared:
+    """With the size of the codebook, where the dictionary holds the units from 0 without a gap."""
+    if not file.is_file():
+        return declared
+    symbols = []
+    for n, line in lines(file):
+        symbol, _, count = line.rpartition(" ")
+        if not count.isdigit():
+            raise DumpError(f"{file}, line {n}: {line[:40]!r} is not UNIT COUNT")
+        symbols.append(symbol)
+    units = {s for s in symbols if s.isascii() and s.isdigit()}
+    size, known = len(units), declared.contract.n_units
+    if not size or units != {str(k) for k in range(size)}:
+        return declared
+    if known is not None and known != size:
+        raise ContractError(f"{file}: lists {size} units, but n_units is {known}; leave --n-units out, or correct it")
+    return Declared(contract=declared.contract.with_(n_units=size), runs=declared.runs)
+
+
+def _check_counts(files: list[Path], manifests: list[Path | None]) -> bool:
+    """Whether rows are called by their paths, since two stems are equal. Raises DumpError for a manifest of another
+    length."""
+    stems: set[str] = set()
+    total = 0
+    for file, manifest in zip(files, manifests, strict=True):
+        if manifest is None:
+            continue
+        listed = 0
+        for _, (path, _) in _listed(manifest)[1]:
+            listed += 1
+            stems.add(_stem(path))
+        total += listed
+        held = _count_lines(file)
+        if held != listed:
+            raise DumpError(
+                f"{file}, line {min(held, listed) + 1}: {held} lines, but {manifest.name} lists {listed} files; "
+                f"make both of one corpus, or move {manifest.name} away to call rows by their lines"
+            )
+    return len(stems) < total
+
+
+def _count_lines(file: Path) -> int:
+    total, last = 0, b"\n"
+    with place(file), open(file, "rb") as f:
+        while block := f.read(1 << 20):
+            total += block.count(b"\n")
+            if b"\r" in block or last == b"\r":  # counting them takes long
+                total += block.count(b"\r") - (last + block).count(b"\r\n")
+            last = block[-1:]
+    return total + (last not in (b"\n", b"\r"))
+
+
+def _listed(manifest: Path) -> tuple[str, Iterator[tuple[int, tuple[str, int]]]]:
+    """The root of a manifest, and its files: (line, (path from the root, samples at the file's own rate))."""
+    found = lines(manifest, BYTES)
+    root = next(found, (0, ""))[1].strip()
+
+    def files() -> Iterator[tuple[int, tuple[str, int]]]:
+        for n, line in found:
+            path, tab, samples = line.strip().partition("\t")
+            if not tab or not path or not (samples.isascii() and samples.isdigit()) or len(samples) > 15:
+                raise DumpError(
+                    f"{manifest}, line {n}: {line[:40]!a} is not PATH<TAB>SAMPLES, as fairseq's manifests are"
+                )
+            yield n, (path, int(samples))
+
+    return root, files()
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
+
+
+def _rows(
+    file: Path,
+    manifest: Path | None,
+    declared: Declared,
+    by_path: bool,
+    before: str,
+    extra: dict[str, object],
+) -> Iterator[tuple[int, UnitRow]]:
+    texts = ahead(lines(file), lambda line: ("", line))
+    if manifest is None:
+        plain = placed(file, texts, lambda n, item: row_of(f"{before}{n}", _units(*item), declared, extra=extra))
+        yield from settled(file, plain, declared)
+        return
+    root, listed = _listed(manifest)
+    check = _Lengths(file, manifest, declared)
+
+    def make(n: int, item: tuple[str, str, np.ndarray | None]) -> UnitRow:
+        m, (path, samples) = next(listed, (0, ("", 0)))
+        if not m:
+            raise DumpError(f"{manifest.name} has no more files")
+        units = _units(*item)
+        check(n, m, len(units), samples)
+        name = (os.path.splitext(path)[0] if by_path else _stem(path)).encode("utf-8", "backslashreplace").decode()
+        source = f"/{path}" if root == "/" else path
+        return row_of(name, units, declared, source=source, samples=samples, extra=extra)
+
+    yield from settled(file, placed(file, texts, make), declared)
+
+
+def _units(line: str, name: str, units: np.ndarray | None) -> np.ndarray:
+    return numbers(line) if units is None else units
+
+
+class _Lengths:
+    """Whether frames and samples belong together. Raises DumpError where they cannot be of one corpus."""
+
+    def __init__(self, file: Path, manifest: Path, declared: Declared) -> None:
+        self.file, self.manifest, self.runs = file, manifest, declared.runs
+        rate = declared.contract.frame_rate
+        self.hop = (declared.contract.sample_rate or SAMPLE_RATE) / rate if rate else None
+        self.line = 0
+
+    def __call__(self, n: int, m: int, frames: int, samples: int) -> None:
+        if self.runs or frames < LEAST:
+            return
+        if self.hop is None:
+            self.hop, self.line = samples / frames, n
+        expected = self.hop * frames
+        if not expected / APART <= samples <= expected * APART:
+            known = f"line {self.line} has {self.hop:.0f} a frame" if self.line else f"a frame is {self.hop:.0f}"
+            raise DumpError(
+                f"{frames} units for {samples} samples in {self.manifest.name}, line {m}, where {known}; the "
+                "manifest is of "
+                "another corpus, or --frame-rate is wrong, or these are runs (--runs)"
+            )
+
+
+# -------------------------------------------------------------------------------------------------------------- writing
+
+
+class _Labels:
+    """Labels and manifest of one split, while they are written.
+
+    The root is `/` where the sources are absolute, else the working folder.
+    """
+
+    def __init__(self, labels: Path, stack: contextlib.ExitStack) -> None:
+        self.km = stack.enter_context(labels.open("w", encoding="ascii", newline="\n"))
+        self.tsv = stack.enter_context(labels.with_suffix(".tsv").open("w", encoding="utf-8", newline="\n"))
+        self.absolute: bool | None = None
+
+    def add(self, row: UnitRow, path: str, samples: int) -> None:
+        absolute = os.path.isabs(path)
+        if self.absolute is None:
+            self.absolute = absolute
+            self.tsv.write("/\n" if absolute else f"{os.getcwd()}\n")
+            if not absolute:
+                warnings.warn(
+                    f"fairseq: sources are relative, so the manifest's root is {os.getcwd()}; correct its "
+                    "first line if the audio is elsewhere",
+                    ContractWarning,
+                    stacklevel=2,
+                )
+        if absolute != self.absolute:
+            raise DumpError(f"{row.id}: source {path[:80]!r} is absolute where others are not, or the other way round")
+        self.tsv.write(f"{path[1:] if absolute else path}\t{samples}\n")
+        self.km.write(f"{joined(row.units.frames())}\n")
+
+
+def _write(path: Path, rows: Iterable[UnitRow]) -> None:
+    """A folder of `SPLIT.tsv`, `SPLIT.km` and the dictionary: a split for each value of the column `split`, else
+    `train`.
+
+    A path that ends in `.km` is the labels of all rows, with manifest and dictionary next to it.
+    """
+    folder = path.parent if path.suffix == ".km" else path
+    temporary = (
+        folder.parent / f".{path.name}.{os.getpid()}" if folder == path else folder / f".{path.name}.{os.getpid()}"
+    )
+    try:
+        temporary.mkdir()
+        _fill(temporary, rows, path.stem if folder != path else None)
+        if folder == path:
+            temporary.rename(path)
+            return
+        made = sorted(temporary.iterdir())
+        for file in made:
+            there = folder / file.name
+            if there.exists() and (file.name != DICTIONARY or there.read_bytes() != file.read_bytes()):
+                raise DumpError(f"{there}: exists, and is another; give another folder")
+        for file in made:
+            file.replace(folder / file.name)
+    except OSError as e:
+        raise DumpError(f"{e.filename or path}: {e.strerror or e}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _fill(folder: Path, rows: Iterable[UnitRow], only: str | None) -> None:
+    size: int | None = None
+    largest = -1
+    splits: dict[str, _Labels] = {}
+    told: set[str] = set()
+    with contextlib.ExitStack() as stack:
+        for row in rows:
+            split = only or str(row.extra.get("split") or "train")
+            if split not in splits:
+                if split.startswith(".") or "/" in split or "\0" in split or len(splits) >= 64:
+                    raise DumpError(
+                        f"{row.id}: split {split[:40]!r} is no name of a file; give at most 64 simple names"
+                    )
+                splits[split] = _Labels(folder / f"{split}.km", stack)
+            if row.offset:
+                raise DumpError(
+                    f"{row.id}: is a part of {row.source[:80]!r}; fairseq's labels are of whole files: cut them"
+                )
+            path = row.source or f"{row.id}.wav"
+            if bad := next((c for c in path if c in "\n\r\t"), None):
+                raise DumpError(f"{row.id}: a manifest cannot hold {bad!r} in the path {path[:40]!r}; rename it")
+            if not row.source:
+                _once(told, "rows have no source; the manifest lists their ids with .wav")
+            if row.id not in (_stem(path), os.path.splitext(path)[0]):
+                _once(told, "cannot hold ids that are not the names of the files; left out")
+            if row.extra.keys() - {"split"}:
+                _once(told, "cannot hold extra; left out")
+            splits[split].add(row, path, row.samples or _estimate(row, told))
+            size = row.units.contract.n_units if size is None else size
+            largest = max(largest, int(row.units.units.max(initial=-1)))
+        if not splits:
+            _Labels(folder / f"{only or 'train'}.km", stack).tsv.write(f"{os.getcwd()}\n")
+    if size is None and largest >= 0:
+        _once(
+            told, f"n_units is unknown; {DICTIONARY} lists 0 to {largest}, the largest unit (--n-units K declares it)"
+        )
+    units = size if size is not None else largest + 1
+    (folder / DICTIONARY).write_text("".join(f"{k} 1\n" for k in range(units)), newline="\n")
+
+
+def _estimate(row: UnitRow, told: set[str]) -> int:
+    """Samples of a row that does not say: frames times the hop."""
+    contract: UnitContract = row.units.contract
+    if contract.frame_rate is None:
+        raise DumpError(
+            f"{row.id}: neither its samples nor its frame rate are known; fairseq's manifest needs them "
+            "(--frame-rate R)"
+        )
+    _once(told, "rows do not say how many samples they have; the manifest has frames times the hop")
+    return round(row.units.n_frames * (contract.sample_rate or SAMPLE_RATE) / contract.frame_rate)
+
+
+def _once(told: set[str], text: str) -> None:
+    if text not in told:
+        told.add(text)
+        warnings.warn(f"fairseq: {text}", ContractWarning, stacklevel=2)
+
+
+FAIRSEQ = Format(
+    name="fairseq",
+    read=_read,
+    write=_write,
+    fits=_fits,
+    suffixes=(".km",),
+    folder=True,
+    loses=("speaker", "contract"),
+)
