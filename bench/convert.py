@@ -1,4 +1,5 @@
-"""Seconds to convert rows of 500 units from one tool's file to another's, beside a plain loop of `split` and `join`, or of `json`, in turn.
+"""Seconds to convert rows of 500 units from one tool's file to another's, next to a plain loop of `split` and `join`,
+or of `json`, in turn.
 
 python bench/convert.py [ROWS] [FOLDER]      # 10000 rows, and a temporary folder
 """
@@ -25,7 +26,7 @@ CONTRACT = UnitContract(n_units=K, frame_rate=50.0)
 
 
 def make(folder: Path) -> None:
-    """fairseq's labels and manifest, GSLM's text and a dump of the same rows: runs of about two frames, as HuBERT's units have."""
+    """fairseq's labels and manifest, GSLM's text and a dump of the same rows, in runs of about two frames."""
     rng = np.random.default_rng(0)
     with open(folder / "train.km", "w") as km, open(folder / "train.tsv", "w") as tsv, open(folder / "g.txt", "w") as g:
         tsv.write("/data\n")
@@ -137,7 +138,8 @@ def peak(source: Path, target: str) -> float:
     """MB at the most of a process that converts, above those of one that imports."""
     code = (  # ru_maxrss would be that of the process that starts this one
         "import re, sys, pyarrow.parquet; from textless.exchange.formats import read_units, write_units; "
-        "most = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) / 1024; before = most(); "
+        "most = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) / 1024; "
+        "before = most(); "
         "write_units(sys.argv[2], read_units(sys.argv[1], n_units=500, frame_rate=50.0), sys.argv[3]); "
         "print(most() - before)"
     )
