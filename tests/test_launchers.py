@@ -128,8 +128,9 @@ def test_two_killed_processes_are_resumed_to_the_same_bytes(folder, together):
 
 
 def test_an_error_of_the_first_process_ends_all(folder):
-    child = torchrun(folder, "wrong", "hubert", "-s", "hubert.preset=huge")
-    assert "preset 'huge' is unknown" in child.communicate(timeout=120)[1]
+    # The first process clusters, while the other one waits for the training.
+    child = torchrun(folder, "wrong", "hubert", "-s", "km.n_units=1000000")
+    assert "cannot make 1000000 units" in child.communicate(timeout=120)[1]
     assert child.returncode != 0
 
 
