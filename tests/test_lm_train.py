@@ -484,8 +484,7 @@ def test_a_budget_in_steps_or_tokens(tmp_path, monkeypatch, budget, steps):
 def test_the_step_says_how_each_speaker_of_dev_does(tmp_path) -> None:
     from textless.engine.job import Job
     from textless.metrics.lm import by_speaker
-    from textless.steps import TrainLM
-    from textless.steps.sources import Text
+    from textless.steps import Corpus, Encode, Model, TrainLM
     from textless.units.dump import Dump, UnitRow, finish_dump, write_shard
 
     places = {}
@@ -498,9 +497,8 @@ def test_the_step_says_how_each_speaker_of_dev_does(tmp_path) -> None:
         finish_dump(places[name], contract=CONTRACT)
     job = Job(tmp_path / "made", places, lambda *a: None)
     job.path.mkdir(exist_ok=True)
-    TrainLM(units=None, dev=Text(file=tmp_path), preset="nano", steps=4, context=64, batch_tokens=256).run(
-        job
-    )  # inputs are the job's
+    dev = Encode(audio=Corpus(manifest="x"), encoder="mfcc", codebook=Model(name="tiny-en"))  # inputs are the job's
+    TrainLM(units=None, dev=dev, preset="nano", steps=4, context=64, batch_tokens=256).run(job)
     assert set(job.metrics["speakers"]) == {"a", "b"}
     joined = [replace(row, units=row.units.deduplicated()) for row in Dump(places["dev"])]
     for speaker, figures in by_speaker(load_lm(job.path), joined).items():
