@@ -165,7 +165,7 @@ class Copy(MapStep):
 
 
 def _first(folder: str, what: str) -> bool:
-    """Whether nobody was here before."""
+    """Whether this is the first visit."""
     try:
         os.close(os.open(Path(folder) / what, os.O_CREAT | os.O_EXCL))
     except FileExistsError:

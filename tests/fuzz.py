@@ -194,7 +194,7 @@ TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|[A-Za-z_
 def change_bytes(rng: random.Random, data: bytes, other: bytes) -> bytes:
     out = bytearray(data)
 
-    def place() -> int:  # headers stand at the beginning, and some at the end
+    def place() -> int:  # headers are at the beginning, and some at the end
         size = len(out)
         return rng.choice(
             (

@@ -6,7 +6,7 @@ Prints which mutations the named tests kill and which survive them, and the shar
 takes those whose file, text or tests hold WORD; `-j` runs so many at a time. The checkout itself is never changed. All
 of them take about half an hour on one core.
 
-A mutation is (file in textless/, old text, which stands there exactly once, new text, tests as `file::function` without
+A mutation is (file in textless/, old text, which occurs there exactly once, new text, tests as `file::function` without
 `test_`). `tests/test_mutations.py` says when code has moved from under one: correct the old text, or write another
 mutation in its place.
 """
@@ -472,7 +472,7 @@ def problems(mutations: Sequence[Mutation]) -> list[str]:
         path = ROOT / "textless" / m.file
         count = path.read_text().count(m.old) if path.is_file() else 0
         if count != 1:
-            out.append(f"{m}: the old text stands {count} times in textless/{m.file}; it must stand there once")
+            out.append(f"{m}: the old text occurs {count} times in textless/{m.file}; it must occur once")
         if m.old == m.new:
             out.append(f"{m}: changes nothing")
         for test in m.ids() or [""]:
@@ -494,7 +494,7 @@ class Copy:
                 (folder / part.name).symlink_to(part)
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        # No .pyc: a mutation of the same length, made in the same second, would not be seen beside one.
+        # No .pyc: a mutation of the same length, made in the same second, would not be seen next to one.
         names = {
             "PYTHONPATH": str(self.folder),
             "PYTHONDONTWRITEBYTECODE": "1",

@@ -94,7 +94,7 @@ def test_with_leases_that_seem_stale_the_work_is_done_twice_and_the_bytes_are_th
 
 
 def hold(root: Path, step, **owner):
-    """A lease of somebody else on the step."""
+    """A lease of another process on the step."""
     file = root / "work" / f"{Store(root).name(step)}.lease"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"token": "f" * 32, "host": host(), "pid": os.getpid(), "beat": 7, **owner}))
@@ -195,7 +195,7 @@ def until(condition, seconds=60):
 def test_an_owner_that_was_stopped_and_wakes_up(tmp_path, texts, kind, wakes):
     """It stops in the middle, beyond everybody's patience; another takes over, sweeps its folder, and is slow itself.
 
-    Awake again, it finds its folder gone, or made anew by its own `mkdir`: what it has then is not whole, and must not
+    Awake again, it finds its folder gone, or made again by its own `mkdir`: what it has then is not whole, and must not
     be published.
     """
     root, log, marks = tmp_path / "store", str(tmp_path / "log"), tmp_path / "marks"
@@ -226,7 +226,7 @@ def test_an_owner_that_was_stopped_and_wakes_up(tmp_path, texts, kind, wakes):
 
 
 def test_an_owner_that_is_stopped_while_it_holds_the_guard(tmp_path):
-    """The lock on the guard is held for a blink; whoever stops in it does not stop the others for ever."""
+    """The lock on the guard is held for milliseconds; a process that stops in it does not block the others."""
     (tmp_path / "work").mkdir()
     first = faults.start(faults.keep_guard, str(tmp_path / "work"))
     until((tmp_path / "work" / "held").exists)

@@ -56,7 +56,7 @@ def implementations(room, *methods):
 
 @pytest.fixture(scope="module")
 def load(tmp_path_factory):
-    """name → the encoder, loaded anew."""
+    """name → the encoder, freshly loaded."""
     sources = {"fairseq-base": GOLDEN / "hubert_base.pt", "fairseq-large": GOLDEN / "hubert_large.pt"} | {
         n: n for n in SIGNAL
     }

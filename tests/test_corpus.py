@@ -641,7 +641,7 @@ def test_order_and_place_do_not_matter(heard):
 
 
 def test_it_is_of_the_rows_as_json_would_write_them():
-    """Keys stand on it: what is written faster must be what `json.dumps` writes, whatever is in the names."""
+    """Keys depend on it: what is written faster must be what `json.dumps` writes, whatever is in the names."""
     rows = [
         Row('q"\\/\n', "/a"),
         Row("ü \u2028", "/b", 3, 7, "s\tp", "träin"),

@@ -1,4 +1,4 @@
-"""Names of devices. No GPU is needed: torch's answers are put in the place of one."""
+"""Names of devices. No GPU is needed: torch's answers are replaced."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from textless.units.dump import finish_dump, write_shard
 
 
 def speech(files: int = 12):
-    """`corpus` with more files, where the phones stand in an order of each file's own."""
+    """`corpus` with more files, with the phones of each file in an order of its own."""
     rng = np.random.default_rng(0)
     rows, alignments = [], {}
     for k in range(files):

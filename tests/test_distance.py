@@ -1,4 +1,4 @@
-"""How far audio lies from what a codebook was made on: kept by the codebook, told by `encode -v`, warned of."""
+"""The distance of audio from a codebook's training data: kept by the codebook, printed by `encode -v`, warned of."""
 
 import json
 

@@ -78,7 +78,7 @@ def test_a_long_run_is_split(tmp_path):
 
 
 def test_opens_in_pandas_and_polars(tmp_path):
-    """Shards stand apart from other files, and columns that are all null keep their type."""
+    """Shards are in a folder of their own, and columns that are all null keep their type."""
     pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
     make(tmp_path / "d", [rows(4), rows(0), [UnitRow("z", Units.of([1], CONTRACT), speaker="s")]])
     frame = pandas.read_parquet(tmp_path / "d" / "data")

@@ -519,7 +519,7 @@ def test_why_down_to_the_cause(text, store):
     Path(text.file).write_text("changed")
     fresh = Store(store.root)
     changed = graph(Text(file=text.file))
-    assert why(changed, fresh, "both")[1:] == ["  both.left.text: its content changed"]  # told once
+    assert why(changed, fresh, "both")[1:] == ["  both.left.text: its content changed"]  # reported once
     third = Path(text.file).with_name("third.txt")
     third.write_text("third")
     fresh.run(Upper(text=Text(file=str(third)), times=7))  # newer, but further away

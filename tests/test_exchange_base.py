@@ -1,4 +1,4 @@
-"""What the formats of unit files share: numbers of a line, frames told from runs, and errors that name file and
+"""Shared by the formats of unit files: numbers of a line, frames distinguished from runs, and errors that name file and
 line."""
 
 import json

@@ -119,13 +119,13 @@ def test_spectrogram(models, name, clip, samples, gain, offset):
 @every
 @pytest.mark.parametrize("change", ["very soft", "loud with an offset", "silent"])
 def test_level_does_not_matter(models, name, clip, change):
-    """GroupNorm's epsilon rules at very low levels, and cancellation lurks beside a large offset."""
+    """GroupNorm's epsilon rules at very low levels, and a large offset causes cancellation."""
     wave = clip[20000:29000]
     wave = {"very soft": wave * 1e-4, "loud with an offset": wave * 0.1 + 0.9, "silent": wave * 0}[change]
     [[got]] = Extractor(models[name])([wave.astype(np.float32)], [2])
     assert np.isfinite(got).all()
     if name == "logmel" and change != "loud with an offset":
-        return  # below the floor a spectrogram is constant, and a normalised constant is rounding, whoever computes it
+        return  # below the floor a spectrogram is constant, and a normalised constant is rounding in any implementation
     rounding = 0.0
     if models[name].config.front_end == "logmel":
         # The mean of a band is kept in float32. Where the band hardly varies, the norm makes as much more of

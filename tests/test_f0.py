@@ -32,7 +32,7 @@ def cents(made: np.ndarray, real: np.ndarray) -> np.ndarray:
 
 
 SECOND = np.ones(RATE)
-INNER = slice(2, -2)  # frames whose window lies in the signal
+INNER = slice(2, -2)  # frames whose window is in the signal
 
 
 # ---------------------------------------------------------------------------------------------------- known F0

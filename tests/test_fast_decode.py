@@ -83,7 +83,7 @@ def test_recorded_steps_of_a_gpu(lm: Decoder, precision: str, device: str) -> No
         for i, n in enumerate((5, 1, 9)):
             lm.forward_cached(tokens[i : i + 1, :n], cache.row(i))
     for k in range(10, 20):
-        if k == 15:  # read anew, as a row whose context is full
+        if k == 15:  # read again, as a row whose context is full
             for cache in (recorded, plain):
                 cache.lengths[2] = 0
                 lm.forward_cached(tokens[2:3, :4], cache.row(2))
@@ -161,7 +161,7 @@ def test_weights_that_change_are_laid_out_anew(lm: Decoder) -> None:
     blocks = lm.blocks.parameters()
     optimiser = torch.optim.AdamW(
         [p.requires_grad_() for p in blocks], lr=0.1, fused=True
-    )  # tells nobody that weights changed
+    )  # changes the weights without a notice
     lm.train()
     lm(some_tokens(lm, 1, 8)).square().mean().backward()
     optimiser.step()

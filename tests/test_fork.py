@@ -32,7 +32,7 @@ work()
 reader, writer = os.pipe()
 child = os.fork()
 if not child:
-    signal.alarm(100)  # ends what would wait for ever
+    signal.alarm(100)  # ends a deadlock
     with open(writer, "wb") as f:
         f.write(bytes([torch.get_num_threads()]) + work())
     os._exit(0)

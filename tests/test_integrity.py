@@ -203,7 +203,7 @@ def test_names_that_file_managers_leave_are_no_damage(store):
 
 
 def test_a_step_that_fails_on_bytes_that_changed_names_the_file(store, monkeypatch):
-    """Of its own length, so that nobody sees it before: the error is not the one of the library that fell over it."""
+    """Of the same length, so that it is not noticed earlier: the error is not that of the library that failed on it."""
     top = Node(number=1, a=(below := Node(number=25)))
     store.run(below)
     file = store.folder(below) / "sum"

@@ -112,7 +112,7 @@ def random_pipeline(rng: random.Random) -> Pipeline:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_garbage_is_never_what_a_kept_run_needs(store, seed):
-    """Random graphs run at random times: what the recent ones stand on is there and whole, nothing else is."""
+    """Random graphs run at random times: what the recent ones need is there and whole, nothing else is."""
     rng = random.Random(seed)
     for _ in range(rng.randint(1, 4)):
         random_pipeline(rng).run(store)

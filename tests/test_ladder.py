@@ -31,7 +31,7 @@ def ladder(pieces):
 
 
 def test_warping_fetches_from_the_warped_frequency():
-    """A peak at 2000 Hz lies at 2000 / w Hz afterwards; without a warp nothing changes, but at the top, where nothing
+    """A peak at 2000 Hz is at 2000 / w Hz afterwards; without a warp nothing changes, but at the top, where nothing
     is fetched.
     """
     below = int((htk_edges(80)[1:-1] < hz_to_htk(torch.tensor(HIGHEST))).sum())

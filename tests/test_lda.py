@@ -135,7 +135,7 @@ def test_an_encoder_on_another(clip, tmp_path, base, context):
     save_projected(tmp_path / "made", source, projection, layer=layer, context=context)
     made = ProjectedEncoder(below, projection, context=context)
     if base != "mfcc":
-        shutil.move(source, tmp_path / "elsewhere")  # it stands alone
+        shutil.move(source, tmp_path / "elsewhere")  # it is self-contained
     encoder = load_encoder(tmp_path / "made")
     assert not list((tmp_path / "made").rglob("manifest.json"))
 

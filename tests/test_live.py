@@ -141,7 +141,7 @@ def test_a_run_of_another_host_is_alive_as_long_as_its_counter_moves(store, monk
         patch.setattr(live, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic, time=time.time))
         assert collect(store.root) == []
     assert len(looks) == 3
-    assert collect(store.root) == [folder.name]  # it stood still for our patience
+    assert collect(store.root) == [folder.name]  # it did not move for the time we waited
     assert list((store.root / "live").iterdir()) == []
 
 
@@ -200,7 +200,7 @@ def test_a_temporary_result_that_another_run_wants_is_left_to_that_run(store, wa
 def test_the_last_of_two_runs_drops_it(store, monkeypatch):
     """Each is a process in its own right, though they are threads here.
 
-    Whoever is last through has nobody to leave it to.
+    The last one to finish leaves it to no other.
     """
     first, second = chain(), chain()
     second.steps["top"] = Node(number=3, a=second.steps["below"])

@@ -632,7 +632,7 @@ def test_a_row_that_is_copied_goes_on_as_its_source() -> None:
 
 
 def test_int8_steps() -> None:
-    """Integers do not depend on the rows beside."""
+    """Integers do not depend on the other rows."""
     exact, lm = random_lm(dim=64, heads=2, ffn_dim=128, context=64), None
     lm = UnitLM(exact.config, CONTRACT, precision="int8").eval()
     lm.load_state_dict(exact.state_dict())
@@ -645,7 +645,7 @@ def test_int8_steps() -> None:
 
 def test_a_stream_gives_the_same_unit_by_unit() -> None:
     lm = random_lm()
-    prompt = random_units(40)  # longer than the context: read anew on the way
+    prompt = random_units(40)  # longer than the context: read again on the way
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         whole = lm.continue_units(prompt, seconds=1, only_new=True, seed=4)

@@ -78,7 +78,7 @@ def test_an_epoch_holds_every_token_once_and_rows_are_functions_of_seed_and_numb
     stream = [
         document for row in range(2 * total // 32 + 1) for document, _, length in p.pieces(row) for _ in range(length)
     ]
-    assert stream[:total] != stream[total : 2 * total]  # shuffled anew
+    assert stream[:total] != stream[total : 2 * total]  # shuffled again
 
 
 def test_rows_hold_documents_between_ends() -> None:

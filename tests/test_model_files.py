@@ -517,7 +517,7 @@ def test_every_file_that_is_read_is_listed(folders, tmp_path):
 
 
 def test_a_folder_is_done_for_a_model_with_other_names_no_more(tmp_path):
-    """`resynth` into a folder: what it was made with includes what lies beside a checkpoint."""
+    """`resynth` into a folder: what it was made with includes the files next to a checkpoint."""
     from textless.cli.outputs import hash_model
 
     path = make_hifigan(tmp_path)

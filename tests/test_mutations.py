@@ -16,7 +16,7 @@ def test_what_is_wrong_with_a_mutation_is_said():
         MUTATIONS[0]._replace(new=MUTATIONS[0].old, tests="pretrain::nothing"),
     )
     first, second, third = problems([gone, idle])
-    assert "stands 0 times in textless/units/encoders/pretrain.py" in first
+    assert "occurs 0 times in textless/units/encoders/pretrain.py" in first
     assert "changes nothing" in second
     assert "there is no test tests/test_pretrain.py::test_nothing" in third
 

@@ -400,7 +400,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
     lock = leftover(tmp_path, "perhaps.wav")
     with sole(tmp_path / "new.json"):
         pass
-    assert lock.exists()  # nobody knows
+    assert lock.exists()  # no process knows
     assert not [n for n in os.listdir(tmp_path) if "new" in n]
 
 

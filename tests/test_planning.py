@@ -1,4 +1,4 @@
-"""What planning refuses: values that no step takes, told with file, line and field before anything runs."""
+"""What planning refuses: values that no step takes, with file, line and field, before anything runs."""
 
 from __future__ import annotations
 

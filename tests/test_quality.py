@@ -266,7 +266,7 @@ def test_the_interval_of_pnmi_is_the_bootstrap_written_out():
 
 
 def test_the_interval_of_pnmi_is_not_biased():
-    """Many units on few frames: a bootstrap that is left as it is lies above the figure itself."""
+    """Many units on few frames: an uncorrected bootstrap is above the figure itself."""
     rng = np.random.default_rng(0)
     files = [(rng.integers(50, size=40), [f"p{p}" for p in rng.integers(20, size=40)]) for _ in range(30)]
     figures = unit_quality(files, n_units=50)

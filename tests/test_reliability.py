@@ -60,7 +60,7 @@ def told(store: Store, step) -> dict:
 
 @pytest.mark.parametrize("on", [None, pytest.param("loky:2", marks=pytest.mark.slow)])
 def test_what_is_not_in_a_key_changes_no_byte(made, tmp_path, on):
-    """Another store, the corpus elsewhere and in another order, other batches, workers, TensorBoard beside it."""
+    """Another store, the corpus elsewhere and in another order, other batches, workers, with TensorBoard."""
     first, steps, want = made
     changed = {n: RUNTIME[s.type] for n, s in steps.items() if s.type in RUNTIME and n not in ROUNDED}
     others = chain(faults.write_corpus(tmp_path / "elsewhere", 10, seconds=0.4, order=-1), **changed)
@@ -214,7 +214,7 @@ def test_another_id_costs_the_shards_of_both(grown):
 
 
 def test_other_settings_cost_everything_and_a_codebook_too(grown):
-    """Shards belong to the step: what it is set to, and what it takes beside its rows."""
+    """Shards belong to the step: what it is set to, and its inputs other than rows."""
     count = len(split_rows(list(grown.corpus().load())))
     everything = {"shards": count, "rows": len(grown.names)}
     assert grown.run(lambda corpus: Frames(audio=corpus, encoder="mfcc", fraction=0.5))[1] == everything

@@ -357,7 +357,7 @@ def test_curves_of_a_figure_share_a_chart(made):
 
 
 def test_a_curve_may_have_holes(tmp_path):
-    """Figures of a development set stand in some rows only, and a training may have met infinity."""
+    """Figures of a development set are in some rows only, and a training may have met infinity."""
 
     @dataclass(frozen=True, kw_only=True)
     class Odd(Step):
@@ -449,7 +449,7 @@ def test_what_is_missing_leaves_its_section_out(made, tmp_path):
         make_report(Pipeline({n: steps[n] for n in names}), made.store, tmp_path / "r.html", title="t")
         page = Page(tmp_path / "r.html")
         assert page.sections() == sections
-    # Continuations that nobody spoke are shown all the same, the original with its sound.
+    # Continuations that were not spoken are shown too, the original with its sound.
     assert len(page.find("audio")) == 3
     assert len(page.find("div", class_="seam")) == 6
     assert not page.find("canvas", class_="phones")
@@ -640,7 +640,7 @@ def test_in_a_browser_units_are_heard_and_sounds_play(made, browser):
     browser.open(made.path)
     assert browser.js("return document.title") == "all & <sundry>"
     units = "#example-2 .original canvas.units"
-    # A click on a unit: its stretch alone is played, and the player stands where it begins.
+    # A click on a unit: its stretch alone is played, and the player is where it begins.
     browser.mouse(units, 0.5)
     track = tracks(made, 1)["original"]
     row = track["rows"][0]

@@ -65,7 +65,7 @@ def test_score() -> None:
         "bits_per_second": pytest.approx(7.5 / math.log(2) / 0.08),
     }
     assert b == {"id": "b", "nll": 0.5, "units": 0, "nll_per_unit": 0.5}
-    assert c == {"id": "c", "nll": 10.5, "units": 2, "nll_per_unit": 3.5}  # as it stands: twice the same unit
+    assert c == {"id": "c", "nll": 10.5, "units": 2, "nll_per_unit": 3.5}  # literally: the same unit twice
 
 
 def test_many_are_asked_together_where_the_model_can() -> None:

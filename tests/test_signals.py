@@ -155,7 +155,7 @@ def of_session(leader: int) -> list[int]:
     ],
 )
 def test_no_worker_outlives_its_command(tmp_path, number):
-    """Whatever ends the command, also when nobody can tell its workers."""
+    """Whatever ends the command, also when its workers cannot be notified."""
     (tmp_path / "texts").mkdir()
     for n in range(150):
         (tmp_path / "texts" / f"t{n}.txt").write_text("x")

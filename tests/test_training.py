@@ -1,6 +1,6 @@
 """What every training does with checkpoints and devices.
 
-No GPU is needed: torch's answers are put in the place of one.
+No GPU is needed: torch's answers are replaced.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ def test_losses_are_those_of_the_rows_by_hand(monkeypatch):
                 pitch.append(
                     -math.log(probability) + abs(octaves - math.log2(hz / 200)) if step else -math.log(1 - probability)
                 )
-    # Logarithms of float32 magnitudes near their floor of 1e-5, beside others up to 100, are off by some of their
+    # Logarithms of float32 magnitudes near their floor of 1e-5, next to others up to 100, are off by some of their
     # last bits.
     assert found["mel"] == pytest.approx(np.mean(mel), rel=1e-4)
     assert found["duration"] == pytest.approx(np.mean(off), rel=1e-5)

@@ -529,7 +529,7 @@ def test_a_thousand_combinations_are_taken_and_no_more(sweep):
     ],
 )
 def test_errors_of_sweeps_name_file_and_line(sweep, swept, line, error):
-    # SWEPT ends in line 7, and the sweep stands in the next.
+    # SWEPT ends in line 7, and the sweep is in the next.
     with pytest.raises(PipelineError, match=rf"p\.yaml:{line}: .*{error}"):
         sweep(SWEPT.rstrip("\n"), swept)
 

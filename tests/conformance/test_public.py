@@ -1,6 +1,6 @@
 """The public Python surface, called exactly as the documentation shows it.
 
-Other people's code stands on these lines.
+Other people's code depends on these lines.
 """
 
 import numpy as np
