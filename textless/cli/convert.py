@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 
@@ -19,6 +20,11 @@ from textless.checks import Between, Count
 from textless.cli.numbers import Number
 from textless.cli.progress import Line
 from textless.errors import DumpError, OutputExistsError, TextlessError
+
+if TYPE_CHECKING:
+    from textless.engine.job import Job
+    from textless.types import UnitRow
+    from textless.units.card import Origin
 
 FrameRate = Annotated[float, Between(1e-3, 1e9)]
 # What belongs to a unit file of this stem, or name.
@@ -49,8 +55,7 @@ def convert(inputs: tuple[str, ...], out: str, source: str | None, target: str |
     """Convert unit files of other tools, or to them.
 
     IN is files or folders, or - for standard input; manifests, durations and dictionaries are found next to them. OUT
-    is a folder, a
-    file, or - for a stream as `encode -o -` writes. The formats are listed in docs/formats.md.
+    is a folder, a file, or - for a stream as `encode -o -` writes. The formats are listed in docs/formats.md.
     """
     overwrite = given.pop("overwrite")
     return run(list(inputs), out, source, target, _Given(**given), overwrite=overwrite)
@@ -74,10 +79,8 @@ def run(
     """Unit files → one unit file or folder; returns the exit code."""
     from textless.cli.inputs import StandardInput, declared_contract
     from textless.cli.outputs import Failures, counted, deliver_file, deliver_folder
-    from textless.engine.job import Job
     from textless.exchange.formats import format_for, format_named, read_units, write_units
-    from textless.units.card import Origin, origin_of
-    from textless.units.dump import UnitRow, write_stream
+    from textless.units.dump import write_stream
 
     if source:
         format_named(source)
@@ -85,15 +88,7 @@ def run(
         raise TextlessError("-o - writes the stream of textless (jsonl); give a file or folder for another format")
     chosen = format_for("-" if out == "-" else out.rstrip(os.sep), "jsonl" if out == "-" else target)
     as_folder = _check(out, chosen, overwrite)
-    origin = Origin(license=given.license, language=given.language)
-    if origin.stated() and chosen.name != "dump":
-        raise TextlessError(f"{chosen.name} does not hold --license and --language; only a dump does")
-    if (
-        chosen.name == "dump"
-        and not origin.stated()
-        and len(earlier := {origin_of(Path(name)) for name in inputs}) == 1
-    ):
-        origin = earlier.pop()
+    origin = _origin(inputs, chosen.name, given)
     contract = declared_contract(given.contract)
     line, failures = Line(), Failures()
     with StandardInput(inputs) as names:
@@ -107,8 +102,7 @@ def run(
         )
 
         def rows() -> Iterator[UnitRow]:
-            found = _together(names, read)
-            return failures.sift((row, row) for row in counted(found, line))
+            return failures.sift((row, row) for row in counted(_together(names, read), line))
 
         if out == "-":
             waiting = rows()
@@ -132,22 +126,42 @@ def run(
             return deliver_file(out, key, lambda path: write_units(path, rows(), chosen.name), overwrite, failures)
 
         def fill(job: Job) -> None:
-            made = job.scratch / "made"
-            shutil.rmtree(made, ignore_errors=True)  # of a run that was killed
-            try:
-                write_units(made, rows(), chosen.name, **origin.stated())
+            with _written_folder(job, out) as folder:
+                write_units(folder, rows(), chosen.name, **origin.stated())
                 if not failures.good:
                     raise TextlessError("nothing to do: the input has no rows")
-            except TextlessError as e:
-                shutil.rmtree(made, ignore_errors=True)
-                raise type(e)(str(e).replace(str(made), out)) from None
-            for there in job.path.iterdir():
-                if not there.name.startswith("."):
-                    shutil.rmtree(there) if there.is_dir() else there.unlink()
-            for part in made.iterdir():
-                part.replace(job.path / part.name)
 
         return deliver_folder(out.rstrip(os.sep), key, fill, overwrite, line, failures=Failures(good=1))
+
+
+def _origin(inputs: list[str], format: str, given: _Given) -> Origin:
+    """Licence and language for the card of a dump: those given, else those that the inputs agree on."""
+    from textless.units.card import Origin, origin_of
+
+    origin = Origin(license=given.license, language=given.language)
+    if origin.stated() and format != "dump":
+        raise TextlessError(f"{format} does not hold --license and --language; only a dump does")
+    if format == "dump" and not origin.stated():
+        earlier = {origin_of(Path(name)) for name in inputs}
+        return earlier.pop() if len(earlier) == 1 else origin
+    return origin
+
+
+@contextlib.contextmanager
+def _written_folder(job: Job, out: str) -> Iterator[Path]:
+    """A folder for the block to write, whose files replace those of the job after it. Errors name `out` instead."""
+    folder = job.scratch / "written"
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    try:
+        yield folder
+    except TextlessError as e:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise type(e)(str(e).replace(str(folder), out)) from None
+    for old in job.path.iterdir():
+        if not old.name.startswith("."):
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    for part in folder.iterdir():
+        part.replace(job.path / part.name)
 
 
 def _check(out: str, chosen: Any, overwrite: bool) -> bool:
