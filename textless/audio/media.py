@@ -103,7 +103,10 @@ def _opened(place: Place) -> Iterator[Any]:
         raise
     except (av.error.FFmpegError, ValueError, OverflowError, EOFError) as e:
         reason = getattr(e, "strerror", None) or str(e)
-        raise AudioError(f"{place}: cannot be decoded ({' '.join(reason.split())}); copy it again") from None
+        reason = " ".join(reason.split())
+        raise AudioError(
+            f"{place}: cannot be decoded ({reason}); copy it again, or convert it to wav or flac"
+        ) from None
     except OSError as e:
         raise AudioError(f"{place}: cannot be read ({e.strerror})") from None
 
