@@ -1,64 +1,78 @@
-"""ABX of MFCC and of their units on aligned speech, against the loop over triples that the tests compare with.
+"""ABX of frames and units of 60 files (tests/data/fastabx, 6684 triphones, 50 Hz, nothing drawn), next to fastabx, in
+turn, on one thread: seconds of processor time from items in memory, and with reading them.
 
-python bench/abx.py DIR CORPUS SPLIT
-
-DIR holds CORPUS.phones.tsv (id, start, end, phone), splits.tsv (id, speaker, split) and the audio in CORPUS/.
+OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 python bench/abx.py [RUNS]     # Python >= 3.12 and fastabx, which asks for it
 """
 
+from __future__ import annotations
+
+import json
+import statistics
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
-from common import compare, header
+import torch
+from common import header
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-import naive_abx
+from textless.metrics import abx, read_items
 
-from textless.audio.corpus import Corpus, read_rows
-from textless.audio.mfcc import FRAME_RATE, mfcc
-from textless.metrics.abx_error import abx
-from textless.metrics.alignments import frame_span, read_alignments
-from textless.metrics.items import items_of
-from textless.units.kmeans import fit_codebook
-
-folder, corpus, split = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-alignments = read_alignments(folder / f"{corpus}.phones.tsv")
-rows = [row for row in Corpus.load(folder / corpus, splits=folder / "splits.tsv", split=split) if row.id in alignments]
-frames = {row.id: mfcc(waveform).astype(np.float64) for row, waveform in read_rows(rows)}
-codebook, _ = fit_codebook([f.astype(np.float32) for f in frames.values()], 100, iterations=10)
-units = {name: codebook.predict(f.astype(np.float32)) for name, f in frames.items()}
-items = items_of({row.id: alignments[row.id] for row in rows}, {row.id: row.speaker for row in rows})
-ALL = 10**6  # no limits: both compare the same triples
+FOLDER = Path(__file__).resolve().parents[1] / "tests" / "data" / "fastabx"
+RUNS = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+ITEMS = FOLDER / "clip.item"
+BY = {"within": (["prev-phone", "next-phone", "speaker"], None), "across": (["prev-phone", "next-phone"], ["speaker"])}
 
 
-def segments(files):
-    ordered = sorted(items, key=lambda i: (i.previous, i.next, i.speaker, i.phone, i))
-    spans = [(i, *frame_span(i.onset, i.offset, len(files[i.file]), frame_rate=FRAME_RATE)) for i in ordered]
-    return [(files[i.file][a:b], i.phone, (i.previous, i.next), i.speaker) for i, a, b in spans if a < b]
+def ours(files: dict[str, np.ndarray], distance: str, speakers: str) -> tuple[float, float, float]:
+    """Seconds without and with reading the items, and the error."""
+    start = time.process_time()
+    items = read_items(ITEMS)
+    ready = time.process_time()
+    error = abx(files, items, 50, distance, speakers)["error"]
+    end = time.process_time()
+    return end - ready, end - start, error
 
 
-header(f"ABX, {len(rows)} files, {len(items)} triphones at {FRAME_RATE:.0f} Hz")
-for files, kind in ((frames, "angular"), (units, "discrete")):
-    pieces = segments(files)
-    for speakers in ("within", "across"):
-        options = {
-            "frame_rate": FRAME_RATE,
-            "distance": kind,
-            "speakers": speakers,
-            "max_items": ALL,
-            "max_speakers": ALL,
-        }
-        error = abx(files, items, **options)["error"]
-        naive = naive_abx.abx(pieces, kind=kind, speakers=speakers)
-        for remember, name in ((False, "warping for each triple"), (True, "warping each pair once")):
-            a, b, ratio = compare(
-                lambda files=files, options=options: abx(files, items, **options),
-                lambda pieces=pieces, kind=kind, speakers=speakers, remember=remember: naive_abx.abx(
-                    pieces, kind=kind, speakers=speakers, remember=remember
-                ),
-                runs=1,
-            )
-            print(
-                f"{kind:8} {speakers}  textless {a:.2f} s   {name} {b:.1f} s   ratio {ratio:.0f}   "
-                f"errors {error:.6f} {naive:.6f}"
-            )
+def theirs(folder: Path, distance: str, speakers: str) -> tuple[float, float, float]:
+    import fastabx
+
+    start = time.process_time()
+    if distance == "identical":
+        data = fastabx.Dataset.from_item_and_units(ITEMS, folder / "units.jsonl", 50, progress=False)
+    else:
+        data = fastabx.Dataset.from_item(ITEMS, folder, 50, progress=False)
+    ready = time.process_time()
+    by, across = BY[speakers]
+    task = fastabx.Task(data, on="#phone", by=by, across=across)
+    error = fastabx.Score(task, distance, progress=False).collapse(levels=[("next-phone", "prev-phone"), "speaker"])
+    end = time.process_time()
+    return end - ready, end - start, error
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    frames = {k: v.astype(np.float32) for k, v in np.load(FOLDER / "frames.npz").items()}
+    units = dict(np.load(FOLDER / "units.npz"))
+    header("ABX, 60 files, 6684 triphones, one thread")
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for name, x in frames.items():
+            torch.save(torch.from_numpy(x), folder / f"{name}.pt")
+        rows = [json.dumps({"audio": name, "units": u.tolist()}) for name, u in units.items()]
+        (folder / "units.jsonl").write_text("\n".join(rows) + "\n")
+        for distance in ("angular", "euclidean", "identical"):
+            for speakers in ("within", "across"):
+                files = units if distance == "identical" else frames
+                pairs = [(ours(files, distance, speakers), theirs(folder, distance, speakers)) for _ in range(RUNS)]
+                a, a_read, error = map(statistics.median, zip(*(p[0] for p in pairs), strict=True))
+                b, b_read, other = map(statistics.median, zip(*(p[1] for p in pairs), strict=True))
+                print(
+                    f"{distance:9} {speakers}  textless {a:.3f} s  fastabx {b:.3f} s  ratio {b / a:.1f}, "
+                    f"with reading {b_read / a_read:.1f}  errors {error:.6f} {other:.6f}"
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,7 @@ import numpy as np
 
 
 def distance(x, y, kind):
-    if kind == "discrete":
+    if kind == "identical":
         return float(x != y)
     if kind == "euclidean":
         return float(np.sqrt(((x - y) ** 2).sum()))

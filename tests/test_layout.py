@@ -202,6 +202,7 @@ GONE = {
     },
     "textless.engine.sweep": {"LIMIT", "combinations", "instances"},
     "textless.figures": {"Form", "FIGURES"},
+    "textless.units.abx": {"Groups", "Pairs"},
     "textless.outputs": {"is_stream", "refuse", "write_units", "deliver"},
     "textless.pickles.files": {"mapped"},
     "textless.pickles.joblibfile": {"UNPACKED", "Joblib"},

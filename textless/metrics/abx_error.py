@@ -1,59 +1,54 @@
 """ABX discriminability: is X closer to A, which is the same phone, or to B, which is another?
 
-    abx(files, items, *, frame_rate, distance="angular", speakers="within", max_items=10, max_speakers=5, seed=0)
-
     frames = {"utt1": (T, D) float32, …};  units = {"utt1": (T,) int64, one a frame, …}
     items = read_items("dev.item")                                       # ZeroSpeech's, or
     items = items_of(read_alignments("phones.tsv"), {"utt1": "speaker", …})
     abx(frames, items, frame_rate=50)["error"]
-    abx(units, items, frame_rate=50, distance="discrete", speakers="across")["error"]
+    abx(units, items, frame_rate=50, distance="identical", speakers="across")["error"]
 
-The task is of Schatz et al. (2013) and Schatz (2016), its terms those of Libri-light and ZeroSpeech 2021 (ABX-LS),
-whose averages, distances and limits are kept: A, B and X have the same phone before and after; A and X have the same
-phone between them and B another; A and B are of one speaker, and X is of the same (within) or of another (across).
-Which frames belong to an item is decided by `frame_span`, not by Libri-light's rule, where frame t is at
-(t + 1/2) / frame_rate whatever its window.
+The task is of Schatz et al. (2013) and Schatz (2016). The frames of an item, the distances, averages and limits are
+those of Libri-light and ZeroSpeech 2021 as fastabx 0.9 computes them, and so are the errors where nothing is drawn.
+A, B and X have the same phone before and after (context `within`), or any (`any`); A and X have the same phone between
+them and B another; A and B are of one speaker, and X is of the same (`within`) or of another (`across`).
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
-from typing import TypedDict
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import TypedDict, Unpack
 
 import numpy as np
 
 from textless.errors import CorpusError, ModelError
-from textless.metrics.alignments import frame_span
 from textless.metrics.bootstrap import interval
-from textless.metrics.dtw import dtw
-from textless.metrics.items import Item
+from textless.metrics.dtw import dtw, dtw_units
+from textless.metrics.items import RULES, Item, item_span
 
-DISTANCES = ("angular", "euclidean", "discrete")
-CELLS = 1 << 23  # frame distances held at once, 32 MB
+DISTANCES = ("angular", "euclidean", "identical")
+CELLS = 1 << 22  # frame distances, and comparisons, that are held at once
+CHANCE = 0.5  # ties count one half: labels that are drawn at random give this, whatever the distances are
 
 
 class ABXOptions(TypedDict, total=False):
     """Options of `abx` that others pass through."""
 
-    distance: str
-    max_items: int
-    max_speakers: int
+    context: str
+    rule: str
+    max_items: int | None
+    max_speakers: int | None
     seed: int
 
 
 def abx(
     files: Mapping[str, np.ndarray],
     items: Sequence[Item],
-    *,
-    frame_rate: float,
+    frame_rate: float = 50,
     distance: str = "angular",
     speakers: str = "within",
-    max_items: int = 10,
-    max_speakers: int = 5,
-    seed: int = 0,
+    **options: Unpack[ABXOptions],
 ) -> dict[str, float]:
     """Share of triples in which X is closer to B than to A; ties count one half. 0 is perfect, 0.5 is chance.
 
@@ -67,86 +62,65 @@ def abx(
         items: those of other files, or shorter than a frame, are left out.
         frame_rate: frames a second.
         distance: of two frames: `angular`, their angle over pi (a frame of zeros is 1 from all others); `euclidean`; or
-            `discrete`, 0 for equal units and 1 for others, which ranks as the angular distance of one-hot vectors does,
-            0 and 1/2.
+            `identical`, 0 for equal units and 1 for others.
         speakers: `within` or `across`.
-        max_items: most items with one phone, context and speaker, drawn by the seed (10 in ZeroSpeech 2021).
-        max_speakers: most speakers of X for each A, drawn by the seed (5 in ZeroSpeech 2021).
+        options:
+            context: `within`, of triphones; or `any`.
+            rule: which frames an item has, see `item_span`: `published` or `window_centred`.
+            max_items: most items with one phone, context and speaker, drawn by the seed (10 in ZeroSpeech 2021); None:
+                all.
+            max_speakers: most speakers of X for each A, drawn by the seed (5 in ZeroSpeech 2021); None: all.
+            seed: 0.
 
     Returns:
-        `error`; `low`, `high`: its 95 % interval, by a bootstrap over the pairs of phones; `chance`: the error after
-        the labels A and B were shuffled; `cells`; `items`: how many were compared.
+        `error`; `low`, `high`: its 95 % interval, by a bootstrap over the pairs of phones; `chance`: 0.5; `cells`;
+        `items`: how many were compared.
 
     Raises:
         CorpusError: no cell has enough items.
         ModelError: frames that hold NaN or infinite values.
+        ValueError: an unknown distance, context, rule or choice of speakers.
     """
-    pairs, chance, about = by_pair(
-        files,
-        items,
-        frame_rate=frame_rate,
-        distance=distance,
-        speakers=speakers,
-        max_items=max_items,
-        max_speakers=max_speakers,
-        seed=seed,
-    )
+    pairs, about = by_pair(files, items, frame_rate, distance, speakers, **options)
     errors = np.array(list(pairs.values()))
-    low, high = interval(errors, seed=seed)
-    return {
-        "error": float(errors.mean()),
-        "chance": float(np.mean(list(chance.values()))),
-        "low": low,
-        "high": high,
-        **about,
-    }
-
-
-Pairs = dict[tuple[str, str], float]
+    low, high = interval(errors, seed=options.get("seed", 0))
+    return {"error": float(errors.mean()), "chance": CHANCE, "low": low, "high": high, **about}
 
 
 def by_pair(
     files: Mapping[str, np.ndarray],
     items: Sequence[Item],
-    *,
-    frame_rate: float,
+    frame_rate: float = 50,
     distance: str = "angular",
     speakers: str = "within",
-    max_items: int = 10,
-    max_speakers: int = 5,
-    seed: int = 0,
-) -> tuple[Pairs, Pairs, dict[str, float]]:
-    """Error of each ordered pair of phones, whose mean is `abx`'s; the same with labels shuffled; `cells` and `items`.
+    **options: Unpack[ABXOptions],
+) -> tuple[dict[tuple[str, str], float], dict[str, float]]:
+    """Error of each ordered pair of phones, whose mean is `abx`'s; and `cells` and `items`.
 
     Arguments and errors are those of `abx`.
     """
-    if distance not in DISTANCES or speakers not in ("within", "across"):
-        raise ValueError(
-            f"distance is one of {', '.join(DISTANCES)} and speakers within or across, "
-            f"not {distance!r} and {speakers!r}"
-        )
-    rng = np.random.default_rng(seed)
-    groups = _groups(files, items, frame_rate, max_items, rng)
-    cells: dict[str, dict[tuple[str, str, str], list[float]]] = {
-        "error": defaultdict(list),
-        "chance": defaultdict(list),
-    }
-    used: set[_Piece] = set()
-    for block, distances in _compared(files, _blocks(groups, speakers, max_speakers, rng), distance):
-        used.update(block.columns, block.rows)
-        for name, compared in (("error", distances), ("chance", _shuffled(distances, block, rng))):
-            for a, b, score in _scores(compared, block):
-                cells[name][block.speaker, a, b].append(score)
-    if not used:
-        raise CorpusError(_why_no_cell(groups, speakers, len(items)))
-    about = {"cells": float(sum(map(len, cells["error"].values()))), "items": float(len(used))}
-    return _by_pair(cells["error"]), _by_pair(cells["chance"]), about
+    context, rule = options.get("context", "within"), options.get("rule", "published")
+    for name, value, known in (
+        ("distance", distance, DISTANCES),
+        ("speakers", speakers, ("within", "across")),
+        ("context", context, ("within", "any")),
+        ("rule", rule, RULES),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} is one of {', '.join(known)}, not {value!r}")
+    rng = np.random.default_rng(options.get("seed", 0))
+    table = _Table.of(files, items, frame_rate, rule=rule, context=context).drawn(options.get("max_items"), rng)
+    tiles = _tiles(table, speakers, options.get("max_speakers"), rng)
+    if not len(tiles.x):
+        raise CorpusError(_why_no_cell(len(table.group), speakers, len(items)))
+    frames = _Frames.of(files, table, distance)
+    wrong = np.zeros(tiles.cell[-1])
+    for rows in _chunks(table, tiles):
+        _compare(table, tiles, frames, rows, wrong)
+    return _averages(table, tiles, wrong)
 
 
-def _why_no_cell(groups: Groups, speakers: str, n_items: int) -> str:
-    usable = sum(
-        len(pieces) for context in groups.values() for phones in context.values() for pieces in phones.values()
-    )
+def _why_no_cell(usable: int, speakers: str, n_items: int) -> str:
     if not usable:
         return (
             f"no ABX: none of the {n_items} items is in these files; "
@@ -159,211 +133,309 @@ def _why_no_cell(groups: Groups, speakers: str, n_items: int) -> str:
     return f"no ABX {speakers} speakers: among {usable} items none has a context with {needed}; give more files"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Piece:
-    """Frames `first` to `last` of a file: an item."""
-
-    file: str
-    first: int
-    last: int
-
-
-Groups = dict[tuple[str, str], dict[str, dict[str, list[_Piece]]]]
-
-
-def _groups(
-    files: Mapping[str, np.ndarray], items: Sequence[Item], frame_rate: float, most: int, rng: np.random.Generator
-) -> Groups:
-    """{context: {speaker: {phone: pieces}}}, in an order that does not depend on that of the items."""
-
-    def key(i: Item) -> tuple[str, str, str, str]:
-        return i.previous, i.next, i.speaker, i.phone
-
-    usable = sorted({i for i in items if i.file in files}, key=lambda i: (key(i), i))
-    out: Groups = {}
-    for (previous, after, speaker, phone), same in groupby(usable, key):
-        pieces = []
-        for i in same:
-            first, last = frame_span(i.onset, i.offset, len(files[i.file]), frame_rate=frame_rate)
-            if first < last:
-                pieces.append(_Piece(i.file, first, last))
-        if len(pieces) > most:
-            pieces = [pieces[k] for k in sorted(rng.permutation(len(pieces))[:most])]
-        if pieces:
-            out.setdefault((previous, after), {}).setdefault(speaker, {})[phone] = pieces
-    return out
+# -------------------------------------------------------------------------------------------------------------- table
 
 
 @dataclass(frozen=True, eq=False)
-class _Block:
-    """Items of one context that are compared all with all: X in the rows, A and B of one speaker in the columns.
+class _Table:
+    """Items, sorted by context, speaker and phone, in an order that does not depend on that in which they came.
+
+    Items of one context, speaker and phone are a group, and the groups of one context and speaker a block.
 
     Attributes:
-        phones: of the columns.
-        edges: (phones + 1,), where the columns of each phone begin.
-        rows: within speakers, the columns themselves.
-        cells: (index of A's phone, first row, last row), for each speaker of X.
+        names: of files.
+        phones: that `phone` counts.
+        rank: (N,) int64, of each item, its place among those that came.
+        file, first, length: (N,) int64, of each item, its index in `names` and its frames.
+        group: (N,) int64, of each item.
+        phone, context, speaker, block: (G,) int64, of each group.
     """
 
-    speaker: str
+    names: list[str]
     phones: list[str]
-    edges: np.ndarray
-    columns: list[_Piece]
-    rows: list[_Piece]
-    cells: list[tuple[int, int, int]]
+    rank: np.ndarray
+    file: np.ndarray
+    first: np.ndarray
+    length: np.ndarray
+    group: np.ndarray
+    phone: np.ndarray
+    context: np.ndarray
+    speaker: np.ndarray
+    block: np.ndarray
 
-    @property
-    def within(self) -> bool:
-        return self.rows is self.columns
+    @classmethod
+    def of(
+        cls, files: Mapping[str, np.ndarray], items: Sequence[Item], frame_rate: float, *, rule: str, context: str
+    ) -> _Table:
+        rows = [item for item in items if item.file in files]
+        names, file = _numbered([i.file for i in rows])
+        phones, phone = _numbered([i.phone for i in rows])
+        speaker = _numbered([i.speaker for i in rows])[1]
+        after, following = _numbered([i.next for i in rows])
+        around = _numbered([i.previous for i in rows])[1] * (len(after) + 1) + following
+        around *= context == "within"
+        onset, offset = np.array([i.onset for i in rows]), np.array([i.offset for i in rows])
+        frames = np.array([len(files[name]) for name in names], np.int64)
+        first, last = item_span(onset, offset, frames[file], frame_rate=frame_rate, rule=rule)
+        order = np.lexsort((offset, onset, file, phone, speaker, around))
+        order = order[(last > first)[order]]
+        keys = np.stack([around, speaker, phone])[:, order]
+        new = _changes(keys)
+        around, speaker, phone = keys[:, new]
+        return cls(
+            names=names,
+            phones=phones,
+            rank=order,
+            file=file[order],
+            first=first[order],
+            length=(last - first)[order],
+            group=np.cumsum(new) - 1,
+            phone=phone,
+            context=around,
+            speaker=speaker,
+            block=np.cumsum(_changes(np.stack([around, speaker]))) - 1,
+        )
 
-    def needed(self) -> tuple[np.ndarray, np.ndarray]:
-        """Row and column of each pair to be warped; within speakers a pair and its reverse are warped together."""
-        if not self.within:
-            i, j = np.indices((len(self.rows), len(self.columns))).reshape(2, -1)
-        else:
-            sizes = np.diff(self.edges)
-            several = np.repeat(sizes > 1, sizes)
-            i, j = np.nonzero(np.triu(several[:, None] | several, 1))
-        return i, j
+    def drawn(self, most: int | None, rng: np.random.Generator) -> _Table:
+        """With at most so many items a group."""
+        if most is None or not (self.sizes > most).any():
+            return self
+        keep = np.ones(len(self.group), bool)
+        for g in np.flatnonzero(self.sizes > most):
+            keep[self.starts[g] + rng.permutation(self.sizes[g])[most:]] = False
+        return replace(
+            self, **{name: getattr(self, name)[keep] for name in ("rank", "file", "first", "length", "group")}
+        )
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """(G,) items of each group."""
+        return np.bincount(self.group, minlength=len(self.phone))
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """(G,) first item of each group."""
+        return _offsets(self.sizes)[:-1]
+
+    @cached_property
+    def groups(self) -> np.ndarray:
+        """(B + 1,) first group of each block."""
+        return _offsets(np.bincount(self.block))
+
+    @cached_property
+    def columns(self) -> np.ndarray:
+        """(B + 1,) first item of each block."""
+        return _offsets(np.bincount(self.block[self.group]))
+
+    @cached_property
+    def width(self) -> np.ndarray:
+        """(B,) frames of each block."""
+        return np.add.reduceat(self.length, self.columns[:-1]) if len(self.length) else self.length
 
 
-def _blocks(groups: Groups, speakers: str, max_speakers: int, rng: np.random.Generator) -> Iterator[_Block]:
-    for context in groups.values():
-        for speaker, phones in context.items():
-            if len(phones) < 2:
-                continue
-            columns = [piece for pieces in phones.values() for piece in pieces]
-            edges = np.cumsum([0, *map(len, phones.values())])
-            if speakers == "within":
-                rows = columns
-                cells = [
-                    (k, int(edges[k]), int(edges[k + 1])) for k, pieces in enumerate(phones.values()) if len(pieces) > 1
-                ]
-            else:
-                rows, cells = [], []
-                for k, phone in enumerate(phones):
-                    others = [other[phone] for name, other in context.items() if name != speaker and phone in other]
-                    if len(others) > max_speakers:
-                        others = [others[i] for i in sorted(rng.permutation(len(others))[:max_speakers])]
-                    for x in others:
-                        cells.append((k, len(rows), len(rows) + len(x)))
-                        rows.extend(x)
-            if cells:
-                yield _Block(speaker, list(phones), edges, columns, rows, cells)
+def _numbered(values: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """The different values in order, and of each value its index there."""
+    names = sorted(set(values))
+    index = {name: n for n, name in enumerate(names)}
+    return names, np.array([index[v] for v in values], np.int64)
+
+
+def _changes(keys: np.ndarray) -> np.ndarray:
+    """(N,) bool: the columns of (K, N) that differ from the one before."""
+    return np.concatenate([[True], (keys[:, 1:] != keys[:, :-1]).any(0)])[: keys.shape[1]]
+
+
+def _offsets(sizes: np.ndarray) -> np.ndarray:
+    """(N + 1,) where each of (N,) stretches begins when they follow each other."""
+    return np.concatenate([[0], np.cumsum(sizes)])
+
+
+def _ranges(first: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The numbers first, first + 1, … of each stretch, one stretch after the other."""
+    return np.repeat(first - _offsets(sizes)[:-1], sizes) + np.arange(sizes.sum())
+
+
+# -------------------------------------------------------------------------------------------------------------- tiles
+
+
+@dataclass(frozen=True, eq=False)
+class _Tiles:
+    """What is compared: each X of one group with each item, A or B, of one block.
+
+    Attributes:
+        x, a: (K,) int64, the groups of X and of A, sorted by `a` and so by its block; within speakers they are equal.
+        cell: (K + 1,) int64, the first cell of each tile; its cells are the groups of the block, each of them B.
+    """
+
+    x: np.ndarray
+    a: np.ndarray
+    cell: np.ndarray
+    within: bool
+
+
+def _tiles(table: _Table, speakers: str, most: int | None, rng: np.random.Generator) -> _Tiles:
+    several = np.diff(table.groups)[table.block] > 1  # a block of one group has no B
+    if speakers == "within":
+        x = a = np.flatnonzero(several & (table.sizes > 1))
+    else:
+        order = np.lexsort((table.phone, table.context))
+        opens = np.flatnonzero(_changes(np.stack([table.context, table.phone])[:, order]))
+        sizes = np.diff([*opens, len(order)])
+        a = np.repeat(order, np.repeat(sizes, sizes))
+        x = order[_ranges(np.repeat(opens, sizes), np.repeat(sizes, sizes))]
+        keep = (a != x) & several[a]
+        a, x = a[keep], x[keep]
+        order = np.lexsort((x, a))
+        a, x = a[order], x[order]
+        if most is not None:
+            counts = np.bincount(a, minlength=len(table.phone))
+            first, keep = _offsets(counts), np.ones(len(a), bool)
+            for group in np.flatnonzero(counts > most):
+                keep[first[group] + rng.permutation(counts[group])[most:]] = False
+            a, x = a[keep], x[keep]
+    return _Tiles(x, a, _offsets(np.diff(table.groups)[table.block[a]]), speakers == "within")
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Items X (R,), the tile of each, its block, and how many frames and items that has."""
+
+    item: np.ndarray
+    tile: np.ndarray
+    block: np.ndarray
+    width: np.ndarray
+    columns: np.ndarray
+
+
+def _chunks(table: _Table, tiles: _Tiles) -> Iterator[_Rows]:
+    """All rows of all tiles, so many at once that they need about `CELLS` cells of memory."""
+    sizes = table.sizes[tiles.x]
+    item, tile = _ranges(table.starts[tiles.x], sizes), np.repeat(np.arange(len(tiles.x)), sizes)
+    block = table.block[tiles.a][tile]
+    width, columns = table.width[block], np.diff(table.columns)[block]
+    cells = np.cumsum(np.maximum(table.length[item] * width, table.sizes[tiles.a][tile] * columns))
+    first = 0
+    while first < len(item):
+        done = cells[first - 1] if first else 0
+        last = max(first + 1, int(np.searchsorted(cells, done + CELLS, side="right")))
+        yield _Rows(*(values[first:last] for values in (item, tile, block, width, columns)))
+        first = last
 
 
 # ---------------------------------------------------------------------------------------------------------- distances
 
 
-def _compared(
-    files: Mapping[str, np.ndarray], blocks: Iterator[_Block], distance: str
-) -> Iterator[tuple[_Block, np.ndarray]]:
-    """Blocks and the distances of their items (R, C) float32, warped for many blocks together."""
-    waiting: list[tuple[_Block, np.ndarray]] = []
-    held = 0
-    for block in blocks:
-        waiting.append((block, _frame_distances(files, block, distance)))
-        held += waiting[-1][1].size
-        if held >= CELLS:
-            yield from _warped(waiting)
-            waiting, held = [], 0
-    if waiting:
-        yield from _warped(waiting)
+@dataclass(frozen=True, eq=False)
+class _Frames:
+    """Frames of all files, one after the other, as their distance needs them, and where each item begins.
+
+    Attributes:
+        data: units (F,), frames (F, D), or for angles frames of norm 1, float32.
+        start: (N,) int64.
+    """
+
+    data: np.ndarray
+    start: np.ndarray
+    distance: str
+
+    @classmethod
+    def of(cls, files: Mapping[str, np.ndarray], table: _Table, distance: str) -> _Frames:
+        start = _offsets(np.array([len(files[name]) for name in table.names]))[table.file] + table.first
+        if distance == "identical":
+            return cls(np.concatenate([files[name] for name in table.names]).astype(np.int32), start, distance)
+        return cls(np.concatenate([_ready(files[n], n, distance) for n in table.names]), start, distance)
+
+    def between(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Distances of the frames with these indices, (X, Y) float32; of angles their cosine."""
+        a, b = self.data[x], self.data[y]
+        if self.distance == "euclidean":
+            a, b = a.astype(np.float64), b.astype(np.float64)
+            squares = np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * (a @ b.T)
+            return np.sqrt(squares.clip(min=0)).astype(np.float32)
+        cosines = a @ b.T
+        silent_a, silent_b = np.logical_not(a.any(1)), np.logical_not(b.any(1))
+        if silent_a.any() or silent_b.any():
+            cosines[silent_a[:, None] != silent_b] = -1
+            cosines[silent_a[:, None] & silent_b] = 1
+        return cosines
 
 
-def _warped(waiting: list[tuple[_Block, np.ndarray]]) -> Iterator[tuple[_Block, np.ndarray]]:
-    pairs, offset = [], 0  # start, stride, rows, columns of the pairs of each block
-    for block, frames in waiting:
-        n, m = _lengths(block.rows), _lengths(block.columns)
-        i, j = block.needed()
-        start = offset + (np.cumsum(n) - n)[i] * frames.shape[1] + (np.cumsum(m) - m)[j]
-        pairs.append(np.stack([start, np.full_like(start, frames.shape[1]), n[i], m[j]]))
-        offset += frames.size
-    both = dtw(np.concatenate([frames.ravel() for _, frames in waiting]), *np.concatenate(pairs, axis=1))
-    done = 0
-    for (block, _), those in zip(waiting, pairs, strict=True):
-        forward, backward = both[:, done : done + those.shape[1]]
-        done += those.shape[1]
-        i, j = block.needed()
-        out = np.zeros((len(block.rows), len(block.columns)), np.float32)
-        out[i, j] = forward
-        if block.within:
-            phone = np.repeat(np.arange(len(block.phones)), np.diff(block.edges))
-            # As in Libri-light, X and A are compared once for both directions.
-            out[j, i] = np.where(phone[i] == phone[j], forward, backward)
-        yield block, out
-
-
-def _lengths(pieces: Sequence[_Piece]) -> np.ndarray:
-    return np.array([p.last - p.first for p in pieces])
-
-
-def _frame_distances(files: Mapping[str, np.ndarray], block: _Block, distance: str) -> np.ndarray:
-    """Distances of all frames of the rows and of the columns, (frames, frames) float32."""
-    y = _frames(files, block.columns, distance)
-    x = y if block.within else _frames(files, block.rows, distance)
-    if distance == "discrete":
-        return (x[:, None] != y).astype(np.float32)
-    if distance == "euclidean":
-        squares = np.square(x).sum(1)[:, None] + np.square(y).sum(1) - 2 * (x @ y.T)
-        return np.sqrt(squares.clip(min=0)).astype(np.float32)
-    cosines = x @ y.T
-    silent_x, silent_y = np.logical_not(x.any(1)), np.logical_not(y.any(1))
-    if silent_x.any() or silent_y.any():
-        cosines[silent_x[:, None] != silent_y] = -1
-        cosines[silent_x[:, None] & silent_y] = 1
-    return np.arccos(cosines.clip(-1, 1)) / np.float32(np.pi)
-
-
-def _frames(files: Mapping[str, np.ndarray], pieces: Sequence[_Piece], distance: str) -> np.ndarray:
-    """Input of the distance: units (F,), frames (F, D) float64, or for angles frames of norm 1, float32."""
-    x = np.concatenate([files[p.file][p.first : p.last] for p in pieces])
-    if distance == "discrete":
-        return x
-    x = x.astype(np.float64)
-    if not np.isfinite(x).all():
-        bad = next(p.file for p in pieces if not np.isfinite(files[p.file][p.first : p.last]).all())
+def _ready(frames: np.ndarray, name: str, distance: str) -> np.ndarray:
+    """Raises ModelError for values that are not finite."""
+    if not np.isfinite(frames).all():
         raise ModelError(
-            f"{bad}: its frames hold NaN or infinite values; the encoder is damaged or overflows at this precision"
+            f"{name}: its frames hold NaN or infinite values; the encoder is damaged or overflows at this precision"
         )
     if distance == "euclidean":
-        return x
-    norms = np.sqrt(np.square(x).sum(1, keepdims=True))
-    return (x / np.where(norms > 0, norms, 1)).astype(np.float32)
+        return frames
+    norms = np.sqrt(np.square(frames, dtype=np.float64).sum(1, keepdims=True))
+    return (frames / np.where(norms > 0, norms, 1)).astype(np.float32)
+
+
+def _warped(table: _Table, tiles: _Tiles, frames: _Frames, rows: _Rows) -> np.ndarray:
+    """Distances of each row's item to the items of its block, the rows one after the other, (P,) float32."""
+    row = np.repeat(np.arange(len(rows.item)), rows.columns)
+    item, column = rows.item[row], _ranges(table.columns[rows.block], rows.columns)
+    if frames.distance == "identical":
+        if tiles.within:
+            # As in Libri-light, X and A are compared once for both directions.
+            turned = (table.rank[column] < table.rank[item]) & (table.group[column] == table.group[item])
+            item, column = np.where(turned, column, item), np.where(turned, item, column)
+        return dtw_units(
+            frames.data, frames.start[item], frames.start[column], table.length[item], table.length[column]
+        )
+    length = table.length[rows.item]
+    begins = _offsets(length * rows.width)
+    flat = np.empty(begins[-1], np.float32)
+    x, x_edges = _ranges(frames.start[rows.item], length), _offsets(length)
+    edges = [*np.flatnonzero(_changes(rows.block[None])), len(rows.block)]
+    for first, last in pairwise(edges):
+        block = slice(*table.columns[rows.block[first] : rows.block[first] + 2])
+        y = _ranges(frames.start[block], table.length[block])
+        flat[begins[first] : begins[last]] = frames.between(x[x_edges[first] : x_edges[last]], y).ravel()
+    if frames.distance == "angular":
+        np.arccos(np.clip(flat, -1, 1, out=flat), out=flat)
+        flat /= np.float32(np.pi)
+    inside = (_offsets(table.length)[:-1] - np.repeat(_offsets(table.width)[:-1], np.diff(table.columns)))[column]
+    return dtw(flat, begins[row] + inside, rows.width[row], table.length[item], table.length[column])
 
 
 # ------------------------------------------------------------------------------------------------------------- scores
 
 
-def _scores(distances: np.ndarray, block: _Block) -> Iterator[tuple[str, str, float]]:
-    """Phone of A, phone of B and error of each cell."""
-    sizes = np.diff(block.edges)
-    for k, first, last in block.cells:
-        d = distances[first:last]
-        to_a = d[:, block.edges[k] : block.edges[k + 1], None]
-        wrong = (d[:, None] < to_a) + 0.5 * (d[:, None] == to_a)  # (X, A, B)
-        if block.within:
-            itself = np.arange(last - first)
-            wrong[itself, itself] = 0
-        triples = (last - first) * (sizes[k] - block.within) * sizes
-        errors = np.add.reduceat(wrong.sum((0, 1)), block.edges[:-1]) / triples
-        yield from ((block.phones[k], phone, float(errors[b])) for b, phone in enumerate(block.phones) if b != k)
+def _compare(table: _Table, tiles: _Tiles, frames: _Frames, rows: _Rows, wrong: np.ndarray) -> None:
+    """Add to the cells (C,) twice the triples of the rows in which X is closer to B, and once those that tie."""
+    distances, begins = _warped(table, tiles, frames, rows), _offsets(rows.columns)
+    a = tiles.a[rows.tile]
+    row = np.repeat(np.arange(len(a)), table.sizes[a])
+    item = _ranges(table.starts[a], table.sizes[a])
+    if tiles.within:
+        other = item != rows.item[row]
+        row, item = row[other], item[other]
+    to_a = distances[begins[row] + item - table.columns[rows.block[row]]]
+    columns = rows.columns[row]
+    to_b = distances[_ranges(begins[row], columns)]
+    to_a = np.repeat(to_a, columns)
+    b = table.group[_ranges(table.columns[rows.block[row]], columns)]
+    cell = np.repeat(tiles.cell[rows.tile[row]] - table.groups[rows.block[row]], columns) + b
+    wrong += np.bincount(cell, (to_b < to_a).astype(np.int8) + (to_b <= to_a), len(wrong))
 
 
-def _shuffled(distances: np.ndarray, block: _Block, rng: np.random.Generator) -> np.ndarray:
-    """Each row permuted, as if the phones of its columns were shuffled; within speakers, X itself keeps its place."""
-    if not block.within:
-        return rng.permuted(distances, axis=1)
-    n = len(distances)
-    others = ~np.eye(n, dtype=bool)
-    out = np.zeros_like(distances)
-    out[others] = rng.permuted(distances[others].reshape(n, n - 1), axis=1).ravel()
-    return out
-
-
-def _by_pair(cells: Mapping[tuple[str, str, str], Sequence[float]]) -> Pairs:
-    """Averages over the contexts of each (speaker, A, B), then over speakers."""
-    pairs = defaultdict(list)
-    for (_, a, b), scores in cells.items():
-        pairs[a, b].append(np.mean(scores))
-    return {pair: float(np.mean(speakers)) for pair, speakers in pairs.items()}
+def _averages(table: _Table, tiles: _Tiles, wrong: np.ndarray) -> tuple[dict[tuple[str, str], float], dict[str, float]]:
+    """Averages over the contexts (and speakers of X) of each (speaker, A, B), then over speakers."""
+    block = table.block[tiles.a]
+    n_groups = np.diff(tiles.cell)
+    a, x = np.repeat(tiles.a, n_groups), np.repeat(tiles.x, n_groups)
+    b = _ranges(table.groups[block], n_groups)
+    triples = table.sizes[x] * (table.sizes[a] - tiles.within) * table.sizes[b]
+    n = len(table.phones)
+    pair, other = table.phone[a] * n + table.phone[b], a != b
+    error = (wrong / 2 / triples)[other]
+    keys, which = np.unique(((table.speaker[a]) * n * n + pair)[other], return_inverse=True)
+    error = np.bincount(which, error) / np.bincount(which)
+    pairs, which = np.unique(keys % (n * n), return_inverse=True)
+    error = np.bincount(which, error) / np.bincount(which)
+    used = np.union1d(tiles.x, _ranges(table.groups[np.unique(block)], np.diff(table.groups)[np.unique(block)]))
+    about = {"cells": float(other.sum()), "items": float(table.sizes[used].sum())}
+    names = ((table.phones[p // n], table.phones[p % n]) for p in pairs)
+    return dict(zip(names, error.tolist(), strict=True)), about

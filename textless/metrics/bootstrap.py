@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 RESAMPLES = 1000
+INDICES = 1 << 16  # that are drawn at once
 
 
 def percentiles(resamples: np.ndarray) -> tuple[float, float]:
@@ -18,14 +21,22 @@ def resampled(over: np.ndarray, under: np.ndarray, seed: int) -> np.ndarray:
 
     The draws depend on the seed and N alone, so that two systems measured on the same N sentences are given the same.
     """
-    rng = np.random.default_rng(seed)
-    draws = (rng.integers(len(over), size=len(over)) for _ in range(RESAMPLES))
-    return np.array([over[indices].sum() / under[indices].sum() for indices in draws])
+    ratios = [over[indices].sum(1) / under[indices].sum(1) for indices in _draws(len(over), seed)]
+    return np.concatenate(ratios)
+
+
+def _draws(n: int, seed: int) -> Iterator[np.ndarray]:
+    """(R, N) indices, in parts that need little memory; how they are cut does not change what is drawn."""
+    rng, part = np.random.default_rng(seed), max(1, INDICES // n)
+    for first in range(0, RESAMPLES, part):
+        yield rng.integers(n, size=(min(part, RESAMPLES - first), n))
 
 
 def interval(over: np.ndarray, under: np.ndarray | None = None, *, seed: int) -> tuple[float, float]:
     """95 % interval of a mean, or of the ratio of two sums."""
-    return percentiles(resampled(over, np.ones(len(over)) if under is None else under, seed))
+    if under is None:
+        return percentiles(np.concatenate([over[indices].sum(1) / len(over) for indices in _draws(len(over), seed)]))
+    return percentiles(resampled(over, under, seed))
 
 
 def paired(

@@ -22,7 +22,7 @@ from textless.units.dump import UnitRow
 def unit_difference(
     a: Iterable[UnitRow], b: Iterable[UnitRow], alignments: Mapping[str, Alignment], *, seed: int = 0
 ) -> dict[str, float]:
-    """PNMI and discrete ABX of `a` less those of `b`.
+    """PNMI and ABX of `a` less those of `b`.
 
     Args:
         a, b: units of the same files, of any two codebooks and frame rates.
@@ -59,7 +59,7 @@ def unit_difference(
                     {i: rows[i].units.frames() for i in ids},
                     items,
                     frame_rate=rows[ids[0]].units.frame_rate,
-                    distance="discrete",
+                    distance="identical",
                     speakers=speakers,
                     seed=seed,
                 )[0]

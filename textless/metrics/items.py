@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from textless.errors import CorpusError
 from textless.metrics.alignments import Alignment, seconds
 from textless.names import plain
 
 SILENCE = frozenset({"SIL", "sil", "sp", "spn"})
+RULES = ("published", "window_centred")
+WINDOW = 0.025  # seconds that a frame hears in the rule `window_centred`
+ROUNDING = 1e-6  # of a frame
 
 
 class Item(NamedTuple):
@@ -78,3 +83,26 @@ def items_of(alignments: Mapping[str, Alignment], speakers: Mapping[str, str | N
             if touching and SILENCE.isdisjoint((before[2], middle[2], after[2])):
                 items.append(Item(file, before[0], after[1], middle[2], before[2], after[2], speaker))
     return items
+
+
+def item_span(
+    onset: np.ndarray, offset: np.ndarray, frames: np.ndarray, *, frame_rate: float, rule: str = "published"
+) -> tuple[np.ndarray, np.ndarray]:
+    """First and last frame (exclusive) of items, each int64 of the shape of the arguments.
+
+    Args:
+        onset, offset: seconds.
+        frames: of the item's file.
+        frame_rate: frames a second.
+        rule: `published`, that of Libri-light, ZeroSpeech and fastabx (`dataset.py`, item_frontiers): frame t is at
+            (t + 1/2) / frame_rate, and the item has the frames from onset to offset, both included; or
+            `window_centred`: frame t is at t / frame_rate + 12.5 ms, the middle of a window of 25 ms, and the offset is
+            not included.
+    """
+    # Times are decimals: a product that is whole but for its rounding counts as whole.
+    if rule == "published":
+        first = np.ceil(onset * frame_rate - 0.5 - ROUNDING)
+        last = np.floor(offset * frame_rate - 0.5 + ROUNDING) + 1
+    else:
+        first, last = (np.ceil((t - WINDOW / 2) * frame_rate - ROUNDING) for t in (onset, offset))
+    return np.maximum(first, 0).astype(np.int64), np.minimum(last, frames).astype(np.int64)

@@ -23,7 +23,7 @@ from textless.units.dump import UnitRow
 
 
 def _abx_metric(label: str) -> Metric:
-    return Metric(label, percent, interval=True, baseline="chance", unprinted=("cells",))
+    return Metric(f"{label}, published frames", percent, interval=True, baseline="chance", unprinted=("cells",))
 
 
 METRICS = {
@@ -79,7 +79,7 @@ def measure_units(
         n_units = contract.n_units or 1 + max(int(u.max(initial=0)) for u in files.values())
         values = unit_quality(pairs, n_units=n_units, seed=seed) | values
     speakers = {row.id: row.speaker for row in rows}
-    return values | _abx("abx", files, alignments, items, speakers, frame_rate=rate, distance="discrete", seed=seed)
+    return values | _abx("abx", files, alignments, items, speakers, frame_rate=rate, distance="identical", seed=seed)
 
 
 def measure_frames(
@@ -89,19 +89,20 @@ def measure_frames(
     alignments: Mapping[str, Alignment] | None = None,
     items: Sequence[Item] | None = None,
     speakers: Mapping[str, str | None],
+    distance: str = "angular",
     **options: Unpack[ABXOptions],
 ) -> dict[str, float]:
     """ABX of frames {id: (T, D) float}, by the items or else by the triphones of the alignments.
 
     Args:
-        options: those of `abx`.
+        distance, options: those of `abx`.
 
     Returns:
         `frame_abx_within` and `frame_abx_across`, each with `_low`, `_high`, `_chance` and `_cells`.
 
     Warns and raises as `measure_units`.
     """
-    return _abx("frame_abx", files, alignments, items, speakers, frame_rate=frame_rate, **options)
+    return _abx("frame_abx", files, alignments, items, speakers, frame_rate=frame_rate, distance=distance, **options)
 
 
 def _abx(
@@ -112,6 +113,7 @@ def _abx(
     speakers: Mapping[str, str | None],
     *,
     frame_rate: float,
+    distance: str,
     **options: Unpack[ABXOptions],
 ) -> dict[str, float]:
     """ABX within and across speakers, one of them left out where it has no cell."""
@@ -122,7 +124,7 @@ def _abx(
     reasons = []
     for mode in ("within", "across"):
         try:
-            result = abx(files, triphones, frame_rate=frame_rate, speakers=mode, **options)
+            result = abx(files, triphones, frame_rate, distance, mode, **options)
         except CorpusError as e:
             reasons.append(str(e))
             continue

@@ -41,11 +41,11 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, kw_only=True)
 class UnitQuality(Step):
-    """PNMI, purities, discrete ABX and bit rates of units, in `quality.json`."""
+    """PNMI, purities, ABX and bit rates of units, in `quality.json`."""
 
     type = "quality"
     gives = ("metrics",)
-    version = 3
+    version = 4
     units: Step = takes("units")
     alignments: Alignments | Align | None = None
     items: Items | None = None
@@ -65,13 +65,15 @@ class FrameABX(Step):
 
     type = "abx"
     gives = ("metrics",)
-    version = 2
+    version = 3
     frames: Frames
     alignments: Alignments | Align | None = None
     items: Items | None = None
     distance: Annotated[str, OneOf("angular", "euclidean")] = "angular"
-    max_items: Count = 10
-    max_speakers: Count = 5
+    context: Annotated[str, OneOf("within", "any")] = "within"
+    rule: Annotated[str, OneOf("published", "window_centred")] = "published"
+    max_items: Count | None = None
+    max_speakers: Count | None = None
     seed: Seed = 0
 
     def check(self) -> None:
@@ -93,6 +95,8 @@ class FrameABX(Step):
             **_phones(job, self),
             speakers={row.id: row.speaker for row in self.frames.audio.load()},
             distance=self.distance,
+            context=self.context,
+            rule=self.rule,
             max_items=self.max_items,
             max_speakers=self.max_speakers,
             seed=self.seed,
@@ -245,6 +249,7 @@ class Difference(Step):
 
     type = "difference"
     gives = ("metrics",)
+    version = 2
     a: Step
     b: Step
     alignments: Alignments | Align | None = None
