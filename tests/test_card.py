@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,86 @@ def test_load_dataset_warns_of_nothing(tmp_path, recwarn, caplog):
     assert [r["units"] for r in data] == [[5], [5], [5, 17]]
     assert not recwarn.list
     assert caplog.records == []
+
+
+# ------------------------------------------------------------------------------------------------------------- splits
+
+
+def in_splits(*splits):
+    return [replace(row, extra={"split": split}) for row, split in zip(rows(len(splits)), splits, strict=True)]
+
+
+def shards(folder):
+    return [p.name for p in sorted((folder / "data").iterdir())]
+
+
+def test_a_shard_holds_one_split_and_the_card_lists_them(tmp_path):
+    splits = ["train", "dev-clean-2", "train", "Test", None, "all"]
+    write_units(tmp_path / "d", in_splits(*splits))
+    names = ["all_", "dev_clean_2", "test", "train", "unsplit"]
+    assert shards(tmp_path / "d") == [f"{name}-00000.parquet" for name in names]
+    assert header(tmp_path / "d")["configs"] == [
+        {
+            "config_name": "default",
+            "data_files": [
+                {"split": "all_", "path": "data/all_-*.parquet"},
+                {"split": "dev_clean_2", "path": "data/dev_clean_2-*.parquet"},
+                {"split": "test", "path": "data/test-*.parquet"},
+                {"split": "train", "path": "data/train-*.parquet"},
+                {"split": "unsplit", "path": "data/unsplit-*.parquet"},
+            ],
+        }
+    ]
+    assert {"name": "split", "dtype": "string"} in header(tmp_path / "d")["dataset_info"]["features"]
+    read = {r.id: r.extra["split"] for r in read_units(tmp_path / "d")}
+    assert read == {f"r{i}": split for i, split in enumerate(splits)}
+    write_units(tmp_path / "again", read_units(tmp_path / "d"))
+    assert shards(tmp_path / "again") == shards(tmp_path / "d")
+
+
+def test_splits_that_alternate_fill_shards_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("textless.exchange.ours.SPLIT_ROWS", 2)
+    some = in_splits("a", "b", "a", "a", "b", "a", "a")
+    some[1].extra["late"] = "x"  # null in the rows of the first shard
+    write_units(tmp_path / "d", some)
+    assert shards(tmp_path / "d") == [f"{n}.parquet" for n in ("a-00000", "a-00001", "a-00002", "b-00000")]
+    assert [r.id for r in read_units(tmp_path / "d")] == ["r0", "r2", "r3", "r5", "r6", "r1", "r4"]
+    assert header(tmp_path / "d")["dataset_info"]["features"][-2] == {"name": "late", "dtype": "string"}
+
+
+def test_what_is_no_split_is_refused(tmp_path):
+    with pytest.raises(DumpError, match="r64: more than 64 splits"):
+        write_units(tmp_path / "d", in_splits(*map(str, range(65))))
+    with pytest.raises(DumpError, match="is longer than 64 characters"):
+        write_units(tmp_path / "e", in_splits("x" * 65))
+
+
+def test_load_dataset_gives_the_splits(tmp_path, recwarn, caplog):
+    datasets = pytest.importorskip("datasets")
+    write_units(tmp_path / "d", in_splits("train", "dev-clean", "train"), license="mit", language="en")
+    data = datasets.load_dataset(str(tmp_path / "d"), cache_dir=str(tmp_path / "cache"))
+    assert {name: part["id"][:] for name, part in data.items()} == {"train": ["r0", "r2"], "dev_clean": ["r1"]}
+    assert str(data["train"].features["units"].feature.dtype) == "uint16"
+    assert not recwarn.list
+    assert caplog.records == []
+
+
+def test_encode_keeps_the_splits_of_the_corpus(textless_command, speech, tmp_path):
+    files = sorted(speech.rglob("*.wav"))[:3]
+    splits = ("train", "train", "test")
+    manifest = [{"path": str(f), "id": f"u{n}", "split": s} for n, (f, s) in enumerate(zip(files, splits, strict=True))]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(r) + "\n" for r in manifest))
+    code, _, err = textless_command("encode", tmp_path / "m.jsonl", "-o", tmp_path / "d")
+    assert code == 0, err
+    assert shards(tmp_path / "d") == ["test-00000.parquet", "train-00000.parquet"]
+    assert {r.id: r.extra for r in read_units(tmp_path / "d")} == {
+        f"u{n}": {"split": split} for n, split in enumerate(splits)
+    }
+    assert textless_command("encode", tmp_path / "m.jsonl", "-o", tmp_path / "d.jsonl")[0] == 0
+    assert [r.extra["split"] for r in read_units(tmp_path / "d.jsonl")] == list(splits)
+    assert textless_command("encode", speech, "-o", tmp_path / "e")[0] == 0
+    assert shards(tmp_path / "e") == ["00000.parquet"]
+    assert "split" not in next(read_units(tmp_path / "e")).extra
 
 
 def test_features_are_left_out_where_shards_differ_or_have_other_types(tmp_path):

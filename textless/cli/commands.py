@@ -36,7 +36,7 @@ from textless.errors import TextlessError
 from textless.model import Model, continue_rows, resynth_row, speak_rows, stream_rows
 from textless.names import repeated
 from textless.types import MeasuringQuantizer, StreamingVocoder, UnitContract, Units
-from textless.units.card import Origin
+from textless.units.card import SPLIT, Origin, shard_name, split_of
 from textless.units.dump import UnitRow, extra_types, write_results, write_stream
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ class Request:
             yield replace(row, units=Units(row.units.units, row.units.durations, contract))
 
 
-def shard_name(n: int) -> str:
-    return f"data/{n:05d}.parquet"
+def shard_place(n: int, split: str) -> str:
+    return f"data/{shard_name(n, split)}"
 
 
 def encode(
@@ -100,7 +100,8 @@ def encode(
 
 def _encode(request: Request, corpus: Corpus, tokenizer: Tokenizer, watch: _Distances, origin: Origin) -> int:
     contract, failures = tokenizer.contract, Failures()
-    rows = failures.sift(tokenize_files(corpus, tokenizer, request.progress, watch))
+    has_splits = any(row.split for row in corpus)
+    rows = failures.sift(_with_split(tokenize_files(corpus, tokenizer, request.progress, watch), has_splits))
     if request.out == "-":
         write_stream(sys.stdout, rows, contract=contract)
         return failures.finish()
@@ -110,19 +111,23 @@ def _encode(request: Request, corpus: Corpus, tokenizer: Tokenizer, watch: _Dist
         "contract": contract.to_dict(),
         "precision": tokenizer.precision,
         "corpus": corpus.fingerprint(hash_or_missing),
+        **({"splits": True} if has_splits else {}),
         **origin.stated(),
     }
     if is_file(request.out, STREAM):
         return deliver_file(
             request.out, key, lambda path: write_rows(path, rows, contract), request.overwrite, failures
         )
+    import pyarrow
+
     from textless.units.tokenizer import tokenize
 
     def write_shard(rows: list[Row], path: Path) -> list[dict[str, Any]]:
-        return write_results(path, tokenize(rows, tokenizer, watch=watch), contract=contract)
+        results = _with_split(tokenize(rows, tokenizer, watch=watch), has_splits)
+        return write_results(path, results, contract=contract, extra={SPLIT: pyarrow.string()} if has_splits else None)
 
     def fill(job: Job) -> None:
-        run_shards(job, list(corpus), write_shard, shard_name)
+        run_shards(job, list(corpus), write_shard, shard_place, lambda row: split_of(row.split) if has_splits else "")
 
     failures = Failures(good=len(corpus))
     return deliver_folder(
@@ -135,6 +140,13 @@ def _encode(request: Request, corpus: Corpus, tokenizer: Tokenizer, watch: _Dist
         failures=failures,
         origin=origin,
     )
+
+
+def _with_split(results: Iterator[tuple[Any, Any]], has_splits: bool) -> Iterator[tuple[Any, Any]]:
+    """The results, whose rows of units have the extra column `split` where the corpus has splits."""
+    for row, result in results:
+        named = has_splits and isinstance(result, UnitRow)
+        yield row, replace(result, extra={**result.extra, SPLIT: row.split}) if named else result
 
 
 class _Distances:
@@ -209,7 +221,7 @@ def continue_units(request: Request, *, stream: bool, **options: Any) -> int:
         return write_results(path, continued, contract=lm.contract, extra=columns)
 
     def fill(job: Job) -> None:
-        run_shards(job, prompts, write_shard, shard_name)
+        run_shards(job, prompts, write_shard, shard_place)
 
     return deliver_folder(
         request.out, key, fill, request.overwrite, request.progress, contract=lm.contract, failures=failures

@@ -188,19 +188,28 @@ def run_shards(
     job: Job,
     rows: list[Any],
     shard: Callable[[list[Any], Path], list[dict[str, Any]]],
-    shard_path: Callable[[int], str],
+    shard_path: Callable[[int, str], str],
+    part: Callable[[Any], str] = lambda row: "",
 ) -> None:
     """Process rows shard by shard in this process, for commands, which are not steps.
 
-    Raises RowsFailedError when all rows failed.
+    Rows of different parts are in different shards; `shard_path` is given a shard's number within its part, and the
+    part. Raises RowsFailedError when all rows failed.
     """
-    shards = split_rows(rows)
-    for n, members in enumerate(shards):
+    parts: dict[str, list[Any]] = {}
+    for row in rows:
+        parts.setdefault(part(row), []).append(row)
+    shards = [
+        (shard_path(n, name), members)
+        for name, group in (parts or {"": []}).items()
+        for n, members in enumerate(split_rows(group))
+    ]
+    for n, (place, members) in enumerate(shards):
         for _ in range(PATIENCE):
             if not job.pool.find(str(n)):
                 job.pool.add(str(n), partial(shard, members))
             with contextlib.suppress(FileNotFoundError):
-                job.failures += job.pool.place(str(n), job.path / shard_path(n))
+                job.failures += job.pool.place(str(n), job.path / place)
                 break
         else:
             raise _vanishing(job)

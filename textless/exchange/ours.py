@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
+from textless.errors import DumpError
 from textless.exchange.base import Declared, Format, writing
 from textless.types import UnitContract, UnitRow
-from textless.units.card import Origin
-from textless.units.dump import Dump, finish_dump, read_file, write_shard, write_stream
+from textless.units.card import MOST_SPLITS, SPLIT, Origin, shard_name, split_of
+from textless.units.dump import ROW_GROUP, Dump, extra_types, finish_dump, read_file, write_shard, write_stream
 
 ROWS = 1 << 16  # of a shard
+SPLIT_ROWS = 1 << 12  # of a shard of one split, which is held in memory, since rows of other splits come between
 
 
 def _read_dump(path: Path, declared: Declared) -> Iterator[UnitRow]:
@@ -19,18 +23,50 @@ def _read_dump(path: Path, declared: Declared) -> Iterator[UnitRow]:
 
 
 def write_dump(path: Path, rows: Iterable[UnitRow], *, origin: Origin = Origin()) -> None:
-    """`origin` is of the audio that the units are made of."""
+    """`origin` is of the audio that the units are made of. Where rows have the extra column `split`, a shard holds
+    rows of one split, so that `datasets` can load them apart. Raises DumpError for more than 64 splits."""
     (path / "data").mkdir(parents=True)
     waiting = iter(rows)
-    contract = UnitContract()
-    for n in itertools.count():
-        first = list(itertools.islice(waiting, 1))
-        if n and not first:
-            break
-        contract = first[0].units.contract if first and not n else contract
-        shard = itertools.chain(first, itertools.islice(waiting, ROWS - 1))
-        write_shard(path / "data" / f"{n:05d}.parquet", shard, contract=contract)
+    first = list(itertools.islice(waiting, ROW_GROUP))
+    contract = first[0].units.contract if first else UnitContract()
+    together = itertools.chain(first, waiting)
+    if any(row.extra.get(SPLIT) is not None for row in first):
+        for name, shard, types in _by_split(together):
+            write_shard(path / "data" / name, shard, contract=contract, extra=types)
+    else:
+        for n in itertools.count():
+            begun = list(itertools.islice(together, 1))
+            if n and not begun:
+                break
+            shard_rows = itertools.chain(begun, itertools.islice(together, ROWS - 1))
+            write_shard(path / "data" / shard_name(n), shard_rows, contract=contract)
     finish_dump(path, contract=contract, **origin.stated())
+
+
+def _by_split(rows: Iterable[UnitRow]) -> Iterator[tuple[str, list[UnitRow], dict[str, Any]]]:
+    """Name, rows and types of the extra columns of each shard."""
+    waiting: dict[str, list[UnitRow]] = {}
+    count: Counter[str] = Counter()
+    types: dict[str, Any] = {}
+
+    def shard(split: str) -> tuple[str, list[UnitRow], dict[str, Any]]:
+        nonlocal types
+        known = {name: kind for name, kind in types.items() if str(kind) != "null"}  # all rows so far had null there
+        types = extra_types([row for group in waiting.values() for row in group], known)
+        count[split] += 1
+        return shard_name(count[split] - 1, split), waiting[split], types
+
+    for row in rows:
+        split = split_of(row.extra.get(SPLIT))
+        waiting.setdefault(split, []).append(row)
+        if len(waiting) > MOST_SPLITS:
+            raise DumpError(f"{row.id}: more than {MOST_SPLITS} splits; is the column {SPLIT!r} something else?")
+        if len(waiting[split]) == SPLIT_ROWS:
+            yield shard(split)
+            waiting[split] = []
+    for split in waiting:
+        if waiting[split]:
+            yield shard(split)
 
 
 def _read_stream(path: Path, declared: Declared) -> Iterator[UnitRow]:

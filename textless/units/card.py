@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,11 @@ LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 LONGEST = 200  # characters of a licence
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B")
 SHARDS = "data/*.parquet"
+SHARD = re.compile(r"(\w+)-\d{5}\.parquet")  # of one split; see `shard_name`
+SPLIT = "split"  # the extra column of units that says a row's split
+MOST_SPLITS = 64
+UNSPLIT = "unsplit"  # the split of rows without one, where others have one
+LONGEST_SPLIT = 64  # characters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +79,31 @@ def origin_of(folder: Path) -> Origin:
         return Origin()
 
 
-def readme(contract: UnitContract, totals: dict[str, Any], origin: Origin, schemas: list[pa.Schema]) -> str:
+def split_of(value: object) -> str:
+    """A split as `datasets` can name it: small letters, and `_` for what is no letter or digit; None is `unsplit`.
+
+    Raises DumpError for a name that is too long for a file (huggingface/datasets, src/datasets/naming.py).
+    """
+    if value is None or value == "":
+        return UNSPLIT
+    name = re.sub(r"\W", "_", str(value)).lower()
+    if len(name) > LONGEST_SPLIT:
+        raise DumpError(f"split {str(value)[:40]!r}… is longer than {LONGEST_SPLIT} characters; shorten it")
+    return "all_" if name == "all" else name  # `all` is the union of splits there
+
+
+def shard_name(n: int, split: str = "") -> str:
+    """The file of shard n, of one split where there are several; the card lists splits by these names."""
+    return f"{split}-{n:05d}.parquet" if split else f"{n:05d}.parquet"
+
+
+def readme(
+    contract: UnitContract, totals: dict[str, Any], origin: Origin, schemas: list[pa.Schema], shards: Sequence[str] = ()
+) -> str:
     """The text of README.md: the hub's YAML header, figures, contract, and how the dump is read."""
     import yaml
 
-    header = yaml.safe_dump(metadata(totals, origin, schemas), sort_keys=False, allow_unicode=True)
+    header = yaml.safe_dump(metadata(totals, origin, schemas, shards), sort_keys=False, allow_unicode=True)
     hours = f"{totals['hours']:.2f} hours, " if "hours" in totals else ""
     facts = "\n".join(f"| {k} | {v if v is not None else 'unknown'} |" for k, v in contract.to_dict().items())
     return f"""---
@@ -102,9 +128,11 @@ Licence of the audio: {origin.license or "not stated"}.
 """
 
 
-def metadata(totals: dict[str, Any], origin: Origin, schemas: list[pa.Schema]) -> dict[str, Any]:
+def metadata(
+    totals: dict[str, Any], origin: Origin, schemas: list[pa.Schema], shards: Sequence[str] = ()
+) -> dict[str, Any]:
     """The header of the card. `features` are left out where the shards differ, or have columns that YAML has no type
-    for."""
+    for. `shards` are the names of the files; where all are called by their split, each split is listed."""
     data: dict[str, Any] = {}
     if origin.license:
         name = origin.license.strip()
@@ -120,7 +148,7 @@ def metadata(totals: dict[str, Any], origin: Origin, schemas: list[pa.Schema]) -
         "pretty_name": "Discrete speech units",
         "size_categories": [SIZES[min(max(len(str(rows)) - 3, 0), len(SIZES) - 1)]],
         "tags": ["speech", "discrete-units", "textless"],
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": SHARDS}]}],
+        "configs": [{"config_name": "default", "data_files": _data_files(shards)}],
     }
     fields = [[(f.name, f.type) for f in schema] for schema in schemas]
     if fields and all(f == fields[0] for f in fields):
@@ -128,6 +156,15 @@ def metadata(totals: dict[str, Any], origin: Origin, schemas: list[pa.Schema]) -
         if None not in features:
             data["dataset_info"] = {"features": features}
     return data
+
+
+def _data_files(shards: Sequence[str]) -> list[dict[str, str]]:
+    """The files of each split. Without splits all are `train`, as `datasets` calls a single one."""
+    named = [SHARD.fullmatch(name) for name in shards]
+    splits = dict.fromkeys(match[1] for match in named if match)
+    if not splits or None in named:
+        return [{"split": "train", "path": SHARDS}]
+    return [{"split": split, "path": f"data/{split}-*.parquet"} for split in splits]
 
 
 def _feature(name: str, kind: pa.DataType) -> dict[str, Any] | None:

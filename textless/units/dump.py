@@ -239,7 +239,7 @@ def finish_dump(
         "license": license,
         **({"language": language} if language else {}),
     }
-    write_text(folder / "README.md", readme(contract, totals, origin, schemas))
+    write_text(folder / "README.md", readme(contract, totals, origin, schemas, list(shards)))
     write_text(folder / "dump.json", json.dumps({**about, "shards": shards}, indent=1) + "\n")
     return totals
 
