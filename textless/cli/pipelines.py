@@ -19,6 +19,7 @@ import click
 from textless.checks import Between
 from textless.cli.numbers import Number
 from textless.cli.progress import Line
+from textless.cli.push import Push
 from textless.errors import OutputExistsError, PipelineError, StoreError, TextlessError, did_you_mean, how_to_install
 from textless.text import duration
 
@@ -298,12 +299,16 @@ def gc(store: str | None, days: float, yes: bool) -> None:
     )
 
 
-@click.command()
+@click.command(cls=Push)
 @click.argument("url")
 @on_pipeline
 @click.argument("targets", nargs=-1)
 def push(opened: Opened, url: str, targets: tuple[str, ...]) -> None:
-    """Copy a pipeline's results to a URL: s3://BUCKET/FOLDER, or any other that fsspec reads."""
+    """Copy a pipeline's results to a URL: s3://BUCKET/FOLDER, or any other that fsspec reads.
+
+    `textless push DUMP hub:OWNER/NAME` uploads a unit dump to the Hugging Face hub instead, with the options --private,
+    --revision BRANCH and --license NAME.
+    """
     from textless.engine import remote
     from textless.engine.step import Source
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from textless.units.encoders.hubert import Hubert as Hubert
     from textless.units.encoders.hubert import HubertConfig as HubertConfig
     from textless.units.encoders.load import load_encoder as load_encoder
+    from textless.units.hub import push_dump as push_dump
     from textless.units.kmeans import Codebook as Codebook
     from textless.units.kmeans import KMeans as KMeans
     from textless.units.kmeans import fit_codebook as fit_codebook
@@ -50,6 +51,7 @@ _WHERE = {
     "Dump": "textless.units.dump",
     "UnitRow": "textless.units.dump",
     "open_dump": "textless.units.dump",
+    "push_dump": "textless.units.hub",
     "items_of": "textless.metrics.items",
     "read_items": "textless.metrics.items",
     "read_alignments": "textless.metrics.alignments",

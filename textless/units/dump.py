@@ -317,6 +317,10 @@ class Dump:
     def __len__(self) -> int:
         return self._total
 
+    def shards(self) -> list[Path]:
+        """Its parquet files, in order."""
+        return _shards(self.folder)
+
     def __iter__(self) -> Iterator[UnitRow]:
         for g in range(len(self._groups)):
             yield from self._rows(g)
