@@ -45,6 +45,8 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
+import fuzz_exchange  # noqa: E402
+
 from conftest import GOLDEN, build_set  # noqa: E402
 
 MEMORY = 1 << 30  # bytes beyond those of a process that has read the good files
@@ -187,7 +189,10 @@ INTEGERS += [
     for o in ("little", "big")
     for less in (0, 1, 4)
 ]
-TEXT = {".json", ".jsonl", ".yaml", ".tsv", ".csv", ".txt", ".item", ".sha256"}
+TEXT = {
+    *(".json", ".jsonl", ".yaml", ".tsv", ".csv", ".txt", ".item", ".sha256", ".km", ".km20", ".units", ".durations"),
+    *(".scp", ".ctm", ".phn", ".wrd", ".TextGrid", ""),
+}
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|[A-Za-z_$][\w./-]*|[\[\]{}:,\t]')
 
 
@@ -811,6 +816,7 @@ FORMATS = {
     "pickle": Format(build_pickles, read_pickles, 3),
     "archive": Format(build_archive, read_archive, 4),
     "store": Format(build_store, read_store, 1),
+    **{name: Format(build, read) for name, build, read in fuzz_exchange.formats()},
 }
 
 

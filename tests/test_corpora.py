@@ -15,13 +15,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
+from click.testing import CliRunner
 
 from textless.audio import parquet as parquet_module
 from textless.audio.corpus import Corpus, read_row, read_rows, row_identity, sha256_file
 from textless.audio.io import AudioError, audio_channels, audio_samples, read_audio
 from textless.audio.place import Member, Place
+from textless.cli.app import cli
+from textless.engine.step import Keys
+from textless.engine.yaml import load_pipeline
 from textless.errors import CorpusError, TextlessError
+from textless.steps import STEPS
 from textless.steps import Corpus as CorpusStep
+from textless.units.dump import open_dump
 
 
 def tone(path: Path, seconds: float = 1.0, *, rate: int = 16000, channels: int = 1, seed: int = 0) -> Path:
@@ -402,6 +408,77 @@ def test_a_member_that_is_cut_fails_by_its_name(tmp_path):
     assert len(good) == 8000
 
 
+def test_a_compressed_tar_is_named_with_a_remedy(tmp_path):
+    tar_of(tmp_path / "a.tar", {"a.wav": wav_bytes(0)})
+    (tmp_path / "d").mkdir()
+    for name, mode in (("x.tar.gz", "w:gz"), ("x.tgz", "w:gz"), ("x.tar.bz2", "w:bz2")):
+        with tarfile.open(tmp_path / "d" / name, mode) as tar:
+            tar.add(tmp_path / "a.tar", "a.wav")
+        what = error(tmp_path / "d" / name)
+        assert f"{name}: a compressed tar cannot be read in place; decompress it to a .tar" in what
+    assert "x.tar.bz2: a compressed tar cannot be read in place" in error(tmp_path / "d")
+
+
+def test_nemo_has_its_audio_in_numbered_tars(tmp_path):
+    """scripts/speech_recognition/convert_to_tarred_audio_dataset.py, _create_shard: rows of one file share a member."""
+    for shard in (0, 1):
+        members = {f"x_{n}.wav": wav_bytes(n, 0.5) for n in (2 * shard, 2 * shard + 1)}
+        tar_of(tmp_path / f"audio_{shard}.tar", members)
+    row = {"text": "x", "duration": 0.25}
+    path = lines(
+        tmp_path / "tarred_audio_manifest.json",
+        {**row, "audio_filepath": "x_0.wav", "shard_id": 0, "offset": 0.0, "speaker": "amy"},
+        {**row, "audio_filepath": "x_0-sub1.wav", "shard_id": 0, "offset": 0.25},
+        {**row, "audio_filepath": "x_3.wav", "shard_id": 1},
+    )
+    corpus = Corpus.load(path)
+    assert [(r.id, r.offset, r.samples, r.speaker, r.source_name) for r in corpus] == [
+        ("x_0", 0, 4000, "amy", "x_0.wav"),
+        ("x_0-sub1", 4000, 4000, None, "x_0.wav"),
+        ("x_3", 0, 4000, None, "x_3.wav"),
+    ]
+    whole = sf.read(io.BytesIO(wav_bytes(0, 0.5)), dtype="float32")[0]
+    np.testing.assert_array_equal(read_row(corpus[1]), whole[4000:])
+    sharded = tmp_path / "sharded_manifests" / "manifest_1.json"
+    assert [r.id for r in Corpus.load(lines(sharded, {**row, "audio_filepath": "x_3.wav", "shard_id": 1}))] == ["x_3"]
+    lines(path, {**row, "audio_filepath": "x_9.wav", "shard_id": 0})
+    assert f"{path}:1: {tmp_path}/audio_0.tar has no audio 'x_9.wav'" in error(path)
+    lines(path, {**row, "audio_filepath": "x_0.wav", "shard_id": 7})
+    assert f"{path}:1: its audio is in {tmp_path}/audio_7.tar, which is not there" in error(path)
+    lines(path, {**row, "audio_filepath": "x_0.wav", "shard_id": "0"})
+    assert "shard_id a number" in error(path)
+
+
+def test_shar_of_lhotse_has_its_audio_in_tars(tmp_path):
+    """lhotse/shar/utils.py (to_shar_placeholder), writers/audio.py: ID.flac and ID.json, the recording."""
+    for shard in (0, 1):
+        cuts, members = [], {}
+        for name in (f"cut.{shard}a", f"cut.{shard}b"):
+            sources = [{"type": "shar", "channels": [0], "source": ""}]
+            about = {
+                "id": f"rec-{name}",
+                "sources": sources,
+                "sampling_rate": 16000,
+                "num_samples": 8000,
+                "duration": 0.5,
+            }
+            cut = {"id": name, "start": 0.0, "duration": 0.5, "channel": 0, "type": "MonoCut", "recording": about}
+            cuts.append({**cut, "supervisions": [supervision("s", about["id"], 0.0, 0.5, 0)]})
+            members |= {f"{name}.flac": wav_bytes(shard, form="FLAC"), f"{name}.json": json.dumps(about).encode()}
+        path = lines(tmp_path / f"cuts.{shard:06d}.jsonl", *cuts)
+        path.with_suffix(".jsonl.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+        tar_of(tmp_path / f"recording.{shard:06d}.tar", members)
+    corpus = Corpus.load(tmp_path)
+    assert [(r.id, r.speaker, r.source_name) for r in corpus] == [
+        (f"cut.{name}", "spk-s", f"cut.{name}.flac") for name in ("0a", "0b", "1a", "1b")
+    ]
+    assert [len(w) for _, w in read_rows(corpus)] == [8000] * 4
+    assert len(Corpus.load(tmp_path / "cuts.000001.jsonl.gz")) == 2
+    (tmp_path / "recording.000001.tar").unlink()
+    assert "recording.000001.tar, which is not there" in error(tmp_path)
+
+
 # ---- channels, sources, keys
 
 
@@ -452,6 +529,110 @@ def test_a_place_is_named_by_its_member(tmp_path):
     assert str(Place("a.tar", member=Member("x/b.wav", 512, 10))) == "a.tar/x/b.wav"
     path = tone(tmp_path / "a.wav")
     assert audio_samples(Place(str(path), channel=0)) == 16000
+
+
+def test_the_step_corpus_reads_a_channel_as_encode_does(tmp_path):
+    tone(tmp_path / "call.wav", channels=2)
+
+    def content(**given):
+        return CorpusStep(manifest=str(tmp_path), **given).content(sha256_file)
+
+    assert [r.channel for r in CorpusStep(manifest=str(tmp_path), channel="right").load()] == [1]
+    assert [r.id for r in CorpusStep(manifest=str(tmp_path), channel="each").load()] == ["call-0", "call-1"]
+    assert CorpusStep(manifest=str(tmp_path), channel=0).load()[0].channel == 0
+    assert content() == Corpus.load(tmp_path).fingerprint(sha256_file)
+    assert len({content(), content(channel="left"), content(channel="right"), content(channel="each")}) == 4
+    keys = Keys(sha256_file)
+    assert "channel" not in keys.payload(CorpusStep(manifest=str(tmp_path)))["fields"]
+    assert keys.of(CorpusStep(manifest=str(tmp_path))) != keys.of(CorpusStep(manifest=str(tmp_path), channel="left"))
+    with pytest.raises(CorpusError, match="corpus: channel 'middle' is none of left, right, mix"):
+        CorpusStep(manifest=str(tmp_path), channel="middle")
+
+
+# ---- every form, from any working folder, with files of one name in two folders
+
+NAMES = ("a/001.wav", "b/001.wav")
+
+
+def write_kaldi(folder: Path) -> str:
+    lines(folder / "data/wav.scp", *(f"u{n} ../{name}" for n, name in enumerate(NAMES)))
+    return "data"
+
+
+def write_nemo(folder: Path) -> str:
+    lines(folder / "m.json", *({"audio_filepath": name, "duration": 0.5} for name in NAMES))
+    return "m.json"
+
+
+def write_lhotse(folder: Path) -> str:
+    parts = [recording(f"u{n}", f"../{name}", 0.5, [0]) for n, name in enumerate(NAMES)]
+    lines(folder / "lhotse/recordings.jsonl", *parts)
+    return "lhotse"
+
+
+def write_common_voice(folder: Path) -> str:
+    for name in NAMES:
+        (folder / "clips" / name).parent.mkdir(parents=True)
+        (folder / name).rename(folder / "clips" / name)
+    lines(folder / "other.tsv", CV, *(f"s\t{name}\tx\t2\t\tde" for name in NAMES))
+    return "other.tsv"
+
+
+def write_list(folder: Path) -> str:
+    lines(folder / "list", *NAMES)
+    return "list"
+
+
+def write_parquet(folder: Path) -> str:
+    struct = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    for name in NAMES:
+        audio = [{"bytes": (folder / name).read_bytes(), "path": "001.wav"}]
+        pq.write_table(pa.table({"audio": pa.array(audio, struct)}), folder / f"{name[0]}.parquet")
+        (folder / name).unlink()
+    return "."
+
+
+def write_tar(folder: Path) -> str:
+    tar_of(folder / "s.tar", {name: (folder / name).read_bytes() for name in NAMES})
+    return "s.tar"
+
+
+FORMS = {
+    "kaldi": write_kaldi,
+    "nemo": write_nemo,
+    "lhotse": write_lhotse,
+    "common voice": write_common_voice,
+    "list": write_list,
+    "parquet": write_parquet,
+    "tar": write_tar,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_corpus_is_read_from_any_working_folder(form, tmp_path, monkeypatch, model_set):
+    folder, other = tmp_path / "corpus", tmp_path / "other"
+    other.mkdir()
+    for n, name in enumerate(NAMES):
+        tone(folder / name, 0.5, seed=n)
+    place = FORMS[form](folder)
+    lines(folder / "p.yaml", f"steps:\n  audio: {{step: corpus, manifest: {place}, channel: left}}")
+    seen = []
+    for cwd, source in ((folder, place), (tmp_path, f"corpus/{place}"), (other, f"../corpus/{place}")):
+        monkeypatch.chdir(cwd)
+        step = load_pipeline(folder / "p.yaml", STEPS).steps["audio"]
+        for corpus in (Corpus.load(source), step.load()):
+            waveforms = [w for _, w in read_rows(corpus)]
+            assert not any(isinstance(w, AudioError) for w in waveforms)
+            assert len({w.tobytes() for w in waveforms}) == 2
+            seen.append([(r.id, r.source_name, len(w)) for r, w in zip(corpus, waveforms, strict=True)])
+        out = tmp_path / f"{len(seen)}.jsonl"
+        done = CliRunner().invoke(cli, ["encode", source, "-o", str(out), "--model", str(model_set)])
+        assert done.exit_code == 0, done.exception
+        assert [(r.id, r.source) for r in open_dump(out)] == [(name, called) for name, called, _ in seen[0]]
+    assert all(rows == seen[0] for rows in seen)
+    sources = [called for _, called, _ in seen[0]]
+    assert len(set(sources)) == 2
+    assert all(s.endswith("001.wav") and not s.startswith(("/", "..")) for s in sources)
 
 
 # ---- damage

@@ -6,6 +6,7 @@ After lhotse-speech/lhotse, lhotse/audio/recording.py, lhotse/supervision.py, lh
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from textless.audio.io import SAMPLE_RATE
@@ -14,6 +15,7 @@ from textless.errors import CorpusError
 
 CUTS = ("MonoCut", "MultiCut", "Cut")
 OTHER_CUTS = ("MixedCut", "PaddingCut")
+SHAR = re.compile(r"cuts\.\d+\.jsonl(\.gz)?")
 
 
 def is_lhotse(record: Any) -> bool:
@@ -27,13 +29,14 @@ def is_lhotse(record: Any) -> bool:
     )
 
 
-def find_lhotse(folder: str) -> str | None:
-    """The manifest of a folder that holds lhotse's: its cuts, else its supervisions, else its recordings."""
+def find_lhotse(folder: str) -> list[str]:
+    """The manifests of a folder that holds lhotse's: its cuts, else its supervisions, else its recordings; or those of
+    Shar, `cuts.000000.jsonl.gz` and on."""
     for kind in ("cuts", "supervisions", "recordings"):
         for suffix in (".jsonl.gz", ".jsonl"):
             if os.path.isfile(path := os.path.join(folder, kind + suffix)):
-                return path
-    return None
+                return [path]
+    return [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if SHAR.fullmatch(name)]
 
 
 def read_lhotse(source: str, records: list[tuple[int, Any]]) -> list[Draft]:
@@ -53,12 +56,19 @@ def read_lhotse(source: str, records: list[tuple[int, Any]]) -> list[Draft]:
             continue
         if record.get("type") not in CUTS or "recording" not in record:
             raise CorpusError(
-                f"{place}: {str(record.get('type'))[:40]} is no part of one recording; make it plain audio with lhotse"
+                f"{place}: {str(record.get('type'))[:40]} is no part of one recording; make it plain audio with lhotse "
+                "(CutSet.save_audios)"
             )
-        speakers = {s.get("speaker") for s in record.get("supervisions") or [] if isinstance(s, dict)}
-        given = {"id": record.get("id"), "speaker": speakers.pop() if len(speakers) == 1 else None}
+        given = {"id": record.get("id"), "speaker": speaker_of(record)}
         drafts.append(_draft(source, place, _object(record["recording"], place), given, record))
     return drafts
+
+
+def speaker_of(cut: dict[str, Any]) -> Any:
+    """The speaker of all of its supervisions; None where they have several."""
+    supervisions = cut.get("supervisions")
+    speakers = [s.get("speaker") for s in supervisions if isinstance(s, dict)] if isinstance(supervisions, list) else []
+    return speakers[0] if speakers and all(s == speakers[0] for s in speakers) else None
 
 
 def _supervisions(source: str, records: list[tuple[int, Any]]) -> list[Draft]:
@@ -117,7 +127,10 @@ def _file(place: str, recording: dict[str, Any], wanted: Any) -> tuple[str, int 
         raise CorpusError(f"{place}: the audio is changed by lhotse when it is read; save what it gives as files")
     channels = [_channels(one, place) for one in sources]
     every = {c for some in channels for c in some}
-    asked = every if wanted is None else set(wanted if isinstance(wanted, list) else [wanted])
+    numbers = wanted if isinstance(wanted, list) else sorted(every) if wanted is None else [wanted]
+    if not numbers or not all(isinstance(c, int) and not isinstance(c, bool) for c in numbers):
+        raise CorpusError(f"{place}: channel {str(wanted)[:40]} is no number, nor a list of them; correct the line")
+    asked = set(numbers)
     if not asked <= every:
         raise CorpusError(f"{place}: channel {sorted(asked - every)[0]} is none of the recording's {sorted(every)}")
     holding = [(one, some) for one, some in zip(sources, channels, strict=True) if asked & set(some)]

@@ -222,16 +222,19 @@ def _nemo(source: str, records: list[tuple[int, Any]]) -> list[Draft]:
     folder = os.path.dirname(source)
     drafts = []
     for n, record in records:
-        place = f"{source}:{n}"
-        if not isinstance(record, dict) or not isinstance(record.get(NEMO), str):
-            raise CorpusError(f"{place}: no path under {NEMO}; a row is of one file")
-        fields: dict[str, Any] = {"path": found(os.path.expanduser(record[NEMO]), folder, os.curdir)}
-        start, length = (seconds_of(record.get(name), place, name) for name in ("offset", "duration"))
-        more = {name: record.get(name) for name in ("id", "speaker", "split", "channel")}
-        draft = draft_of({**more, **fields, **span(start or 0.0, length)}, folder, place)
-        drafts.append(draft)
+        drafts.append(nemo_draft(record, folder, f"{source}:{n}"))
     tell_apart(drafts)
     return drafts
+
+
+def nemo_draft(record: Any, folder: str, place: str) -> Draft:
+    """A row of NeMo, whose file is relative to `folder`, else to the working folder."""
+    if not isinstance(record, dict) or not isinstance(record.get(NEMO), str):
+        raise CorpusError(f"{place}: no path under {NEMO}; a row is of one file")
+    fields: dict[str, Any] = {"path": found(os.path.expanduser(record[NEMO]), folder, os.curdir)}
+    start, length = (seconds_of(record.get(name), place, name) for name in ("offset", "duration"))
+    more = {name: record.get(name) for name in ("id", "speaker", "split", "channel")}
+    return draft_of({**more, **fields, **span(start or 0.0, length)}, folder, place)
 
 
 def span(start: float, length: float | None) -> dict[str, int]:

@@ -1,7 +1,9 @@
-"""Audio within other files, read in place: tar files of WebDataset, and parquet with the Audio struct of `datasets`.
+"""Audio within other files, read in place: tar files of WebDataset, NeMo and lhotse, and parquet with the Audio struct
+of `datasets`.
 
-After webdataset/webdataset, webdataset/tariterators.py (base_plus_ext), and huggingface/datasets,
-src/datasets/features/audio.py.
+After webdataset/webdataset, webdataset/tariterators.py (base_plus_ext); NVIDIA/NeMo,
+scripts/speech_recognition/convert_to_tarred_audio_dataset.py; lhotse-speech/lhotse, lhotse/shar/utils.py and
+lhotse/shar/writers/audio.py; huggingface/datasets, src/datasets/features/audio.py.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import tarfile
 from typing import Any
 
 from textless.audio.io import AUDIO, MEDIA
-from textless.audio.manifests import COLUMNS, PATH_COLUMNS, Draft, draft_of
+from textless.audio.lhotse import speaker_of
+from textless.audio.manifests import COLUMNS, NEMO, PATH_COLUMNS, Draft, draft_of, found, nemo_draft
 from textless.audio.media import has_ffmpeg
 from textless.audio.parquet import AT_ONCE
 from textless.audio.place import Member
@@ -21,6 +24,7 @@ from textless.errors import CorpusError
 
 PACKAGES = (".parquet", ".tar")
 SPLIT = re.compile(r"(\w[\w.-]*)-\d{5}-of-\d{5}")  # how `datasets` names its shards
+COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4)|tgz|tbz2?|txz)$", re.IGNORECASE)
 SMALL = 1 << 20  # bytes of a json that may describe a member
 
 
@@ -41,6 +45,21 @@ def read_tar(source: str) -> list[Draft]:
     Without an id a row has its key: the path up to the first dot of the name. Raises CorpusError for a tar that is
     compressed or damaged.
     """
+    audio, about = _members(source)
+    drafts = []
+    for key, member in audio:
+        record = {k: about.get(key, {}).get(k) for k in ("id", "speaker", "split")}
+        drafts.append(_within(source, member, draft_of({**record, "path": source}, "", f"{source}, {member.name}")))
+    return drafts
+
+
+def _within(source: str, member: Member, draft: Draft) -> Draft:
+    draft.fields["path"], draft.fields["member"], draft.root = source, member, os.path.dirname(source)
+    return draft
+
+
+def _members(source: str) -> tuple[list[tuple[str, Member]], dict[str, dict[str, Any]]]:
+    """The key and place of each audio member, and by key what a json says of it."""
     suffixes = AUDIO + MEDIA if has_ffmpeg() else AUDIO
     audio: list[tuple[str, Member]] = []
     about: dict[str, dict[str, Any]] = {}
@@ -57,13 +76,80 @@ def read_tar(source: str) -> list[Draft]:
         raise CorpusError(
             f"{source}: not a tar that can be read in place ({e}); unpack it if it is compressed"
         ) from None
+    return audio, about
+
+
+def refuse_compressed(source: str) -> None:
+    """Raises CorpusError for a compressed tar: its members cannot be read in place."""
+    if COMPRESSED.search(source):
+        raise CorpusError(f"{source}: a compressed tar cannot be read in place; decompress it to a .tar, or unpack it")
+
+
+# -------------------------------------------------------------------------------------- manifests of members of a tar
+
+
+def is_tarred(records: list[tuple[int, Any]]) -> bool:
+    """Whether the first record is of audio in a tar: NeMo's with `shard_id`, or a cut of lhotse's Shar."""
+    first = records[0][1] if records else None
+    return isinstance(first, dict) and ((NEMO in first and "shard_id" in first) or _shar_cut(first))
+
+
+def _shar_cut(record: Any) -> bool:
+    recording = record.get("recording") if isinstance(record, dict) else None
+    sources = recording.get("sources") if isinstance(recording, dict) else None
+    return isinstance(sources, list) and any(isinstance(one, dict) and one.get("type") == "shar" for one in sources)
+
+
+def read_tarred(source: str, records: list[tuple[int, Any]]) -> list[Draft]:
+    """The rows of a manifest whose audio is in tar files next to it: `audio_N.tar` of NeMo (or in the folder above),
+    `recording.N.tar` of lhotse's Shar, next to `cuts.N.jsonl.gz`.
+
+    Raises CorpusError for a tar or a member that is not there, and for what is malformed.
+    """
+    read = _nemo_row if NEMO in records[0][1] else _shar_row
+    tars: dict[str, dict[str, Member]] = {}
     drafts = []
-    for key, member in audio:
-        record = {k: about.get(key, {}).get(k) for k in ("id", "speaker", "split")}
-        draft = draft_of({**record, "path": source}, "", f"{source}, {member.name}")
-        draft.fields["member"], draft.root = member, os.path.dirname(source)
-        drafts.append(draft)
+    for n, record in records:
+        place = f"{source}:{n}"
+        if not isinstance(record, dict):
+            raise CorpusError(f"{place}: expected an object, not {str(record)[:40]!r}")
+        tar, names, draft = read(source, record, place)
+        if NEMO in record and os.path.isfile(draft.fields["path"]):  # unpacked
+            drafts.append(draft)
+            continue
+        if tar not in tars:
+            if not os.path.isfile(tar):
+                raise CorpusError(f"{place}: its audio is in {tar}, which is not there; copy it next to the manifest")
+            known = [member for _, member in _members(tar)[0]]
+            tars[tar] = {name: m for m in known for name in (os.path.splitext(m.name)[0], m.name)}
+        if not (member := next((tars[tar][name] for name in names if name in tars[tar]), None)):
+            raise CorpusError(f"{place}: {tar} has no audio {names[0][:80]!r}; is the manifest of another tar?")
+        drafts.append(_within(tar, member, draft))
     return drafts
+
+
+def _nemo_row(source: str, record: dict[str, Any], place: str) -> tuple[str, list[str], Draft]:
+    """Its tar, the names that its member may have, and the row. Rows of one member are called `NAME-sub1` and on."""
+    name, shard = record.get(NEMO), record.get("shard_id")
+    if not isinstance(name, str) or not isinstance(shard, int) or isinstance(shard, bool):
+        raise CorpusError(f"{place}: {NEMO} must be a name, and shard_id a number; correct the line")
+    folder = os.path.dirname(source)
+    draft = nemo_draft(record, folder, place)
+    names = [name]
+    if part := re.fullmatch(r"(.+)(-sub\d+)(\.\w+)", name):
+        names.append(part[1] + part[3])
+        draft.ending = part[2]
+    return found(f"audio_{shard}.tar", folder, os.path.dirname(os.path.abspath(folder))), names, draft
+
+
+def _shar_row(source: str, record: dict[str, Any], place: str) -> tuple[str, list[str], Draft]:
+    name = record.get("id")
+    if not isinstance(name, str) or not name or not _shar_cut(record):
+        raise CorpusError(f"{place}: is no cut of Shar, with an id; correct the line")
+    folder, base = os.path.split(source)
+    number = base.removeprefix("cuts").removesuffix(".gz").removesuffix(".jsonl")
+    draft = draft_of({"id": name, "speaker": speaker_of(record), "path": source}, folder, place)
+    return os.path.join(folder, f"recording{number}.tar"), [name], draft
 
 
 def _key(name: str) -> str:

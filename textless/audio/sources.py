@@ -27,7 +27,15 @@ from textless.audio.manifests import (
     suffix_of,
 )
 from textless.audio.media import has_ffmpeg
-from textless.audio.packages import PACKAGES, holds_audio, read_parquet_audio, read_tar
+from textless.audio.packages import (
+    PACKAGES,
+    holds_audio,
+    is_tarred,
+    read_parquet_audio,
+    read_tar,
+    read_tarred,
+    refuse_compressed,
+)
 from textless.audio.rows import Row
 from textless.errors import CorpusError, how_to_install
 from textless.names import plain
@@ -84,6 +92,7 @@ def _drafts(source: str) -> list[Draft]:
     elif is_list(source):
         drafts = read_list(source)
     else:
+        refuse_compressed(source)
         raise CorpusError(f"{source}: neither audio ({', '.join(AUDIO)}) nor a manifest ({', '.join(MANIFESTS)})")
     if not drafts:
         raise CorpusError(f"{source}: no audio there; audio files end in {', '.join(AUDIO)}")
@@ -99,6 +108,8 @@ def _manifest(source: str) -> list[Draft]:
         return read_tar(source)
     if suffix in (".jsonl", ".json", ".jsonl.gz"):
         records = read_json_lines(source)
+        if is_tarred(records):
+            return read_tarred(source, records)
         read = read_lhotse if records and is_lhotse(records[0][1]) else read_records
         return read(source, records)
     if suffix == ".parquet" and (drafts := read_parquet_audio(source)) is not None:
@@ -108,15 +119,19 @@ def _manifest(source: str) -> list[Draft]:
 
 def _packaged(folder: str) -> list[Draft]:
     """What a folder without audio files holds in another form: lhotse's, or parquet and tar files of audio."""
-    if manifest := find_lhotse(folder):
-        return _manifest(manifest)
+    if manifests := find_lhotse(folder):
+        return [draft for manifest in manifests for draft in _manifest(manifest)]
     files = sorted(os.path.join(below, name) for below, names, _ in _folders(folder) for name in names)
-    return [
+    drafts = [
         draft
         for path in files
         if suffix_of(path) in PACKAGES and not os.path.basename(path).startswith(".") and holds_audio(path)
         for draft in _manifest(path)
     ]
+    if not drafts:
+        for path in files:
+            refuse_compressed(path)
+    return drafts
 
 
 def _decoded(source: str, drafts: list[Draft]) -> list[Draft]:

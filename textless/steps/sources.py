@@ -33,7 +33,8 @@ class Corpus(Source):
     """Audio: a folder, glob or manifest, or a list of them.
 
     `splits` is a table that adds split and speaker by id; `split` keeps the rows of one or several splits. `license`
-    and `language` are stated by the dumps that are made of the audio.
+    and `language` are stated by the dumps that are made of the audio. `channel` is left, right, mix, a number from 0,
+    or each, as `encode --channel` has it.
     """
 
     type = "corpus"
@@ -43,9 +44,14 @@ class Corpus(Source):
     split: str | list | None = None
     license: str | None = added(None)
     language: str | None = added(None)
+    channel: str | int | None = added(None)
 
     def check(self) -> None:
         self.origin()
+        if self.channel not in (None, "each"):
+            from textless.audio.manifests import channel_of
+
+            channel_of(self.channel, self.type)
 
     def origin(self) -> Origin:
         from textless.units.card import Origin
@@ -60,7 +66,8 @@ class Corpus(Source):
     def _rows(self) -> Rows:
         from textless.audio.corpus import Corpus as Rows
 
-        return Rows.load(self.manifest, splits=self.splits, split=self.split)
+        rows = Rows.load(self.manifest, splits=self.splits, split=self.split)
+        return rows.with_channel(self.channel)
 
     def content(self, hash_file: HashFile) -> str:
         return self.load().fingerprint(or_missing(hash_file))
