@@ -2,6 +2,7 @@
 
     python tests/fuzz.py                                    # ten minutes over all formats
     python tests/fuzz.py --seconds 3600 --format audio --format dump --seed 7
+    python tests/fuzz.py --format units-gslm --cases 10000
     python tests/fuzz.py --format audio --seed 7 --case 1234    # one case again, with its traceback
 
 A case is a folder of good files of which one is changed, by format, seed and number alone. It is read in a process of
@@ -1029,6 +1030,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--format", action="append", choices=FORMATS, help="only this one; may be given more than once")
     parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--cases", type=int, help="instead of a time, so many of each format (times its weight)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--case", type=int, help="only this one, in this process")
     parser.add_argument(
@@ -1046,7 +1048,10 @@ def main() -> None:
     formats = options.format or list(FORMATS)
     if options.case is not None:
         return again(formats[0], options.seed, options.case, options.keep)
-    found = hunt(formats, seed=options.seed, seconds=options.seconds, keep=options.keep)
+    limit: dict[str, Any] = {"seconds": options.seconds}
+    if options.cases is not None:
+        limit = {"cases": options.cases * sum(FORMATS[name].weight for name in formats)}
+    found = hunt(formats, seed=options.seed, keep=options.keep, **limit)
     for (name, fault), cases in sorted(found.faults.items()):
         print(
             f"{name}: {fault}  ({len(cases)} cases, the first --format {name} --seed {options.seed} --case {cases[0]})"

@@ -293,11 +293,24 @@ def test_describe(tmp_path):
 
 def test_describe_a_file_of_another_tool(tmp_path):
     (tmp_path / "u").write_text('{"audio":"a.wav","units":[1,1,2]}\n')
-    assert described(tmp_path / "u")["hours"] == "unknown (no frame rate)"
+    assert described(tmp_path / "u")["format"] == "unit-hifigan"
+    assert described(tmp_path / "u")["hours"] == "unknown (no frame rate; give --frame-rate)"
+    assert "license" not in described(tmp_path / "u")
     assert "runs a second" not in described(tmp_path / "u")
     assert described(tmp_path / "u", "--frame-rate", 50)["runs a second"] == f"{2 / (3 / 50):.1f}"
     (tmp_path / "u").write_text('{"audio":"a.wav","units":[]}\n')
     assert described(tmp_path / "u", "--frame-rate", 50)["hours"] == "0.0000"
+
+
+def test_describe_names_splits_and_runs_of_unknown_length(tmp_path):
+    write_units(tmp_path / "d", in_splits("train", "dev", None, "train"))
+    found = described(tmp_path / "d")
+    assert (found["format"], found["splits"]) == ("dump", "dev 1, train 2, none 1")
+    (tmp_path / "u").write_text('{"file_name": "a.wav", "audio_repr": "<Un5><Un17>"}\n')
+    with pytest.warns(UserWarning, match="taken as runs of unknown length"):
+        found = described(tmp_path / "u", "--frame-rate", 50)
+    assert (found["units"], found["hours"]) == ("2", "unknown (no durations)")
+    assert found["frames"] == "unknown (runs, whose durations the file does not hold)"
 
 
 # -------------------------------------------------------------------------------------------------------- specification

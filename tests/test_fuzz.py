@@ -79,7 +79,7 @@ def test_a_case_is_always_the_same(name, tmp_path):
 
 @pytest.fixture(scope="module")
 def found():
-    return fuzz.hunt(FORMATS, cases=320)
+    return fuzz.hunt(FORMATS, cases=470)
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -32,7 +32,10 @@ NAMES = (
 @click.option("--frame-rate", type=Number(FrameRate), metavar="R", help="Frames a second, where the file does not say.")
 @click.option("--n-units", type=Number(Count), metavar="K", help="Size of the codebook, where the file does not say.")
 def describe(dump: str, format: str | None, frame_rate: float | None, n_units: int | None) -> None:
-    """Say what a unit dump holds: rows, hours, speakers, units a second, bit rates, licence and contract."""
+    """Say what a unit dump holds: rows, hours, speakers, splits, units a second, bit rates, licence and contract.
+
+    DUMP is a dump, or units of another tool in any format of docs/formats.md.
+    """
     click.echo("\n".join(f"{name:34}{value}".rstrip() for name, value in figures(dump, format, frame_rate, n_units)))
 
 
@@ -43,8 +46,10 @@ def figures(
 
     Raises DumpError when it is not there or damaged, ContractError for rows of several contracts.
     """
+    from textless.audio.sources import abridged
     from textless.errors import CorpusError
     from textless.exchange import read_units
+    from textless.exchange.formats import find_format
     from textless.metrics.bitrate import METRICS, unit_cost
     from textless.types import UnitContract, UnitRow, Units
 
@@ -52,7 +57,8 @@ def figures(
     first = next(rows, None)
     contract = first.units.contract if first else UnitContract()
     counts = {"rows": 0, "units": 0, "frames": 0}
-    speakers: dict[str | None, int] = {}
+    speakers: Counter[str | None] = Counter()
+    splits: Counter[str | None] = Counter()
 
     def counted() -> Iterator[Units]:
         row = first
@@ -61,7 +67,8 @@ def figures(
             counts["rows"] += 1
             counts["units"] += len(row.units)
             counts["frames"] += row.units.n_frames
-            speakers[row.speaker] = speakers.get(row.speaker, 0) + 1
+            speakers[row.speaker] += 1
+            splits[None if (split := row.extra.get("split")) is None else str(split)] += 1
             yield row.units
             row = next(rows, None)
 
@@ -72,12 +79,19 @@ def figures(
     else:
         with contextlib.suppress(CorpusError):  # rows without units
             cost = unit_cost(counted(), n_units=contract.n_units)
-    named = [s for s in speakers if s is not None]
-    hours = f"{counts['frames'] / contract.frame_rate / 3600:.4f}" if contract.frame_rate else "unknown (no frame rate)"
-    lines = [(name, f"{n:,}") for name, n in counts.items()]
-    lines += [("hours", hours), ("speakers", f"{len(named):,}" + _unnamed(speakers.get(None, 0)))]
+    untimed = frame_rate is not None and contract.frame_rate is None
+    hours = f"unknown ({'no durations' if untimed else 'no frame rate; give --frame-rate'})"
+    if contract.frame_rate:
+        hours = f"{counts['frames'] / contract.frame_rate / 3600:.4f}"
+    known = format or getattr(find_format(dump), "name", "unknown")
+    lines = [("format", str(known)), *((name, f"{n:,}") for name, n in counts.items())]
+    if untimed:
+        lines[-1] = ("frames", "unknown (runs, whose durations the file does not hold)")
+    lines += [("hours", hours), ("speakers", f"{len(speakers.keys() - {None}):,}" + _unnamed(speakers[None]))]
+    if splits.keys() - {None}:
+        lines += [("splits", abridged([f"{split or 'none'} {n:,}" for split, n in splits.items()]))]
     lines += [(METRICS[name].label, METRICS[name].format(cost[name])) for name in NAMES if name in cost]
-    lines += [(name, str(about[name])) for about in [_about(Path(dump))] for name in ("license", "language", "version")]
+    lines += _stated(Path(dump))
     return lines + [(f"contract.{k}", "unknown" if v is None else str(v)) for k, v in contract.to_dict().items()]
 
 
@@ -85,9 +99,9 @@ def _unnamed(rows: int) -> str:
     return f" ({rows:,} rows without)" if rows else ""
 
 
-def _about(path: Path) -> dict[str, Any]:
+def _stated(path: Path) -> list[tuple[str, str]]:
     """What dump.json states besides what the rows show; other formats state nothing."""
-    about: dict[str, Any] = {}
-    if (file := path / "dump.json").is_file():
-        about = json.loads(file.read_text(encoding="utf-8"))  # it was checked when the dump was opened
-    return {name: one_line(str(about.get(name) or "not stated")) for name in ("license", "language", "version")}
+    if not (file := path / "dump.json").is_file():
+        return []
+    about = json.loads(file.read_text(encoding="utf-8"))  # it was checked when the dump was opened
+    return [(name, one_line(str(about.get(name) or "not stated"))) for name in ("license", "language", "version")]
