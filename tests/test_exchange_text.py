@@ -440,6 +440,7 @@ NO_UNITS = {
     "dates.txt": "2026-01-01 a\n2026-01-02 b\n",
     "segments.txt": "u1 103 0.0 1.5\nu2 103 1.5 2.0\n",
     "lengths.csv": "a,5\nb,7\n",
+    "table.csv": "id,units\na,71 71 12\nb,5 5\n",
     "empty": "",
     "blank.txt": "\n\n",
 }
