@@ -492,7 +492,7 @@ def test_rows_that_are_parts_of_a_file_are_called_by_their_ids(tmp_path):
 
 def test_what_a_format_loses_is_said_once(tmp_path):
     row = UnitRow("a", Units.of([1], CONTRACT), speaker="s", source="a.wav", extra={"style": "happy"})
-    with pytest.warns(ContractWarning, match=r"discophon cannot hold extra, source, speaker") as said:
+    with pytest.warns(ContractWarning, match=r"discophon cannot hold extra columns, source, speaker") as said:
         write_units(tmp_path / "d", [row, UnitRow("b", row.units, speaker="t")], "discophon")
     assert len(said) == 1
     with warnings.catch_warnings():

@@ -184,7 +184,8 @@ def write_units(
     if contracts and "contract" in chosen.loses:
         companion = path / "contract.json" if path.is_dir() else path.with_name(f"{path.name}.contract.json")
         companion.write_text(json.dumps(contracts[0].to_dict(), indent=1) + "\n")
-    if gone := sorted("offset and samples" if name == "span" else name for name in lost - {"contract"}):
+    in_words = {"span": "offset and samples", "extra": "extra columns"}
+    if gone := sorted(in_words.get(name, name) for name in lost - {"contract"}):
         warnings.warn(f"{chosen.name} cannot hold {', '.join(gone)}; left out", ContractWarning, stacklevel=2)
 
 
