@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,8 @@ from click.testing import CliRunner
 
 from conftest import ROOT
 from textless.cli.app import cli
+from textless.engine.job import Job
+from textless.engine.shards import run_shards
 from textless.engine.step import Keys
 from textless.engine.store import Store
 from textless.errors import DumpError
@@ -164,6 +167,26 @@ def test_encode_keeps_the_splits_of_the_corpus(textless_command, speech, tmp_pat
     assert textless_command("encode", speech, "-o", tmp_path / "e")[0] == 0
     assert shards(tmp_path / "e") == ["00000.parquet"]
     assert "split" not in next(read_units(tmp_path / "e")).extra
+
+
+def test_shards_of_splits_do_not_depend_on_the_order_of_rows(tmp_path):
+    """Rows in another order are the same request, which goes on with the shards that are there."""
+    some = [SimpleNamespace(id=f"r{n}", split="ab"[n % 2]) for n in range(150)]
+    places = []
+    for name, ordered in (("x", some), ("y", some[::-1])):
+        job = Job(tmp_path / name, {}, lambda *_: None)
+
+        def write(members, path):
+            path.write_text(" ".join(row.id for row in members))
+            return []
+
+        run_shards(job, ordered, write, lambda n, part: f"{part}-{n}", lambda row: row.split)
+        shards_ = sorted(p for p in (tmp_path / name).iterdir() if p.is_file())
+        places.append({p.name: p.read_text() for p in shards_})
+        keys = {n: (job.pool.find(str(n)) / "result").read_text() for n in range(len(shards_))}
+        assert list(keys.values()) == [places[0][p] for p in sorted(places[0])]
+    assert places[0] == places[1]
+    assert sorted(places[0]) == ["a-0", "a-1", "b-0", "b-1"]
 
 
 def test_features_are_left_out_where_shards_differ_or_have_other_types(tmp_path):

@@ -201,7 +201,7 @@ def run_shards(
         parts.setdefault(part(row), []).append(row)
     shards = [
         (shard_path(n, name), members)
-        for name, group in (parts or {"": []}).items()
+        for name, group in sorted((parts or {"": []}).items())  # in whatever order the rows come, as in `split_rows`
         for n, members in enumerate(split_rows(group))
     ]
     for n, (place, members) in enumerate(shards):
