@@ -479,6 +479,12 @@ def test_shar_of_lhotse_has_its_audio_in_tars(tmp_path):
     assert "recording.000001.tar, which is not there" in error(tmp_path)
 
 
+def test_a_path_of_two_lines_is_named_in_one(tmp_path):
+    path = lines(tmp_path / "m.jsonl", *({"path": "a\nb.wav", "id": "x"} for _ in range(2)))
+    assert "\n" not in error(path)
+    assert "a\\nb.wav'" in error(path)
+
+
 # ---- channels, sources, keys
 
 

@@ -174,4 +174,6 @@ def sha256_file(path: str | Path) -> str:
 
 
 def _place(row: Row) -> str:
-    return f"{row.place} at sample {row.offset}" if row.offset or row.samples else str(row.place)
+    place = str(row.place)
+    place = place if place.isprintable() else repr(place)  # a message is one line, and a path may have several
+    return f"{place} at sample {row.offset}" if row.offset or row.samples else place
