@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import textless.units.dump as dump_module
 from textless.errors import ContractError, DumpError
 from textless.types import LONGEST_ROW, MOST_UNITS, UnitContract, Units
 from textless.units.dump import (
@@ -609,3 +610,31 @@ def test_units_of_a_codebook_of_unknown_size(tmp_path):
     assert open_dump(tmp_path)[0].units.units.tolist() == [MOST_UNITS - 1, 1]
     with pytest.raises(ContractError, match=f"unit {MOST_UNITS} is outside any codebook"):
         Units.of([MOST_UNITS])
+
+
+def test_a_dump_of_many_shards_is_opened_at_once_and_checked_as_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("textless.units.dump.CHECKED", 4)
+    (tmp_path / "data").mkdir()
+    for k in range(6):
+        rows = [UnitRow(f"{k}-{j}", Units(np.array([k, j]))) for j in range(3)]
+        write_shard(tmp_path / "data" / f"{k:05d}.parquet", rows, contract=UnitContract())
+    finish_dump(tmp_path, contract=UnitContract())
+    opened = []
+    plain = dump_module._opened
+    monkeypatch.setattr(dump_module, "_opened", lambda shard: opened.append(shard.name) or plain(shard))
+    dump = Dump(tmp_path)
+    assert (len(dump), opened) == (18, [])
+    assert dump[4].id == "1-1"
+    assert len(set(opened)) == 2
+    ids = [f"{k}-{j}" for k in range(6) for j in range(3)]
+    assert [row.id for row in dump] == ids
+    assert [row.id for part in Dump(tmp_path).blocks() for row in part] == ids
+    assert [dump[-1].id, dump[17].id] == ["5-2", "5-2"]
+    (tmp_path / "data" / "00003.parquet").write_bytes((tmp_path / "data" / "00002.parquet").read_bytes())
+    dump = Dump(tmp_path)
+    assert dump[0].id == "0-0"
+    with pytest.raises(DumpError, match=r"00003\.parquet: not the shard that dump\.json lists"):
+        list(dump)
+    (tmp_path / "data" / "00003.parquet").unlink()
+    with pytest.raises(DumpError, match=r"00003\.parquet: this shard is missing"):
+        Dump(tmp_path)

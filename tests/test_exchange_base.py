@@ -9,7 +9,7 @@ import pytest
 
 from textless import read_units
 from textless.errors import ContractWarning, DumpError
-from textless.exchange.base import Declared, ahead, distinct, numbers, numbers_of, placed, row_of, settled
+from textless.exchange.base import Declared, Seen, distinct, numbers, numbers_of, placed, row_of, settled
 from textless.text import joined
 from textless.types import UnitContract
 
@@ -100,17 +100,22 @@ def test_a_declared_frame_rate_is_that_of_frames(tmp_path, header, options, rate
     assert row.units.contract == UnitContract(frame_rate=rate)
 
 
+def of_lines(texts, separator=" "):
+    values, ends = numbers_of(texts, separator)
+    assert values.dtype == np.int64
+    assert len(ends) == len(texts)
+    return [part.tolist() for part in np.split(values, ends[:-1])]
+
+
 @pytest.mark.parametrize("separator", [" ", ",", "_"])
-@pytest.mark.parametrize("largest", [9, 10, 99, 100, 999, 1000, 9999])
+@pytest.mark.parametrize("largest", [9, 10, 99, 100, 999, 1000, 9999, 999_999])
 def test_lines_parsed_together_are_those_parsed_alone(largest, separator):
     rng = np.random.default_rng(largest)
     texts = [separator.join(map(str, rng.integers(0, largest + 1, n))) for n in (5, 0, 1, 30, 0)] + [str(largest), ""]
-    found = numbers_of(texts, separator)
-    assert [f.tolist() for f in found] == [[int(t) for t in text.split(separator) if t] for text in texts]
-    assert {f.dtype for f in found} == {np.dtype(np.int64)}
+    assert of_lines(texts, separator) == [[int(t) for t in text.split(separator) if t] for text in texts]
 
 
-@pytest.mark.parametrize("texts", [["1 2", "3 x"], ["12345"], ["1 -2"], ["1.5"], ["٣"], ["1\t2"], []])
+@pytest.mark.parametrize("texts", [["1 2", "3 x"], ["1234567"], ["1 -2"], ["1.5"], ["٣"], ["1\t2"], []])
 def test_lines_that_are_looked_at_alone(texts):
     assert numbers_of(texts) is None
 
@@ -122,16 +127,14 @@ def test_commas_are_looked_at_alone(text):
 
 
 def test_zeros_in_front_and_spaces_are_read():
-    assert [f.tolist() for f in numbers_of(["007 01", "  5   6 "])] == [[7, 1], [5, 6]]
+    assert of_lines(["007 01", "  5   6 ", " "]) == [[7, 1], [5, 6], []]
 
 
-def test_an_error_waits_for_its_line():
-    def split(line):
-        if line == "bad":
-            raise DumpError("bad")
-        return line[0], line[1:]
-
-    items = list(ahead(enumerate(["a1 2", "bad", "c3"], 1), split))
-    assert items == [(1, ("a1 2", "", None)), (2, ("bad", "", None)), (3, ("c3", "", None))]
-    ((n, (line, name, units)), *_) = ahead(enumerate(["a1 2", "c3"], 1), split)
-    assert (n, line, name, units.tolist()) == (1, "a1 2", "a", [1, 2])
+def test_ids_are_known_for_ever(monkeypatch):
+    monkeypatch.setattr("textless.exchange.base.RECENT", 10)
+    for again in (0, 5, 37, 99):
+        seen = Seen()
+        for n in range(0, 100, 4):
+            assert seen.first("x", [f"r{k}" for k in range(n, n + 4)], list(range(n + 1, n + 5))) is None
+        assert seen.first("y", ["new", f"r{again}"], [1, 2]) == (1, f"x, line {again + 1}")
+    assert Seen().first("x", ["a", "b", "a"], [1, 2, 4]) == (2, "x, line 1")

@@ -32,3 +32,19 @@ def joined(values: np.ndarray, separator: str = " ") -> str:
     if size > 1 << 16:
         return separator.join(map(str, values.tolist()))
     return _words(size, separator)[values].tobytes().translate(None, b"\0").decode()[: -len(separator)]
+
+
+def joined_rows(values: np.ndarray, ends: np.ndarray, separator: str = " ") -> list[str]:
+    """`joined` of each row of integers from 0 to 2^16 - 1: values (N,) int64, one row after the other; ends (rows,)
+    int64."""
+    import numpy as np
+
+    size = 1 << max(8, int(values.max(initial=0)).bit_length())
+    table = _words(size, separator)
+    kind = np.dtype("<u4") if table.itemsize == 4 else table.dtype  # numpy copies integers three times as fast
+    words = table.view(kind)[values]
+    filled = np.diff(ends, prepend=0) > 0
+    last = ends[filled] - 1
+    words[last] = _words(size, "\n").astype(table.dtype).view(kind)[values[last]]
+    texts = iter(words.tobytes().translate(None, b"\0").decode().split("\n"))
+    return [next(texts) if some else "" for some in filled.tolist()]

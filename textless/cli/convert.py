@@ -22,14 +22,12 @@ from textless.cli.progress import Line
 from textless.errors import DumpError, OutputExistsError, TextlessError
 
 if TYPE_CHECKING:
+    from textless.cli.outputs import Failures
     from textless.engine.job import Job
-    from textless.types import UnitRow
+    from textless.units.blocks import Part
     from textless.units.card import Origin
 
 FrameRate = Annotated[float, Between(1e-3, 1e9)]
-# What belongs to a unit file of this stem, or name.
-COMPANIONS = (".km", ".tsv", ".units", ".durations")
-SHARED = ("dict.km.txt", "contract.json")
 
 
 @click.command()
@@ -78,8 +76,9 @@ def run(
 ) -> int:
     """Unit files → one unit file or folder; returns the exit code."""
     from textless.cli.inputs import StandardInput, declared_contract
-    from textless.cli.outputs import Failures, counted, deliver_file, deliver_folder
+    from textless.cli.outputs import Failures, deliver_file, deliver_folder
     from textless.exchange.formats import format_for, format_named, read_units, write_units
+    from textless.units.blocks import Rows, contract_of
     from textless.units.dump import write_stream
 
     if source:
@@ -101,13 +100,13 @@ def run(
             runs=given.runs,
         )
 
-        def rows() -> Iterator[UnitRow]:
-            return failures.sift((row, row) for row in counted(_together(names, read), line))
+        def rows() -> Rows:
+            return Rows(_counted(_together(names, read), failures, line))
 
         if out == "-":
-            waiting = rows()
+            waiting = rows().blocks()
             first = list(islice(waiting, 1))
-            header = first[0].units.contract if first else contract
+            header = contract_of(first[0]) if first else contract
             write_stream(sys.stdout, chain(first, waiting), contract=header)
             return failures.finish()
 
@@ -183,9 +182,11 @@ def _check(out: str, chosen: Any, overwrite: bool) -> bool:
     return folder
 
 
-def _together(names: list[str], read: Any) -> Iterator[Any]:
+def _together(names: list[str], read: Any) -> Iterator[Part]:
     """The rows of all inputs. Where two have one id, those of all inputs have their input's path, from the common
-    folder, before them."""
+    folder, before them; else they come in blocks."""
+    from textless.units.blocks import contract_of
+
     if twice := next((n for k, n in enumerate(names) if n in names[:k]), None):
         raise DumpError(f"{twice}: is given twice; give it once")
     prefixes = [""] * len(names)
@@ -201,13 +202,23 @@ def _together(names: list[str], read: Any) -> Iterator[Any]:
     contract = None  # of the first input; an output has one
     for name, prefix in zip(names, prefixes, strict=True):
         last = contract
-        for row in read(name):
+        for part in read(name) if prefix else read(name).blocks():
+            theirs = contract_of(part)
             if contract is None:
-                contract = row.units.contract
-            elif row.units.contract is not last:
-                contract.check(row.units.contract, mine=names[0], theirs=name)
-            last = row.units.contract
-            yield replace(row, id=f"{prefix}{row.id}") if prefix else row
+                contract = theirs
+            elif theirs is not last:
+                contract.check(theirs, mine=names[0], theirs=name)
+            last = theirs
+            yield replace(part, id=f"{prefix}{part.id}") if prefix else part
+
+
+def _counted(parts: Iterable[Part], failures: Failures, line: Line) -> Iterator[Part]:
+    from textless.units.blocks import n_rows
+
+    for part in parts:
+        failures.good += n_rows(part)
+        yield part
+        line(failures.good, failures.good, "rows")
 
 
 def _clash(ids: Iterable[str]) -> bool:
@@ -218,12 +229,10 @@ def _clash(ids: Iterable[str]) -> bool:
 def _fingerprint(path: Path) -> list[Any]:
     """Name and hash of an input and of what may belong to it. Raises DumpError when it is not there."""
     from textless.audio.corpus import sha256_file
+    from textless.exchange.formats import companions, files_of
 
     if path.is_dir():
-        files = [p for p in sorted(path.rglob("*")) if p.is_file() and not p.name.startswith(".")]
-        return [path.name, [[p.relative_to(path).as_posix(), sha256_file(p)] for p in files]]
+        return [path.name, [[p.relative_to(path).as_posix(), sha256_file(p)] for p in files_of(path)]]
     if not path.is_file():
         raise DumpError(f"{path}: no such file or folder")
-    near = {path.with_suffix(s) for s in COMPANIONS} | {path.with_name(n) for n in SHARED}
-    near |= {path.with_name(f"{path.name}.contract.json")}
-    return [path.name, sha256_file(path), [[p.name, sha256_file(p)] for p in sorted(near - {path}) if p.is_file()]]
+    return [path.name, sha256_file(path), [[p.name, sha256_file(p)] for p in companions(path)]]

@@ -4,23 +4,28 @@ line."""
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
 
 import numpy as np
 
 from textless.errors import AudioError, ContractError, ContractWarning, DumpError, TextlessError
 from textless.types import UnitContract, UnitRow, Units
+from textless.units.blocks import Block, Part, n_rows
 
 DIGITS = 18  # of a unit or duration; a longer number does not fit 64 bits
+WIDEST = 7  # digits of a unit of a block, and one
 PEEK = 64  # rows by which frames are distinguished from runs
-BATCH = 64  # lines that are parsed at a time
+BATCH = 1 << 16  # characters of the lines that are parsed together
+LINE_BITS = 40  # of a line's number
+RECENT = 1 << 16  # ids that are not sorted yet
 Item = TypeVar("Item")
+Lines = int | list[int]  # the line of a row, or those of a block's rows
+AnyPart = TypeVar("AnyPart", UnitRow, Part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +42,8 @@ class Declared:
     runs: bool | None = None
 
 
-Read = Callable[[Path, Declared], Iterator[UnitRow]]
-Write = Callable[[Path, Iterable[UnitRow]], None]
+Read = Callable[[Path, Declared], Iterator[UnitRow] | Iterator[Part]]
+Write = Callable[[Path, Any], None]  # of rows; with `Format.blocks` of rows and blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +52,7 @@ class Format:
 
     Attributes:
         name: as `--from` and `--to` have it.
-        read: rows of a file or folder, lazily. Raises DumpError that names file and line.
+        read: rows of a file or folder, lazily, one by one or in blocks. Raises DumpError that names file and line.
         write: writes rows to a path that does not exist, the companions next to it. Raises DumpError for rows that it
             cannot hold.
         fits: whether a file, of which the first 64 KiB are given, or a folder (given b""), looks like this format.
@@ -55,6 +60,7 @@ class Format:
         folder: it writes a folder, but for a path with one of `suffixes`.
         loses: of `durations`, `speaker`, `source`, `span`, `extra`, `contract`, `id`: what it cannot hold.
         keeps: extra columns that it holds though it loses the others.
+        blocks: `write` takes blocks among the rows.
     """
 
     name: str
@@ -65,6 +71,7 @@ class Format:
     folder: bool = False
     loses: tuple[str, ...] = ()
     keeps: tuple[str, ...] = ()
+    blocks: bool = False
 
 
 def numbers(text: str, separator: str | None = None) -> np.ndarray:
@@ -95,57 +102,73 @@ def numbers(text: str, separator: str | None = None) -> np.ndarray:
     raise DumpError(f"{bad[:40]!r} is not a unit; units are whole numbers from 0")
 
 
-def numbers_of(texts: Sequence[str], separator: str = " ") -> list[np.ndarray] | None:
-    """`numbers` of several lines at once, twice as fast. None where a line must be looked at alone: it is wrong, or
-    has a long number."""
-    data = "\n".join(texts).encode("utf-8", "replace")
+def numbers_of(texts: Sequence[str], separator: str = " ") -> tuple[np.ndarray, np.ndarray] | None:
+    """`numbers` of several lines at once: (N,) int64 of all lines, and (lines,) int64 where those of each line end.
+
+    None where a line must be looked at alone: it is wrong, or has a long number.
+    """
+    data = "\n".join([*texts, ""]).encode("utf-8", "replace")
     mark = separator.encode()
-    if data.translate(None, b"0123456789\n" + mark) or len(mark) != 1 or mark.isdigit() or not texts:
+    if len(mark) != 1 or mark.isdigit() or not texts:
         return None
-    if mark != b" " and any(wrong in b"\n%b\n" % data for wrong in (mark * 2, mark + b"\n", b"\n" + mark)):
+    if mark != b" " and any(wrong in b"\n" + data for wrong in (mark * 2, mark + b"\n", b"\n" + mark)):
         return None
-    values = np.frombuffer(b"\n\n\n\n%b\n" % data, np.uint8) - np.uint8(48)
-    digit = values < 10
-    here, one, two, three = digit[4:-1], digit[3:-2], digit[2:-3], digit[1:-4]
-    long = two & one & here
-    long &= three
-    if (long & digit[:-5]).any():
+    padded = np.frombuffer(b"\n" * WIDEST + data, np.uint8)
+    digits = padded - np.uint8(ord("0"))
+    after = np.flatnonzero(digits > 9)[WIDEST - 1 :]  # places of what is no digit
+    between = padded.take(after)
+    if not ((between == 10) | (between == mark[0])).all():
         return None
-    values *= digit
-    ends = np.flatnonzero(here > digit[5:])
-    at = ends + 4
-    found = values[at].astype(np.int64)
-    tens = one[ends]
-    found += np.int64(10) * values[at - 1]
-    hundreds = tens & two[ends]
-    found += np.int64(100) * (values[at - 2] * tens)
-    found += np.int64(1000) * (values[at - 3] * hundreds)
-    stops = np.searchsorted(ends, _line_ends(data))
-    return [found[a:b] for a, b in itertools.pairwise([0, *stops.tolist()])]
+    width = np.diff(after)  # of a number and of what follows it
+    after = after[1:]
+    if len(width) and width.min() < 2:  # a blank line, or several spaces
+        after, width = after[width > 1], width[width > 1]
+    if (most := int(width.max(initial=0))) > WIDEST:
+        return None
+    values = digits.take(after - 1).astype(np.int64)
+    for k in range(1, most - 1):
+        digit = digits.take(after - (k + 1))
+        digit *= width > k + 1  # else it is another number's
+        values += digit * np.int64(10**k)
+    line_ends = np.cumsum([len(text) + 1 for text in texts]) + (WIDEST - 1)
+    return values, np.searchsorted(after, line_ends, "right")
 
 
-def _line_ends(data: bytes) -> np.ndarray:
-    """(lines,) the place of each newline in the data, and the end."""
-    return np.append(np.flatnonzero(np.frombuffer(data, np.uint8) == 10), len(data))
+def batches(items: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    """Lines with their numbers, `BATCH` characters and more together.
+
+    Larger batches are slower: their arrays leave the processor's cache, and are given back to the system each time.
+    """
+    batch: list[tuple[int, str]] = []
+    size = 0
+    for item in items:
+        batch.append(item)
+        size += len(item[1]) + 1
+        if size >= BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
-def ahead(
-    items: Iterable[tuple[int, str]], split: Callable[[str], tuple[str, str]], separator: str = " "
-) -> Iterator[tuple[int, tuple[str, str, np.ndarray | None]]]:
-    """Lines with their name and units, parsed `BATCH` at a time; (line number, (line, name, None)) where a line must
-    be looked at alone."""
-    waiting = iter(items)
-    while batch := list(itertools.islice(waiting, BATCH)):
-        try:
-            parts = [split(line) for _, line in batch]
-            parsed = numbers_of([units for _, units in parts], separator)
-        except DumpError:  # it is raised when the line has its turn
-            parsed = None
-        if parsed is None:
-            yield from ((n, (line, "", None)) for n, line in batch)
-        else:
-            for (n, line), (name, _), units in zip(batch, parts, parsed, strict=True):
-                yield n, (line, name, units)
+def block_of(
+    names: Sequence[str], units: tuple[np.ndarray, np.ndarray] | None, contract: UnitContract, **columns: list[Any]
+) -> Block | None:
+    """Rows of names and the units of `numbers_of`. None where the rows must be made one by one: a unit is out of range,
+    or a name needs a closer look."""
+    if units is None or not all(names) or not "".join(names).isascii():
+        return None
+    block = Block(ids=list(names), units=units[0], ends=units[1], contract=contract, columns=columns)
+    return block if block.is_sound() else None
+
+
+class Columns(TypedDict, total=False):
+    """What a row may have beside its units, as `UnitRow` holds it."""
+
+    speaker: str | None
+    source: str
+    samples: int
+    extra: dict[str, Any]
 
 
 def row_of(
@@ -155,28 +178,24 @@ def row_of(
     *,
     durations: np.ndarray | None = None,
     runs: bool = False,
-    speaker: str | None = None,
-    source: str = "",
-    samples: int = 0,
-    extra: dict[str, object] | None = None,
+    **columns: Unpack[Columns],
 ) -> UnitRow:
     """A row. `runs`: the format says that repetitions were removed; of such units without durations the frame rate is
     unknown.
 
     Raises DumpError and ContractError that do not name the file.
     """
+    contract = declared.contract if durations is not None else untimed(declared, runs)
+    columns["extra"] = dict(columns.get("extra") or {})  # its own
+    return UnitRow(name, Units(units, durations, contract), **columns)
+
+
+def untimed(declared: Declared, runs: bool = False) -> UnitContract:
+    """The contract of units without durations. `runs`: the format's habit."""
     contract = declared.contract
-    untimed = durations is None and (runs if declared.runs is None else declared.runs)
-    if untimed and contract.frame_rate is not None:
-        contract = contract.with_(frame_rate=None)
-    return UnitRow(
-        name,
-        Units(units, durations, contract),
-        speaker=speaker,
-        source=source,
-        samples=samples,
-        extra=dict(extra or {}),
-    )
+    if (runs if declared.runs is None else declared.runs) and contract.frame_rate is not None:
+        return contract.with_(frame_rate=None)
+    return contract
 
 
 def placed(
@@ -196,47 +215,102 @@ def placed(
 
 
 def settled(
-    path: Path, rows: Iterable[tuple[int, UnitRow]], declared: Declared, *, runs: bool | None = None
-) -> Iterator[tuple[int, UnitRow]]:
+    path: Path, rows: Iterable[tuple[Lines, AnyPart]], declared: Declared, *, runs: bool | None = None
+) -> Iterator[tuple[Lines, AnyPart]]:
     """The rows of a file, with the line numbers, where it is settled whether they are frames or runs.
 
     `runs`: the format's habit; None: it may hold either, and frames are taken. Warns ContractWarning, once, when
-    neither the caller nor
-    equal neighbours among the first `PEEK` rows say which. Raises DumpError for equal neighbours among runs. Rows with
-    durations pass.
+    neither the caller nor equal neighbours among the first `PEEK` rows, and those of their block, say which. Raises
+    DumpError for equal neighbours among runs. Rows with durations pass.
     """
     known, waiting = runs if declared.runs is None else declared.runs, iter(rows)
     if known is None:
-        first = list(itertools.islice(waiting, PEEK))
-        untimed = [row.units.units for _, row in first if row.units.durations is None and len(row.units)]
-        if untimed and not any(map(_repeats, untimed)):
+        first: list[tuple[Lines, AnyPart]] = []
+        looked_at = 0
+        while looked_at < PEEK and (item := next(waiting, None)):
+            first.append(item)
+            looked_at += n_rows(item[1])
+        parts = [part for _, part in first if _is_untimed(part)]
+        if parts and all(_repeats(part) is None for part in parts):
             warnings.warn(
                 f"{path}: nothing in it says whether it holds frames or runs; taken as frames, one unit each; "
-                "`textless convert --runs` (runs=True) if repetitions were removed, --frames if not",
+                "`--runs` (runs=True) if repetitions were removed, --frames if not",
                 ContractWarning,
                 stacklevel=2,
             )
         yield from first
-    for n, row in waiting:
-        if known and row.units.durations is None and _repeats(row.units.units):
+    for n, part in waiting:
+        if known and _is_untimed(part) and (k := _repeats(part)) is not None:
+            line = n if isinstance(n, int) else n[k]
             raise DumpError(
-                f"{path}, line {n}: equal units follow each other, so these are frames, not runs; give --frames"
+                f"{path}, line {line}: equal units follow each other, so these are frames, not runs; give --frames"
             )
-        yield n, row
+        yield n, part
 
 
-def _repeats(units: np.ndarray) -> bool:
-    return bool((units[1:] == units[:-1]).any())
+def _is_untimed(part: Part) -> bool:
+    """Whether there are units without durations."""
+    units = part.units if isinstance(part, Block) else part.units.units
+    durations = part.durations if isinstance(part, Block) else part.units.durations
+    return durations is None and len(units) > 0
 
 
-def distinct(path: Path, rows: Iterable[tuple[int, UnitRow]], seen: dict[str, str] | None = None) -> Iterator[UnitRow]:
+def _repeats(part: Part) -> int | None:
+    """The first row in which equal units follow each other."""
+    if isinstance(part, Block):
+        return part.repeats()
+    units = part.units.units
+    return 0 if (units[1:] == units[:-1]).any() else None
+
+
+class Seen:
+    """The ids of the rows so far, with the file and line of each: 16 bytes for each id."""
+
+    def __init__(self) -> None:
+        self.files: list[Path] = []
+        self.hashes = np.empty(0, np.int64)  # sorted
+        self.places = np.empty(0, np.int64)  # of each
+        self.recent: dict[int, int] = {}  # the same of the last ids
+
+    def first(self, path: Path, ids: Sequence[str], lines: Sequence[int]) -> tuple[int, str] | None:
+        """Take ids. Returns, if one was there before, its number among `ids`, and the file and line of the first."""
+        if not self.files or self.files[-1] != path:
+            self.files.append(path)
+        base = (len(self.files) - 1) << LINE_BITS
+        hashes = list(map(hash, ids))
+        for k, (key, line) in enumerate(zip(hashes, lines, strict=True)):
+            if (earlier := self.recent.setdefault(key, base + line)) != base + line:
+                return k, self._where(earlier)
+        keys = np.array(hashes, np.int64)
+        at = np.searchsorted(self.hashes, keys)
+        known = self.hashes.take(at, mode="clip") == keys if len(self.hashes) else np.zeros(len(keys), bool)
+        if known.any():
+            k = int(known.argmax())
+            return k, self._where(int(self.places[at[k]]))
+        if len(self.recent) >= RECENT:
+            self.hashes = np.append(self.hashes, np.fromiter(self.recent.keys(), np.int64))
+            order = self.hashes.argsort(kind="stable")  # fast where most is sorted
+            self.hashes = self.hashes[order]
+            self.places = np.append(self.places, np.fromiter(self.recent.values(), np.int64))[order]
+            self.recent = {}
+        return None
+
+    def _where(self, where: int) -> str:
+        return f"{self.files[where >> LINE_BITS]}, line {where & ((1 << LINE_BITS) - 1)}"
+
+
+def distinct(path: Path, rows: Iterable[tuple[Lines, AnyPart]], seen: Seen | None = None) -> Iterator[AnyPart]:
     """The rows of a file without the line numbers. Raises DumpError for an id that comes twice, here or in `seen`."""
-    seen = {} if seen is None else seen
-    for n, row in rows:
-        here = f"{path}, line {n}"
-        if (first := seen.setdefault(row.id, here)) is not here:
-            raise DumpError(f"{here}: id {row.id[:80]!r} comes twice, first in {first}; give one of them another")
-        yield row
+    seen = seen or Seen()
+    for n, part in rows:
+        ids = [part.id] if isinstance(part, UnitRow) else part.ids
+        numbers = [n] if isinstance(n, int) else n
+        if earlier := seen.first(path, ids, numbers):
+            k, first = earlier
+            raise DumpError(
+                f"{path}, line {numbers[k]}: id {ids[k][:80]!r} comes twice, first in {first}; give one of them another"
+            )
+        yield part
 
 
 @contextlib.contextmanager
@@ -280,4 +354,6 @@ def writing(path: Path) -> Iterator[Path]:
 
 def stem(path: str) -> str:
     """Name of an audio file without folder and suffix: the id of a row that has no other."""
-    return os.path.splitext(os.path.basename(path))[0]
+    name = path[path.rfind("/") + 1 :]  # as os.path has it, at a third of the time
+    dot = name.rfind(".")
+    return name[:dot] if dot > 0 and name[:dot].strip(".") else name

@@ -8,6 +8,7 @@ fairseq/data/audio/hubert_dataset.py.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import warnings
@@ -20,18 +21,26 @@ from textless.errors import ContractError, ContractWarning, DumpError
 from textless.exchange.base import (
     Declared,
     Format,
-    ahead,
+    Lines,
+    Seen,
+    batches,
+    block_of,
     distinct,
     lines,
     numbers,
+    numbers_of,
     place,
     placed,
     row_of,
     settled,
+    stem,
+    untimed,
 )
 from textless.exchange.lines import HEAD, bare, head_lines, is_bare
+from textless.names import encodable
 from textless.text import joined
 from textless.types import UnitContract, UnitRow
+from textless.units.blocks import Part
 
 DICTIONARY = "dict.km.txt"
 SAMPLE_RATE = 16_000  # of everything that fairseq makes these labels of
@@ -46,15 +55,15 @@ def _fits(path: Path, head: bytes) -> bool:
             return False
         with open(files[0], "rb") as f:
             return _is_labels(head_lines(f.read(HEAD)))
-    found = head_lines(head)
+    first = head_lines(head)
     if path.suffix == ".km":
-        return _is_labels(found)
-    return is_bare(found) and _manifest(path) is not None
+        return _is_labels(first)
+    return is_bare(first) and _manifest(path) is not None
 
 
-def _is_labels(found: list[str]) -> bool:
+def _is_labels(texts: list[str]) -> bool:
     """Whether lines of a .km are units; each may be one."""
-    return is_bare(found) or (bool(found) and all(bare(line.replace("-", "")) for line in found))
+    return is_bare(texts) or (bool(texts) and all(bare(line.replace("-", "")) for line in texts))
 
 
 def _label_files(folder: Path) -> list[Path]:
@@ -72,15 +81,15 @@ def _manifest(labels: Path) -> Path | None:
     file = labels.with_suffix(".tsv")
     if file == labels or not file.is_file():
         return None
-    with contextlib.closing(lines(file, BYTES)) as found:
-        first, second = next(found, (0, "\t"))[1], next(found, (0, "\t"))[1]
+    with contextlib.closing(lines(file, BYTES)) as listed:
+        first, second = next(listed, (0, "\t"))[1], next(listed, (0, "\t"))[1]
     return file if "\t" not in first and "\t" in second else None
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
 
 
-def _read(path: Path, declared: Declared) -> Iterator[UnitRow]:
+def _read(path: Path, declared: Declared) -> Iterator[Part]:
     if path.is_dir():
         if not (files := _label_files(path)):
             raise DumpError(f"{path}: has no SPLIT.km; give a folder of fairseq's labels")
@@ -91,12 +100,12 @@ def _read(path: Path, declared: Declared) -> Iterator[UnitRow]:
     declared = _with_dictionary(files[0].with_name(DICTIONARY), declared)
     manifests = [_manifest(file) for file in files]
     by_path = _check_counts(files, manifests)
-    seen: dict[str, str] = {}
+    seen = Seen()
     for file, manifest in zip(files, manifests, strict=True):
         extra: dict[str, object] = {"split": file.stem} if len(files) > 1 else {}
         before = f"{file.stem}-" if len(files) > 1 else ""
-        rows = _rows(file, manifest, declared, by_path, before, extra)
-        yield from distinct(file, rows, seen) if manifest and by_path else (row for _, row in rows)
+        rows = settled(file, _rows(file, manifest, declared, by_path, before, extra), declared)
+        yield from distinct(file, rows, seen) if manifest and by_path else (part for _, part in rows)
 
 
 def _with_dictionary(file: Path, declared: Declared) -> Declared:
@@ -121,23 +130,19 @@ def _with_dictionary(file: Path, declared: Declared) -> Declared:
 def _check_counts(files: list[Path], manifests: list[Path | None]) -> bool:
     """Whether rows are called by their paths, since two stems are equal. Raises DumpError for a manifest of another
     length."""
-    stems: set[str] = set()
-    total = 0
+    stems: list[np.ndarray] = []  # their hashes, 8 bytes each
     for file, manifest in zip(files, manifests, strict=True):
         if manifest is None:
             continue
-        listed = 0
-        for _, (path, _) in _listed(manifest)[1]:
-            listed += 1
-            stems.add(_stem(path))
-        total += listed
-        held = _count_lines(file)
+        stems.append(np.fromiter((hash(stem(path)) for _, (path, _) in _listed(manifest)[1]), np.int64))
+        listed, held = len(stems[-1]), _count_lines(file)
         if held != listed:
             raise DumpError(
                 f"{file}, line {min(held, listed) + 1}: {held} lines, but {manifest.name} lists {listed} files; "
                 f"make both of one corpus, or move {manifest.name} away to call rows by their lines"
             )
-    return len(stems) < total
+    hashes = np.sort(np.concatenate([np.empty(0, np.int64), *stems]))
+    return bool((hashes[1:] == hashes[:-1]).any())
 
 
 def _count_lines(file: Path) -> int:
@@ -153,11 +158,11 @@ def _count_lines(file: Path) -> int:
 
 def _listed(manifest: Path) -> tuple[str, Iterator[tuple[int, tuple[str, int]]]]:
     """The root of a manifest, and its files: (line, (path from the root, samples at the file's own rate))."""
-    found = lines(manifest, BYTES)
-    root = next(found, (0, ""))[1].strip()
+    numbered = lines(manifest, BYTES)
+    root = next(numbered, (0, ""))[1].strip()
 
     def files() -> Iterator[tuple[int, tuple[str, int]]]:
-        for n, line in found:
+        for n, line in numbered:
             path, tab, samples = line.strip().partition("\t")
             if not tab or not path or not (samples.isascii() and samples.isdigit()) or len(samples) > 15:
                 raise DumpError(
@@ -168,10 +173,6 @@ def _listed(manifest: Path) -> tuple[str, Iterator[tuple[int, tuple[str, int]]]]
     return root, files()
 
 
-def _stem(path: str) -> str:
-    return os.path.splitext(os.path.basename(path))[0]
-
-
 def _rows(
     file: Path,
     manifest: Path | None,
@@ -179,30 +180,56 @@ def _rows(
     by_path: bool,
     before: str,
     extra: dict[str, object],
-) -> Iterator[tuple[int, UnitRow]]:
-    texts = ahead(lines(file), lambda line: ("", line))
+) -> Iterator[tuple[Lines, Part]]:
+    contract = untimed(declared)
     if manifest is None:
-        plain = placed(file, texts, lambda n, item: row_of(f"{before}{n}", _units(*item), declared, extra=extra))
-        yield from settled(file, plain, declared)
+
+        def numbered(n: int, line: str) -> UnitRow:
+            return row_of(f"{before}{n}", numbers(line), declared, extra=extra)
+
+        for batch in batches(lines(file)):
+            units = None if extra else numbers_of([line for _, line in batch])
+            if block := block_of([f"{before}{n}" for n, _ in batch], units, contract):
+                yield [n for n, _ in batch], block
+            else:
+                yield from placed(file, batch, numbered)
         return
     root, listed = _listed(manifest)
     check = _Lengths(file, manifest, declared)
 
-    def make(n: int, item: tuple[str, str, np.ndarray | None]) -> UnitRow:
+    def row(n: int, line: str) -> UnitRow:
         m, (path, samples) = next(listed, (0, ("", 0)))
         if not m:
             raise DumpError(f"{manifest.name} has no more files")
-        units = _units(*item)
+        units = numbers(line)
         check(n, m, len(units), samples)
-        name = (os.path.splitext(path)[0] if by_path else _stem(path)).encode("utf-8", "backslashreplace").decode()
-        source = f"/{path}" if root == "/" else path
-        return row_of(name, units, declared, source=source, samples=samples, extra=extra)
+        return row_of(_id(path, by_path), units, declared, source=_source(path, root), samples=samples, extra=extra)
 
-    yield from settled(file, placed(file, texts, make), declared)
+    for batch in batches(lines(file)):
+        units = None if extra else numbers_of([line for _, line in batch])
+        of_batch = list(itertools.islice(listed, len(batch)))
+        samples = [samples for _, (_, samples) in of_batch]
+        if (
+            units
+            and len(of_batch) == len(batch)
+            and check.all([n for n, _ in batch], np.diff(units[1], prepend=0), samples)
+        ):
+            ids = [_id(path, by_path) for _, (path, _) in of_batch]
+            sources = [_source(path, root) for _, (path, _) in of_batch]
+            if block := block_of(ids, units, contract, source=sources, samples=samples):
+                yield [n for n, _ in batch], block
+                continue
+        listed = itertools.chain(of_batch, listed)
+        yield from placed(file, batch, row)
 
 
-def _units(line: str, name: str, units: np.ndarray | None) -> np.ndarray:
-    return numbers(line) if units is None else units
+def _id(path: str, by_path: bool) -> str:
+    name = os.path.splitext(path)[0] if by_path else stem(path)
+    return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode()
+
+
+def _source(path: str, root: str) -> str:
+    return encodable(f"/{path}" if root == "/" else path)
 
 
 class _Lengths:
@@ -227,6 +254,17 @@ class _Lengths:
                 "manifest is of "
                 "another corpus, or --frame-rate is wrong, or these are runs (--runs)"
             )
+
+    def all(self, lines: list[int], frames: np.ndarray, samples: list[int]) -> bool:
+        """Whether those of several lines belong together; (lines,) int64 frames."""
+        long = frames >= LEAST
+        if self.runs or not long.any():
+            return True
+        if self.hop is None:
+            k = int(long.argmax())
+            self.hop, self.line = samples[k] / int(frames[k]), lines[k]
+        expected, listed = self.hop * frames[long], np.array(samples)[long]
+        return bool(((expected / APART <= listed) & (listed <= expected * APART)).all())
 
 
 # -------------------------------------------------------------------------------------------------------------- writing
@@ -313,7 +351,7 @@ def _fill(folder: Path, rows: Iterable[UnitRow], only: str | None) -> None:
                 raise DumpError(f"{row.id}: a manifest cannot hold {bad!r} in the path {path[:40]!r}; rename it")
             if not row.source:
                 _once(told, "rows have no source; the manifest lists their ids with .wav")
-            if row.id not in (_stem(path), os.path.splitext(path)[0]):
+            if row.id not in (stem(path), os.path.splitext(path)[0]):
                 _once(told, "cannot hold ids that are not the names of the files; left out")
             if row.extra.keys() - {"split"}:
                 _once(told, "cannot hold extra; left out")

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from textless.errors import ContractError, ContractWarning, DumpError, did_you_mean
 from textless.exchange import fairseq, jsonl, lines, ours, resynthesis, textgrid
-from textless.exchange.base import Declared, Format, place
+from textless.exchange.base import Declared, Format, Write, place
 from textless.types import UnitContract, UnitRow, Units
+from textless.units.blocks import Block, Part, Rows, contract_of
 from textless.units.card import Origin
 
 HEAD = 1 << 16  # bytes by which a format is recognised
@@ -69,7 +70,7 @@ def read_units(
     frame_rate: float | None = None,
     n_units: int | None = None,
     runs: bool | None = None,
-) -> Iterator[UnitRow]:
+) -> Rows:
     """Rows of any tool's unit file, as they are read.
 
     Args:
@@ -86,16 +87,23 @@ def read_units(
         DumpError: no such file, none of the formats, or damaged; it names file and line.
         ContractError: what is declared contradicts the file.
     """
-    path = Path(path)
+    declared = Declared(
+        contract=(contract or UnitContract()).with_(
+            **{k: v for k, v in (("frame_rate", frame_rate), ("n_units", n_units)) if v is not None}
+        ),
+        runs=runs,
+    )
+    return Rows(_parts(Path(path), format, declared))
+
+
+def _parts(path: Path, format: str | None, given: Declared) -> Iterator[Part]:
     if not path.exists():
         raise DumpError(f"{path}: no such file or folder")
     chosen = format_named(format) if format else find_format(path)
     if chosen is None:
         raise DumpError(f"{path}: holds no units in a known form ({', '.join(FORMATS)}); name it with --from")
     companion = _companion_contract(path) if "contract" in chosen.loses else UnitContract()
-    declared = (contract or UnitContract()).with_(
-        **{k: v for k, v in (("frame_rate", frame_rate), ("n_units", n_units)) if v is not None}
-    )
+    declared, runs = given.contract, given.runs
     known = {k: v for k, v in companion.to_dict().items() if v is not None}
     if name := declared.conflict(companion):
         raise ContractError(
@@ -107,12 +115,19 @@ def read_units(
     frames = chosen.name in OURS and not runs  # there a unit without a duration is a frame
     last: tuple[UnitContract, bool] | None = None  # a contract's hash takes longer than the row
     filled = full
-    for row in chosen.read(path, Declared(contract=full, runs=runs)):
-        units = row.units
+    for part in chosen.read(path, Declared(contract=full, runs=runs)):
+        units = part if isinstance(part, Block) else part.units
         timed = frames or units.durations is not None
         if last is None or units.contract is not last[0] or timed != last[1]:
             last, filled = (units.contract, timed), fill(units.contract, timed)
-        yield row if filled is units.contract else replace(row, units=Units(units.units, units.durations, filled))
+        if filled is units.contract:
+            yield part
+        elif isinstance(part, UnitRow):
+            yield replace(part, units=Units(part.units.units, part.units.durations, filled))
+        elif (block := replace(part, contract=filled)).is_sound():
+            yield block
+        else:
+            yield from block
 
 
 def _filled(declared: UnitContract, contract: UnitContract, timed: bool) -> UnitContract:
@@ -131,6 +146,18 @@ def _companion_contract(path: Path) -> UnitContract:
             with place(file):
                 return UnitContract.from_dict(json.loads(file.read_text(encoding="utf-8")))
     return UnitContract()
+
+
+def companions(path: Path) -> list[Path]:
+    """The files next to a unit file that it may be read with, sorted."""
+    near = {path.with_suffix(s) for s in (".km", ".tsv", ".units", ".durations")}
+    near |= {path.with_name(n) for n in (fairseq.DICTIONARY, "contract.json", f"{path.name}.contract.json")}
+    return sorted(p for p in near - {path} if p.is_file())
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files of a folder of units, sorted."""
+    return [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")]
 
 
 def format_for(path: Path | str, format: str | None = None) -> Format:
@@ -169,18 +196,18 @@ def write_units(
     origin = Origin(license=license, language=language)
     if origin.stated() and chosen.name != "dump":
         raise DumpError(f"{path}: {chosen.name} does not hold a licence or a language; only a dump does")
-    write = functools.partial(ours.write_dump, origin=origin) if chosen.name == "dump" else chosen.write
+    write: Write = functools.partial(ours.write_dump, origin=origin) if chosen.name == "dump" else chosen.write
     contracts: list[UnitContract] = []
     lost: set[str] = set()
 
-    def watched() -> Iterator[UnitRow]:
-        for row in rows:
+    def watched() -> Iterator[Part]:
+        for part in rows.blocks() if isinstance(rows, Rows) else rows:
             if not contracts:
-                contracts.append(row.units.contract)
-            lost.update(name for name in chosen.loses if name not in lost and _has(row, name, chosen))
-            yield row
+                contracts.append(contract_of(part))
+            lost.update(name for name in chosen.loses if name not in lost and _has(part, name, chosen))
+            yield part
 
-    write(path, watched())
+    write(path, watched() if chosen.blocks else Rows(watched()))
     if contracts and "contract" in chosen.loses:
         companion = path / "contract.json" if path.is_dir() else path.with_name(f"{path.name}.contract.json")
         companion.write_text(json.dumps(contracts[0].to_dict(), indent=1) + "\n")
@@ -189,14 +216,20 @@ def write_units(
         warnings.warn(f"{chosen.name} cannot hold {', '.join(gone)}; left out", ContractWarning, stacklevel=2)
 
 
-def _has(row: UnitRow, name: str, chosen: Format) -> bool:
-    """Whether a row has what a format loses."""
-    span = bool(row.offset or row.samples)
+def _has(part: Part, name: str, chosen: Format) -> bool:
+    """Whether a row, or one of a block, has what a format loses."""
+    if isinstance(part, Block):
+        if name == "durations":
+            return part.durations is not None
+        columns = {"span": ("offset", "samples"), "speaker": ("speaker",), "source": ("source",)}.get(name, ())
+        return name in ("contract", "id") or any(any(part.columns.get(c, ())) for c in columns)
     values = {
-        "durations": row.units.durations is not None,
-        "speaker": row.speaker is not None,
-        "source": bool(row.source),
+        "durations": part.units.durations is not None,
+        "speaker": part.speaker is not None,
+        "source": bool(part.source),
+        "span": bool(part.offset or part.samples),
+        "extra": bool(part.extra.keys() - set(chosen.keeps)),
+        "contract": True,
+        "id": True,
     }
-    return {**values, "span": span, "extra": bool(row.extra.keys() - set(chosen.keeps)), "contract": True, "id": True}[
-        name
-    ]
+    return values[name]

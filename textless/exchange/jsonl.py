@@ -229,7 +229,7 @@ class Fields:
 
 
 def rows_of(
-    path: Path, declared: Declared, fields: Fields, found: Iterable[tuple[int, dict[str, Any]]]
+    path: Path, declared: Declared, fields: Fields, objects: Iterable[tuple[int, dict[str, Any]]]
 ) -> Iterator[UnitRow]:
     """Rows of the records of a file. Raises DumpError that names file and line.
 
@@ -241,7 +241,7 @@ def rows_of(
         return _row(record, fields, declared, names)
 
     untimed = False
-    for _, made in settled(path, placed(path, found, row), declared, runs=fields.habit):
+    for _, made in settled(path, placed(path, objects, row), declared, runs=fields.habit):
         if fields.habit and declared.runs is None and made.units.durations is None and not untimed:
             untimed = True
             warnings.warn(
@@ -363,14 +363,14 @@ _SLAMKIT = Fields(names=("file_name",), paths=True, units=("units", "audio_repr"
 
 
 def _read_slamkit(path: Path, declared: Declared) -> Iterator[UnitRow]:
-    def found() -> Iterator[tuple[int, dict[str, Any]]]:
+    def objects() -> Iterator[tuple[int, dict[str, Any]]]:
         for n, record in records(path, ("units", "duration")):
             if "audio_repr" in record:
                 with place(path, n):
                     record = _without_brackets(record)
             yield n, record
 
-    yield from rows_of(path, declared, _SLAMKIT, found())
+    yield from rows_of(path, declared, _SLAMKIT, objects())
 
 
 def _without_brackets(record: dict[str, Any]) -> dict[str, Any]:

@@ -15,17 +15,22 @@ from textless.errors import ContractWarning, DumpError
 from textless.exchange.base import (
     Declared,
     Format,
-    ahead,
+    Lines,
+    batches,
+    block_of,
     distinct,
     lines,
     numbers,
+    numbers_of,
     placed,
     row_of,
     settled,
+    untimed,
     writing,
 )
 from textless.text import joined
-from textless.types import UnitRow
+from textless.types import UnitContract, UnitRow
+from textless.units.blocks import Block, Part
 
 SAMPLE = 200  # lines of a file's head that are looked at
 HEAD = 1 << 16  # bytes of it
@@ -44,12 +49,12 @@ def head_lines(head: bytes) -> list[str]:
     whole = len(head) < HEAD
     data = head[:-8] if not whole and b"\n" not in head else head  # a character may be cut
     try:
-        found = re.split(r"\r\n?|\n", data.decode("utf-8-sig", "strict" if whole else "ignore"))
+        texts = re.split(r"\r\n?|\n", data.decode("utf-8-sig", "strict" if whole else "ignore"))
     except UnicodeDecodeError:
         return []
-    if not whole and len(found) > 1:
-        found.pop()  # it may be cut
-    return [line for line in found[:SAMPLE] if line.strip()]
+    if not whole and len(texts) > 1:
+        texts.pop()  # it may be cut
+    return [line for line in texts[:SAMPLE] if line.strip()]
 
 
 def bare(text: str) -> bool:
@@ -70,32 +75,32 @@ def _looks(texts: list[str], form: str = f"{UNITS}|{GROUPS}", several: str = r".
     return 2 * len(units) >= max(len(texts), 1) and any(re.match(several, t, re.A) for t in units)
 
 
-def is_bare(found: list[str]) -> bool:
+def is_bare(texts: list[str]) -> bool:
     """Whether lines are of units without names. Groups are not looked for: utterances of LibriSpeech are called
     `12-45-3`."""
-    return _looks(found, UNITS)
+    return _looks(texts, UNITS)
 
 
-def _named(found: list[str], mark: str) -> list[str]:
+def _named(texts: list[str], mark: str) -> list[str]:
     """What is behind the last mark of each line; empty unless most lines have the mark, with a name before it."""
-    parted = [line.rpartition(mark) for line in found]
+    parted = [line.rpartition(mark) for line in texts]
     rest = [rest for name, _, rest in parted if name.strip()]
-    return rest if 2 * len(rest) > len(found) else []
+    return rest if 2 * len(rest) > len(texts) else []
 
 
 def _fits_gslm(path: Path, head: bytes) -> bool:
-    found = head_lines(head)
-    return is_bare(found) or _looks(_named(found, "|"))
+    texts = head_lines(head)
+    return is_bare(texts) or _looks(_named(texts, "|"))
 
 
 def _fits_textlesslib(path: Path, head: bytes) -> bool:
-    if not (found := head_lines(head)):
+    if not (texts := head_lines(head)):
         return False
     companion = path.with_suffix(".durations").is_file()
-    if is_bare(found):
+    if is_bare(texts):
         return path.suffix in (".units", ".durations") or companion
     # The tool strips lines, so that a name without units has no tab.
-    units = _named([line for line in found if "\t" in line or " " in line], "\t")
+    units = _named([line for line in texts if "\t" in line or " " in line], "\t")
     if companion:  # and so the separator may be any
         return _looks(units, r"(\d+\D{1,8})*\d+|", r"")
     return _looks(units)
@@ -135,8 +140,8 @@ def _texts(path: Path, *, blank: bool) -> Iterator[tuple[int, str]]:
 
 def _first(path: Path) -> str:
     """The first line that is not blank, or ""."""
-    with contextlib.closing(lines(path)) as found:
-        return next((line for _, line in found if line.strip()), "")
+    with contextlib.closing(lines(path)) as numbered:
+        return next((line for _, line in numbered if line.strip()), "")
 
 
 def _rows(
@@ -147,46 +152,59 @@ def _rows(
     parse: Callable[[str], np.ndarray] = numbers,
     separator: str = " ",
     runs: bool | None = None,
-) -> Iterator[UnitRow]:
+) -> Iterator[Part]:
     """The rows of a file. `split`: name and units of a line; None: lines have no names, and their numbers are the
     ids."""
 
-    def whole(line: str) -> tuple[str, str]:
-        return "", line
+    contract = untimed(declared, bool(runs))
 
-    def make(n: int, item: tuple[str, str, np.ndarray | None]) -> UnitRow:
-        line, name, units = item
-        if units is None:
-            name, text = (split or whole)(line)
-            units = parse(text)
-        return row_of(name if split else str(n), units, declared, runs=bool(runs))
+    def make(n: int, line: str) -> UnitRow:
+        name, text = split(line) if split else (str(n), line)
+        return row_of(name, parse(text), declared, runs=bool(runs))
 
-    texts = ahead(_texts(path, blank=split is None), split or whole, separator)
-    rows = settled(path, placed(path, texts, make), declared, runs=runs)
-    return distinct(path, rows) if split else (row for _, row in rows)
+    def parts() -> Iterator[tuple[Lines, Part]]:
+        for batch in batches(_texts(path, blank=split is None)):
+            if block := _block(batch, split, separator, contract):
+                yield [n for n, _ in batch], block
+            else:
+                yield from placed(path, batch, make)
+
+    rows = settled(path, parts(), declared, runs=runs)
+    return distinct(path, rows) if split else (part for _, part in rows)
+
+
+def _block(batch: list[tuple[int, str]], split: Split | None, separator: str, contract: UnitContract) -> Block | None:
+    """Lines as a block. None where they must be read one by one."""
+    if split is None:
+        return block_of([str(n) for n, _ in batch], numbers_of([line for _, line in batch], separator), contract)
+    try:
+        names, texts = zip(*[split(line) for _, line in batch], strict=True)
+    except DumpError:  # it is raised when the line has its turn
+        return None
+    return block_of(names, numbers_of(texts, separator), contract)
 
 
 def _at(mark: str, form: str) -> Split:
     """Split at the last mark. Raises DumpError for a line without."""
 
     def split(line: str) -> tuple[str, str]:
-        name, found, units = line.rpartition(mark)
-        if not found:
+        name, parted, units = line.rpartition(mark)
+        if not parted:
             raise DumpError(f"{line[:40]!r} is not {form}")
         return name, units
 
     return split
 
 
-def _read_gslm(path: Path, declared: Declared) -> Iterator[UnitRow]:
+def _read_gslm(path: Path, declared: Declared) -> Iterator[Part]:
     yield from _rows(path, declared, _at("|", "NAME|UNITS") if "|" in _first(path) else None)
 
 
-def _read_ulm(path: Path, declared: Declared) -> Iterator[UnitRow]:
+def _read_ulm(path: Path, declared: Declared) -> Iterator[Part]:
     yield from _rows(path, declared, None, runs=True)
 
 
-def _read_zerospeech(path: Path, declared: Declared) -> Iterator[UnitRow]:
+def _read_zerospeech(path: Path, declared: Declared) -> Iterator[Part]:
     yield from _rows(
         path,
         declared,
@@ -202,7 +220,7 @@ def _first_field(line: str) -> tuple[str, str]:
     return name, rest[0] if rest else ""
 
 
-def _read_kaldi(path: Path, declared: Declared) -> Iterator[UnitRow]:
+def _read_kaldi(path: Path, declared: Declared) -> Iterator[Part]:
     yield from _rows(path, declared, _first_field)
 
 
@@ -215,7 +233,7 @@ def _characters(text: str) -> np.ndarray:
     return units
 
 
-def _read_espnet(path: Path, declared: Declared) -> Iterator[UnitRow]:
+def _read_espnet(path: Path, declared: Declared) -> Iterator[Part]:
     kind = re.match(r"text\.(ts|rm)\b", path.name)
     runs = {"ts": False, "rm": True}[kind[1]] if kind else None
     yield from _rows(path, declared, _first_field, parse=_characters, runs=runs)
@@ -261,42 +279,47 @@ def _read_textlesslib(path: Path, declared: Declared) -> Iterator[UnitRow]:
 
 def _separator(first: str) -> str | None:
     """What is between the units, by a line: None is white space."""
-    found = re.search(r"\d([^\d\s-]+)\d", first.rpartition("\t")[2], re.A)
-    return found[1] if found else None
+    between = re.search(r"\d([^\d\s-]+)\d", first.rpartition("\t")[2], re.A)
+    return between[1] if between else None
 
 
 # -------------------------------------------------------------------------------------------------------------- writing
 
 
-def frames_of(row: UnitRow) -> np.ndarray:
-    """(T,) int64 frames; the units of a row of runs without durations."""
-    return row.units.frames()
+def named_frames(rows: Iterable[Part], separator: str = " ") -> Iterator[tuple[str, str]]:
+    """The id of each row and its frames as text; the units of a row of runs without durations."""
+    for part in rows:
+        if isinstance(part, UnitRow):
+            yield part.id, joined(part.units.frames(), separator)
+        else:
+            yield from zip(part.ids, part.frames().texts(separator), strict=True)
 
 
 def check_name(name: str, form: str, not_in: str = "\n\r\t") -> str:
     """A name that a line can hold. Raises DumpError for one that would not come back."""
-    if bad := next((c for c in name if c in not_in), None):
+    if not set(name).isdisjoint(not_in):
+        bad = next(c for c in name if c in not_in)
         raise DumpError(f"id {name[:40]!r}: {form} cannot hold {bad!r} in a name; give it another")
     return name
 
 
 def _write(path: Path, texts: Iterable[str], *, between: bool = False) -> None:
     """Lines to a file; `between`: without the newline at the end."""
-    with writing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as f:
+    with writing(path) as temporary, open(temporary, "w", 1 << 18, encoding="utf-8", newline="\n") as f:
         for n, text in enumerate(texts):
             f.write(("\n" if n else "") + text if between else text + "\n")
 
 
-def _write_gslm(path: Path, rows: Iterable[UnitRow]) -> None:
-    _write(path, (f"{check_name(row.id, 'gslm')}|{joined(frames_of(row))}" for row in rows))
+def _write_gslm(path: Path, rows: Iterable[Part]) -> None:
+    _write(path, (f"{check_name(name, 'gslm')}|{units}" for name, units in named_frames(rows)))
 
 
 def _write_ulm(path: Path, rows: Iterable[UnitRow]) -> None:
     _write(path, (joined(row.units.deduplicated().units) for row in rows))
 
 
-def _write_zerospeech(path: Path, rows: Iterable[UnitRow]) -> None:
-    texts = (f"{check_name(row.id, 'zerospeech')}\t{joined(frames_of(row), ',')}" for row in rows)
+def _write_zerospeech(path: Path, rows: Iterable[Part]) -> None:
+    texts = (f"{check_name(name, 'zerospeech')}\t{units}" for name, units in named_frames(rows, ","))
     _write(path, texts, between=True)
 
 
@@ -318,7 +341,7 @@ def _write_textlesslib(path: Path, rows: Iterable[UnitRow]) -> None:
                 row, first = first, next(waiting, None)
                 name = check_name(row.id, "textlesslib")
                 if g is None:
-                    f.write(f"{name}\t{joined(frames_of(row))}\n".replace("\t\n", "\n"))
+                    f.write(f"{name}\t{joined(row.units.frames())}\n".replace("\t\n", "\n"))
                     continue
                 durations = row.units.durations
                 durations = np.ones_like(row.units.units) if durations is None else durations
@@ -363,8 +386,8 @@ BLANKS = (
 )
 
 
-def _write_kaldi(path: Path, rows: Iterable[UnitRow]) -> None:
-    _write_sorted(path, ((check_name(row.id, "kaldi", BLANKS), joined(frames_of(row))) for row in rows))
+def _write_kaldi(path: Path, rows: Iterable[Part]) -> None:
+    _write_sorted(path, ((check_name(name, "kaldi", BLANKS), units) for name, units in named_frames(rows)))
 
 
 def _write_espnet(path: Path, rows: Iterable[UnitRow]) -> None:
@@ -372,7 +395,7 @@ def _write_espnet(path: Path, rows: Iterable[UnitRow]) -> None:
     runs = bool(re.match(r"text\.rm\b", path.name))
 
     def characters(row: UnitRow) -> str:
-        units = row.units.deduplicated().units if runs else frames_of(row)
+        units = row.units.deduplicated().units if runs else row.units.frames()
         if len(units) and units.max() >= CJK_UNITS:
             raise DumpError(f"{row.id}: unit {units.max()} has no character; ESPnet's text holds {CJK_UNITS} units")
         return (units + CJK).astype("<u4").tobytes().decode("utf-32-le")
@@ -381,7 +404,7 @@ def _write_espnet(path: Path, rows: Iterable[UnitRow]) -> None:
 
 
 _NOT_HELD = ("speaker", "source", "span", "extra", "contract")
-GSLM = Format(name="gslm", read=_read_gslm, write=_write_gslm, fits=_fits_gslm, loses=_NOT_HELD)
+GSLM = Format(name="gslm", read=_read_gslm, write=_write_gslm, fits=_fits_gslm, loses=_NOT_HELD, blocks=True)
 ULM = Format(
     name="ulm",
     read=_read_ulm,
@@ -398,7 +421,12 @@ TEXTLESSLIB = Format(
     loses=_NOT_HELD,
 )
 ZEROSPEECH = Format(
-    name="zerospeech", read=_read_zerospeech, write=_write_zerospeech, fits=_fits_zerospeech, loses=_NOT_HELD
+    name="zerospeech",
+    read=_read_zerospeech,
+    write=_write_zerospeech,
+    fits=_fits_zerospeech,
+    loses=_NOT_HELD,
+    blocks=True,
 )
-KALDI = Format(name="kaldi", read=_read_kaldi, write=_write_kaldi, fits=_fits_kaldi, loses=_NOT_HELD)
+KALDI = Format(name="kaldi", read=_read_kaldi, write=_write_kaldi, fits=_fits_kaldi, loses=_NOT_HELD, blocks=True)
 ESPNET = Format(name="espnet", read=_read_espnet, write=_write_espnet, fits=_fits_espnet, loses=_NOT_HELD)

@@ -103,8 +103,8 @@ class _Values:
         raise DumpError("ends too early")
 
     def _of(self, kind: str) -> str:
-        found, value = self._next()
-        if found != kind:
+        actual, value = self._next()
+        if actual != kind:
             raise DumpError(f"has {value[:40]!r} where a {kind} is expected")
         return value
 
@@ -250,8 +250,8 @@ def _name(row_id: str) -> str:
 def _fits(path: Path, head: bytes) -> bool:
     with contextlib.suppress(DumpError, OSError, UnicodeDecodeError):
         if path.is_dir():
-            found = itertools.islice(path.rglob("*"), SEARCHED)
-            file = next((p for p in found if p.suffix.lower() == SUFFIX.lower() and p.is_file()), None)
+            entries = itertools.islice(path.rglob("*"), SEARCHED)
+            file = next((p for p in entries if p.suffix.lower() == SUFFIX.lower() and p.is_file()), None)
             return file is not None and any(t.name == TIER for t in read_tiers(file))
         start = head.replace(b"\0", b"")[:200]  # of UTF-16 too
         return b"ooTextFile" in start and b"TextGrid" in start and any(t.name == TIER for t in read_tiers(path))

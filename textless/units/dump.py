@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from textless.errors import AudioError, ContractError, DumpError, TextlessError
 from textless.files import atomic, write_text
 from textless.text import joined
 from textless.types import OURS, UnitContract, UnitRow, Units
+from textless.units.blocks import DEFAULTS, Block, Part, contract_of, flat, grouped, n_rows
 from textless.units.card import Origin, readme
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ MOST_VALUES = 1 << 28  # units of a row group; a few bytes of parquet may claim 
 DEEPEST = 30  # nested lists or structures in an extra column
 MOST_BYTES = 1 << 31  # of a row group
 MORE = "more"  # the column that marks a row of a stream whose next part follows
+CHECKED = 4096  # shards that are opened with the dump, in half a second; of more each is when it is read
 LONGEST = 65535  # frames that one uint16 duration holds; a longer run is split
 
 
@@ -90,7 +93,7 @@ def _same(a: Any, b: Any) -> bool:
 
 def write_shard(
     path: Path,
-    rows: Iterable[UnitRow],
+    rows: Iterable[Part],
     *,
     contract: UnitContract,
     durations: bool = True,
@@ -107,26 +110,23 @@ def write_shard(
 
     writer: pq.ParquetWriter | None = None
     total, types = 0, dict(extra or {})
-    group: list[UnitRow] = []
 
-    def flush() -> None:
-        nonlocal writer, total, group, types
+    def write(group: list[Part]) -> None:
+        nonlocal writer, total, types
         if writer is None:
-            types = extra_types(group, types)
+            types = extra_types([part for part in group if isinstance(part, UnitRow)], types)
             schema = _schema(contract, durations, (pa.field(name, kind) for name, kind in types.items()))
             writer = pq.ParquetWriter(place, schema, compression="zstd", write_page_checksum=True)
-        writer.write_table(_table(group, writer.schema, durations))
-        total, group = total + len(group), []
+        table = _table_of(group, writer.schema, durations)
+        writer.write_table(_table(list(flat(group)), writer.schema, durations) if table is None else table)
+        total += sum(map(n_rows, group))
 
     try:
         with atomic(path) as place:
-            for row in rows:
-                contract.check(row.units.contract, mine="the dump", theirs=row.id)
-                group.append(row)
-                if len(group) == ROW_GROUP:
-                    flush()
-            if group or not total:
-                flush()
+            for group in grouped(_of_contract(rows, contract), ROW_GROUP):
+                write(group)
+            if not total:
+                write([])
             if writer:
                 writer.close()
     except (pa.ArrowException, OverflowError) as e:
@@ -135,6 +135,40 @@ def write_shard(
         if writer:
             writer.is_open = False  # or its destructor would try again to write, and print an error
     return total
+
+
+def _of_contract(parts: Iterable[Part], contract: UnitContract) -> Iterator[Part]:
+    for part in parts:
+        contract.check(contract_of(part), mine="the dump", theirs=part.id if isinstance(part, UnitRow) else part.ids[0])
+        yield part
+
+
+def _table_of(group: Sequence[Part], schema: pa.Schema, durations: bool) -> pa.Table | None:
+    """The table of `_table`, of blocks. None where it must be made of rows: there are some, or extra columns, or a
+    number is too large."""
+    import pyarrow as pa
+
+    blocks = [part for part in group if isinstance(part, Block)]
+    if not blocks or len(blocks) < len(group) or set(schema.names) - set(OURS):
+        return None
+    held = [block.deduplicated() if durations else block.frames() for block in blocks]
+    values: dict[str, Any] = {"id": [name for block in blocks for name in block.ids]}
+    values["frames"] = np.concatenate([np.diff(block.frame_ends(), prepend=0) for block in held])
+    for name, usual in DEFAULTS.items():
+        values[name] = [v for block in blocks for v in block.columns.get(name) or [usual] * len(block)]
+    ends = np.cumsum(np.concatenate([[0], *(np.diff(block.ends, prepend=0) for block in held)]))
+    arrays = []
+    for f in schema:
+        if f.name not in ("units", "durations"):
+            arrays.append(pa.array(values[f.name], f.type))
+            continue
+        kind = np.dtype(f.type.value_type.to_pandas_dtype())
+        items: list[np.ndarray] = [getattr(block, f.name) for block in held]
+        if max(item.max(initial=0) for item in items) > np.iinfo(kind).max:
+            return None
+        joined = pa.array(np.concatenate([item.astype(kind) for item in items]))
+        arrays.append(pa.ListArray.from_arrays(pa.array(ends, pa.int32()), joined, type=f.type))
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def _table(rows: Sequence[UnitRow], schema: pa.Schema, durations: bool) -> pa.Table:
@@ -225,9 +259,9 @@ def finish_dump(
         with _opened(shard) as file:
             totals["rows"] += file.metadata.num_rows
             schemas.append(file.schema_arrow)
-            for batch in file.iter_batches(ROW_GROUP, columns=["units", "frames"]):
-                totals["units"] += len(batch.column("units").flatten())
+            for batch in file.iter_batches(ROW_GROUP, columns=["frames"]):
                 totals["frames"] += sum(batch.column("frames").to_pylist())
+            totals["units"] += _count_units(file)
             shards[shard.name] = _footer(shard)
     if contract.frame_rate:
         totals["hours"] = round(totals["frames"] / contract.frame_rate / 3600, 4)
@@ -244,8 +278,22 @@ def finish_dump(
     return totals
 
 
+def _count_units(file: pq.ParquetFile) -> int:
+    """Units of all rows, by the statistics of the columns, where an empty row counts as a null."""
+    column = next(k for k in range(len(file.schema)) if file.schema.column(k).path.split(".")[0] == "units")
+    chunks = [file.metadata.row_group(g).column(column) for g in range(file.metadata.num_row_groups)]
+    if all(chunk.statistics is not None and chunk.statistics.has_null_count for chunk in chunks):
+        return sum(chunk.num_values - chunk.statistics.null_count for chunk in chunks)
+    return sum(len(batch.column("units").flatten()) for batch in file.iter_batches(ROW_GROUP, columns=["units"]))
+
+
 def _shards(folder: Path) -> list[Path]:
-    return sorted(p for p in (folder / "data").glob("*.parquet") if not p.name.startswith("."))  # macOS leaves ._NAME
+    return [folder / "data" / name for name in _shard_names(folder)]
+
+
+def _shard_names(folder: Path) -> list[str]:
+    names = os.listdir(folder / "data") if (folder / "data").is_dir() else []
+    return sorted(n for n in names if n.endswith(".parquet") and not n.startswith("."))  # macOS leaves ._NAME
 
 
 def _footer(shard: Path) -> str:
@@ -279,8 +327,8 @@ class Dump:
     """A unit dump on disk: iterate, `len`, `[i]`, `.contract`. Holds one row group and at most one open file.
 
     Opening it raises DumpError for a dump.json or a shard that cannot be read, for missing columns and columns of other
-    types, and for shards that are missing or of another dump. Reading rows raises DumpError for damaged pages and for
-    invalid units.
+    types, and for shards that are missing or of another dump; of a dump of more than `CHECKED` shards, reading does.
+    Reading rows raises DumpError for damaged pages and for invalid units.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -291,44 +339,74 @@ class Dump:
         self._starts: list[int] = []
         self._groups: list[tuple[Path, int]] = []
         self._total = 0
-        shards, listed = _shards(folder), about["shards"]
-        names = {shard.name for shard in shards}
+        shards, listed = _shard_names(folder), about["shards"]
+        names = set(shards)
         if not shards or (listed is not None and listed.keys() - names):
             name: str = min(listed.keys() - names) if listed else "*.parquet"
             raise DumpError(f"{folder / 'data' / name}: this shard is missing; copy the dump again, or encode again")
-        for shard in shards:
-            with _opened(shard) as file:
-                if listed is not None and listed.get(shard.name) != _footer(shard):
-                    raise DumpError(
-                        f"{shard}: not the shard that dump.json lists; copy the dump again, or encode again"
-                    )
-                _check_shard(shard, file, self.contract)
-                for group in range(file.metadata.num_row_groups):
-                    self._starts.append(self._total)
-                    self._groups.append((shard, group))
-                    self._total += file.metadata.row_group(group).num_rows
-        if self.totals.get("rows", self._total) != self._total:
-            raise DumpError(
-                f"{folder}: its shards have {self._total} rows, dump.json says {self.totals['rows']}: a shard is "
-                "missing, or added"
-            )
+        self._unopened, self._listed = iter(shards), listed
+        if len(shards) <= CHECKED or "rows" not in self.totals:
+            while self._open_next():
+                pass
         self._held: tuple[int, list[UnitRow]] = (-1, [])
 
+    def _open_next(self) -> bool:
+        """Check the next shard and list its row groups. False when there are no more."""
+        name = next(self._unopened, None)
+        if name is None:
+            if self.totals.get("rows", self._total) != self._total:
+                raise DumpError(
+                    f"{self.folder}: its shards have {self._total} rows, dump.json says {self.totals['rows']}: a shard "
+                    "is missing, or added"
+                )
+            return False
+        shard = self.folder / "data" / name
+        with _opened(shard) as file:
+            if self._listed is not None and self._listed.get(shard.name) != _footer(shard):
+                raise DumpError(f"{shard}: not the shard that dump.json lists; copy the dump again, or encode again")
+            _check_shard(shard, file, self.contract)
+            for group in range(file.metadata.num_row_groups):
+                self._starts.append(self._total)
+                self._groups.append((shard, group))
+                self._total += file.metadata.row_group(group).num_rows
+        return True
+
+    def _each_group(self) -> Iterator[int]:
+        """The numbers of all row groups; shards are opened on the way."""
+        g = 0
+        while g < len(self._groups) or self._open_next():
+            if g < len(self._groups):
+                yield g
+                g += 1
+
     def __len__(self) -> int:
-        return self._total
+        return int(self.totals.get("rows", self._total))
 
     def shards(self) -> list[Path]:
         """Its parquet files, in order."""
         return _shards(self.folder)
 
     def __iter__(self) -> Iterator[UnitRow]:
-        for g in range(len(self._groups)):
+        for g in self._each_group():
             yield from self._rows(g)
+
+    def blocks(self) -> Iterator[Part]:
+        """The rows, in blocks where they have no extra columns. Raises as reading rows does."""
+        for g in self._each_group():
+            shard, group = self._groups[g]
+            with _opened(shard) as file:
+                block = _block_of(file.read_row_group(group), self.contract)
+            if block is None:
+                yield from self._rows(g)
+            else:
+                yield from block.pieces()
 
     def __getitem__(self, i: int) -> UnitRow:
         if not -len(self) <= i < len(self):
             raise IndexError(f"row {i} of {len(self)}")
         i %= len(self)
+        while i >= self._total and self._open_next():
+            pass
         g = bisect.bisect_right(self._starts, i) - 1
         return self._rows(g)[i - self._starts[g]]
 
@@ -381,6 +459,51 @@ def _rows_of(table: pa.Table, contract: UnitContract, shard: Path, first: int) -
             yield _row({name: values[n] for name, values in columns.items()}, contract)
         except (DumpError, ContractError) as e:
             raise DumpError(f"{shard}, row {first + n} ({str(columns['id'][n])[:60]}): {e}") from None
+
+
+def _block_of(table: pa.Table, contract: UnitContract) -> Block | None:
+    """The rows of a row group. None where they must be looked at one by one."""
+    import pyarrow as pa
+
+    kinds = {
+        "id": pa.string(),
+        "source": pa.string(),
+        "offset": pa.int64(),
+        "samples": pa.int64(),
+        "frames": pa.int32(),
+    }
+    columns = {name: table[name].combine_chunks() for name in table.column_names}
+    if columns.keys() - set(OURS) or any(column.null_count for name, column in columns.items() if name != "speaker"):
+        return None
+    if any(name in columns and columns[name].type != kind for name, kind in kinds.items()):
+        return None
+    lists = {name: columns.pop(name) for name in ("units", "durations") if name in columns}
+    if any(not pa.types.is_list(c.type) or c.flatten().null_count for c in lists.values()):
+        return None
+    if columns.get("speaker", pa.array([], pa.string())).type != pa.string():
+        return None
+    numbers = {name: c.flatten().to_numpy(zero_copy_only=False).astype(np.int64) for name, c in lists.items()}
+    ends = {
+        name: np.cumsum(c.value_lengths().to_numpy(zero_copy_only=False), dtype=np.int64) for name, c in lists.items()
+    }
+    values = {name: column.to_pylist() for name, column in columns.items()}
+    ids, frames = values.pop("id"), values.pop("frames", None)
+    block = Block(
+        ids=ids,
+        units=numbers["units"],
+        ends=ends["units"],
+        contract=contract,
+        durations=numbers.get("durations"),
+        columns=values,
+    )
+    texts = "".join([*ids, *values.get("source", ()), *filter(None, values.get("speaker", ()))])
+    counts = [n for name in ("offset", "samples") for n in values.get(name, ())]
+    if not all(ids) or not texts.isascii() or min(counts, default=0) < 0 or not block.is_sound():
+        return None
+    if "durations" in ends and not np.array_equal(ends["durations"], ends["units"]):
+        return None
+    counted = frames is not None and (block.durations is not None or any(frames))
+    return None if counted and not np.array_equal(np.cumsum(frames), block.frame_ends()) else block
 
 
 def _lists(column: pa.ChunkedArray) -> list[np.ndarray | list[None] | None]:
@@ -456,28 +579,49 @@ def open_dump(path: Path | str) -> Dump | list[UnitRow]:
 # ------------------------------------------------------------------------------------------------------------- stream
 
 
-def write_stream(out: IO[str], rows: Iterable[UnitRow], *, contract: UnitContract) -> int:
-    """JSON lines: a header with the contract, then the rows, each flushed so that the next command can start."""
+def write_stream(out: IO[str], rows: Iterable[Part], *, contract: UnitContract) -> int:
+    """JSON lines: a header with the contract, then the rows, flushed as they come so that the next command can
+    start."""
     out.write(json.dumps({"textless": "units", "version": VERSION, "contract": contract.to_dict()}) + "\n")
     n = 0
-    for n, row in enumerate(rows, 1):  # noqa: B007
-        numbers = f'"units": [{joined(row.units.units, ", ")}]'  # as json writes them, six times as fast
-        if row.units.durations is not None:
-            numbers += f', "durations": [{joined(row.units.durations, ", ")}]'
-        record: dict[str, Any] = {}
-        for name, usual in (("speaker", None), ("source", ""), ("offset", 0), ("samples", 0)):
-            if (value := getattr(row, name)) != usual:
-                record[name] = value
-        try:
-            rest = json.dumps(record | row.extra)
-            line = f'{{"id": {json.dumps(row.id)}, {numbers}{", " if len(rest) > 2 else ""}{rest[1:]}'
-        except (TypeError, ValueError, RecursionError) as e:
-            raise DumpError(
-                f"{row.id}: the extra columns {', '.join(sorted(row.extra))[:200]} cannot be written as JSON ({e})"
-            ) from None
-        out.write(line + "\n")
+    for part in rows:
+        lines = [_line_of(part)] if isinstance(part, UnitRow) else _lines_of(part)
+        out.write("".join(lines))
         out.flush()
+        n += len(lines)
     return n
+
+
+def _line_of(row: UnitRow) -> str:
+    record = {name: getattr(row, name) for name in DEFAULTS}
+    durations = row.units.durations
+    lengths = None if durations is None else joined(durations, ", ")
+    try:
+        return _as_json(row.id, joined(row.units.units, ", "), lengths, record, row.extra)
+    except (TypeError, ValueError, RecursionError) as e:
+        raise DumpError(
+            f"{row.id}: the extra columns {', '.join(sorted(row.extra))[:200]} cannot be written as JSON ({e})"
+        ) from None
+
+
+def _lines_of(block: Block) -> list[str]:
+    """The lines of rows without extra columns."""
+    texts = block.texts(", ")
+    lengths = itertools.repeat(None) if block.durations is None else block.texts(", ", of="durations")
+    names = list(block.columns)
+    values = zip(*block.columns.values(), strict=True) if names else itertools.repeat(())
+    return [
+        _as_json(name, text, length, dict(zip(names, row, strict=True)), {})
+        for name, text, length, row in zip(block.ids, texts, lengths, values)  # noqa: B905
+    ]
+
+
+def _as_json(name: str, units: str, durations: str | None, columns: dict[str, Any], extra: dict[str, Any]) -> str:
+    """A line with its end. Units and durations come as json writes them, six times as fast."""
+    record = {k: columns[k] for k, usual in DEFAULTS.items() if k in columns and columns[k] != usual} | extra
+    rest = f", {json.dumps(record)[1:]}" if record else "}"
+    lengths = "" if durations is None else f', "durations": [{durations}]'
+    return f'{{"id": {json.dumps(name)}, "units": [{units}]{lengths}{rest}\n'
 
 
 def split_row(row: UnitRow, pieces: Iterable[Units]) -> Iterator[UnitRow]:
