@@ -512,7 +512,7 @@ class _Builder:
         if key not in self._unique:
             step.settings()
             self._unique[key] = step
-            self._depths[id(step)] = 1 + max((self._depths[id(s)] for s in step.inputs().values()), default=0)
+            self._depths[id(step)] = 1 + max((self._depths.get(id(s), 1) for s in step.inputs().values()), default=0)
             if self._depths[id(step)] > CHAIN:
                 raise RecursionError
         return self._unique[key]

@@ -13,7 +13,7 @@ from textless.steps.encoders import Ladder, Lda, Pretrain
 from textless.steps.lm import Continue, Score, TrainLM
 from textless.steps.quality import CopySynthesis, Difference, FrameABX, Robustness, SpeechQuality, UnitQuality
 from textless.steps.sources import Alignments, Corpus, Items, Model, Text
-from textless.steps.units import Assign, Encode, Frames, KMeans
+from textless.steps.units import Assign, Encode, Frames, KMeans, Units
 from textless.steps.vocoder import F0, Bundle, Resynth, TrainVocoder
 
 STEPS: dict[str, type[Step]] = {
@@ -30,6 +30,7 @@ STEPS: dict[str, type[Step]] = {
         Lda,
         Assign,
         Encode,
+        Units,
         Pretrain,
         TrainLM,
         Continue,

@@ -114,6 +114,22 @@ class Text(Source):
 
 
 @dataclass(frozen=True, kw_only=True)
+class UnitFile(Source):
+    """A unit file or folder of any tool, with its companions; what the step `units` reads. No pipeline names it."""
+
+    type = "unit_file"
+    file: str = path()
+
+    def content(self, hash_file: HashFile) -> Any:
+        from textless.exchange.formats import companions, files_of
+
+        file = Path(self.file)
+        if file.is_dir():
+            return [file.name, [[p.relative_to(file).as_posix(), hash_file(str(p))] for p in files_of(file)]]
+        return [file.name, hash_file(self.file), [[p.name, hash_file(str(p))] for p in companions(file)]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model(Source):
     """Pretrained weights; a field that holds it uses its part (encoder, codebook, …).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from textless.checks import Between, Count, Device, NotNegative, OneOf, Positive, Precision, Seed, Share, check, runtime
-from textless.engine.step import Step, takes
+from textless.engine.step import Step, path, takes
 from textless.errors import ModelError, TrainingError
 from textless.steps.common import AudioMap, Failures, collect, finish_units, place
-from textless.steps.sources import Corpus
+from textless.steps.sources import Corpus, UnitFile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -161,6 +162,40 @@ class KMeans(Step):
         codebook.save(job.path)
         job.metrics = {**metrics, "frames": len(frames)}
         job.contract = codebook.contract.to_dict()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Units(Step):
+    """A unit file or folder of any tool as a unit dump; what it does not say is declared, as `textless convert` has
+    it."""
+
+    type = "units"
+    gives = ("units",)
+    file: str = path()
+    format: str | None = None
+    frame_rate: Annotated[float, Between(1e-3, 1e9)] | None = None
+    n_units: Count | None = None
+    runs: bool | None = None
+
+    def check(self) -> None:
+        if self.format is not None:
+            from textless.exchange.formats import format_named
+
+            format_named(self.format)
+
+    def inputs(self) -> dict[str, Step]:
+        return {**super().inputs(), "file": self._source}
+
+    @functools.cached_property
+    def _source(self) -> UnitFile:
+        return UnitFile(file=self.file)
+
+    def run(self, job: Job) -> None:
+        from textless.exchange.formats import read_units
+        from textless.exchange.ours import write_shards
+
+        rows = read_units(self.file, self.format, frame_rate=self.frame_rate, n_units=self.n_units, runs=self.runs)
+        finish_units(job, write_shards(job.path, rows.blocks()))
 
 
 @dataclass(frozen=True, kw_only=True)
