@@ -1,5 +1,6 @@
 """`textless convert`, and unit files of other tools given to the other commands."""
 
+import functools
 import json
 import os
 import subprocess
@@ -220,6 +221,26 @@ def test_commands_that_take_a_dump_take_unit_files(folder, declared, textless_co
     code, out, err = textless_command("quality", given, "--contract", declared)
     assert code == 0, err
     assert "units" in out
+
+
+def test_commands_are_given_runs_or_frames_and_warn_once(folder, declared, textless_command):
+    (folder / "g.txt").write_text("".join(f"r{n}|7 12 5\n" for n in range(100)))
+    run = functools.partial(textless_command, "score", "g.txt", "-o", "s.jsonl", "--overwrite")
+    code, _, err = run()
+    assert code == 0
+    assert err.count("warning:") == 2  # frames or runs, and the contract
+    assert "taken as frames" in err
+    assert "r0 and the language model: cannot compare" in err
+    for option in ("--runs", "--frames"):
+        assert "taken as frames" not in run("--contract", declared, option)[2]
+
+
+def test_runs_are_not_spoken_as_frames(folder, declared, textless_command):
+    given = ("resynth", "g.txt", "-o", "wavs", "--contract", declared, "--runs")
+    (folder / "g.txt").write_text("a|7 12\n")
+    code, _, err = textless_command(*given)
+    assert code == 2
+    assert "a: how long its runs last is unknown; give --durations predict" in err
 
 
 def test_audio_is_still_audio(folder, speech, textless_command):

@@ -131,7 +131,14 @@ models = options(
 output = click.option("-o", "--output", "out", required=True, metavar="OUT")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that is already there.")
 inputs = click.argument("inputs", nargs=-1, required=True, metavar="IN...")
-contract = click.option("--contract", metavar="FILE", help="JSON with what the units' contract leaves unknown.")
+declared = options(
+    click.option("--contract", metavar="FILE", help="JSON with what the units' contract leaves unknown."),
+    click.option(
+        "--runs/--frames",
+        default=None,
+        help="Of unit files that do not say it: repetitions were removed, or each unit is one frame.",
+    ),
+)
 origin = options(
     click.option(
         "--license", metavar="NAME", help="Licence of the audio, for the dump's card: cc-by-4.0, a name or an address."
@@ -158,6 +165,7 @@ def request_of(given: dict[str, Any], *, quiet: bool = False) -> Request:
         models=Model(given.pop("model"), **parts),
         progress=(lambda done, total, what: None) if quiet else Line(),
         contract=given.pop("contract", None),
+        runs=given.pop("runs", None),
         overwrite=given.pop("overwrite"),
     )
 
@@ -234,7 +242,7 @@ def encode(verbose: bool, channel: str | None, license: str | None, language: st
 @click.option(
     "--lm-precision", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True, help="int8 is faster."
 )
-@contract
+@declared
 @overwrite
 def continue_(**given: Any) -> int:
     """Continue units with the language model.
@@ -264,7 +272,7 @@ def continue_(**given: Any) -> int:
     metavar="PATH",
     help="Another language model: a folder, or fairseq's .pt with its dict.txt in the same folder.",
 )
-@contract
+@declared
 @overwrite
 def score(**given: Any) -> int:
     """Compute the likelihood of units under the language model.
@@ -289,7 +297,7 @@ def score(**given: Any) -> int:
     metavar="PATH",
     help="Another vocoder: a folder, or a unit HiFi-GAN's .pt with its config.json in the same folder.",
 )
-@contract
+@declared
 @overwrite
 def resynth(**given: Any) -> int:
     """Synthesise speech from units.
@@ -331,7 +339,7 @@ def resynth(**given: Any) -> int:
     help="Of sampling, confidence intervals, shuffled labels and noise.",
 )
 @models
-@contract
+@declared
 @overwrite
 def quality(**given: Any) -> int:
     """Measure units: bit rates, and how well they separate phones. Or measure synthesised speech against its reference.

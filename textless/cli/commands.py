@@ -32,7 +32,7 @@ from textless.cli.outputs import (
 from textless.cli.progress import one_line
 from textless.engine.job import Job, Progress
 from textless.engine.shards import run_shards
-from textless.errors import TextlessError
+from textless.errors import DumpError, TextlessError
 from textless.model import Model, continue_rows, resynth_row, speak_rows, stream_rows
 from textless.names import repeated
 from textless.types import MeasuringQuantizer, StreamingVocoder, UnitContract, Units
@@ -53,6 +53,7 @@ class Request:
     Attributes:
         out: a file or folder, `-` for standard output, empty for none.
         contract: a JSON file that declares what the contract of the units leaves unknown.
+        runs: whether unit files that do not say it hold runs, or frames.
     """
 
     inputs: list[str]
@@ -60,6 +61,7 @@ class Request:
     models: Model
     progress: Progress
     contract: str | None = None
+    runs: bool | None = None
     overwrite: bool = False
 
     def units(self, failures: Failures, contract: UnitContract, mine: str, *, parts: bool = False) -> Iterator[UnitRow]:
@@ -67,8 +69,11 @@ class Request:
 
         `parts`: rows that standard input holds in parts are not joined. Raises ContractError for units of another kind.
         """
-        for row in failures.sift(unit_rows(self.inputs, self.models, self.contract, parts=parts)):
-            contract.check(row.units.contract, mine=mine, theirs=row.id)
+        checked: set[UnitContract] = set()  # what cannot be compared is said once, not of every row
+        for row in failures.sift(unit_rows(self.inputs, self.models, self.contract, runs=self.runs, parts=parts)):
+            if row.units.contract not in checked:
+                contract.check(row.units.contract, mine=mine, theirs=row.id)
+                checked.add(row.units.contract)
             yield replace(row, units=Units(row.units.units, row.units.durations, contract))
 
 
@@ -243,6 +248,8 @@ def resynth(request: Request, *, stream: bool, **options: Any) -> int:
             "this vocoder speaks whole rows only; leave --stream out, or give a vocoder that textless trained"
         )
     rows = request.units(failures, vocoder.contract, "the vocoder", parts=stream)
+    if request.runs and options["durations"] == "given":
+        rows = _timed(rows)
     if request.out == "-":
         spoken = (
             stream_rows(vocoder, rows, **options)
@@ -275,6 +282,14 @@ def resynth(request: Request, *, stream: bool, **options: Any) -> int:
             request.progress(n, len(sequences), "files")
 
     return deliver_folder(request.out, key, fill, request.overwrite, request.progress, failures=failures)
+
+
+def _timed(rows: Iterator[UnitRow]) -> Iterator[UnitRow]:
+    """Raises DumpError for runs that do not say how long they last."""
+    for row in rows:
+        if row.units.durations is None and len(row.units):
+            raise DumpError(f"{row.id}: how long its runs last is unknown; give --durations predict, or --frames")
+        yield row
 
 
 def _precision(models: Model) -> dict[str, str]:
@@ -410,7 +425,7 @@ def _unit_quality(request: Request, key: dict[str, Any], phones: dict[str, Any],
     from textless.metrics.units import measure_units
 
     failures = Failures()
-    rows = list(failures.sift(unit_rows(request.inputs, request.models, request.contract)))
+    rows = list(failures.sift(unit_rows(request.inputs, request.models, request.contract, runs=request.runs)))
     check_some_good(failures.rows, failures.good)
     contracts = list({row.units.contract: None for row in rows})
     key |= {"units": hash_rows(rows), "contracts": [contract.to_dict() for contract in contracts]}

@@ -62,11 +62,12 @@ def tokenize_files(
 
 
 def unit_rows(
-    inputs: list[str], models: Model, contract: str | None, *, parts: bool = False
+    inputs: list[str], models: Model, contract: str | None, *, runs: bool | None = None, parts: bool = False
 ) -> Iterator[tuple[Any, Any]]:
     """(source, UnitRow or AudioError) of every input: a stream, a dump, or audio, which is encoded.
 
-    `parts`: rows that standard input holds in parts are not joined.
+    `runs`: whether unit files that do not say it hold runs; `parts`: rows that standard input holds in parts are not
+    joined.
     """
     declared = declared_contract(contract)
     tokenizer = None
@@ -76,7 +77,7 @@ def unit_rows(
     waiting = iter(sources)
     for name in inputs:
         if chosen := _unit_format(name):
-            yield from ((r, r) for r in read_units(name, chosen.name, contract=declared))
+            yield from ((r, r) for r in read_units(name, chosen.name, contract=declared, runs=runs))
             continue
         if name == "-":
             rows: Iterable[tuple[Any, Any]] = ((r, r) for r in read_stream(sys.stdin, parts=parts))
