@@ -234,6 +234,15 @@ def test_slamkit_features(tmp_path):
     assert rows[0].units.seconds == 4 / 25
 
 
+def test_durations_may_be_whole_numbers_with_a_point(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"units": [71, 12], "duration": [3.0, 1.0], "file_name": "a.wav"}\r\n\r\n')
+    (row,) = read_units(tmp_path / "x.jsonl")
+    assert row.units.durations.tolist() == [3, 1]
+    (tmp_path / "x.jsonl").write_text('{"units": [71, 12], "duration": [3.5, 1.0], "file_name": "a.wav"}\n')
+    with pytest.raises(DumpError, match=r"line 1: '3\.5' is not a unit"):
+        list(read_units(tmp_path / "x.jsonl"))
+
+
 def test_slamkit_tokens_are_runs_of_unknown_length(tmp_path):
     with pytest.warns(ContractWarning, match=r"taken as runs of unknown length; --frames \(runs=False\)") as said:
         rows = read(tmp_path, TOKENS, frame_rate=25)

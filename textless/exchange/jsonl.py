@@ -180,6 +180,13 @@ def integers(value: Any) -> np.ndarray:
     return numbers(" ".join(v if isinstance(v, str) else str(v).replace(" ", "") or "?" for v in value))
 
 
+def _whole(durations: Any) -> Any:
+    """Durations with 3.0 as 3, which tensors that were divided leave; others as they are."""
+    if not isinstance(durations, list):
+        return durations
+    return [int(d) if isinstance(d, float) and d.is_integer() else d for d in durations]
+
+
 class Names:
     """Ids of the rows of a file, which differ.
 
@@ -270,7 +277,7 @@ def _row(record: dict[str, Any], fields: Fields, declared: Declared, names: Name
         names.of_path(str(name), suffix=fields.paths) if own is None else names.of_id(own),
         units,
         declared,
-        durations=None if lengths is None else integers(lengths),
+        durations=None if lengths is None else integers(_whole(lengths)),
         runs=bool(fields.habit),
         speaker=None if speaker is None else str(speaker),
         source=str(name) if is_path else str(values.get("source") or ""),
