@@ -10,14 +10,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import GOLDEN
-from textless.errors import ModelError
+from textless.errors import ContractError, ModelError
+from textless.model import Model
 from textless.pickles import load_torch
+from textless.types import Units
 from textless.units.encoders import convert as checkpoints
 from textless.units.encoders.convert import open_checkpoint
 from textless.units.encoders.extract import Extractor
 from textless.units.encoders.hubert import PRESETS, Hubert
 from textless.units.encoders.hubert_encoder import save_encoder
-from textless.units.encoders.load import load_encoder
+from textless.units.encoders.load import load_encoder, save_projected
+from textless.units.kmeans import Codebook
+from textless.units.tokenizer import Tokenizer
 
 every = pytest.mark.parametrize("size", ["base", "large"])
 
@@ -131,6 +135,53 @@ def test_normalisation_can_be_declared(forms, clip):
     assert load_encoder(folder, 2).contract.normalisation == "none"
     with pytest.raises(ModelError, match="normalisation is 'loud'; known: none, layer_norm_1e-5, zscore_1e-7"):
         load_encoder(folder, 2, normalisation="loud")
+
+
+def test_a_tap_is_part_of_the_identity(clip):
+    plain, block, ffn = (load_encoder(GOLDEN / "hubert_base.pt", 2, tap=tap) for tap in (None, "block", "ffn"))
+    assert block.contract == plain.contract
+    assert ffn.contract.tap == "ffn"
+    assert ffn.contract.encoder != plain.contract.encoder
+    assert ffn.contract.with_(tap=None, encoder=plain.contract.encoder) == plain.contract
+    both = ffn.encode_layers(clip[:16000], [1, 2])
+    assert np.array_equal(both[2], ffn.encode_one(clip[:16000]))
+    assert np.array_equal(both[1], load_encoder(GOLDEN / "hubert_base.pt", 1, tap="ffn").encode_one(clip[:16000]))
+    centroids = plain.encode_one(clip)[:9]
+    with pytest.raises(ContractError, match="of different units: encoder is"):
+        Tokenizer(ffn, Codebook(centroids, plain.contract))
+    with pytest.raises(ContractError, match="of different units: tap is block in the codebook but ffn in the encoder"):
+        Tokenizer(ffn, Codebook(centroids, plain.contract.with_(encoder=None)))
+    with pytest.raises(ModelError, match="tap is 'attention'; known: block, ffn"):
+        load_encoder(GOLDEN / "hubert_base.pt", 2, tap="attention")
+    with pytest.raises(ModelError, match="mfcc: tap is 'ffn', which needs a HuBERT"):
+        load_encoder("mfcc", tap="ffn")
+
+
+def test_a_model_taps_what_its_codebook_was_made_on(clip, tmp_path):
+    source, other = str(GOLDEN / "hubert_base.pt"), str(tmp_path / "other.npy")
+    encoder = load_encoder(source, 2, tap="ffn")
+    frames = encoder.encode_one(clip)
+    Codebook(frames[::20].copy(), encoder.contract).save(tmp_path / "codebook")
+    model = Model(tmp_path, encoder=source, codebook=str(tmp_path / "codebook"))
+    assert model.tokenizer.contract.tap == "ffn"
+    assert model.encode(clip).frames()[::20].tolist() == list(range(len(frames[::20])))
+    np.save(other, frames[::20])
+    assert Model(tmp_path, encoder=source, codebook=other, layer=2, tap="ffn").encode(clip) == Units(
+        model.encode(clip).units, model.encode(clip).durations, model.tokenizer.contract
+    )
+    assert Model(tmp_path, encoder=source, codebook=other, layer=2).tokenizer.contract.tap is None
+
+
+def test_a_projection_keeps_the_tap_that_it_was_fitted_on(clip, tmp_path):
+    projection = np.eye(64, 8, dtype=np.float32)
+    for tap in ("block", "ffn"):
+        save_projected(tmp_path / tap, GOLDEN / "hubert_base.pt", projection, layer=2, tap=tap)
+        frames = load_encoder(tmp_path / tap).encode_one(clip[:16000])
+        base = load_encoder(GOLDEN / "hubert_base.pt", 2, tap=tap).encode_one(clip[:16000])
+        assert np.array_equal(frames, base[:, :8])
+    with pytest.raises(ModelError, match="ffn: was fitted on the tap 'ffn', not 'block'; leave the tap out"):
+        load_encoder(tmp_path / "ffn", tap="block")
+    assert "tap" not in json.loads((tmp_path / "block" / "config.json").read_text())
 
 
 @every

@@ -86,6 +86,31 @@ def test_equals_the_model(models, name, clip, samples):
         assert got[layer - 1].dtype == np.float32
 
 
+@every
+def test_the_ffn_is_what_the_feed_forward_network_returns(models, name, clip):
+    files = [clip[2000:18000], clip[30000:37000]]
+    extractor = Extractor(models[name], tap="ffn")
+    together = extractor(files, [0, 1, 2])
+    streamed = [np.concatenate(x) for x in zip(*extractor.stream(lambda: [files[0]], [0, 1, 2]), strict=True)]
+    [blocks] = Extractor(models[name])(files[:1], [0, 1, 2])
+    for got, piece, block in zip(together[0][1:], streamed[1:], blocks[1:], strict=True):
+        close(got, piece)
+        assert np.abs(got - block).max() > 0.1 * np.abs(block).max()
+    close(together[0][0], blocks[0])  # there is none before the first block
+    for file, outputs in zip(files, together, strict=True):
+        for layer, got in zip((1, 2), outputs[1:], strict=True):
+            seen = []
+            hook = (
+                models[name]
+                .encoder.layers[layer - 1]
+                .feed_forward.register_forward_hook(lambda module, given, out, seen=seen: seen.append(out))
+            )
+            naive(models[name], file, layer)
+            hook.remove()
+            close(got, seen[0][0].numpy())
+            assert got.dtype == np.float32
+
+
 @pytest.mark.parametrize("name", ["logmel", "logmel-normalised"])
 @pytest.mark.parametrize(("gain", "offset"), [(1, 0), (1e-4, 0), (0.1, 0.9), (0, 0)])
 @pytest.mark.parametrize("samples", [400, 1000, 9000])

@@ -104,6 +104,33 @@ def test_contract_round_trip_and_unknown_fields():
         UnitContract.from_dict({"colour": 1})
 
 
+def test_a_contract_without_a_tap_is_as_before_there_was_one():
+    for same in (CONTRACT.with_(tap="block"), CONTRACT.with_(tap=None), UnitContract.from_dict(CONTRACT.to_dict())):
+        assert same == CONTRACT
+        assert (same.tap, same.tapped) == (None, "block")
+    assert "tap" not in CONTRACT.to_dict()
+    assert list(CONTRACT.to_dict())[-1] == "codebook"
+    ffn = CONTRACT.with_(tap="ffn")
+    assert UnitContract.from_dict(ffn.to_dict()) == ffn
+    with pytest.raises(ContractError, match="tap is 'attention'; known: block, ffn"):
+        CONTRACT.with_(tap="attention")
+
+
+def test_a_block_is_not_its_ffn():
+    """Also where an older contract, without the field, says the layer alone; unknown layers fit both."""
+    ffn, older = UnitContract(layer=6, tap="ffn"), UnitContract(layer=6)
+    with pytest.raises(ContractError, match=r"tap is ffn in the dump but block in the LM"):
+        older.check(ffn, mine="the LM", theirs="the dump")
+    with pytest.raises(ContractError, match=r"tap is block in the dump but ffn in the LM"):
+        ffn.check(older, mine="the LM", theirs="the dump")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        UnitContract(n_units=9).check(UnitContract(n_units=9), mine="a", theirs="b")
+        ffn.check(ffn, mine="a", theirs="b")
+    with pytest.warns(ContractWarning, match="cannot compare layer, n_units, tap, known on one side only"):
+        UnitContract(n_units=9).check(ffn, mine="a", theirs="b")
+
+
 def test_units_are_shown_in_short():
     units = Units(np.arange(10), np.arange(1, 11), CONTRACT)
     assert repr(units) == "Units(10 units, 1.10 s, K=10)"

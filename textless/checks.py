@@ -76,6 +76,7 @@ NotNegative = Annotated[float, Between(0)]
 Share = Annotated[float, Between(0, 1, above=True)]
 Probability = Annotated[float, Between(0, 1)]
 Dropped = Annotated[float, Between(0, 1, below=True)]
+Tap = Annotated[str, OneOf("block", "ffn")]  # `types.TAPS`
 Precision = Annotated[str, OneOf("fp32", "bf16")]  # `auto` would differ from machine to machine
 # Whether this machine has the device is checked where a step runs, which may be another machine.
 Device = Annotated[str, Text(r"cpu|cuda(:\d+)?|mps(:\d+)?", "cpu, cuda or cuda:N")]

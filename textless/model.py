@@ -60,7 +60,7 @@ class Model:
         name: a set: an embedded one, a folder, or a published encoder with its codebook, which then has no other parts.
         parts: `encoder`, `codebook`, `lm`, `vocoder`: single parts instead of the set's: a folder, a set to take it
             from, or a source for `load_encoder` or `load_codebook`; None is the set's.
-        layer: of the encoder; None is the one that the codebook was made on.
+        layer, tap: of the encoder, see `load_encoder`; None are those that the codebook was made on.
         device: `cpu`, `cuda` or `cuda:N`.
         precision: of encoder and vocoder, see `load_encoder` and `load_vocoder`.
         lm_precision: of the language model, see `load_lm`.
@@ -76,6 +76,7 @@ class Model:
         name: Path | str,
         *,
         layer: int | None = None,
+        tap: str | None = None,
         device: str = "cpu",
         precision: str = "fp32",
         lm_precision: str = "fp32",
@@ -87,7 +88,7 @@ class Model:
             from textless.devices import resolve
 
             resolve(device)
-        self.name, self.layer, self.device = name, layer, device
+        self.name, self.layer, self.tap, self.device = name, layer, tap, device
         self.precision, self.lm_precision = precision, lm_precision
         self.parts = {part: parts.get(part) for part in PARTS}
 
@@ -147,7 +148,8 @@ class Model:
             )
         encoder, codebook = self.place("encoder"), load_codebook(self.place("codebook"))
         layer, window = self.layer or codebook.contract.layer, codebook.contract.window
-        loaded = load_encoder(encoder, layer, window=window, device=self.device, precision=self.precision)
+        tap = self.tap or codebook.contract.tapped
+        loaded = load_encoder(encoder, layer, window=window, tap=tap, device=self.device, precision=self.precision)
         if encoder == self.place("codebook"):  # one published name: they belong together
             codebook.contract = codebook.contract.with_(encoder=loaded.contract.encoder, window=loaded.contract.window)
         return Tokenizer(loaded, codebook)

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypedDict, TypeGuard, Unpack, overload, runtim
 
 import numpy as np
 
-from textless.errors import ContractError, ContractWarning, DumpError
+from textless.errors import ContractError, ContractWarning, DumpError, check_known
 from textless.names import encodable, plain
 
 MOST_UNITS = 1 << 24  # of a codebook: metrics hold a count for each
@@ -28,6 +28,7 @@ NUMBERS = {
     "n_units": (1, MOST_UNITS),
 }
 WHOLE = ("layer", "sample_rate", "n_units")
+TAPS = ("block", "ffn")
 OURS = ("id", "units", "durations", "frames", "speaker", "source", "offset", "samples")  # columns of a row
 
 
@@ -46,8 +47,10 @@ class UnitContract:
         frame_rate: frames per second.
         n_units: size of the codebook.
         codebook: sha256 of the quantizer's parameters; of k-means, of the centroids as float32.
+        tap: `ffn` where units are made from the output of the block's feed-forward network, before the residual. None
+            is the block's own output, as is `block`, which is kept as None.
 
-    Raises ContractError for a field of another type, and for a number out of range.
+    Raises ContractError for a field of another type, for a number out of range, and for an unknown tap.
     """
 
     encoder: str | None = None
@@ -59,8 +62,13 @@ class UnitContract:
     frame_rate: float | None = None
     n_units: int | None = None
     codebook: str | None = None
+    tap: str | None = None
 
     def __post_init__(self) -> None:
+        if self.tap is not None:
+            check_known("tap", self.tap, TAPS, ContractError)
+        if self.tap == "block":
+            object.__setattr__(self, "tap", None)  # one spelling, which is also that of contracts without the field
         for f in fields(self):
             if (value := getattr(self, f.name)) is None:
                 continue
@@ -75,8 +83,15 @@ class UnitContract:
                 what = "a whole number" if f.name in WHOLE else "a number"
                 raise ContractError(f"{f.name} must be {what} from {low:g} to {high:g}, or null, not {_brief(value)}")
 
+    @property
+    def tapped(self) -> str | None:
+        """`block` or `ffn`; None where the layer is unknown, and with it what is tapped."""
+        return self.tap or (None if self.layer is None else "block")
+
     def to_dict(self) -> dict[str, str | float | None]:
-        return asdict(self)
+        """All fields but a tap of None, which contracts did not have before there was another."""
+        values = asdict(self)
+        return values if self.tap else {k: v for k, v in values.items() if k != "tap"}
 
     @classmethod
     def from_dict(cls, data: object) -> UnitContract:
@@ -97,10 +112,13 @@ class UnitContract:
     def conflict(self, other: UnitContract) -> str | None:
         """The first field that is known on both sides and differs."""
         for f in fields(self):
-            a, b = getattr(self, f.name), getattr(other, f.name)
+            a, b = self._known(f.name), other._known(f.name)
             if a is not None and b is not None and a != b:
                 return f.name
         return None
+
+    def _known(self, name: str) -> Any:
+        return self.tapped if name == "tap" else getattr(self, name)
 
     def check(self, other: UnitContract, *, mine: str, theirs: str) -> None:
         """Raise ContractError unless `other` may be used where `self` is expected.
@@ -112,7 +130,7 @@ class UnitContract:
         known.
         """
         if name := self.conflict(other):
-            a, b = getattr(self, name), getattr(other, name)
+            a, b = self._known(name), other._known(name)
             raise ContractError(
                 f"{theirs} and {mine} are of different units: {name} is {_short(b)} in {theirs} but {_short(a)} in "
                 f"{mine}; "

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MODEL = "tiny-en"
 # What says which models a command uses; see `textless.model.Model`.
-PARTS = ("encoder", "layer", "codebook", "lm", "vocoder", "device", "precision", "lm_precision")
+PARTS = ("encoder", "layer", "tap", "codebook", "lm", "vocoder", "device", "precision", "lm_precision")
 
 
 def main() -> None:
@@ -114,6 +114,11 @@ models = options(
         "--encoder", metavar="NAME|PATH", help="Another encoder: mfcc, a folder, a fairseq .pt, or a published name."
     ),
     click.option("--layer", type=Number(Count), help="Its layer, 1-based.  [default: the codebook's]"),
+    click.option(
+        "--tap",
+        type=click.Choice(["block", "ffn"]),
+        help="Of that layer, the block's output or its feed-forward's.  [default: the codebook's]",
+    ),
     click.option(
         "--codebook",
         metavar="NAME|PATH",

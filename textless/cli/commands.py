@@ -466,7 +466,9 @@ def _tokenizer_or_encoder(models: Model) -> Tokenizer | Encoder:
         return models.tokenizer
     from textless.units.encoders.load import load_encoder
 
-    return load_encoder(models.place("encoder"), models.layer, precision=models.precision, device=models.device)
+    return load_encoder(
+        models.place("encoder"), models.layer, tap=models.tap, precision=models.precision, device=models.device
+    )
 
 
 def _speech_quality(request: Request, reference: str, text: str | None, seed: int) -> int:

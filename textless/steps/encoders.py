@@ -98,7 +98,9 @@ class Lda(Step):
             LdaEncoder(projection).save(job.path)
         else:
             below = self.frames.encoder if isinstance(self.frames.encoder, str) else place(job, self.frames, "encoder")
-            save_projected(job.path, below, projection, layer=contract.layer, context=self.frames.context)
+            save_projected(
+                job.path, below, projection, layer=contract.layer, tap=contract.tap, context=self.frames.context
+            )
         job.contract = load_encoder(job.path, window=contract.window).contract.to_dict()
 
 

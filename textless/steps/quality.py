@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from textless.checks import Count, Device, NotNegative, OneOf, Precision, Seed, runtime
-from textless.engine.step import HashFile, MapStep, Step, takes
+from textless.checks import Count, Device, NotNegative, OneOf, Precision, Seed, Tap, runtime
+from textless.engine.step import HashFile, MapStep, Step, added, takes
 from textless.errors import TrainingError
 from textless.steps.align import Align, read_phones
 from textless.steps.common import AudioMap, Failures, collect
@@ -115,6 +115,7 @@ class Robustness(AudioMap):
     encoder: str | Step = takes("encoder")
     codebook: Step = takes("codebook")
     layer: Count | None = None
+    tap: Tap | None = added(None)
     window: NotNegative | None = None
     precision: Precision = "fp32"
     seed: Seed = 0
@@ -189,6 +190,7 @@ class SpeechQuality(MapStep):
     encoder: str | Step | None = takes("encoder", None)
     codebook: Step | None = takes("codebook", None)
     layer: Count | None = None
+    tap: Tap | None = added(None)
     window: NotNegative | None = None
     precision: Precision = "fp32"
     text: Text | None = None

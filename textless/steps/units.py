@@ -9,8 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from textless.checks import Between, Count, Device, NotNegative, OneOf, Positive, Precision, Seed, Share, check, runtime
-from textless.engine.step import Step, path, takes
+from textless.checks import (
+    Between,
+    Count,
+    Device,
+    NotNegative,
+    OneOf,
+    Positive,
+    Precision,
+    Seed,
+    Share,
+    Tap,
+    check,
+    runtime,
+)
+from textless.engine.step import Step, added, path, takes
 from textless.errors import ModelError, TrainingError
 from textless.steps.common import AudioMap, Failures, collect, finish_units, place
 from textless.steps.sources import Corpus, UnitFile
@@ -33,8 +46,11 @@ def encoder_of(job: Job, step: Any, contract: UnitContract | None = None) -> Any
     if isinstance(step.encoder, str):
         return load_encoder(step.encoder, device=step.device)
     layer = step.layer or (contract.layer if contract else None)
+    tap = step.tap or (contract.tapped if contract else None)
     window = contract.window if step.window is None and contract else step.window
-    return load_encoder(place(job, step, "encoder"), layer, precision=step.precision, window=window, device=step.device)
+    return load_encoder(
+        place(job, step, "encoder"), layer, precision=step.precision, window=window, tap=tap, device=step.device
+    )
 
 
 def check_layer(step: Any) -> None:
@@ -44,6 +60,10 @@ def check_layer(step: Any) -> None:
         if step.layer is not None:
             raise ModelError(
                 f"{step.type}.layer is {step.layer}, but the front end {step.encoder} has no layers; leave it out"
+            )
+        if step.tap is not None:
+            raise ModelError(
+                f"{step.type}.tap is {step.tap}, but the front end {step.encoder} has no blocks; leave it out"
             )
     if step.layer is None or not hasattr(step.encoder, "layers"):  # only `Pretrain` and `Model` have them
         return
@@ -73,6 +93,7 @@ class Frames(AudioMap):
     audio: Corpus
     encoder: str | Step = takes("encoder")
     layer: Count | None = None
+    tap: Tap | None = added(None)
     window: NotNegative | None = None
     precision: Precision = "fp32"
     context: Annotated[int, Between(0, 1000)] = 0
@@ -209,6 +230,7 @@ class Encode(AudioMap):
     encoder: str | Step = takes("encoder")
     codebook: Step = takes("codebook")
     layer: Count | None = None
+    tap: Tap | None = added(None)
     window: NotNegative | None = None
     precision: Precision = "fp32"
     device: Device = runtime("cpu")

@@ -57,12 +57,13 @@ class Extractor:
         window: seconds. In longer files the transformer sees windows of this length, of which the frames with at least
             a twelfth of the window on both sides, or the file's end, are kept. 0: always the whole file, at quadratic
             cost.
+        tap: of each layer, `block` or `ffn`; see `UnitContract`.
     """
 
-    def __init__(self, model: Hubert, *, precision: str = "fp32", window: float = 60.0) -> None:
+    def __init__(self, model: Hubert, *, precision: str = "fp32", window: float = 60.0, tap: str = "block") -> None:
         dtype = dtype_of(precision)
         self.front = _ConvFront(model, dtype) if model.config.front_end == "conv" else _MelFront(model, dtype)
-        self.transformer = _Transformer(model, dtype)
+        self.transformer = _Transformer(model, dtype, tap)
         self.window = round(window * FRAME_RATE)
 
     @torch.inference_mode()
@@ -71,7 +72,7 @@ class Extractor:
 
         Args:
             waveforms: each (samples,) float32 in [-1, 1] at 16 kHz.
-            layers: 1-based, the output of that block before any final norm; 0 is the input of the first block.
+            layers: 1-based, the tap of that block before any final norm; 0 is the input of the first block.
 
         Returns:
             for each file, for each layer, (T, dim) float32, T = floor((samples - 400) / 320) + 1.
@@ -329,7 +330,8 @@ class _MelFront:
 class _Transformer:
     """Projection, positions and blocks over packed files."""
 
-    def __init__(self, model: Hubert, dtype: torch.dtype) -> None:
+    def __init__(self, model: Hubert, dtype: torch.dtype, tap: str) -> None:
+        self.tap = tap
         # The model itself is not kept: the weights would be held twice.
         self.dtype = dtype
         self.first_norm = None if model.config.pre_ln else cast(nn.LayerNorm, model.encoder.layer_norm)
@@ -351,9 +353,9 @@ class _Transformer:
             x = _norm(x, self.first_norm)
         outputs = {0: x}
         for layer in range(1, max(layers) + 1):
-            x = self.blocks[layer - 1](x, lengths)
+            x, fed = self.blocks[layer - 1](x, lengths)
             if layer in layers:
-                outputs[layer] = x
+                outputs[layer] = fed.float() if self.tap == "ffn" else x
         return [list(parts) for parts in zip(*(outputs[layer].split(lengths) for layer in layers), strict=True)]
 
 
@@ -385,7 +387,10 @@ class _Positions:
 
 
 class _PackedBlock:
-    """A block: (N, dim) float32 → (N, dim) float32, products in `dtype`."""
+    """A block: (N, dim) float32 → (N, dim) float32, products in `dtype`.
+
+    And the output of its feed-forward network, before the residual: (N, dim) in `dtype`.
+    """
 
     def __init__(self, block: Block, config: HubertConfig, dtype: torch.dtype) -> None:
         self.pre_ln, self.heads, self.dtype, attention = config.pre_ln, config.heads, dtype, block.attention
@@ -395,12 +400,14 @@ class _PackedBlock:
         self.outer = _linear(dtype, block.feed_forward.output_dense)
         self.norm1, self.norm2 = block.layer_norm, block.final_layer_norm
 
-    def __call__(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
+    def __call__(self, x: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
         if self.pre_ln:
             x = x + self._attend(_norm(x, self.norm1), lengths)
-            return x + self._feed(_norm(x, self.norm2))
+            fed = self._feed(_norm(x, self.norm2))
+            return x + fed, fed
         x = _norm(x + self._attend(x, lengths), self.norm1)
-        return _norm(x + self._feed(x), self.norm2)
+        fed = self._feed(x)
+        return _norm(x + fed, self.norm2), fed
 
     def _attend(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
         qkv = F.linear(x.to(self.dtype), *self.qkv).view(len(x), 3, self.heads, -1).permute(1, 2, 0, 3)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from textless.audio.waveform import as_blocks, as_waveform, as_waveforms
-from textless.errors import ModelError
+from textless.errors import ModelError, check_known
 from textless.model_io import from_torch, save_model
-from textless.types import Blocks, UnitContract
+from textless.types import TAPS, Blocks, UnitContract
 from textless.units.encoders import hubert_frames
 from textless.units.encoders.base import Encoder, encoder_digest
 
@@ -26,29 +26,38 @@ class HubertEncoder(Encoder):
 
     Args:
         model: as `Checkpoint.load` gives it; blocks above the layer are removed, in place.
-        precision, window: see `Extractor`.
+        precision, window, tap: see `Extractor`.
     """
 
     def __init__(
-        self, model: Hubert, layer: int, *, device: str = "cpu", precision: str = "fp32", window: float = WINDOW_SECONDS
+        self,
+        model: Hubert,
+        layer: int,
+        *,
+        device: str = "cpu",
+        precision: str = "fp32",
+        window: float = WINDOW_SECONDS,
+        tap: str = "block",
     ) -> None:
         from textless.units.encoders.extract import Extractor
 
+        check_known("tap", tap, TAPS, ModelError)
         if not 1 <= layer <= len(model.encoder.layers):
             raise ModelError(f"layer {layer} does not exist: the encoder has layers 1 to {len(model.encoder.layers)}")
         model = model.truncate(layer).fold_weight_norm().eval()
         self.layer, self.dim, self.sample_rate = layer, model.config.dim, model.config.sample_rate
         self.frame_rate = hubert_frames.FRAME_RATE
         self.contract = UnitContract(
-            encoder=encoder_hash(model),
+            encoder=encoder_hash(model, tap),
             layer=layer,
             window=window,
             normalisation=model.config.normalisation,
             sample_rate=self.sample_rate,
             frame_rate=self.frame_rate,
+            tap=tap,
         )
         self.precision = precision
-        self.extractor = Extractor(model.to(device), precision=precision, window=window)
+        self.extractor = Extractor(model.to(device), precision=precision, window=window, tap=tap)
 
     def n_frames(self, samples: int) -> int:
         return hubert_frames.n_frames(samples)
@@ -73,17 +82,17 @@ class HubertEncoder(Encoder):
         return (frames for [frames] in self.extractor.stream(as_blocks(blocks), [self.layer]))
 
 
-def encoder_hash(model: Hubert) -> str:
+def encoder_hash(model: Hubert, tap: str = "block") -> str:
     """`encoder_digest` of every parameter that the output depends on, in float32, weight norm folded.
 
-    And of settings that weights do not show, such as the number of heads, where they are unusual (`hubert.unshown`).
+    And of settings that weights do not show, such as the number of heads, where they are unusual (`hubert.unshown`),
+    and of a tap other than the block's output.
     """
     from textless.units.encoders.hubert import unshown
 
     used = {name: tensor for name, tensor in model.state_dict().items() if name != "masked_spec_embed"}
-    return encoder_digest(
-        "", {name: t.detach().cpu().float().numpy() for name, t in used.items()}, unshown(model.config)
-    )
+    settings = unshown(model.config) | ({} if tap == "block" else {"tap": tap})
+    return encoder_digest("", {name: t.detach().cpu().float().numpy() for name, t in used.items()}, settings)
 
 
 def save_encoder(folder: Path | str, model: Hubert) -> None:

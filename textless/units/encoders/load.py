@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from textless.checks import Between, Count, check
-from textless.errors import ModelError, did_you_mean
+from textless.checks import Between, Count, Tap, check
+from textless.errors import ModelError, check_known, did_you_mean
 from textless.model_io import CONFIG, load_model, read_json, save_model, take
+from textless.types import TAPS
 from textless.units.encoders.base import Encoder
 from textless.units.encoders.hubert_encoder import WINDOW_SECONDS, HubertEncoder
 from textless.units.encoders.projected import BASE, ProjectedEncoder
@@ -26,6 +27,7 @@ def load_encoder(
     precision: str = "fp32",
     window: float | None = None,
     normalisation: str | None = None,
+    tap: str | None = None,
     device: str = "cpu",
 ) -> Encoder:
     """An encoder.
@@ -35,12 +37,15 @@ def load_encoder(
             transformers folder (HuBERT, wav2vec 2.0, WavLM, data2vec-audio, UniSpeech-SAT, w2v-BERT 2.0, …); a fairseq
             checkpoint (`.pt`, HuBERT or wav2vec 2.0); a torchaudio state dict; a published name
             (`textless.units.encoders.zoo`) or `OWNER/NAME` on the Hugging Face hub, which is fetched.
-        layer: 1-based, the output of that block before any final norm. None: the published name's layer, else the last.
-            Nothing above it is read or run.
+        layer: 1-based, that block before any final norm. None: the published name's layer, else the last. Nothing
+            above it is read or run.
         precision: `fp32`; `bf16`, faster where the processor has matrix units for it; `auto`: bf16 there, else fp32.
         window: seconds; attention sees longer files in overlapping windows (see `Extractor`). None: 60. 0: always the
             whole file, as in encoders that transformers runs.
         normalisation: of the waveform, `none`, `layer_norm_1e-5` or `zscore_1e-7`, overriding the source's.
+        tap: what of that block: `block`, its output; `ffn`, the output of its feed-forward network before the residual.
+            None: as in the project that the file comes from (docs/encoders.md). Encoders that transformers runs have
+            `block` alone.
 
     Raises:
         ModelError: not an encoder, no such layer, a damaged file, or it cannot be fetched; weights that are not finite;
@@ -50,11 +55,16 @@ def load_encoder(
     from textless.devices import resolve, resolve_precision
 
     device = str(resolve(device))
+    if tap is not None:
+        check_known("tap", tap, TAPS, ModelError)
     if str(source) in SIGNAL:
+        _only_block(source, tap)
         return SignalEncoder(str(source))
     precision = resolve_precision(precision, device)
     source, layer, normalisation = resolve_encoder(source, layer, normalisation)
     config = read_json(source / CONFIG) if source.is_dir() else {}
+    if config.get("kind") in ("lda", "ladder"):
+        _only_block(source, tap)
     if config.get("kind") == "lda":
         return LdaEncoder.load(source)
     if config.get("kind") == "ladder":
@@ -63,7 +73,7 @@ def load_encoder(
         return LadderEncoder.load(source)
     if config.get("kind") == "projected":
         return load_projected(
-            source, layer, precision=precision, window=window, normalisation=normalisation, device=device
+            source, layer, tap, precision=precision, window=window, normalisation=normalisation, device=device
         )
 
     from textless.units.encoders import convert
@@ -71,13 +81,25 @@ def load_encoder(
     if "model_type" in config and not convert.fits(config):
         from textless.units.encoders.transformers import load_transformers
 
+        _only_block(source, tap)
         return load_transformers(source, layer, device=device, precision=precision, normalisation=normalisation)
     checkpoint = convert.open_checkpoint(source)
     layer = checkpoint.config.layers if layer is None else layer
     model = checkpoint.load(layer, normalisation=normalisation)
     return HubertEncoder(
-        model, layer, device=device, precision=precision, window=WINDOW_SECONDS if window is None else window
+        model,
+        layer,
+        device=device,
+        precision=precision,
+        window=WINDOW_SECONDS if window is None else window,
+        tap=tap or "block",
     )
+
+
+def _only_block(source: Path | str, tap: str | None) -> None:
+    """Raise ModelError for a tap that only HuBERTs in our own module have."""
+    if tap not in (None, "block"):
+        raise ModelError(f"{source}: tap is {tap!r}, which needs a HuBERT or wav2vec 2.0; leave the tap out")
 
 
 def resolve_encoder(
@@ -111,7 +133,13 @@ def resolve_encoder(
 
 
 def save_projected(
-    folder: Path, base: Path | str, projection: np.ndarray, *, layer: int | None, context: int = 0
+    folder: Path,
+    base: Path | str,
+    projection: np.ndarray,
+    *,
+    layer: int | None,
+    tap: str | None = None,
+    context: int = 0,
 ) -> None:
     """Write a self-contained model folder: the base, whatever `load_encoder` takes, is copied into it.
 
@@ -129,13 +157,14 @@ def save_projected(
         else:
             shutil.copyfile(source, folder / place)
     config = {"base": place, "layer": layer, "normalisation": normalisation, "context": context}
+    config |= {} if tap in (None, "block") else {"tap": tap}
     save_model(folder, kind="projected", config=config, tensors={"projection": projection})
 
 
-def load_projected(folder: Path, layer: int | None = None, **options: Any) -> ProjectedEncoder:
+def load_projected(folder: Path, layer: int | None = None, tap: str | None = None, **options: Any) -> ProjectedEncoder:
     """Read a projected encoder; options are `load_encoder`'s for the base.
 
-    Raises ModelError as that, and for another layer.
+    Raises ModelError as that, and for another layer or tap.
     """
     config, tensors = load_model(folder, kind="projected")
     for name, hint in (
@@ -143,15 +172,19 @@ def load_projected(folder: Path, layer: int | None = None, **options: Any) -> Pr
         ("layer", Count | None),
         ("normalisation", str | None),
         ("context", Annotated[int, Between(0, 1000)]),
+        ("tap", Tap | None),
     ):
         check(config.get(name), hint, f"{Path(folder) / CONFIG}: {name}")
     if layer not in (None, config["layer"]):
         raise ModelError(f"{folder}: was fitted on layer {config['layer']}, not {layer}; leave the layer out")
+    fitted = config.get("tap") or "block"
+    if tap not in (None, fitted):
+        raise ModelError(f"{folder}: was fitted on the tap {fitted!r}, not {tap!r}; leave the tap out")
     base = config["base"]
     if (base not in SIGNAL and Path(base).parts[:1] != (BASE,)) or ".." in Path(base).parts:
         raise ModelError(f"{folder}: the base encoder {base!r} is not inside it; copy the model again")
     options["normalisation"] = options.get("normalisation") or config["normalisation"]
-    encoder = load_encoder(base if base in SIGNAL else folder / base, config["layer"], **options)
+    encoder = load_encoder(base if base in SIGNAL else folder / base, config["layer"], tap=fitted, **options)
     try:
         return ProjectedEncoder(encoder, take(folder, tensors, "projection"), context=config["context"])
     except ModelError as e:
