@@ -191,6 +191,8 @@ _TABLE = [
     ("units/encoders/extract.py", "return _norm(x + fed, self.norm2), fed",
      "return (y := _norm(x + fed, self.norm2)), y",
      "extract::the_ffn_is_what_the_feed_forward_network_returns"),
+    ("units/encoders/hubert.py", "math.frexp(largest)[1] + PART.bit_length()", "math.frexp(largest)[1]",
+     "hubert::sums_of_squares_are_rounded_once"),
     ("types.py", 'return self.tap or (None if self.layer is None else "block")', "return self.tap",
      "types::a_block_is_not_its_ffn"),
     ("units/encoders/hubert_encoder.py", '({} if tap == "block" else {"tap": tap})', "{}",

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -6,7 +7,7 @@ import torch
 
 from textless.audio.mel import HTK_FLOOR, htk_filters, htk_log_mel, normalise
 from textless.errors import AudioError, ModelError
-from textless.units.encoders.hubert import CONV_KERNELS, CONV_STRIDES, PRESETS, Hubert, HubertConfig
+from textless.units.encoders.hubert import CONV_KERNELS, CONV_STRIDES, PRESETS, Hubert, HubertConfig, sums_of_squares
 from textless.units.encoders.hubert_encoder import HubertEncoder, encoder_hash, save_encoder
 from textless.units.encoders.hubert_frames import n_frames
 from textless.units.encoders.load import load_encoder
@@ -117,6 +118,18 @@ def test_padding_is_not_seen():
         together = model(mel, padding=padding)[0][1, :30]
         alone = model(mel[1:, :59])[0][0]
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("spread", [0, 1, 8])
+def test_sums_of_squares_are_rounded_once(spread):
+    """Also where values differ by many orders of magnitude, and in every part of the rows."""
+    rng = np.random.default_rng(spread)
+    x = (rng.standard_normal((1000, 5)) * np.exp(spread * rng.standard_normal((1000, 5)))).astype(np.float32)
+    for rows in (1, 255, 256, 257, 1000):
+        want = [math.fsum(np.square(column.astype(np.float64))) for column in x[:rows].T]
+        assert sums_of_squares(x[:rows]).tolist() == want
+    assert sums_of_squares(np.zeros((300, 2), np.float32)).tolist() == [0, 0]
+    assert np.isnan(sums_of_squares(np.array([[1, np.nan], [2, 3]], np.float32))).tolist() == [False, True]
 
 
 def test_mask_replaces_frames():

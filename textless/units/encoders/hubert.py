@@ -224,9 +224,10 @@ class Hubert(nn.Module):
         """Replace the positional convolution's weight norm by its weight, in place, for inference."""
         conv = self.encoder.pos_conv_embed.conv
         if parametrize.is_parametrized(conv):
-            weight = fold(*conv.parametrizations.weight.parameters())
+            weight, bias = fold(*conv.parametrizations.weight.parameters()), conv.bias
+            conv.to("meta")  # or torch would compute the weight once more
             parametrize.remove_parametrizations(conv, "weight")
-            conv.weight = nn.Parameter(weight)
+            conv.weight, conv.bias = nn.Parameter(weight), bias
         return self
 
 
@@ -234,12 +235,40 @@ def fold(gain: Tensor, direction: Tensor) -> Tensor:
     """The weight of weight norm over the last axis: (1, 1, kernel), (out, in, kernel) → (out, in, kernel) float32.
 
     The weight becomes part of an encoder's identity, so it must come out the same everywhere: torch's own reduction
-    differs in the last bit with the number of threads, an exactly rounded sum (`math.fsum`) with elementwise arithmetic
-    after it does not.
+    differs in the last bit with the number of threads, an exactly rounded sum with elementwise arithmetic after it does
+    not.
     """
-    g, v = (x.detach().cpu().double().numpy() for x in (gain, direction))
-    norms = [math.sqrt(math.fsum(np.square(v[..., k]).ravel().tolist())) for k in range(v.shape[-1])]
-    return torch.from_numpy((v * (g / np.array(norms))).astype(np.float32)).to(gain.device)
+    g, v = (x.detach().cpu().numpy() for x in (gain, direction))
+    rows, folded = v.reshape(-1, v.shape[-1]), np.empty(v.shape, np.float32)
+    scale = g.reshape(-1).astype(np.float64) / np.sqrt(sums_of_squares(rows))
+    for i in range(0, len(rows), PART):
+        folded.reshape(rows.shape)[i : i + PART] = rows[i : i + PART].astype(np.float64) * scale
+    return torch.from_numpy(folded).to(gain.device)
+
+
+PART = 256  # rows that are computed at once: what fits the cache
+
+
+def sums_of_squares(x: np.ndarray) -> np.ndarray:
+    """The exactly rounded sum of each column's squares, as `math.fsum` gives it: (n, k) float32 → (k,) float64.
+
+    Squares of float32 are exact in float64. Of each square of a part the leading bits, on one grid for all, are split
+    off by adding and subtracting a power of two that is larger than the part's sum, so that they add up without
+    rounding; then those of what is left, until nothing is (Rump, Ogita and Oishi 2008, "Accurate floating-point
+    summation part I", `ExtractVector`).
+    """
+    sums = [np.zeros(x.shape[1])]
+    for start in range(0, len(x), PART):
+        rest = np.square(x[start : start + PART].astype(np.float64))
+        largest = float(rest.max())
+        while 0 < largest < math.inf:
+            grid = math.ldexp(1, math.frexp(largest)[1] + PART.bit_length())
+            leading = (rest + grid) - grid
+            sums.append(leading.sum(0))
+            rest -= leading
+            largest = float(np.abs(rest).max())
+        sums.append(rest.sum(0))  # zero, or what is not finite
+    return np.array([math.fsum(column) for column in np.array(sums).T.tolist()])
 
 
 class ConvFrontEnd(nn.Module):
