@@ -14,11 +14,11 @@ from textless.errors import ContractError, ModelError
 from textless.model import Model
 from textless.pickles import load_torch
 from textless.types import Units
-from textless.units.encoders import convert as checkpoints
 from textless.units.encoders.convert import open_checkpoint
 from textless.units.encoders.extract import Extractor
 from textless.units.encoders.hubert import PRESETS, Hubert
 from textless.units.encoders.hubert_encoder import save_encoder
+from textless.units.encoders.layouts import by_shapes
 from textless.units.encoders.load import load_encoder, save_projected
 from textless.units.kmeans import Codebook
 from textless.units.tokenizer import Tokenizer
@@ -108,7 +108,7 @@ def test_one_model_in_every_form(forms, clip, size, monkeypatch):
     """fairseq's file, transformers' folder and torchaudio's state dict of one model: equal identity and frames at every
     layer.
     """
-    monkeypatch.setitem(checkpoints.HEADS, 64, 4)  # which a state dict does not say
+    monkeypatch.setitem(by_shapes.HEADS, 64, 4)  # which a state dict does not say
     encoders = {}
     for layer in (1, 3, 4):
         encoders = {name: load_encoder(path, layer) for name, path in forms(size).items()}
@@ -155,6 +155,8 @@ def test_a_tap_is_part_of_the_identity(clip):
         load_encoder(GOLDEN / "hubert_base.pt", 2, tap="attention")
     with pytest.raises(ModelError, match="mfcc: tap is 'ffn', which needs a HuBERT"):
         load_encoder("mfcc", tap="ffn")
+    with pytest.raises(ModelError, match="mfcc: heads is 8, which needs a HuBERT"):
+        load_encoder("mfcc", heads=8)
 
 
 def test_a_model_taps_what_its_codebook_was_made_on(clip, tmp_path):
@@ -317,10 +319,12 @@ def test_another_architecture(tmp_path):
     with pytest.raises(ModelError, match=r"lm\.pt: holds transformer_lm of fairseq's where a hubert"):
         load_encoder(tmp_path / "lm.pt")
     torch.save({"weight": torch.zeros(3)}, tmp_path / "some.pt")
-    with pytest.raises(ModelError, match=r"some\.pt: these tensors are not those of a torchaudio HuBERT"):
+    with pytest.raises(
+        ModelError, match=r"some\.pt: holds another model \(weight\); encoders are read from .* a SpidR"
+    ):
         load_encoder(tmp_path / "some.pt")
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(ModelError, match=r"list\.pt: neither a fairseq checkpoint nor a torchaudio state dict"):
+    with pytest.raises(ModelError, match=r"list\.pt: holds a list, no encoder's tensors; give its checkpoint"):
         load_encoder(tmp_path / "list.pt")
     content = load_torch(GOLDEN / "hubert_base.pt")
     state = dict(content["model"])

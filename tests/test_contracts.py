@@ -38,7 +38,8 @@ from textless.units.mfcc_lda.vtln import Voice
 from textless.units.quantizers import load_codebook
 from textless.units.tokenizer import Tokenizer
 
-NETWORKS = ["ours-logmel", "ours-voice", "ours-conv", "fairseq-base", "fairseq-large", *ONE_OF_EACH]
+PEERS = {"minimal_hubert_base": "checkpoint_7.pt", "minimal_hubert_large": "checkpoint_7.pt", "spidr": "model.pt"}
+NETWORKS = ["ours-logmel", "ours-voice", "ours-conv", "fairseq-base", "fairseq-large", *PEERS, *ONE_OF_EACH]
 NAMES = [*SIGNAL, "lda", "ladder", "projected", *NETWORKS]
 
 
@@ -57,9 +58,8 @@ def implementations(room, *methods):
 @pytest.fixture(scope="module")
 def load(tmp_path_factory):
     """name → the encoder, freshly loaded."""
-    sources = {"fairseq-base": GOLDEN / "hubert_base.pt", "fairseq-large": GOLDEN / "hubert_large.pt"} | {
-        n: n for n in SIGNAL
-    }
+    sources = {"fairseq-base": GOLDEN / "hubert_base.pt", "fairseq-large": GOLDEN / "hubert_large.pt"}
+    sources |= {n: n for n in SIGNAL} | {n: GOLDEN / "peers" / n / file for n, file in PEERS.items()}
     ours = {
         "conv_dim": 32,
         "dim": 64,

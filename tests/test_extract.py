@@ -23,6 +23,9 @@ CONFIGS = {
     "base": BASE,
     "base-normalised": replace(BASE, normalisation="zscore_1e-7", conv_bias=True),
     "large": HubertConfig(**SMALL, conv_bias=True, conv_norm="layer", pre_ln=True, normalisation="layer_norm_1e-5"),
+    "stack": HubertConfig(
+        **{**SMALL, "pos_conv_kernel": 7}, conv_norm="layer", normalisation="layer_norm_1e-5", pos_conv_depth=3
+    ),
     "logmel": PRESETS["nano"],
     "logmel-normalised": replace(PRESETS["nano"], normalisation="layer_norm_1e-5"),
 }

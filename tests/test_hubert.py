@@ -7,7 +7,15 @@ import torch
 
 from textless.audio.mel import HTK_FLOOR, htk_filters, htk_log_mel, normalise
 from textless.errors import AudioError, ModelError
-from textless.units.encoders.hubert import CONV_KERNELS, CONV_STRIDES, PRESETS, Hubert, HubertConfig, sums_of_squares
+from textless.units.encoders.hubert import (
+    CONV_KERNELS,
+    CONV_STRIDES,
+    PRESETS,
+    Hubert,
+    HubertConfig,
+    PositionalStack,
+    sums_of_squares,
+)
 from textless.units.encoders.hubert_encoder import HubertEncoder, encoder_hash, save_encoder
 from textless.units.encoders.hubert_frames import n_frames
 from textless.units.encoders.load import load_encoder
@@ -118,6 +126,18 @@ def test_padding_is_not_seen():
         together = model(mel, padding=padding)[0][1, :30]
         alone = model(mel[1:, :59])[0][0]
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_padding_is_not_seen_by_a_stack_of_convolutions():
+    """Whose second convolution would see what the first makes of the padding."""
+    torch.manual_seed(0)
+    stack = PositionalStack(HubertConfig(**SMALL, pos_conv_depth=3)).eval()
+    x, padding = torch.randn(2, 50, 48), torch.zeros(2, 50, dtype=torch.bool)
+    padding[1, 30:] = True
+    x[1, 30:] = 0
+    with torch.inference_mode():
+        torch.testing.assert_close(stack(x, padding)[1, :30], stack(x[1:, :30])[0], rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(stack(x)[1, :30], stack(x[1:, :30])[0], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("spread", [0, 1, 8])

@@ -49,7 +49,11 @@ MOVED: dict[str, tuple[str, ...]] = {
     "textless.signals": ("textless.cli.signals",),
     "textless.units.abx": ("textless.metrics.abx_error",),
     "textless.units.align": ("textless.metrics.align",),
-    "textless.units.checkpoints": ("textless.units.encoders.convert",),
+    "textless.units.checkpoints": (
+        "textless.units.encoders.convert",
+        "textless.units.encoders.layouts.by_shapes",
+        "textless.units.encoders.layouts.transformers",
+    ),
     "textless.units.difference": ("textless.metrics.difference",),
     "textless.units.dtw": ("textless.metrics.dtw",),
     "textless.units.encode": (

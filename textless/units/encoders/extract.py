@@ -13,7 +13,7 @@ positions over each.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -37,6 +37,8 @@ from textless.units.encoders.hubert import (
     Hubert,
     HubertConfig,
     MelFrontEnd,
+    PositionalConv,
+    PositionalStack,
 )
 from textless.units.encoders.hubert_frames import FRAME_RATE, HOP, WINDOW, n_frames
 from textless.units.mfcc_lda.vtln import MEASURED, warping
@@ -337,7 +339,7 @@ class _Transformer:
         self.first_norm = None if model.config.pre_ln else cast(nn.LayerNorm, model.encoder.layer_norm)
         self.norm = model.feature_projection.layer_norm
         self.projection = _linear(dtype, model.feature_projection.projection)
-        self.positions = _Positions(model.encoder.pos_conv_embed.conv)
+        self.positions = _positions(model.encoder.pos_conv_embed)
         blocks = cast(Iterable[Block], model.encoder.layers)
         self.blocks = [_PackedBlock(block, model.config, self.dtype) for block in blocks]
 
@@ -359,8 +361,26 @@ class _Transformer:
         return [list(parts) for parts in zip(*(outputs[layer].split(lengths) for layer in layers), strict=True)]
 
 
-class _Positions:
-    """The positional convolution and its GELU over several files: [(t, dim)] float32 → (N, dim).
+def _positions(embed: PositionalConv | PositionalStack) -> Callable[[Sequence[Tensor]], Tensor]:
+    """Positions of several files: [(t, dim)] float32 → (N, dim)."""
+    if isinstance(embed, PositionalConv):
+        convolve = _Convolution(embed.conv)
+        return lambda files: F.gelu(convolve(files))
+    stack = [_Convolution(cast(nn.Conv1d, conv)) for conv in embed.convs]
+
+    def positions(files: Sequence[Tensor]) -> Tensor:
+        lengths = [len(x) for x in files]
+        for convolve in stack:
+            y = convolve(files)
+            y = F.gelu(F.layer_norm(y, y.shape[1:]))
+            files = y.split(lengths)
+        return y
+
+    return positions
+
+
+class _Convolution:
+    """A positional convolution over several files: [(t, dim)] float32 → (N, dim).
 
     A kernel of 128 frames costs less by FFT, in pieces that overlap by a kernel (overlap-save): six times less on a
     CPU, also than in bfloat16.
@@ -381,7 +401,7 @@ class _Positions:
         x = torch.fft.rfft(torch.cat(pieces, dim=1)).unflatten(0, (self.groups, -1)).permute(3, 0, 2, 1)
         y = torch.fft.irfft((x @ self.weight).permute(1, 3, 2, 0).flatten(0, 1), self.length)[..., self.kernel - 1 :]
         parts = y.split([p.shape[1] for p in pieces], dim=1)
-        return F.gelu(
+        return (
             torch.cat([part.flatten(1)[:, : len(x)] for part, x in zip(parts, files, strict=True)], dim=1).T + self.bias
         )
 

@@ -51,6 +51,8 @@ class HubertConfig:
         dim, layers, heads, ffn_dim: of the transformer.
         pre_ln: layer norm before (large) or after (base) each sublayer.
         pos_conv_kernel, pos_conv_groups: the convolution that gives positions.
+        pos_conv_depth: 0 is one convolution with weight norm, as published. Else so many without, each followed by a
+            layer norm that has no parameters, and GELU, as in SpidR and DinoSR.
         normalisation: of the waveform over its file: `none`, `layer_norm_1e-5` or `zscore_1e-7`.
         sample_rate: Hz.
 
@@ -71,6 +73,7 @@ class HubertConfig:
     pre_ln: bool = False
     pos_conv_kernel: Size = 128
     pos_conv_groups: Count = 16
+    pos_conv_depth: Annotated[int, Between(0, 64)] = 0
     normalisation: Annotated[str, OneOf("none", *EPSILON)] = "none"
     sample_rate: Annotated[int, OneOf(SAMPLE_RATE)] = SAMPLE_RATE
 
@@ -85,7 +88,8 @@ class HubertConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """All fields but a `pos_conv_depth` of 0, which folders do not have that were written before there was one."""
+        return {k: v for k, v in asdict(self).items() if (k, v) != ("pos_conv_depth", 0)}
 
 
 PRESETS = {
@@ -222,6 +226,8 @@ class Hubert(nn.Module):
 
     def fold_weight_norm(self) -> Hubert:
         """Replace the positional convolution's weight norm by its weight, in place, for inference."""
+        if isinstance(self.encoder.pos_conv_embed, PositionalStack):
+            return self
         conv = self.encoder.pos_conv_embed.conv
         if parametrize.is_parametrized(conv):
             weight, bias = fold(*conv.parametrizations.weight.parameters()), conv.bias
@@ -353,12 +359,14 @@ class TransformerEncoder(nn.Module):
     def __init__(self, config: HubertConfig) -> None:
         super().__init__()
         self.pre_ln = config.pre_ln
-        self.pos_conv_embed = PositionalConv(config)
+        self.pos_conv_embed: PositionalConv | PositionalStack = (
+            PositionalStack(config) if config.pos_conv_depth else PositionalConv(config)
+        )
         self.layer_norm: nn.Module = nn.LayerNorm(config.dim)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
 
-    def embed(self, x: Tensor) -> Tensor:
-        x = x + self.pos_conv_embed(x)
+    def embed(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        x = x + self.pos_conv_embed(x, padding)
         return x if self.pre_ln else self.layer_norm(x)
 
     def forward(
@@ -368,7 +376,7 @@ class TransformerEncoder(nn.Module):
         if padding is not None:
             x = x.masked_fill(padding[..., None], 0)
             attend = ~padding[:, None, None, :]
-        x = self.embed(x)
+        x = self.embed(x, padding)
         outputs = []
         for i, block in enumerate(self.layers[:layers]):
             x = x if i in skip else block(x, attend)
@@ -389,9 +397,31 @@ class PositionalConv(nn.Module):
         self.conv = weight_norm(conv, dim=2)
         self.surplus = 1 if kernel % 2 == 0 else 0
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(x.transpose(1, 2))
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        y = self.conv(x.transpose(1, 2))  # of the input, which is zero where padding is
         return F.gelu(y[..., : y.shape[-1] - self.surplus]).transpose(1, 2)
+
+
+class PositionalStack(nn.Module):
+    """Several grouped convolutions over time, each with a layer norm without parameters and GELU.
+
+    Of data2vec, DinoSR and SpidR (`ConvPositionalEmbedding` in facebookresearch/spidr, src/spidr/models/components.py).
+    """
+
+    def __init__(self, config: HubertConfig) -> None:
+        super().__init__()
+        dim, kernel, groups = config.dim, config.pos_conv_kernel, config.pos_conv_groups
+        self.convs = nn.ModuleList(
+            nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups) for _ in range(config.pos_conv_depth)
+        )
+
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        for conv in self.convs:
+            y = conv(x.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2)
+            x = F.gelu(F.layer_norm(y, y.shape[-1:]))
+            if padding is not None:  # what is outside the file is zero for the next convolution too
+                x = x.masked_fill(padding.unsqueeze(-1), 0)
+        return x
 
 
 class Block(nn.Module):

@@ -14,6 +14,7 @@ from textless.errors import ModelError, check_known, did_you_mean
 from textless.model_io import CONFIG, load_model, read_json, save_model, take
 from textless.types import TAPS
 from textless.units.encoders.base import Encoder
+from textless.units.encoders.folder import checkpoint_in
 from textless.units.encoders.hubert_encoder import WINDOW_SECONDS, HubertEncoder
 from textless.units.encoders.projected import BASE, ProjectedEncoder
 from textless.units.encoders.signal import SIGNAL, SignalEncoder
@@ -28,15 +29,17 @@ def load_encoder(
     window: float | None = None,
     normalisation: str | None = None,
     tap: str | None = None,
+    heads: int | None = None,
     device: str = "cpu",
 ) -> Encoder:
     """An encoder.
 
     Args:
         source: `mfcc`, `logmel`, `context_mfcc`; a textless model folder (HuBERT, ladder, LDA, projected); a
-            transformers folder (HuBERT, wav2vec 2.0, WavLM, data2vec-audio, UniSpeech-SAT, w2v-BERT 2.0, …); a fairseq
-            checkpoint (`.pt`, HuBERT or wav2vec 2.0); a torchaudio state dict; a published name
-            (`textless.units.encoders.zoo`) or `OWNER/NAME` on the Hugging Face hub, which is fetched.
+            transformers folder (HuBERT, wav2vec 2.0, WavLM, data2vec-audio, UniSpeech-SAT, w2v-BERT 2.0, …); a
+            checkpoint of fairseq, s3prl, torchaudio, ESPnet, minimal_hubert, SpidR, DinoSR or HuBERT-Soft, or its
+            folder; a published name (`textless.units.encoders.zoo`) or `OWNER/NAME` on the Hugging Face hub, which is
+            fetched.
         layer: 1-based, that block before any final norm. None: the published name's layer, else the last. Nothing
             above it is read or run.
         precision: `fp32`; `bf16`, faster where the processor has matrix units for it; `auto`: bf16 there, else fp32.
@@ -46,6 +49,7 @@ def load_encoder(
         tap: what of that block: `block`, its output; `ffn`, the output of its feed-forward network before the residual.
             None: as in the project that the file comes from (docs/encoders.md). Encoders that transformers runs have
             `block` alone.
+        heads: attention heads, for state dicts that do not say them and are of no published width.
 
     Raises:
         ModelError: not an encoder, no such layer, a damaged file, or it cannot be fetched; weights that are not finite;
@@ -58,13 +62,18 @@ def load_encoder(
     if tap is not None:
         check_known("tap", tap, TAPS, ModelError)
     if str(source) in SIGNAL:
-        _only_block(source, tap)
+        _only_hubert(source, tap, heads)
         return SignalEncoder(str(source))
     precision = resolve_precision(precision, device)
-    source, layer, normalisation = resolve_encoder(source, layer, normalisation)
+    path, layer, normalisation = resolve_encoder(source, layer, normalisation)
+    options = {"precision": precision, "window": window, "normalisation": normalisation, "device": device}
+    return _from_disk(checkpoint_in(path), layer, tap, heads, **options)
+
+
+def _from_disk(source: Path, layer: int | None, tap: str | None, heads: int | None, **options: Any) -> Encoder:
     config = read_json(source / CONFIG) if source.is_dir() else {}
     if config.get("kind") in ("lda", "ladder"):
-        _only_block(source, tap)
+        _only_hubert(source, tap, heads)
     if config.get("kind") == "lda":
         return LdaEncoder.load(source)
     if config.get("kind") == "ladder":
@@ -72,34 +81,29 @@ def load_encoder(
 
         return LadderEncoder.load(source)
     if config.get("kind") == "projected":
-        return load_projected(
-            source, layer, tap, precision=precision, window=window, normalisation=normalisation, device=device
-        )
+        return load_projected(source, layer, tap, heads=heads, **options)
 
-    from textless.units.encoders import convert
+    from textless.units.encoders.convert import open_checkpoint
+    from textless.units.encoders.layouts.transformers import fits
 
-    if "model_type" in config and not convert.fits(config):
+    window, normalisation = options.pop("window"), options.pop("normalisation")
+    if "model_type" in config and not fits(config):
         from textless.units.encoders.transformers import load_transformers
 
-        _only_block(source, tap)
-        return load_transformers(source, layer, device=device, precision=precision, normalisation=normalisation)
-    checkpoint = convert.open_checkpoint(source)
+        _only_hubert(source, tap, heads)
+        return load_transformers(source, layer, normalisation=normalisation, **options)
+    checkpoint = open_checkpoint(source, heads)
     layer = checkpoint.config.layers if layer is None else layer
     model = checkpoint.load(layer, normalisation=normalisation)
-    return HubertEncoder(
-        model,
-        layer,
-        device=device,
-        precision=precision,
-        window=WINDOW_SECONDS if window is None else window,
-        tap=tap or "block",
-    )
+    window = WINDOW_SECONDS if window is None else window
+    return HubertEncoder(model, layer, window=window, tap=tap or checkpoint.tap, **options)
 
 
-def _only_block(source: Path | str, tap: str | None) -> None:
-    """Raise ModelError for a tap that only HuBERTs in our own module have."""
-    if tap not in (None, "block"):
-        raise ModelError(f"{source}: tap is {tap!r}, which needs a HuBERT or wav2vec 2.0; leave the tap out")
+def _only_hubert(source: Path | str, tap: str | None, heads: int | None) -> None:
+    """Raise ModelError for a tap or heads that only HuBERTs in our own module have."""
+    for what, value in (("tap", None if tap == "block" else tap), ("heads", heads)):
+        if value is not None:
+            raise ModelError(f"{source}: {what} is {value!r}, which needs a HuBERT or wav2vec 2.0; leave it out")
 
 
 def resolve_encoder(
@@ -156,6 +160,9 @@ def save_projected(
             )
         else:
             shutil.copyfile(source, folder / place)
+            for settings in (source.with_name(CONFIG), source.with_suffix(".json")):  # which layouts read next to it
+                if settings.is_file():
+                    shutil.copyfile(settings, folder / BASE / settings.name)
     config = {"base": place, "layer": layer, "normalisation": normalisation, "context": context}
     config |= {} if tap in (None, "block") else {"tap": tap}
     save_model(folder, kind="projected", config=config, tensors={"projection": projection})

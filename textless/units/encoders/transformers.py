@@ -21,8 +21,10 @@ from textless.errors import AudioError, ModelError, check_known
 from textless.model_io import CONFIG, check_blocks, open_tensors, read_json
 from textless.types import UnitContract
 from textless.units.encoders.base import Encoder, encoder_digest
-from textless.units.encoders.convert import HEADS, check_rate, preprocessor_settings
 from textless.units.encoders.hubert import EPSILON, fold
+from textless.units.encoders.layouts.by_shapes import HEADS
+from textless.units.encoders.layouts.source import check_rate
+from textless.units.encoders.layouts.transformers import preprocessor_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
