@@ -213,6 +213,16 @@ _TABLE = [
      "checkpoints::a_tap_is_part_of_the_identity"),
     ("units/encoders/extract.py", "+ EPSILON[normalisation]) ** -0.5", "+ 1e-5) ** -0.5",
      "extract::a_quiet_file_is_normalised_with_the_epsilon_of_its_kind"),
+    # --- CPC
+    ("units/encoders/cpc.py", "torch.var_mean(y, 1, keepdim=True)", "torch.var_mean(y, 1, keepdim=True, correction=0)",
+     "cpc::a_layer_is_that_of_the_original"),
+    ("units/encoders/cpc.py", "self.padding if is_last else 0", "0", "cpc::a_layer_is_that_of_the_original"),
+    ("units/encoders/cpc.py", "x, states[k] = lstm(x, states[k])", "x, _ = lstm(x, None)", "cpc::pieces_are_the_whole"),
+    ("units/encoders/cpc.py", "yield [x[-(at - done) :] for x in frames]", "yield frames",
+     "cpc::chunks_and_normalised_frames_are_those_of_the_original cpc::a_rest_shorter_than_a_frame_adds_none"),
+    ("units/encoders/cpc.py", "+ change**2 * (n * (count - n) / count)", "", "cpc::pieces_are_the_whole"),
+    ("units/encoders/cpc.py", "window=self.chunk / SAMPLE_RATE", "window=0.0",
+     "cpc::chunks_and_normalised_frames_are_those_of_the_original"),
     # --- k-means
     ("units/kmeans.py", "bias - 2 * (x @ centroids.T)", "bias - (x @ centroids.T)",
      "kmeans::predict_is_the_nearest_centroid"),

@@ -38,14 +38,15 @@ def load_encoder(
         source: `mfcc`, `logmel`, `context_mfcc`; a textless model folder (HuBERT, ladder, LDA, projected); a
             transformers folder (HuBERT, wav2vec 2.0, WavLM, data2vec-audio, UniSpeech-SAT, w2v-BERT 2.0, …); a
             checkpoint of fairseq, s3prl, torchaudio, ESPnet, minimal_hubert, SpidR, DinoSR or HuBERT-Soft, or its
-            folder; a published name (`textless.units.encoders.zoo`) or `OWNER/NAME` on the Hugging Face hub, which is
-            fetched.
+            folder; a CPC of GSLM's (`.pt`); a published name (`textless.units.encoders.zoo`) or `OWNER/NAME` on the
+            Hugging Face hub, which is fetched.
         layer: 1-based, that block before any final norm. None: the published name's layer, else the last. Nothing
             above it is read or run.
         precision: `fp32`; `bf16`, faster where the processor has matrix units for it; `auto`: bf16 there, else fp32.
         window: seconds; attention sees longer files in overlapping windows (see `Extractor`). None: 60. 0: always the
-            whole file, as in encoders that transformers runs.
-        normalisation: of the waveform, `none`, `layer_norm_1e-5` or `zscore_1e-7`, overriding the source's.
+            whole file, as in encoders that transformers runs. Of a CPC see `CpcEncoder`; None: 0.
+        normalisation: of the waveform, `none`, `layer_norm_1e-5` or `zscore_1e-7`, overriding the source's. Of a CPC
+            see `CpcEncoder`; None: none.
         tap: what of that block: `block`, its output; `ffn`, the output of its feed-forward network before the residual.
             None: as in the project that the file comes from (docs/encoders.md). Encoders that transformers runs have
             `block` alone.
@@ -82,6 +83,11 @@ def _from_disk(source: Path, layer: int | None, tap: str | None, heads: int | No
         return LadderEncoder.load(source)
     if config.get("kind") == "projected":
         return load_projected(source, layer, tap, heads=heads, **options)
+    if source.is_file() and is_cpc(source):
+        from textless.units.encoders.cpc import load_cpc
+
+        _only_hubert(source, tap, heads)
+        return load_cpc(source, layer, **options)
 
     from textless.units.encoders.convert import open_checkpoint
     from textless.units.encoders.layouts.transformers import fits
@@ -97,6 +103,12 @@ def _from_disk(source: Path, layer: int | None, tap: str | None, heads: int | No
     model = checkpoint.load(layer, normalisation=normalisation)
     window = WINDOW_SECONDS if window is None else window
     return HubertEncoder(model, layer, window=window, tap=tap or checkpoint.tap, **options)
+
+
+def is_cpc(path: Path) -> bool:
+    """Whether the names of a checkpoint, which come before its tensors, have that of an LSTM of CPC_audio."""
+    with path.open("rb") as f:
+        return b"gAR.baseNet." in f.read(1 << 20)
 
 
 def _only_hubert(source: Path | str, tap: str | None, heads: int | None) -> None:
