@@ -713,6 +713,35 @@ def build_pickles(folder: Path) -> None:
     torch.save(state, folder / "small.pt")
     torch.save(state, folder / "old.pth", _use_new_zipfile_serialization=False)
     np.save(folder / "km.npy", np.ones((4, 3), np.float32))
+    shutil.copy(GOLDEN / "peers" / "cpc" / "cpc.pt", folder / "cpc.pt")
+
+
+def build_codebooks(folder: Path) -> None:
+    import faiss
+    import numpy as np
+    import torch
+    from safetensors.numpy import save_file
+
+    from textless.units.head import Head
+
+    centroids = np.random.default_rng(0).standard_normal((300, 24)).astype(np.float32)
+    np.savez(folder / "km.npz", centroids=centroids)
+    np.savez_compressed(folder / "small.npz", centroids)
+    save_file({"cluster_centers": centroids}, folder / "km.safetensors")
+    torch.save({"n_features_in_": 24, "cluster_centers_": torch.from_numpy(centroids)}, folder / "km.pt")
+    for name, factory in (("a", "Flat"), ("b", "IVF9,Flat"), ("c", "OPQ4_16,IVF9_HNSW32,PQ4x4fsr")):
+        index = faiss.index_factory(24, factory)
+        index.train(centroids)
+        index.add(centroids[:9])
+        faiss.write_index(index, str(folder / f"{name}.index"))
+    Head(centroids, centroids[:, 0]).save(folder / "head")
+
+
+def read_codebooks(folder: Path) -> None:
+    from textless.units.quantizers import load_codebook
+
+    for file in only_changed(folder):
+        load_codebook(file.parent if file.parent.name == "head" else file)
 
 
 def read_pickles(folder: Path) -> None:
@@ -723,7 +752,7 @@ def read_pickles(folder: Path) -> None:
     from textless.vocoder import load_vocoder
 
     for file in only_changed(folder):
-        if file.name == "hubert_base.pt":
+        if file.name in ("hubert_base.pt", "cpc.pt"):
             load_encoder(file)
         elif file.name in ("ulm.pt", "dict.txt"):
             load_lm(folder / "ulm.pt", folder / "dict.txt")
@@ -815,6 +844,7 @@ FORMATS = {
     "model": Format(build_models, read_models, 2),
     "transformers": Format(build_transformers, read_transformers, 1),
     "pickle": Format(build_pickles, read_pickles, 3),
+    "codebook": Format(build_codebooks, read_codebooks, 3),
     "archive": Format(build_archive, read_archive, 4),
     "store": Format(build_store, read_store, 1),
     **{name: Format(build, read) for name, build, read in fuzz_exchange.formats()},

@@ -429,7 +429,7 @@ def test_a_long_recording_that_breaks_off_is_a_failed_row(textless_command, monk
         ),
         (["--encoder", "ulm.pt"], "holds transformer_lm of fairseq's where a hubert or wav2vec2 is wanted"),
         (["--encoder", "clip.flac"], "clip.flac: "),
-        (["--codebook", "hubert_base.pt"], "is a zip, as torch.save writes"),
+        (["--codebook", "hubert_base.pt"], "hubert_base.pt: holds no k-means (no cluster_centers_) but 'args', "),
         (["--codebook", "clip.km"], "clip.km: "),
         (["--codebook", "evil.bin"], "evil.bin: names posix.system, which could run code; nothing was run"),
         (["--encoder", "evil.bin"], "evil.bin: "),

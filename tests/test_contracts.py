@@ -30,6 +30,7 @@ from textless.units.encoders.hubert import PRESETS, Hubert
 from textless.units.encoders.hubert_encoder import save_encoder
 from textless.units.encoders.load import load_encoder, save_projected
 from textless.units.encoders.signal import SIGNAL
+from textless.units.head import Head
 from textless.units.kmeans import Codebook, fit_codebook
 from textless.units.mfcc_lda.ladder import LadderEncoder
 from textless.units.mfcc_lda.lda import DIM, LdaEncoder
@@ -190,6 +191,7 @@ QUANTIZERS = {
     "k-means": lambda: fit_codebook(FRAMES, 9, contract=MFCC)[0],
     "normalised": lambda: fit_codebook(FRAMES, 9, contract=MFCC, transform="layer_norm")[0],
     "unmeasured": lambda: Codebook(FRAMES[:9], MFCC),
+    "head": lambda: Head(FRAMES[:9], FRAMES[0, :9], MFCC),
     "sign": lambda: SignQuantizer(np.random.default_rng(2).standard_normal((39, 4)), MFCC),
 }
 

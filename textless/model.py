@@ -146,7 +146,7 @@ class Model:
             raise ModelError(
                 f"--encoder {name} has no codebook of its own; give --codebook FILE (`textless run` trains one)"
             )
-        encoder, codebook = self.place("encoder"), load_codebook(self.place("codebook"))
+        encoder, codebook = self.place("encoder"), load_codebook(self.place("codebook"), self.layer, tap=self.tap)
         layer, window = self.layer or codebook.contract.layer, codebook.contract.window
         tap = self.tap or codebook.contract.tapped
         loaded = load_encoder(encoder, layer, window=window, tap=tap, device=self.device, precision=self.precision)

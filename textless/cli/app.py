@@ -122,7 +122,7 @@ models = options(
     click.option(
         "--codebook",
         metavar="NAME|PATH",
-        help="Another codebook: a folder, .npy, scikit-learn's .bin, or a published name.",
+        help="Another codebook: a folder, a file of any tool (.npy, .bin, .index, …), or a published name.",
     ),
     click.option(
         "--precision",

@@ -76,7 +76,7 @@ def tokenizer_of(job: Job, step: Any) -> Tokenizer:
     from textless.units.quantizers import load_codebook
     from textless.units.tokenizer import Tokenizer
 
-    codebook = load_codebook(place(job, step, "codebook"))
+    codebook = load_codebook(place(job, step, "codebook"), step.layer, tap=step.tap)
     return Tokenizer(encoder_of(job, step, codebook.contract), codebook)
 
 
@@ -273,8 +273,9 @@ class Assign(Step):
         from textless.units.frames import read_frames
         from textless.units.quantizers import load_codebook
 
-        codebook = load_codebook(place(job, self, "codebook"))
-        contract = codebook.contract_for(frames_contract(job.inputs["frames"]))
+        frames_of = frames_contract(job.inputs["frames"])
+        codebook = load_codebook(place(job, self, "codebook"), frames_of.layer, tap=frames_of.tapped)
+        contract = codebook.contract_for(frames_of)
         rows = {row.id: row for row in self.frames.audio.load()}
         results = (
             (

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from tokenize import TokenError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -173,34 +172,6 @@ class Codebook(MeasuringQuantizer):
                 "again"
             )
         return codebook
-
-
-def read_centroids(path: Path) -> Codebook:
-    """Centroids of unknown origin: from a `.npy`, or from a pickle of scikit-learn's k-means, which is not run.
-
-    Raises ModelError when the file holds none.
-    """
-    from textless.pickles import load_joblib, plain
-
-    if path.suffix == ".npy":
-        try:
-            centroids = np.load(path, mmap_mode="r", allow_pickle=False)  # the header may claim any size
-        except (OSError, ValueError, EOFError, OverflowError, SyntaxError, TokenError) as e:  # the header is Python
-            raise ModelError(f"{path}: not a .npy of centroids ({e})") from None
-    else:
-        content = plain(load_joblib(path))
-        centroids = content.get("cluster_centers_") if isinstance(content, dict) else content
-    if not isinstance(centroids, np.ndarray):
-        raise ModelError(
-            f"{path}: holds no k-means (no cluster_centers_); give a codebook folder, a .npy or scikit-learn's file"
-        )
-    if centroids.dtype.kind not in "fiu":
-        raise ModelError(f"{path}: holds centroids of type {centroids.dtype}, which are not numbers")
-    try:
-        with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite, and is refused
-            return Codebook(centroids)
-    except ModelError as e:
-        raise ModelError(f"{path}: {e}") from None
 
 
 @dataclass(eq=False, repr=False)
