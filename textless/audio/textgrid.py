@@ -13,11 +13,13 @@ from pathlib import Path
 from textless.errors import CorpusError
 
 LATEST = 1e9  # seconds; no recording is so long
+LONGEST = 1 << 28  # bytes of a file
 # A string, a free-standing number, or a flag; or anything else between white space. `!` begins a comment.
 TOKEN = re.compile(
     r'"((?:[^"]|"")*)"|(?<!\S)([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?!\S)|(<exists>|<absent>)|(?<!\S)(!.*)|\S+'
 )
-MARK = b'"ooTextFile"'
+MARK = b'"ooTextFile'
+KINDS = ("ooTextFile", "ooTextFile short")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ def is_textgrid(head: bytes) -> bool:
 def read_textgrid(path: Path | str) -> list[Tier]:
     """The tiers of a file, UTF-8 or UTF-16. Raises CorpusError, naming the file, when it is malformed."""
     try:
+        if Path(path).stat().st_size > LONGEST:
+            raise CorpusError(f"{path}: is larger than {LONGEST} bytes, which no TextGrid is")
         data = Path(path).read_bytes()
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except OSError as e:
@@ -90,7 +94,7 @@ class _Tokens:
         return int(text)
 
     def tiers(self) -> list[Tier]:
-        if self.string("the type of file") != "ooTextFile" or self.string("the class") != "TextGrid":
+        if self.string("the type of file") not in KINDS or self.string("the class") != "TextGrid":
             raise self.fail("it holds something else")
         self.time("its start"), self.time("its end")
         return [self._tier() for _ in range(self.count("the number of tiers"))] if self._exist() else []

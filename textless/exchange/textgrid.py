@@ -2,126 +2,33 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import itertools
 import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from textless.errors import DumpError
+from textless.audio.textgrid import Tier, is_textgrid, read_textgrid
+from textless.errors import CorpusError, DumpError
 from textless.exchange.base import Declared, Format, numbers, place, writing
 from textless.exchange.jsonl import Names
 from textless.types import LONGEST_ROW, UnitRow, Units
 
 TIER = "units"
 SUFFIX = ".TextGrid"
-LONGEST = 1 << 28  # bytes of a file
 SEARCHED = 4096  # entries of a folder that are looked at to see what it is
 OFF = 0.1  # frames that a boundary may be off, as rounding to milliseconds leaves it
 
-# What Praat reads of a file: text in quotation marks, flags, and numbers that have space around them. The rest, such
-# as `intervals [1]:`, is a comment.
-TOKENS = re.compile(r'"((?:[^"]|"")*)"|(<[^<>\s]*>)|![^\n]*|([^\s"]+)')
-NUMBER = re.compile(r"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Tier:
-    """An interval tier.
-
-    Attributes:
-        starts, ends: (N,) float64, seconds.
-        labels: N.
-    """
-
-    name: str
-    starts: np.ndarray
-    ends: np.ndarray
-    labels: list[str]
-
 
 def read_tiers(path: Path) -> list[Tier]:
-    """The interval tiers of a TextGrid, long or short, in UTF-8 or with the byte order mark of UTF-16.
-
-    Raises DumpError. Point tiers are passed over.
-    """
-    with place(path):
-        if path.stat().st_size > LONGEST:
-            raise DumpError(f"is larger than {LONGEST} bytes")
-        return parse_tiers(_decoded(path.read_bytes()))
-
-
-def _decoded(data: bytes) -> str:
-    if data.startswith((codecs.BOM_UTF16_BE, codecs.BOM_UTF16_LE)):
-        return data.decode("utf-16")
-    return data.decode("utf-8-sig")
-
-
-def parse_tiers(text: str) -> list[Tier]:
-    """Interval tiers of the text of a TextGrid. Raises DumpError that does not name the file."""
-    values = _Values(text)
-    if values.text() not in ("ooTextFile", "ooTextFile short") or values.text() != "TextGrid":
-        raise DumpError("is not a TextGrid in text form; binary ones are not read")
-    values.number(), values.number()
-    tiers = []
-    for _ in range(values.count() if values.flag() == "<exists>" else 0):
-        kind, name = values.text(), values.text()
-        values.number(), values.number()
-        n = values.count()
-        if kind == "TextTier":
-            for _ in range(n):
-                values.number(), values.text()
-            continue
-        if kind != "IntervalTier":
-            raise DumpError(f"has a tier of class {kind[:40]!r}")
-        rows = [(values.number(), values.number(), values.text()) for _ in range(n)]
-        starts, ends = (np.array([row[k] for row in rows], np.float64) for k in (0, 1))
-        tiers.append(Tier(name, starts, ends, [row[2] for row in rows]))
-    return tiers
-
-
-class _Values:
-    """The values of a text file of Praat's, one after the other."""
-
-    def __init__(self, text: str) -> None:
-        self.tokens = TOKENS.finditer(text)
-
-    def _next(self) -> tuple[str, str]:
-        for token in self.tokens:
-            if token[1] is not None:
-                return "text", token[1].replace('""', '"')
-            if token[2] is not None:
-                return "flag", token[2]
-            if token[3] is not None and NUMBER.fullmatch(token[3]):
-                return "number", token[3]
-        raise DumpError("ends too early")
-
-    def _of(self, kind: str) -> str:
-        actual, value = self._next()
-        if actual != kind:
-            raise DumpError(f"has {value[:40]!r} where a {kind} is expected")
-        return value
-
-    def text(self) -> str:
-        return self._of("text")
-
-    def flag(self) -> str:
-        return self._of("flag")
-
-    def number(self) -> float:
-        return float(self._of("number"))
-
-    def count(self) -> int:
-        value = self._of("number")
-        if not value.isdigit() or len(value) > 9:
-            raise DumpError(f"has {value!r} where a number of items is expected")
-        return int(value)
+    """The interval tiers of a file. Raises DumpError, naming the file, when it is malformed."""
+    try:
+        return [tier for tier in read_textgrid(path) if not tier.points]
+    except CorpusError as e:
+        raise DumpError(str(e)) from None
 
 
 def units_of(tier: Tier, frame_rate: float) -> tuple[np.ndarray, np.ndarray]:
@@ -129,12 +36,13 @@ def units_of(tier: Tier, frame_rate: float) -> tuple[np.ndarray, np.ndarray]:
 
     Raises DumpError for other empty ones, and for boundaries that are not on frames.
     """
-    labels = list(tier.labels)
-    while labels and not labels[-1].strip():
-        labels.pop()
-    starts, ends = tier.starts[: len(labels)], tier.ends[: len(labels)]
-    if not labels:
+    intervals = list(tier.intervals)
+    while intervals and not intervals[-1][2].strip():
+        intervals.pop()
+    if not intervals:
         return np.empty(0, np.int64), np.empty(0, np.int64)
+    starts, ends = (np.array([interval[k] for interval in intervals]) for k in (0, 1))
+    labels = [label for _, _, label in intervals]
     if empty := [k for k, label in enumerate(labels) if len(label.split()) != 1]:
         raise DumpError(f"the interval at {starts[empty[0]]:g} s holds {labels[empty[0]]!r}, not one unit")
     if not np.isfinite(ends).all() or not np.allclose(starts[1:], ends[:-1], rtol=0, atol=OFF / frame_rate):
@@ -253,8 +161,7 @@ def _fits(path: Path, head: bytes) -> bool:
             entries = itertools.islice(path.rglob("*"), SEARCHED)
             file = next((p for p in entries if p.suffix.lower() == SUFFIX.lower() and p.is_file()), None)
             return file is not None and any(t.name == TIER for t in read_tiers(file))
-        start = head.replace(b"\0", b"")[:200]  # of UTF-16 too
-        return b"ooTextFile" in start and b"TextGrid" in start and any(t.name == TIER for t in read_tiers(path))
+        return is_textgrid(head) and any(t.name == TIER for t in read_tiers(path))
     return False
 
 
