@@ -1,19 +1,23 @@
 """Greedy continuation against transformers' `generate()` with the same weights: tokens per second, and whether the
 tokens are equal.
 
-python bench/lm.py [FOLDER]   # random weights of 11 M and 202 M, 1 and 16 prompts of 50 units; with audio, int8 on the
-trained tiny-en
+python bench/lm.py [FOLDER]   # random weights of 11 M and 202 M, and those of TWIST-350M's shape (OPT-350M over 500
+units); 1 and 16 prompts of 50 units; with audio, int8 on the trained tiny-en
 """
 
+import functools
 import sys
 
 import numpy as np
 import torch
 from common import compare, header
+from transformers import OPTConfig, OPTForCausalLM, PreTrainedModel
 
 import textless
-from textless.lm import LMConfig, UnitLM, load_lm
+from textless.lm import ForeignLM, LMConfig, UnitLM, load_lm
 from textless.lm.cache import KVCache
+from textless.lm.decoder import Decoder
+from textless.lm.hf.foreign import UnitTokens
 from textless.lm.hf.llama import to_llama
 from textless.model import EMBEDDED
 
@@ -21,19 +25,45 @@ SIZES = {
     "11 M": {"dim": 384, "layers": 6, "heads": 6, "ffn_dim": 1024},
     "202 M": {"dim": 1024, "layers": 12, "heads": 16, "ffn_dim": 4096},
 }
-header(f"greedy continuation, {torch.get_num_threads()} threads of torch")
-for name, shape in SIZES.items():
-    torch.manual_seed(0)
+
+
+def llama_pair(shape: dict[str, int]) -> tuple[Decoder, PreTrainedModel]:
+    """Ours, and the same weights for `generate()`."""
     lm = UnitLM(LMConfig(n_units=500, context=1024, **shape)).eval()
-    llama, rng = to_llama(lm), np.random.default_rng(0)
+    return lm, to_llama(lm)
+
+
+def twist() -> tuple[Decoder, PreTrainedModel]:
+    """The shape of TWIST-350M: embeddings narrower than the layers, norms after, unit u is token u + 4."""
+    config = OPTConfig(
+        vocab_size=504,
+        hidden_size=1024,
+        word_embed_proj_dim=512,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        ffn_dim=4096,
+        max_position_embeddings=2048,
+        do_layer_norm_before=False,
+    )
+    opt = OPTForCausalLM(config).eval()
+    return ForeignLM(opt, UnitTokens(offset=4)).eval(), opt
+
+
+header(f"greedy continuation, {torch.get_num_threads()} threads of torch")
+MODELS = {name: functools.partial(llama_pair, shape) for name, shape in SIZES.items()} | {"TWIST-350M": twist}
+for name, make in MODELS.items():
+    torch.manual_seed(0)
+    (lm, rival), rng = make(), np.random.default_rng(0)
+    # Ours begins with </s>, TWIST with the first unit.
+    offset, begin = (4, []) if name == "TWIST-350M" else (0, [500])
     for batch in (1, 16):
         prompts = [rng.integers(0, 500, 50) for _ in range(batch)]
-        tokens, new = torch.tensor([[500, *p] for p in prompts]), 150 if name == "11 M" else 60
+        tokens, new = torch.tensor([[*begin, *p + offset] for p in prompts]), {"11 M": 150, "202 M": 60}.get(name, 30)
 
-        def theirs(tokens=tokens, new=new, llama=llama):
+        def theirs(tokens=tokens, new=new, rival=rival):
             mask = torch.ones_like(tokens)
-            return llama.generate(
-                tokens, max_new_tokens=new, min_new_tokens=new, do_sample=False, attention_mask=mask, pad_token_id=500
+            return rival.generate(
+                tokens, max_new_tokens=new, min_new_tokens=new, do_sample=False, attention_mask=mask, pad_token_id=1
             )
 
         for precision in ("fp32", "int8"):
@@ -43,7 +73,7 @@ for name, shape in SIZES.items():
                 return lm.continue_units(prompts, max_new_units=new, temperature=0, only_new=True)
 
             a, b, ratio = compare(ours, theirs, runs=3)
-            same = np.mean([u.units == row for u, row in zip(ours(), theirs()[:, 51:].numpy(), strict=True)])
+            same = np.mean([u.units == row for u, row in zip(ours(), theirs()[:, -new:].numpy() - offset, strict=True)])
             print(
                 f"{name}, batch {batch:2}: textless {precision} {batch * new / a:.0f} tokens/s   "
                 f"generate() {batch * new / b:.0f}   {ratio:.2f} x   {same:.1%} of the tokens equal",

@@ -288,7 +288,8 @@ def test_from_speech_to_a_dump_by_any_quantizer(quantizer, speech, clip, tmp_pat
 # --------------------------------------------------------------------------------------------------- language models
 
 KNOWN = UnitContract(encoder="mfcc", sample_rate=16000, frame_rate=50.0, n_units=23, codebook="a" * 64)
-DECODERS = ["ours", "transformers", "gslm"]
+FOREIGN = ["slamkit_qwen2", "slamkit_opt", "twist_opt"]
+DECODERS = ["ours", "transformers", "gslm", *FOREIGN]
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +297,8 @@ def decoders(model_set, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lm")
     from_causal(text_model("llama"), KNOWN, max_duration=6).save(folder)
     gslm = load_lm(GOLDEN / "ulm.pt", dictionary=GOLDEN / "ulm_dict.txt")
-    return dict(zip(DECODERS, (load_lm(model_set / "lm"), load_lm(folder), gslm), strict=True))
+    others = [load_lm(GOLDEN / "peers" / name) for name in FOREIGN]
+    return dict(zip(DECODERS, (load_lm(model_set / "lm"), load_lm(folder), gslm, *others), strict=True))
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -307,7 +309,7 @@ def test_a_language_model(decoders, name):
     some = np.random.default_rng(0).permutation(lm.n_units)[:9]
     units = Units(some, None, lm.contract)
     nll = lm.nll(units)
-    assert (nll.shape, nll.dtype) == ((10,), np.float64)
+    assert (nll.shape, nll.dtype) == ((9 + lm.ends,), np.float64)
     assert (nll > 0).all()
     assert np.array_equal(lm.nll(some), nll)
     assert np.array_equal(lm.nll(some.tolist()), nll)

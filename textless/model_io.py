@@ -97,40 +97,51 @@ def read_json(path: Path) -> dict[str, Any]:
 def open_tensors(folder: Path | str) -> tuple[list[str], Callable[[str], Tensor]]:
     """The names of the torch tensors in a folder, and a function that reads one of them, checked by `finite`.
 
-    Reads `model.safetensors`, in one file or in shards with an index as transformers writes them, else
-    `pytorch_model.bin`. Raises ModelError when there is none, or one is damaged.
+    Reads `model.safetensors`, else `pytorch_model.bin`, in one file or in shards with an index as transformers writes
+    them. Raises ModelError when there is none, or one is damaged.
     """
     from safetensors import SafetensorError, safe_open
 
     folder = Path(folder)
-    index, pickled = folder / f"{TENSORS}.index.json", folder / "pytorch_model.bin"
-    files = [folder / TENSORS]
-    if index.exists() and not files[0].exists():
-        places = read_json(index).get("weight_map")
-        if not isinstance(places, dict) or not places:
-            raise ModelError(f"{index}: has no weight_map; copy the model again")
-        names = sorted({str(name) for name in places.values()})
-        if outside := [name for name in names if Path(name).name != name]:
-            raise ModelError(f"{index}: {outside[0]!r} is not a file of this folder")
-        files = [folder / name for name in names]
-    elif pickled.exists() and not files[0].exists():
-        from textless.pickles import load_torch
-
-        state = load_torch(pickled)
-        if not isinstance(state, dict):
-            raise ModelError(f"{pickled}: not a state dict")
-        state = tensors_of(state)
-        return list(state), finite(pickled, state.__getitem__)
-    opened: dict[str, Any] = {}  # by the name of a tensor, the file that holds it
+    files = _weight_files(folder)
     for file in files:
         if not file.exists():
             raise ModelError(f"{folder}: has no weights ({file.name} is missing); copy the model again")
+    if files[0].suffix == ".bin":
+        from textless.pickles import load_torch
+
+        state: dict[str, Tensor] = {}
+        for file in files:
+            if not isinstance(content := load_torch(file), dict):
+                raise ModelError(f"{file}: not a state dict")
+            state |= tensors_of(content)
+        return list(state), finite(files[0] if len(files) == 1 else folder, state.__getitem__)
+    opened: dict[str, Any] = {}  # by the name of a tensor, the file that holds it
+    for file in files:
         try:
             tensors = safe_open(str(file), "pt")
             opened |= dict.fromkeys(tensors.keys(), tensors)
         except (OSError, SafetensorError) as e:
             raise ModelError(f"{file}: cannot be read ({e}); copy the model again") from None
     return list(opened), finite(folder, lambda name: opened[name].get_tensor(name))
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files of a folder that hold its weights, safetensors before pickles; they may not exist."""
+    for file in (folder / TENSORS, folder / "pytorch_model.bin"):
+        index = folder / f"{file.name}.index.json"
+        if file.exists():
+            return [file]
+        if not index.exists():
+            continue
+        places = read_json(index).get("weight_map")
+        if not isinstance(places, dict) or not places:
+            raise ModelError(f"{index}: has no weight_map; copy the model again")
+        names = sorted({str(name) for name in places.values()})
+        if outside := [name for name in names if Path(name).name != name or Path(name).suffix != file.suffix]:
+            raise ModelError(f"{index}: {outside[0]!r} is not a file of this folder")
+        return [folder / name for name in names]
+    return [folder / TENSORS]
 
 
 def tensors_of(state: dict[Any, Any]) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from textless.lm.gslm.ulm import ULM as ULM
     from textless.lm.hf.causal import CausalUnitLM as CausalUnitLM
     from textless.lm.hf.causal import from_causal as from_causal
+    from textless.lm.hf.foreign import ForeignLM as ForeignLM
     from textless.lm.hf.llama import export_llama as export_llama
     from textless.lm.hf.llama import from_llama as from_llama
     from textless.lm.load import load_lm as load_lm
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "CausalUnitLM": "textless.lm.hf.causal",
+    "ForeignLM": "textless.lm.hf.foreign",
     "KneserNey": "textless.lm.ngram",
     "LMConfig": "textless.lm.model",
     "Sampling": "textless.lm.generate",

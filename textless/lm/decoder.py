@@ -54,7 +54,7 @@ class Decoder(nn.Module):
 
     It implements `textless.types.UnitDecoder`. A subclass sets the attributes, and has `forward`, `unit_logits`, and
     `fast_decoder` (or `forward_cached`). Tokens 0 … n_units - 1 are the units, token n_units is `</s>`, which begins
-    and ends every sequence.
+    and ends every sequence, unless `begins` or `ends` says otherwise.
 
     Attributes:
         config: shape of the model.
@@ -62,6 +62,7 @@ class Decoder(nn.Module):
         embed: the token embeddings; a subclass with a `forward_cached` of its own needs none.
         duration: the duration head, (dim → max_duration), where `has_durations`.
         has_durations: whether the units of a continuation have durations.
+        begins, ends: whether sequences begin, and end, with `</s>`. Without it at the end its logit is -inf.
         precision: of continuations, `fp32` or `int8`; scoring is always in float32.
     """
 
@@ -69,7 +70,7 @@ class Decoder(nn.Module):
     contract: UnitContract
     embed: nn.Embedding
     duration: nn.Linear
-    has_durations = True
+    has_durations = begins = ends = True
     precision = "fp32"
     _fast: tuple[Any, FastDecoder] | None = None  # with what it was made from
 
@@ -127,13 +128,15 @@ class Decoder(nn.Module):
         a context.
 
         Returns:
-            (N + 1,) float64, nats; the last is that of `</s>`.
+            (N + 1,) float64, nats; the last is that of `</s>`. Where sequences have no `</s>` at their end (`ends`) it
+            is left out: (N,). Where they have none at their beginning (`begins`), nothing predicts the first unit: its
+            value is log n_units, of a uniform distribution.
 
         Raises:
             ContractError: units of another kind, or outside the vocabulary.
         """
-        sequence = self.checked(units, "the units").units
-        tokens = torch.tensor([self.n_units, *sequence.tolist(), self.n_units], device=self.device)
+        document = self._document(units)
+        tokens = torch.tensor(document, dtype=torch.int64, device=self.device)
         read, target = tokens[:-1], tokens[1:]
         context, scores = self.config.context, []
         done = start = 0
@@ -144,16 +147,25 @@ class Decoder(nn.Module):
                 scores.append(-self.log_probabilities(hidden).gather(-1, next_tokens)[:, 0].cpu())
                 done += len(hidden)
                 start += context // 2
-        return torch.cat(scores).numpy()
+        return self._with_first(document, torch.cat(scores).numpy() if scores else np.empty(0))
+
+    def _document(self, units: UnitsLike) -> list[int]:
+        """The tokens of a sequence, with `</s>` where sequences begin and end with it."""
+        around = [self.n_units]
+        return around * self.begins + self.checked(units, "the units").units.tolist() + around * self.ends
+
+    def _with_first(self, document: list[int], scores: np.ndarray) -> np.ndarray:
+        """The scores of all tokens but the first, with that of the first where it is a unit."""
+        return scores if self.begins or not document else np.append(np.log(self.n_units), scores)
 
     def nll_batch(self, sequences: Sequence[UnitsLike]) -> list[np.ndarray]:
         """What `nll` gives for each of several, at once: [(N + 1,) float64]. Raises as `nll`."""
-        rows = [self.checked(s, "the units").units.tolist() for s in sequences]
+        rows = [self._document(s) for s in sequences]
         scores: dict[int, np.ndarray] = {}
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         while order:
-            longest = len(rows[order[-1]]) + 1
-            if longest > self.config.context:
+            longest = len(rows[order[-1]]) - 1  # tokens to read
+            if not 0 < longest <= self.config.context:
                 alone = order.pop()
                 scores[alone] = self.nll(sequences[alone])
                 continue
@@ -161,12 +173,12 @@ class Decoder(nn.Module):
             batch = [order.pop() for _ in range(min(len(order), max(1, BATCH_TOKENS // longest)))]
             tokens = torch.full((len(batch), longest + 1), self.n_units)
             for padded, i in zip(tokens, batch, strict=True):
-                padded[1 : 1 + len(rows[i])] = torch.tensor(rows[i], dtype=torch.int64)
+                padded[: len(rows[i])] = torch.tensor(rows[i], dtype=torch.int64)
             tokens = tokens.to(self.device)
             with self.evaluating():
                 log_p = self.log_probabilities(self(tokens[:, :-1])).gather(-1, tokens[:, 1:, None])[..., 0]
             for i, row in zip(batch, log_p.cpu().numpy(), strict=True):
-                scores[i] = -row[: len(rows[i]) + 1]
+                scores[i] = self._with_first(rows[i], -row[: max(0, len(rows[i]) - 1)])
         return [scores[i] for i in range(len(rows))]
 
     @overload
@@ -185,7 +197,7 @@ class Decoder(nn.Module):
 
         Args:
             prompt: Units, bare integers (one frame each), or a list of such prompts. May be empty: then it begins from
-                `</s>` alone.
+                `</s>` alone, if the model's sequences do.
             seed: of this call; prompt i of a list is sampled with `seed + i`, or with seed i of a list of seeds,
                 whatever else is in the list (up to the last bits of the arithmetic, which depend on the batch: two
                 units must be tied within about 1e-6 for it to show; with int8 a last bit may count for more).
@@ -199,14 +211,15 @@ class Decoder(nn.Module):
 
         A prompt with durations is continued deduplicated: no unit follows itself, and durations are sampled from the
         duration head. A prompt without them is continued literally: one frame a unit, repeats allowed, and so is the
-        result. A model without durations (GSLM's) gives none. When the context is full (or the prompt longer than it,
-        with a warning), the last half of a context is read again as a new prefill.
+        result. A model without durations (GSLM's, SlamKit's, TWIST's) gives none. When the context is full (or the
+        prompt longer than it, with a warning), the last half of a context is read again as a new prefill.
 
         Returns:
             Units with the contract of the model; a list for a list.
 
         Raises:
-            ContractError: units of another kind or outside the vocabulary; `seconds` where the frame rate is unknown.
+            ContractError: units of another kind or outside the vocabulary; `seconds` where the frame rate is unknown;
+                an empty prompt where sequences do not begin with `</s>`.
             ValueError: neither `seconds` nor `max_new_units`, or one of the numbers is out of range.
         """
         from textless.lm.generate import begin, generate

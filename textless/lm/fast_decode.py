@@ -125,7 +125,10 @@ class FastRMSNorm:
 
 @dataclass(frozen=True)
 class Layer:
-    """Pre-norm: x + out(attention(qkv(norm1(x)))), then x + down(activation(up(norm2(x))))."""
+    """Pre-norm: x + out(attention(qkv(norm1(x)))), then x + down(activation(up(norm2(x)))).
+
+    Post-norm: norm1(x + out(attention(qkv(x)))), then norm2(x + down(activation(up(x)))).
+    """
 
     norm1: Map
     qkv: Map
@@ -144,6 +147,10 @@ class FastDecoder:
         norm: the final one.
         rotary: (context, head_dim) cosines and sines in the layout of `textless.lm.model.rotate`; None = positions are
             in `embed`.
+        heads: of keys and values.
+        group: heads of queries that share a head of keys and values (Ainslie et al. 2023, arXiv:2305.13245). `qkv`
+            gives queries (group, heads, head_dim), then keys, then values; `out` reads (group, heads, head_dim).
+        post_norm: the norms follow the sums, see `Layer`.
     """
 
     def __init__(
@@ -154,9 +161,12 @@ class FastDecoder:
         *,
         heads: int,
         rotary: tuple[Tensor, Tensor] | None,
+        group: int = 1,
+        post_norm: bool = False,
     ) -> None:
         self.embed, self.layers, self.norm, self.heads = embed, layers, norm, heads
-        self.tables = None if rotary is None else rotary_tables(*rotary)
+        self.group, self.post_norm = group, post_norm
+        self.tables = None if rotary is None else rotary_tables(*rotary, group)
 
     @torch.inference_mode()
     def forward_cached(self, tokens: Tensor, cache: KVCache) -> Tensor:
@@ -189,15 +199,19 @@ class FastDecoder:
         rotary = None if self.tables is None else [table[positions] for table in self.tables]
         x = self.embed(tokens, positions).flatten(0, 1)
         for layer, layer_kv in zip(self.layers, kv.unbind(0), strict=True):
-            y = layer.qkv(layer.norm1(x)).view(batch, span, 3, self.heads, -1)
+            y = layer.qkv(x if self.post_norm else layer.norm1(x)).view(batch, span, self.group + 2, self.heads, -1)
             if rotary:
                 y = torch.addcmul(y * rotary[0], y.roll(y.shape[-1] // 2, -1), rotary[1])
             if rows is None:
-                layer_kv[:, :, :, positions] = y[:, :, 1:].permute(2, 0, 3, 1, 4)
+                layer_kv[:, :, :, positions] = y[:, :, self.group :].permute(2, 0, 3, 1, 4)
             else:
-                layer_kv[:, rows, :, positions] = y[:, :, 1:]
-            x = x + layer.out(attend(y[:, :, 0], layer_kv[:, :, :, :length], mask))
-            x = x + layer.down(layer.activation(layer.up(layer.norm2(x))))
+                layer_kv[:, rows, :, positions] = y[:, :, self.group :]
+            x = x + layer.out(attend(y[:, :, : self.group], layer_kv[:, :, :, :length], mask))
+            if self.post_norm:
+                x = layer.norm1(x)
+                x = layer.norm2(x + layer.down(layer.activation(layer.up(x))))
+            else:
+                x = x + layer.down(layer.activation(layer.up(layer.norm2(x))))
         return self.norm(x).view(batch, span, -1)
 
     def _cuda_step(self, tokens: Tensor, cache: KVCache) -> Tensor:
@@ -241,33 +255,35 @@ class CudaGraphStep:
 
 
 def attend(q: Tensor, kv: Tensor, mask: Tensor | None) -> Tensor:
-    """q (B, T, heads, head_dim), keys and values (2, B, heads, length, head_dim) → (B * T, dim).
+    """q (B, T, group, heads, head_dim), keys and values (2, B, heads, length, head_dim) → (B * T, dim).
 
     Without a mask the attention is causal, and the last query sees every key. For a single query two products beat
     SDPA.
     """
-    batch, span, heads, dim = q.shape
+    batch, span, group, heads, dim = q.shape
     if span > 1:
-        k, v = kv.unbind(0)
-        y = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=mask, is_causal=mask is None)
+        k, v = (kv if group == 1 else kv.repeat(1, 1, group, 1, 1)).unbind(0)
+        q = q.flatten(2, 3).transpose(1, 2)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
         return y.transpose(1, 2).flatten(2).flatten(0, 1)
     k, v = kv.flatten(1, 2).unbind(0)
-    scores = torch.bmm(q.reshape(-1, 1, dim) * dim**-0.5, k.transpose(1, 2))
+    q = q[:, 0].transpose(1, 2).reshape(-1, group, dim)
+    scores = torch.bmm(q * dim**-0.5, k.transpose(1, 2))
     if mask is not None:
-        scores.view(batch, heads, 1, -1).masked_fill_(~mask, float("-inf"))
-    return torch.bmm(scores.softmax(-1), v).view(batch, -1)
+        scores.view(batch, heads, group, -1).masked_fill_(~mask, float("-inf"))
+    return torch.bmm(scores.softmax(-1), v).view(batch, heads, group, dim).transpose(1, 2).reshape(batch, -1)
 
 
-def rotary_tables(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+def rotary_tables(cos: Tensor, sin: Tensor, group: int = 1) -> tuple[Tensor, Tensor]:
     """Tables that rotate queries and keys in one operation, x · cos + roll(x, half) · sin, and keep the values.
 
-    (context, head_dim) → (context, 3, 1, head_dim), both.
+    (context, head_dim) → (context, group + 2, 1, head_dim), both.
     """
     half = cos.shape[1] // 2
     sin = torch.cat([-sin[:, :half], sin[:, half:]], dim=1)
 
     def table(rotated: Tensor, unrotated: Tensor) -> Tensor:
-        return torch.stack([rotated, rotated, unrotated], 1)[:, :, None]
+        return torch.stack([*[rotated] * (group + 1), unrotated], 1)[:, :, None]
 
     return table(cos, torch.ones_like(cos)), table(sin, torch.zeros_like(sin))
 

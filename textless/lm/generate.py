@@ -119,6 +119,7 @@ class Continuation:
 
     Attributes:
         end: the token `</s>`.
+        begins: whether sequences begin with it.
         frames_left, units_left: None = no limit.
         has_durations: whether the model has a duration head.
     """
@@ -130,6 +131,7 @@ class Continuation:
     frames_left: int | None
     units_left: int | None
     has_durations: bool
+    begins: bool = True
     units: list[int] = field(default_factory=list)
     durations: list[int] = field(default_factory=list)
     ended: bool = False
@@ -137,7 +139,7 @@ class Continuation:
     def __post_init__(self) -> None:
         self.deduplicated = self.prompt.durations is not None
         self.samples_durations = self.deduplicated and self.has_durations
-        self.tokens = [self.end, *self.prompt.units.tolist()]  # those that were read, and the next one
+        self.tokens = [self.end] * self.begins + self.prompt.units.tolist()  # those that were read, and the next one
 
     @property
     def done(self) -> bool:
@@ -155,7 +157,7 @@ class Continuation:
             logits[self.end] = -np.inf
         if self.deduplicated and self.tokens[-1] != self.end:
             logits[self.tokens[-1]] = -np.inf
-        unit = self.sampling.draw(logits, self.tokens[1:], self.generator)
+        unit = self.sampling.draw(logits, self.tokens[int(self.begins) :], self.generator)
         if unit == self.end:
             self.ended = True
             return
@@ -199,7 +201,8 @@ def begin(
     """Continuations with nothing added yet. The prompts already have the model's contract.
 
     Warns UserWarning of a prompt that is longer than the context. Raises ValueError without a length or with one below
-    0, ContractError for `seconds` where the frame rate is unknown or the model does not give durations.
+    0, ContractError for `seconds` where the frame rate is unknown or the model does not give durations, and for an
+    empty prompt where nothing begins a sequence.
     """
     if seconds is None and max_new_units is None:
         raise ValueError("the length to add is missing: give seconds or max_new_units")
@@ -217,9 +220,13 @@ def begin(
         frames = round(seconds * lm.frame_rate)
     if max(frames or 0, max_new_units or 0) > LONGEST_ROW:
         raise ValueError(f"seconds or max_new_units ask for more than {LONGEST_ROW} frames, the most that a row has")
+    if not lm.begins and not all(map(len, prompts)):
+        raise ContractError("this language model has no symbol that begins a sequence; give a prompt of a unit or more")
     how = Sampling(**sampling)
     todo = [
-        Continuation(p, how, np.random.default_rng(seed), lm.n_units, frames, max_new_units, lm.has_durations)
+        Continuation(
+            p, how, np.random.default_rng(seed), lm.n_units, frames, max_new_units, lm.has_durations, lm.begins
+        )
         for p, seed in zip(prompts, seeds, strict=True)
     ]
     context = lm.config.context

@@ -12,8 +12,9 @@ from textless.lm.decoder import Decoder
 from textless.lm.fast_decode import check_precision
 from textless.lm.gslm.ulm import load_ulm
 from textless.lm.hf.causal import OURS, load_causal
+from textless.lm.hf.foreign import load_foreign, says_units
 from textless.lm.model import LMConfig, UnitLM
-from textless.model_io import CONFIG, check_blocks, check_shapes, load_model, to_torch
+from textless.model_io import CONFIG, check_blocks, check_shapes, load_model, read_json, to_torch
 from textless.types import UnitContract
 
 
@@ -27,23 +28,28 @@ def load_lm(
     """A language model, on the CPU, in evaluation mode.
 
     Args:
-        path: one of three kinds:
+        path: one of four kinds:
             a folder of `UnitLM.save`, with a `config.json`;
             a folder of `CausalUnitLM.save`, which started from a text model, with a `textless.json`;
+            a folder of another tool's: SlamKit's, TWIST's, or any of transformers' with a `textless.json` that says
+            which tokens are units (see `textless.lm.hf.foreign`);
             a file: GSLM's, a fairseq checkpoint (`.pt`).
         dictionary: of the fairseq checkpoint; without it the `dict.txt` in its folder.
-        contract: of the units of a fairseq model, which its files do not state.
+        contract: of the units of another tool's model, as far as its files do not state it.
         precision: of continuations: `fp32`, or `int8` (see `UnitLM`; a model that started from a text model stays in
             float32).
 
     Raises:
         ModelError: it is missing, damaged, or holds something else; the precision is unknown.
+        ContractError: the contract is not that of the files.
     """
     path, precision = Path(path), check_precision(precision)
     if dictionary is not None or path.is_file():
         return load_ulm(path, dictionary or path.parent / "dict.txt", contract, precision=precision)
-    if (path / OURS).is_file():
+    if (path / OURS).is_file() and not says_units(path):
         return load_causal(path)
+    if "kind" not in read_json(path / CONFIG):
+        return load_foreign(path, contract, precision=precision)
     return load_unit_lm(path, precision=precision)
 
 

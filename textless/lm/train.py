@@ -16,6 +16,7 @@ from torch import Tensor
 from textless.devices import fork_rng
 from textless.errors import ContractError, TrainingError
 from textless.lm.decoder import UnitDecoder
+from textless.lm.hf.foreign import ForeignLM
 from textless.lm.model import PRESETS, LMConfig, UnitLM
 from textless.lm.ngram import KneserNey
 from textless.lm.packing import Batch, Documents, Packer, document_mask
@@ -110,8 +111,9 @@ def train_lm(
         sequences: one per document; deduplicated here. With `scratch` only one is in memory at a time.
         config: hyperparameters; `settings` are fields of it by name: `train_lm(rows, contract=contract, steps=1000)`.
         contract: of the units; `n_units` must be known.
-        start: a model to continue from instead of a fresh one, such as a text model (`from_causal`). It is trained in
-            place, and `preset` and `dropout` are ignored.
+        start: a model to continue from instead of a fresh one, such as a text model (`from_causal`) or a published one
+            over units (`ForeignLM`, see its `for_training`). It is trained in place, and `preset` and `dropout` are
+            ignored.
         dev: held-out documents, evaluated about every tenth of the steps and at the end.
         checkpoint: file to write to and to resume from. On a CPU with the same number of threads, a call that resumes
             gives the same weights bit for bit as one that was never interrupted.
@@ -165,6 +167,9 @@ def _model(config: LMTrainConfig, contract: UnitContract, start: UnitDecoder | N
         raise TrainingError(
             f"context {config.context} is longer than the {start.config.context} tokens that the start can see"
         )
+    if isinstance(start, ForeignLM):
+        start.contract.check(contract, mine="the start", theirs="the training units")
+        start = start.for_training(contract)
     with fork_rng(device):
         torch.manual_seed(config.seed)
         fresh = LMConfig(n_units=contract.n_units, context=config.context, **PRESETS[config.preset])

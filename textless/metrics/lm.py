@@ -57,14 +57,15 @@ def score(lm: Scorer, rows: Iterable[UnitRow]) -> Iterator[dict[str, Any]]:
     """Likelihood of each row of a dump, never deduplicated.
 
     Yields:
-        `id`; `nll`: nats of all units and of `</s>`; `units`: N, `</s>` not counted; `nll_per_unit`: `nll` / (N + 1);
-        `bits_per_second`: of audio, missing where the frame rate is unknown or there is no frame.
+        `id`; `nll`: nats of all units and of `</s>`; `units`: N, `</s>` not counted; `nll_per_unit`: `nll` / (N + 1),
+        or / N where the model has no `</s>` at the end (0 for no token); `bits_per_second`: of audio, missing where the
+        frame rate is unknown or there is no frame.
     """
     rows = iter(rows)
     while chunk := list(islice(rows, CHUNK)):
         for row, scores in zip(chunk, _nll(lm, [r.units for r in chunk]), strict=True):
             total = float(scores.sum())
-            values = {"id": row.id, "nll": total, "units": len(row.units), "nll_per_unit": total / len(scores)}
+            values = {"id": row.id, "nll": total, "units": len(row.units), "nll_per_unit": total / max(1, len(scores))}
             rate = row.units.contract.frame_rate or getattr(lm, "frame_rate", None)
             if rate and row.units.n_frames:
                 values["bits_per_second"] = total / math.log(2) / (row.units.n_frames / rate)
@@ -77,7 +78,12 @@ def _nll(lm: Scorer, sequences: Sequence[Units]) -> list[np.ndarray]:
 
 def _totals(lm: Scorer, sequences: Sequence[Units], normalise: bool) -> np.ndarray:
     """(len(sequences),) float64: nats of each with its `</s>`, summed, or with `normalise` their mean."""
-    return np.array([s.mean() if normalise else s.sum() for s in _nll(lm, sequences)])
+    return np.array([s.mean() if normalise and len(s) else s.sum() for s in _nll(lm, sequences)])
+
+
+def _ends(lm: Scorer) -> int:
+    """How many values `nll` has besides those of the units: 1, or 0 where the model has no `</s>` at the end."""
+    return int(getattr(lm, "ends", True))
 
 
 def likelihoods(
@@ -105,14 +111,14 @@ def likelihoods(
         models |= {
             f"{name}_": KneserNey.fit(train, n_units, order=order) for name, order in (("unigram", 1), ("fivegram", 5))
         }
-    units = np.array([len(row.units) + 1 for row in rows])
+    units = np.array([len(row.units) for row in rows])
     rate = rows[0].units.contract.frame_rate or getattr(lm, "frame_rate", None)
     seconds = np.array([row.units.n_frames for row in rows]) / rate if rate else None
     values: dict[str, float] = {}
     for name, model in models.items():
         totals = _totals(model, [row.units for row in rows], False)
         for measure, over, under in (
-            ("nll_per_unit", totals, units),
+            ("nll_per_unit", totals, units + _ends(model)),
             ("bits_per_second", totals / math.log(2), seconds),
         ):
             if under is not None:
@@ -130,8 +136,8 @@ def by_speaker(lm: Scorer, rows: Iterable[UnitRow]) -> dict[str, dict[str, float
     out = {}
     for speaker, members in sorted(groups.items()):
         scores = list(score(lm, members))
-        nats, tokens = sum(s["nll"] for s in scores), sum(s["units"] + 1 for s in scores)
-        out[speaker] = {"nll_per_unit": nats / tokens, "rows": float(len(members))}
+        nats, tokens = sum(s["nll"] for s in scores), sum(s["units"] + _ends(lm) for s in scores)
+        out[speaker] = {"nll_per_unit": nats / max(1, tokens), "rows": float(len(members))}
         if all("bits_per_second" in s for s in scores):
             seconds = sum(s["nll"] / math.log(2) / s["bits_per_second"] for s in scores)
             out[speaker]["bits_per_second"] = nats / math.log(2) / seconds

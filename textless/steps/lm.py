@@ -39,7 +39,8 @@ class TrainLM(LMTrainConfig, Step):
     start: Step | None = takes("lm", None)
 
     def run(self, job: Job) -> None:
-        from textless.lm import from_causal, train_lm
+        from textless.lm import train_lm
+        from textless.lm.hf.foreign import load_start
         from textless.metrics.lm import by_speaker
         from textless.model_io import round_half
         from textless.units.dump import Dump
@@ -47,7 +48,7 @@ class TrainLM(LMTrainConfig, Step):
         dump = Dump(job.inputs["units"])
         start = None
         if self.start is not None:
-            start = from_causal(Path(place(job, self, "start")), dump.contract, context=self.context, seed=self.seed)
+            start = load_start(Path(place(job, self, "start")), dump.contract, context=self.context, seed=self.seed)
         dev = list(Dump(job.inputs["dev"])) if self.dev else []
         lm, job.metrics = train_lm(
             (row.units for row in dump),

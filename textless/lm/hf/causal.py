@@ -9,6 +9,7 @@ tokens before it is returned.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -75,39 +76,33 @@ class PastKeyValues:
         return self.length - self.positions.shape[1]
 
 
-class CausalUnitLM(Decoder):
-    """A causal language model of `transformers` over units: token n_units is `</s>`. Used and trained as `UnitLM`.
+class CausalDecoder(Decoder):
+    """A causal language model of `transformers`; a subclass says which of its tokens are the units.
 
     Args:
-        model: vocabulary of n_units + 1; it is used, not copied.
+        model: it is used, not copied.
         contract: of its units; n_units must be known.
         context: at most that of the model, which is the default.
+        max_duration: classes of the duration head, 0 without one.
 
     Raises:
-        ModelError: the model has another vocabulary, or cannot be used in this way.
-        ContractError: the contract does not say how many units there are.
+        ModelError: the model cannot be used in this way.
     """
 
     config: CausalConfig
 
-    def __init__(
-        self, model: PreTrainedModel, contract: UnitContract, *, context: int | None = None, max_duration: int = 32
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, contract: UnitContract, *, context: int | None, max_duration: int):
         super().__init__()
-        if contract.n_units is None:
-            raise ContractError("the number of units is unknown; declare n_units with --contract")
         c, self.kind = model.config.get_text_config(), model.config.model_type
-        embeddings, output = _embeddings(model)
-        rows = len(embeddings.weight)
-        if output is None or {rows, output.weight.shape[0]} != {contract.n_units + 1}:
-            raise ModelError(
-                f"the {self.kind} has a vocabulary of {rows}, where {contract.n_units} units and </s> are wanted"
-            )
+        output = vocabulary(model)[1]
+        if output is None:
+            raise ModelError(f"the {self.kind} has no output over a vocabulary")
         window = getattr(c, "sliding_window", None) if getattr(c, "use_sliding_window", True) else None
         longest = min((n for n in (getattr(c, "max_position_embeddings", None), window) if n), default=context)
         if longest is None or not 2 <= (context or longest) <= longest:
             raise ModelError(f"the {self.kind} sees {longest} tokens at once; a context of {context} is not possible")
         heads = c.num_attention_heads
+        assert contract.n_units is not None
         self.model, self.contract = model.float(), contract
         self.config = CausalConfig(
             n_units=contract.n_units,
@@ -118,9 +113,6 @@ class CausalUnitLM(Decoder):
             context=context or longest,
             max_duration=max_duration,
         )
-        self.duration = nn.Linear(self.config.dim, max_duration, bias=False, device=output.weight.device)
-        nn.init.zeros_(self.duration.weight)  # all durations are equally likely
-        self._try()
 
     def forward(self, tokens: Tensor, *, positions: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         return self._hidden(tokens, positions, mask, None)
@@ -139,15 +131,23 @@ class CausalUnitLM(Decoder):
         if mask is not None:  # an additive mask, which every attention implementation of transformers takes
             mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo(torch.float32).min)
         return self.model.base_model(
-            input_ids=tokens,
+            input_ids=self.rows(tokens),
             position_ids=positions,
             attention_mask=mask,
             past_key_values=past,
             use_cache=past is not None,
         ).last_hidden_state
 
-    def unit_logits(self, hidden: Tensor) -> Tensor:
+    def rows(self, tokens: Tensor) -> Tensor:
+        """Tokens of ours → the model's, (B, T) int64."""
+        return tokens
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(…, dim) → (…, vocabulary of the model) float32."""
         return self.model.get_output_embeddings()(hidden).float()
+
+    def unit_logits(self, hidden: Tensor) -> Tensor:
+        return self.logits(hidden)
 
     def _try(self) -> None:
         """Raise ModelError unless the model can be used.
@@ -169,7 +169,7 @@ class CausalUnitLM(Decoder):
                 pairs = {
                     "keep documents in one row apart": (packed, torch.cat([alone, self(second)], 1)),
                     "continue from a KV cache": (step, alone[0, [-1, 1]]),
-                    "give plain logits": (self.unit_logits(alone), self.model(first).logits.float()),
+                    "give plain logits": (self.logits(alone), self.model(self.rows(first)).logits.float()),
                 }
         except Exception as e:  # of any type: the architecture is unknown
             raise ModelError(
@@ -178,6 +178,37 @@ class CausalUnitLM(Decoder):
         for what, (actual, expected) in pairs.items():
             if actual.shape != expected.shape or not (actual - expected).abs().max() <= 1e-3 * expected.abs().max():
                 raise ModelError(f"the {self.kind} cannot be a unit language model: it does not {what}")
+
+
+class CausalUnitLM(CausalDecoder):
+    """A causal language model of `transformers` over units: token n_units is `</s>`. Used and trained as `UnitLM`.
+
+    Args:
+        model: vocabulary of n_units + 1; it is used, not copied.
+        contract: of its units; n_units must be known.
+        context: at most that of the model, which is the default.
+
+    Raises:
+        ModelError: the model has another vocabulary, or cannot be used in this way.
+        ContractError: the contract does not say how many units there are.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, contract: UnitContract, *, context: int | None = None, max_duration: int = 32
+    ) -> None:
+        if contract.n_units is None:
+            raise ContractError("the number of units is unknown; declare n_units with --contract")
+        embeddings, output = vocabulary(model)
+        rows = len(embeddings.weight)
+        if output is None or {rows, output.weight.shape[0]} != {contract.n_units + 1}:
+            raise ModelError(
+                f"the {model.config.model_type} has a vocabulary of {rows}, where {contract.n_units} units and </s> "
+                "are wanted"
+            )
+        super().__init__(model, contract, context=context, max_duration=max_duration)
+        self.duration = nn.Linear(self.config.dim, max_duration, bias=False, device=output.weight.device)
+        nn.init.zeros_(self.duration.weight)  # all durations are equally likely
+        self._try()
 
     def save(self, folder: Path | str) -> None:
         """Write a folder for `load_causal`, which transformers loads too, without contract and duration head."""
@@ -202,7 +233,7 @@ def from_causal(
     """A text language model as the start of a unit language model, in evaluation mode, in float32, to be trained.
 
     Args:
-        source: a `transformers` folder with safetensors, or a model, which is changed in place.
+        source: a `transformers` folder, or a model, which is changed in place.
         contract: of the units; n_units must be known.
         embeddings: `fresh`, normal with the standard deviation of the text's, or `mean`, each unit at the mean text
             embedding with a tenth of that as noise. An untied output is initialised in the same way, from its own rows.
@@ -211,18 +242,16 @@ def from_causal(
         seed: of the embeddings.
 
     Raises:
-        ModelError: the folder is missing, damaged or without safetensors; the model cannot be used in this way.
+        ModelError: the folder is missing or damaged; the model cannot be used in this way.
         ContractError: the contract does not say how many units there are.
         ValueError: `embeddings` is neither.
     """
-    from transformers import GenerationConfig
-
     if embeddings not in ("fresh", "mean"):
         raise ValueError(f"embeddings must be 'fresh' or 'mean', got {embeddings!r}")
     if contract.n_units is None:
         raise ContractError("the number of units is unknown; declare n_units with --contract")
     model = load_pretrained(Path(source)) if isinstance(source, Path | str) else source
-    inputs, output = _embeddings(model)
+    inputs, output = vocabulary(model)
     if output is None:
         raise ModelError(f"the {model.config.model_type} has no output over a vocabulary")
     end, generator = contract.n_units, torch.Generator().manual_seed(seed)
@@ -234,31 +263,42 @@ def from_causal(
 
     tied = inputs.weight is output.weight
     new = [initialised(inputs.weight)] if tied else [initialised(inputs.weight), initialised(output.weight)]
+    replace_vocabulary(model, new)
+    return CausalUnitLM(model, contract, context=context, max_duration=max_duration).eval()
+
+
+def replace_vocabulary(model: PreTrainedModel, new: Sequence[Tensor], bias: Tensor | None = None) -> None:
+    """Give a model the vocabulary of a `CausalUnitLM`, in place.
+
+    Args:
+        new: (n_units + 1, width) float32, the embeddings, and where it is not tied to them the output.
+        bias: (n_units + 1,) of the output, where it has one; by default zero.
+    """
+    from transformers import GenerationConfig
+
+    end = len(new[0]) - 1
     model.resize_token_embeddings(end + 1, mean_resizing=False)
-    inputs, output = _embeddings(model)
+    inputs, output = vocabulary(model)
     assert output is not None  # for mypy: resizing keeps it
     with torch.no_grad():
         for weight, values in zip((inputs.weight, output.weight), new, strict=False):
             weight.copy_(values)
         if getattr(output, "bias", None) is not None:
-            output.bias.zero_()
+            output.bias.copy_(torch.zeros(end + 1) if bias is None else bias)
     # The text's padding token is a unit now: with a padding index it would get no gradient.
     inputs.padding_idx = None
     for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
         config.pad_token_id, config.bos_token_id, config.eos_token_id = None, end, end
     model.generation_config = GenerationConfig(bos_token_id=end, eos_token_id=end)
-    return CausalUnitLM(model, contract, context=context, max_duration=max_duration).eval()
 
 
-def _embeddings(model: PreTrainedModel) -> tuple[nn.Embedding, nn.Linear | None]:
+def vocabulary(model: PreTrainedModel) -> tuple[nn.Embedding, nn.Linear | None]:
     """The token embeddings and the output over the vocabulary."""
     return cast("nn.Embedding", model.get_input_embeddings()), cast("nn.Linear | None", model.get_output_embeddings())
 
 
 def load_causal(folder: Path | str) -> CausalUnitLM:
     """The language model of a folder that `CausalUnitLM.save` wrote, on the CPU, in evaluation mode.
-
-    Reads safetensors only.
 
     Raises:
         ModelError: the folder is missing, damaged, or holds something else.

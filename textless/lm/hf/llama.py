@@ -5,17 +5,21 @@ A Llama has no duration head: the export leaves it out, and the import makes a f
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from textless.errors import ModelError
+from textless.files import write_text
+from textless.lm.hf.foreign import UnitTokens, write_unit_tokens
 from textless.lm.model import LMConfig, UnitLM
+from textless.model_io import read_json
 from textless.types import UnitContract
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 
 def to_llama(lm: UnitLM) -> LlamaForCausalLM:
@@ -115,8 +119,46 @@ def from_llama(model: LlamaForCausalLM, contract: UnitContract) -> UnitLM:
 
 
 def export_llama(lm: UnitLM, folder: Path | str) -> None:
-    """Write a folder that `transformers.AutoModelForCausalLM.from_pretrained` loads; its logits are equal."""
-    to_llama(lm).save_pretrained(folder)
+    """Write a folder for `AutoModelForCausalLM` and `AutoTokenizer` of transformers, `pipeline`, vLLM, and `load_lm`.
+
+    The logits are equal. The text of a unit is SlamKit's, `<Un71>`; a prompt begins with `</s>`. `load_lm` reads it
+    without durations.
+    """
+    from transformers import GenerationConfig
+
+    model, end, folder = to_llama(lm), lm.n_units, Path(folder)
+    model.generation_config = GenerationConfig(
+        bos_token_id=end, eos_token_id=end, pad_token_id=end, do_sample=True, temperature=0.8, top_k=0
+    )
+    model.save_pretrained(folder)
+    unit_tokenizer(lm.n_units, context=lm.config.context).save_pretrained(folder)
+    # Version 5 writes another name of the class, which version 4, and so many a vLLM, does not know.
+    place = folder / "tokenizer_config.json"
+    write_text(place, json.dumps({**read_json(place), "tokenizer_class": "PreTrainedTokenizerFast"}, indent=1) + "\n")
+    write_unit_tokens(folder, UnitTokens(offset=0, begin=end, end=end, contract=lm.contract))
+
+
+def unit_tokenizer(n_units: int, *, context: int) -> PreTrainedTokenizerFast:
+    """Text such as `<Un71><Un12>` to `</s>` and tokens, and back. White space is skipped, other text is an error."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    end = "</s>"
+    tokenizer = Tokenizer(models.WordLevel({**{f"<Un{unit}>": unit for unit in range(n_units)}, end: n_units}))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(r"\s+"), "removed"), pre_tokenizers.Split(">", "merged_with_previous")]
+    )
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{end} $0", special_tokens=[(end, n_units)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=end,
+        eos_token=end,
+        pad_token=end,
+        padding_side="left",
+        model_max_length=context,
+        model_input_names=["input_ids", "attention_mask"],  # a Llama takes no token types
+    )
 
 
 def _names(layer: int) -> dict[str, list[str]]:
