@@ -23,6 +23,7 @@ from textless.lm.cache import KVCache
 from textless.lm.hf.causal import CausalUnitLM, vocabulary
 from textless.lm.hf.foreign import UnitTokens, load_start
 from textless.metrics.lm import by_speaker, likelihoods, score
+from textless.model import continue_rows
 from textless.types import UnitContract, Units
 from textless.units.dump import UnitRow
 
@@ -249,9 +250,22 @@ def test_a_deduplicated_prompt_is_continued_without_repeats_and_durations() -> N
     assert (new.units[1:] != new.units[:-1]).all()
     timed = lm.contract.with_(frame_rate=25.0)
     rated = load_lm(PEERS / "twist_opt", contract=timed)
-    with pytest.raises(ContractError, match="has no durations; give max_new_units"):
-        rated.continue_units(Units(prompt.units, prompt.durations, timed), seconds=1)
+    prompt = Units(prompt.units, prompt.durations, timed)
+    new = rated.continue_units(prompt, seconds=2, temperature=0, only_new=True)
+    assert (len(new), new.durations) == (25, None)  # 3 units in 6 frames, so 25 in 50
+    assert len(rated.continue_units(prompt, seconds=2, max_new_units=7, only_new=True)) == 7
     assert rated.continue_units([2, 5], seconds=1, only_new=True).n_frames == 25
+
+
+def test_rows_are_continued_and_streamed_alike() -> None:
+    lm = load_lm(PEERS / "twist_opt", contract=UnitContract(frame_rate=25.0))
+    rows = [UnitRow("a", Units(np.array([2, 5, 2]), np.array([3, 1, 2]), lm.contract))]
+    [whole] = continue_rows(lm, rows, seconds=2, temperature=0)
+    parts = list(continue_rows(lm, rows, seconds=2, temperature=0, parts=True))
+    assert np.concatenate([p.units.units for p in parts]).tolist() == whole.units.units.tolist()
+    assert len(whole.units) == 28
+    assert whole.extra["prompt_frames"] == parts[0].extra["prompt_frames"] == 3
+    assert whole.units.durations is parts[0].units.durations is None
 
 
 def test_an_empty_prompt_needs_something_to_begin_with() -> None:
@@ -261,11 +275,11 @@ def test_an_empty_prompt_needs_something_to_begin_with() -> None:
         any_lm("opt", SPECIALS["neither"]).continue_units([[3], nothing], max_new_units=3)
 
 
-def test_the_penalty_counts_every_unit_of_a_prompt() -> None:
-    """Also the first, where nothing stands before it: a unit that was seen once is never likeliest again."""
-    lm = any_lm("llama", SPECIALS["neither"])
-    unit = int(lm.continue_units([3], max_new_units=1, temperature=0, only_new=True).units[0])
-    new = lm.continue_units([unit], max_new_units=6, temperature=0, no_repeat_ngram=1)
+def test_the_first_unit_counts_as_seen() -> None:
+    """Also where no symbol comes before it."""
+    lm = load_lm(PEERS / "twist_opt")
+    assert lm.continue_units([2], max_new_units=1, temperature=0).units.tolist() == [2, 2]
+    new = lm.continue_units([2], max_new_units=6, temperature=0, no_repeat_ngram=1)
     assert len(set(new.units.tolist())) == 7
 
 

@@ -301,7 +301,8 @@ def continue_rows(
 
     def continued(row: UnitRow, prompt: Units, k: int, units: Units) -> UnitRow:
         name = row.id if samples == 1 else f"{row.id}-{k}"
-        extra = {**row.extra, "prompt_frames": 0 if only_new else prompt.n_frames, "sample": k}
+        frames = prompt.n_frames if lm.has_durations else len(prompt)
+        extra = {**row.extra, "prompt_frames": 0 if only_new else frames, "sample": k}
         return replace(row, id=name, units=units, extra=extra)
 
     def seed_of(row: UnitRow, k: int) -> int:
@@ -311,9 +312,9 @@ def continue_rows(
     todo = prompts()
     if parts:
         for row, prompt, k in todo:
-            prompt = prompt if lm.has_durations else Units(prompt.units, None, prompt.contract)
+            shown = prompt if lm.has_durations else Units(prompt.units, None, prompt.contract)
             new = lm.stream(prompt, seed=seed_of(row, k), **options)
-            yield from split_row(continued(row, prompt, k, prompt), new if only_new else itertools.chain([prompt], new))
+            yield from split_row(continued(row, prompt, k, shown), new if only_new else itertools.chain([shown], new))
         return
     while batch := list(itertools.islice(todo, BATCH)):
         seeds = [seed_of(row, k) for row, _, k in batch]

@@ -203,7 +203,8 @@ class Decoder(nn.Module):
                 units must be tied within about 1e-6 for it to show; with int8 a last bit may count for more).
             only_new: leave the prompt out of the result.
             seconds: length to add. `</s>` is never sampled and the last unit is cut, so that exactly round(seconds ×
-                frame_rate) frames are added (fewer only when `max_new_units` is reached first).
+                frame_rate) frames are added (fewer only when `max_new_units` is reached first). A model without
+                durations adds to a prompt with them as many units as the prompt has in that time, or fewer with `</s>`.
             max_new_units: number of units to add at most. Without `seconds` the continuation may end earlier, with
                 `</s>`.
             temperature, top_k, top_p, min_p, repetition_penalty, no_repeat_ngram: see `Sampling`; 0.8 is the

@@ -201,8 +201,8 @@ def begin(
     """Continuations with nothing added yet. The prompts already have the model's contract.
 
     Warns UserWarning of a prompt that is longer than the context. Raises ValueError without a length or with one below
-    0, ContractError for `seconds` where the frame rate is unknown or the model does not give durations, and for an
-    empty prompt where nothing begins a sequence.
+    0, ContractError for `seconds` where the frame rate is unknown, and for an empty prompt where nothing begins a
+    sequence, or gives a rate of units where durations are not sampled.
     """
     if seconds is None and max_new_units is None:
         raise ValueError("the length to add is missing: give seconds or max_new_units")
@@ -215,26 +215,32 @@ def begin(
             raise ContractError(
                 "the frame rate of the language model's units is unknown; give max_new_units instead of seconds"
             )
-        if not lm.has_durations and any(p.durations is not None for p in prompts):
-            raise ContractError("this language model has no durations; give max_new_units instead of seconds")
         frames = round(seconds * lm.frame_rate)
     if max(frames or 0, max_new_units or 0) > LONGEST_ROW:
         raise ValueError(f"seconds or max_new_units ask for more than {LONGEST_ROW} frames, the most that a row has")
     if not lm.begins and not all(map(len, prompts)):
         raise ContractError("this language model has no symbol that begins a sequence; give a prompt of a unit or more")
     how = Sampling(**sampling)
-    todo = [
-        Continuation(
-            p, how, np.random.default_rng(seed), lm.n_units, frames, max_new_units, lm.has_durations, lm.begins
-        )
-        for p, seed in zip(prompts, seeds, strict=True)
-    ]
+    todo = []
+    for p, seed in zip(prompts, seeds, strict=True):
+        length = frames, max_new_units
+        if frames is not None and p.durations is not None and not lm.has_durations:
+            length = None, _units_in(frames, p, max_new_units)
+        todo.append(Continuation(p, how, np.random.default_rng(seed), lm.n_units, *length, lm.has_durations, lm.begins))
     context = lm.config.context
     for c in todo:
         if len(c.tokens) > context and not c.done:
             message = f"a prompt of {len(c.prompt)} units is longer than the model's context of {context}"
             warnings.warn(f"{message}; reading its last {context // 2}", UserWarning, stacklevel=3)
     return todo
+
+
+def _units_in(frames: int, prompt: Units, most: int | None) -> int:
+    """How many units so many frames have at the rate of the prompt, at most `most`."""
+    if not len(prompt):
+        raise ContractError("this language model has no durations; give max_new_units instead of seconds")
+    units = round(frames * len(prompt) / prompt.n_frames)
+    return units if most is None else min(units, most)
 
 
 def generate(lm: Decoder, todo: Sequence[Continuation]) -> None:
