@@ -200,8 +200,10 @@ def test_durations_are_dropped_and_lengths_are_numbers_of_units() -> None:
         assert (whole.units[1:] != whole.units[:-1]).all()
     assert np.array_equal(ulm.nll(prompt), ulm.nll(prompt.units))
     assert not ulm.has_durations
+    # 5 units in 16 frames, so 47 in 150.
+    assert len(ulm.continue_units(prompt, seconds=3, temperature=0, only_new=True)) == 47
     with pytest.raises(ContractError, match="give max_new_units instead of seconds"):
-        ulm.continue_units(prompt, seconds=3)
+        ulm.continue_units(Units(UNITS[:0], UNITS[:0], ulm.contract), seconds=3)
     with pytest.raises(ContractError, match="give max_new_units instead of seconds"):
         load_ulm(CHECKPOINT, DICTIONARY).continue_units(prompt.units, seconds=3)
 
