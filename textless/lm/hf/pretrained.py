@@ -64,7 +64,7 @@ def _architecture(content: dict[str, Any], kind: Any) -> tuple[PretrainedConfig,
     except KeyError:
         raise ValueError(f"transformers has no architecture {kind!r}") from None
     stated = content.get("architectures") or []
-    if config.is_encoder_decoder or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    if getattr(config, "is_encoder_decoder", False) or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(f"it is a {kind}; a Llama, Qwen, OPT, GPT-2 … fits")
     architecture: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     if stated and architecture.__name__ not in stated:
