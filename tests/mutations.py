@@ -532,6 +532,14 @@ _TABLE = [
     ("metrics/mcd.py", "2 / bands * basis", "1 / bands * basis", "speech_quality::cepstra_equal_a_transform_of_scipy"),
     ("metrics/mcd.py", "math.sqrt(2) * warped", "warped", "speech_quality::distortion_is_in_decibels"),
     ("vocoder/hifigan/generator.py", "SLOPE = 0.1", "SLOPE = 0.2", "hifigan::the_audio_is_fairseqs"),
+    ("vocoder/stream.py", "start = max(0, stop - self.halo)", "start = max(0, stop - self.halo // 2)",
+     "hifigan::streamed_is_the_whole"),
+    ("vocoder/stream.py", "(0 if last else self.halo)", "(0 if last else self.halo // 2)",
+     "hifigan::streamed_is_the_whole"),
+    ("vocoder/hifigan/model.py", "    halo = 2  #", "    halo = 1  #",
+     "hifigan::durations_depend_on_two_units_to_either_side"),
+    ("vocoder/hifigan/hub.py", 'vocoder.level = "peak"', 'vocoder.level = "raw"',
+     "hifigan::the_audio_is_that_of_unit_hifigan"),
     ("vocoder/hifigan/generator.py", "alpha=1 / len(self.blocks)", "alpha=1", "hifigan::the_audio_is_fairseqs"),
 ]
 # fmt: on

@@ -144,7 +144,7 @@ def test_what_cannot_be_streamed(prompt, tmp_path):
 
 
 def test_a_published_hifigan_speaks(tmp_path):
-    """Its checkpoint and configuration as they were published; it has no stream."""
+    """Its checkpoint and configuration as they were published, in whole rows and as a stream."""
     golden = np.load(GOLDEN / "codehifigan_plain.npz")
     contract = UnitContract(n_units=json.loads((GOLDEN / "codehifigan_plain.json").read_text())["num_embeddings"])
     with open(tmp_path / "u.jsonl", "w") as f:
@@ -152,8 +152,29 @@ def test_a_published_hifigan_speaks(tmp_path):
     model = ["--vocoder", str(GOLDEN / "codehifigan_plain.pt")]
     run(["resynth", str(tmp_path / "u.jsonl"), "-o", str(tmp_path / "a.wav"), *model])
     np.testing.assert_allclose(read_audio(tmp_path / "a.wav"), golden["wav"].ravel(), atol=1e-4)
-    done = subprocess.run(
-        [*SHELL, "resynth", str(tmp_path / "u.jsonl"), "-o", "-", "--stream", *model], capture_output=True
-    )
-    assert done.returncode == 2
-    assert b"whole rows only" in done.stderr
+    done = run(["resynth", "-", "-o", "-", "--stream", *model], input=(tmp_path / "u.jsonl").read_bytes())
+    (tmp_path / "b.wav").write_bytes(done.stdout)
+    np.testing.assert_allclose(read_audio(tmp_path / "b.wav"), golden["wav"].ravel(), atol=1e-4)
+
+
+def test_unit_hifigan_speaks_in_its_voices_and_styles(tmp_path):
+    place = GOLDEN / "peers" / "unit_hifigan_speakers_styles"
+    golden, contract = np.load(place / "expected.npz"), UnitContract(n_units=20)
+    with open(tmp_path / "u.jsonl", "w") as f:
+        write_stream(f, [UnitRow(id="a", units=Units(golden["units"], None, contract))], contract=contract)
+    command = ["resynth", str(tmp_path / "u.jsonl"), "--vocoder", str(place)]
+    voice = ["--speaker", "p225", "--style", "laughing"]
+    for level, key in ((), "generate"), (("--level", "raw"), "forward"):
+        name = str(tmp_path / f"{key}.wav")
+        run([*command, "-o", name, *voice, *level])
+        np.testing.assert_allclose(read_audio(name), golden[key].ravel(), atol=1e-4)
+    (tmp_path / "s.wav").write_bytes(run([*command, "-o", "-", "--stream", *voice, "--level", "raw"]).stdout)
+    np.testing.assert_allclose(read_audio(tmp_path / "s.wav"), golden["forward"].ravel(), atol=1e-4)
+    for options, message in (
+        (("--speaker", "9999"), b"no speaker '9999'; it has lj, p225, or 0 to 1"),
+        (("--style", "sad"), b"no style 'sad'; it has read, laughing, or 0 to 1"),
+        (("--stream",), b"ask for the level raw to stream"),
+    ):
+        done = subprocess.run([*SHELL, *command, "-o", "-", *options], capture_output=True)
+        assert (done.returncode, done.stderr.count(b"error: ")) == (2, 1)
+        assert message in done.stderr

@@ -5,19 +5,29 @@ they should be.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
 from conftest import GOLDEN
+from textless.audio.io import read_audio
+from textless.engine.step import Step
 from textless.errors import ContractError, ModelError
-from textless.types import UnitContract, Units
+from textless.model import Model
+from textless.steps.sources import Model as Pretrained
+from textless.steps.vocoder import Resynth, Utterance
+from textless.types import UnitContract, UnitRow, Units
 from textless.vocoder.hifigan import generator
 from textless.vocoder.hifigan.generator import Convolution, Upsampling, few_products
-from textless.vocoder.hifigan.model import load_hifigan
+from textless.vocoder.hifigan.hub import ARCHITECTURE
+from textless.vocoder.hifigan.model import TOGETHER, PublishedDurations, _Voice, load_hifigan
+from textless.vocoder.load import load_vocoder
+from textless.vocoder.stream import Overlapped
 
 # 64 channels and kernel 11 are enough for `few_products`; the other convolutions are direct
 CONFIG = {
@@ -31,6 +41,7 @@ CONFIG = {
     "sampling_rate": 1000,
     "code_hop_size": 20,
 }
+NEW = ("parametrizations.weight.original0", "parametrizations.weight.original1")  # weight norm's names since torch 2
 QUANTISER = {
     "f0_vq_params": {"l_bins": 6, "emb_width": 8, "mu": 0.99, "levels": 1},
     "f0_encoder_params": {
@@ -261,6 +272,196 @@ def test_half_precision_is_near(golden):
     assert 1e-5 < noise < 3e-3
     with pytest.raises(ModelError, match="known: fp32, bf16"):
         load_hifigan(GOLDEN / "codehifigan_plain.pt", precision="fp16")
+
+
+@pytest.mark.parametrize(
+    ("name", "voice"), [("plain", {}), ("speakers_styles", {"speaker": "p225", "style": "laughing"})]
+)
+def test_the_audio_is_that_of_unit_hifigan(name, voice):
+    place = GOLDEN / "peers" / f"unit_hifigan_{name}"
+    expected, model = np.load(place / "expected.npz"), load_vocoder(place)
+    assert (model.speakers, model.styles) == ((("lj", "p225"), ("read", "laughing")) if voice else (("0",), ()))
+    assert model.contract == UnitContract(sample_rate=16000, frame_rate=50.0, n_units=20)
+    for level, key in (("raw", "forward"), ("peak", "generate"), (None, "generate")):
+        spoken = model.resynth(expected["units"], level=level, **voice)
+        np.testing.assert_allclose(spoken, expected[key].ravel(), atol=1e-5)
+    if voice:
+        for other in ({**voice, "speaker": "lj"}, {**voice, "style": "read"}, {}):
+            assert np.abs(model.resynth(expected["units"], **other) - expected["generate"].ravel()).max() > 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows(Step):
+    """Units, of which nothing is asked."""
+
+    type = "rows"
+
+
+def test_style_and_level_of_a_set_and_of_a_step(tmp_path):
+    place = GOLDEN / "peers" / "unit_hifigan_speakers_styles"
+    expected, model = np.load(place / "expected.npz"), Model("none", vocoder=str(place))
+    voice = {"speaker": "p225", "style": "laughing", "level": "raw"}
+    np.testing.assert_allclose(model.resynth(expected["units"], **voice), expected["forward"].ravel(), atol=1e-5)
+    parts = {"units": Rows(), "vocoder": Pretrained(file=str(place))}
+    step, none = Resynth(**parts, **voice), Resynth(**parts)
+    row = UnitRow(id="a", units=Units(expected["units"], None, model.vocoder.contract))
+    assert not step.shard(model.vocoder, [Utterance(row, "a", None)], tmp_path / "out")
+    np.testing.assert_allclose(read_audio(tmp_path / "out" / "a.wav"), expected["forward"].ravel(), atol=1e-4)
+    assert Resynth(**parts, style=1).style == "1"
+    assert (none.style, none.level) == (None, None)
+
+
+def hub_name(name: str) -> str:
+    """A name of speech-resynthesis → that of unit-hifigan, whose residual blocks have three kernels."""
+    table, _, rest = name.partition(".")
+    tables = {"dict": "unit", "spkr": "speaker", "style": "style", "f0_quant_embed": "f0"}
+    if table in tables:
+        return f"{tables[table]}_embedding.{rest}"
+    if table == "resblocks":
+        block, convs, layer, rest = rest.split(".", 3)
+        return f"generator.mrfs.{int(block) // 3}.residual_blocks.{int(block) % 3}.{layer}.conv{convs[-1]}.{rest}"
+    return f"generator.{name.replace('ups.', 'upsamplers.')}"
+
+
+def make_hub(folder: Path, **changes) -> tuple[Path, Path]:
+    """A hub folder of unit-hifigan with bins of F0, and the same model in the layout of speech-resynthesis."""
+    more = {"f0": True, "f0_quant_num_bin": 4, "multispkr": "multi", "multistyle": "multi"}
+    path = make(folder / "published", NEW, **ARCHITECTURE, **more, code_hop_size=320, upsample_initial_channel=64)
+    state = torch.load(path)["generator"]
+    state = {name: tensor * (0.6 if name.endswith(NEW[0]) else 1) for name, tensor in state.items()}  # or tanh is 1
+    torch.save({"generator": state}, path)
+    hub = folder / "hub"
+    hub.mkdir()
+    save_file({hub_name(name): tensor for name, tensor in state.items()}, hub / "model.safetensors")
+    config = {"n_units": 20, "embedding_dim": 8, "f0_bins": [60, 90, 120, 150]}
+    config |= {"speakers": list("abcde"), "styles": list("xyz"), **changes}
+    (hub / "config.json").write_text(json.dumps(config))
+    return hub, path
+
+
+def test_a_hub_folder_is_the_published_network_under_other_names(tmp_path):
+    hub, path = make_hub(tmp_path)
+    model, units, f0 = load_vocoder(hub), units_of(9), np.random.default_rng(1).integers(4, size=9)
+    expected = Naive(path)(units, speaker=3, style=2, f0=f0)
+    same(model.resynth(units, speaker="d", style="z", f0=f0, level="raw"), expected, 1e-5)
+    with pytest.raises(ModelError, match="needs f0 for whole rows, so it does not stream"):
+        list(model.stream([units], level="raw"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"speakers": ["a"]}, "1 names for the 5 rows of spkr"),
+        ({"styles": None}, "0 names for the 3 rows of style"),
+        ({"styles": ["x", "x", "y"]}, "styles is not a list of different names"),
+        ({"speakers": "a"}, "speakers is 'a' where a list is wanted"),
+        ({"speakers": [1, 2, 3, 4, 5]}, "speakers is not a list of different names"),
+        ({"n_units": 21}, r"dict.weight is \(20, 8\) where .*config.json asks for \(21, 8\)"),
+        ({"n_units": -1}, "n_units is -1"),
+        ({"embedding_dim": 9}, "dict.weight is"),
+        ({"f0_bins": None}, "conv_pre.weight is"),
+    ],
+)
+def test_hub_folders_that_do_not_fit(tmp_path, changes, message):
+    hub, _ = make_hub(tmp_path, **changes)
+    with pytest.raises(ModelError, match=message):
+        load_vocoder(hub)
+
+
+def test_hub_folders_that_are_incomplete(tmp_path):
+    hub, _ = make_hub(tmp_path)
+    weights = (hub / "model.safetensors").read_bytes()
+    (hub / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_vocoder(hub)
+    (hub / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="has no weights"):
+        load_vocoder(hub)
+    (hub / "config.json").unlink()
+    with pytest.raises(ModelError, match="not a model folder"):
+        load_vocoder(hub)
+
+
+# --------------------------------------------------------------------------------------------------------- streaming
+
+
+def streamed(model, units: np.ndarray, size: int, **options) -> np.ndarray:
+    """Speech of units that come `size` at a time."""
+    return np.concatenate(list(model.stream([units[k : k + size] for k in range(0, len(units), size)], **options)))
+
+
+@pytest.mark.parametrize("size", [1, 7, 200])
+def test_streamed_is_the_whole(tmp_path, size):
+    model, units = load_hifigan(make(tmp_path, multispkr="multi", multistyle="multi")), units_of(200)
+    voice = {"speaker": 2, "style": 1}
+    whole = model.resynth(units, **voice)
+    same(streamed(model, units, size, **voice), whole, 1e-5)
+    for n in (1, 2, 30):
+        same(streamed(model, units[:n], size), model.resynth(units[:n]), 1e-5)
+
+
+@pytest.mark.parametrize("name", ["codehifigan_plain.pt", "codehifigan_speakers.pt", "peers/unit_hifigan_plain"])
+def test_published_models_stream(name):
+    model, units = load_vocoder(GOLDEN / name), units_of(130)
+    # random weights that drive tanh to its ends, so that a row is known to 1e-4 of its largest sample only
+    whole = model.resynth(units, level="raw")
+    np.testing.assert_allclose(streamed(model, units, 9, level="raw"), whole, atol=1e-4 * np.abs(whole).max())
+
+
+def test_a_halo_is_what_a_sample_depends_on(tmp_path):
+    """A unit at this distance is heard, one further is not; with a shorter halo a stream is not the whole."""
+    model, units = load_hifigan(make(tmp_path)), units_of(120)
+    whole, halo = model.resynth(units), model.generator.halo
+    reach = 0
+    for k in range(len(units)):
+        other = units.copy()
+        other[k] = (other[k] + 1) % 20
+        changed = np.flatnonzero(np.abs(model.resynth(other) - whole) > 1e-5) // model.hop
+        reach = max(reach, k - changed.min(), changed.max() - k)
+    assert reach <= halo <= reach + 3  # each of the stages rounds up to its frames
+    same(streamed(model, units, 5), whole, 1e-5)
+    model.generator.halo = int(reach) - 1
+    assert np.abs(streamed(model, units, 5) - whole).max() > 1e-4
+
+
+def test_look_ahead_is_what_is_said(tmp_path):
+    """All but the last `look_ahead` seconds have come, as soon as they can; and memory does not grow."""
+    model, units = load_hifigan(make(tmp_path)), units_of(200)
+    waiting, state = round(model.look_ahead * model.frame_rate), _Voice(model, 0, 0)
+    parts, kept = [], []
+    for k in range(len(units)):
+        parts.append(state.push(units[k : k + 1]))
+        kept.append(len(state.next.units))
+    given = np.cumsum([len(part) for part in parts]) // model.hop
+    assert (given >= np.arange(1, 201) - waiting).all()
+    assert waiting == model.generator.halo + TOGETHER
+    assert max(kept) <= 2 * model.generator.halo + TOGETHER
+
+
+@pytest.mark.parametrize("size", [1, 4, 60])
+def test_predicted_durations_are_streamed(tmp_path, size):
+    model = load_hifigan(make(tmp_path, dur_predictor_params={"var_pred_hidden_dim": 6}))
+    model.durations.project.bias.fill_(1.4)
+    units = np.repeat(units_of(40), np.random.default_rng(2).integers(1, 3, size=40))
+    literal = model.resynth(units, durations="predict")
+    same(streamed(model, units, size, durations="predict"), literal, 1e-5)
+    # a run that goes on in the next piece is one
+    pieces = [Units(units[k : k + size], None, model.contract) for k in range(0, len(units), size)]
+    joined = np.concatenate(list(model.stream(pieces, durations="predict")))
+    same(joined, model.resynth(Units(units, None, model.contract), durations="predict"), 1e-5)
+    assert model.hop * len(units) < len(literal) > len(joined)
+
+
+@pytest.mark.parametrize(("halo", "differ"), [(2, False), (1, True), (0, True)])
+def test_durations_depend_on_two_units_to_either_side(halo, differ):
+    model, units = load_hifigan(GOLDEN / "codehifigan_duration.pt"), np.random.default_rng(0).integers(100, size=200)
+    [whole] = model.predict_durations([units])
+    predict = Overlapped(lambda row: model.predict_durations([row])[0], halo)
+    parts = [predict(units[k : k + 1], False) for k in range(200)]
+    lengths = np.concatenate([*parts, predict(units[:0], True)])
+    assert len(lengths) == 200
+    assert (lengths != whole).any() == differ
+    assert PublishedDurations.halo == 2
 
 
 # -------------------------------------------------------------------------------------------------------- arithmetic

@@ -100,7 +100,7 @@ WRONG = {
         "steps: 5, adversarial": ("medium",),
         "steps: 5, crop_seconds": ("-1",),
     },
-    "step: resynth, units: $units, vocoder: $hubert": {"durations": ("guess",)},
+    "step: resynth, units: $units, vocoder: $hubert": {"durations": ("guess",), "level": ("loud",)},
     "step: ladder, audio: $corpus": {"hours": ("0",), "n_clusters": ("40",), "rounds": ("0",), "dim": ("0",)},
     "step: lda, frames: $mfcc": {"method": ("ica", "lda"), "codebook: $km, dim": ("0",)},
     "step: abx, frames: $mfcc": {"distance": ("cosine",), "max_items": ("0",)},

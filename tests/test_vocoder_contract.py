@@ -29,6 +29,8 @@ VOCODERS = {
     "unit vocoder with F0": lambda: unit_vocoder(f0=True),
     "HiFi-GAN": lambda: load_vocoder(GOLDEN / "codehifigan_speakers.pt"),
     "HiFi-GAN with durations": lambda: load_vocoder(GOLDEN / "codehifigan_duration.pt"),
+    "unit-hifigan": lambda: load_vocoder(GOLDEN / "peers" / "unit_hifigan_plain"),
+    "unit-hifigan with speakers and styles": lambda: load_vocoder(GOLDEN / "peers" / "unit_hifigan_speakers_styles"),
 }
 
 
@@ -45,7 +47,8 @@ def test_every_vocoder_is_here():
 
 def test_attributes(vocoder):
     assert isinstance(vocoder, Vocoder)
-    assert isinstance(vocoder, StreamingVocoder) == isinstance(vocoder, UnitVocoder)
+    assert isinstance(vocoder, StreamingVocoder)
+    assert vocoder.look_ahead > 0
     assert vocoder.contract.n_units == vocoder.n_units
     assert vocoder.frame_rate * vocoder.hop == vocoder.sample_rate == vocoder.contract.sample_rate
     assert vocoder.speakers
@@ -84,9 +87,9 @@ def test_rows_speakers_pieces_and_refusals(vocoder):
     np.testing.assert_allclose(vocoder.resynth([3, 3, 1]), alone[1], atol=1e-5)
     for speaker in (*vocoder.speakers, 0, None):
         assert vocoder.resynth(rows[0], speaker=speaker).shape == alone[0].shape
-    if isinstance(vocoder, StreamingVocoder):
-        pieces = [Units(np.array([u]), np.array([d]), contract) for u, d in zip(range(5), (1, 2, 3, 1, 4), strict=True)]
-        np.testing.assert_allclose(np.concatenate(list(vocoder.stream(pieces))), alone[0], atol=1e-5)
+    pieces = [Units(np.array([u]), np.array([d]), contract) for u, d in zip(range(5), (1, 2, 3, 1, 4), strict=True)]
+    streamed = np.concatenate(list(vocoder.stream(pieces, level="raw")))
+    np.testing.assert_allclose(streamed, vocoder.resynth(rows[0], level="raw"), atol=1e-5)
     for wrong in (np.array([contract.n_units]), Units(np.arange(5), None, contract.with_(frame_rate=12.5))):
         with pytest.raises(ContractError):
             vocoder.resynth(wrong)
@@ -112,10 +115,27 @@ def test_speakers_by_name_and_index(vocoder):
         assert np.abs(other - first).max() > 1e-5
 
 
+def test_styles_by_name_and_index(vocoder):
+    for style in range(len(vocoder.styles)):
+        by_name = vocoder.resynth([1, 2], style=vocoder.styles[style])
+        np.testing.assert_array_equal(vocoder.resynth([1, 2], style=style), by_name)
+        assert (np.abs(by_name - vocoder.resynth([1, 2])).max() > 1e-5) == (style > 0)
+
+
+def test_levels(vocoder):
+    units = np.random.default_rng(0).integers(vocoder.n_units, size=12)
+    raw, peak = (vocoder.resynth(units, level=level) for level in ("raw", "peak"))
+    np.testing.assert_allclose(peak, raw / np.abs(raw).max(), atol=1e-6)
+    np.testing.assert_array_equal(vocoder.resynth(units), {"raw": raw, "peak": peak}[vocoder.level])
+    with pytest.raises(ModelError, match="ask for the level raw to stream"):
+        list(vocoder.stream([units], level="peak"))
+
+
 def test_requests_that_cannot_be_met(vocoder):
     for options, message in (
         ({"speaker": "nobody"}, "no speaker 'nobody'"),
-        ({"style": "whisper"}, "no style 'whisper'; it has none"),
+        ({"style": "whisper"}, "no style 'whisper'; it has " + (", ".join(vocoder.styles) or "none")),
+        ({"level": "loud"}, "level is 'loud'; known: raw, peak"),
         ({"durations": "long"}, "durations is 'long'; known: given, predict"),
         ({"f0": np.ones(3)}, "F0"),
     ):

@@ -20,6 +20,7 @@ from textless.names import plain
 from textless.types import (
     ContinueOptions,
     GenerateOptions,
+    SpeakOptions,
     StreamingVocoder,
     UnitContract,
     Units,
@@ -213,22 +214,20 @@ class Model:
         return self.lm.continue_units(units, **options)
 
     @overload
-    def resynth(
-        self, units: UnitsLike, *, speaker: str | int | None = None, durations: str = "given"
-    ) -> np.ndarray: ...
+    def resynth(self, units: UnitsLike, **options: Unpack[SpeakOptions]) -> np.ndarray: ...
     @overload
+    def resynth(self, units: Sequence[UnitsLike], **options: Unpack[SpeakOptions]) -> list[np.ndarray]: ...
     def resynth(
-        self, units: Sequence[UnitsLike], *, speaker: str | int | None = None, durations: str = "given"
-    ) -> list[np.ndarray]: ...
-    def resynth(
-        self,
-        units: UnitsLike | Sequence[UnitsLike],
-        *,
-        speaker: str | int | None = None,
-        durations: str = "given",
+        self, units: UnitsLike | Sequence[UnitsLike], **options: Unpack[SpeakOptions]
     ) -> np.ndarray | list[np.ndarray]:
-        """Units → waveform (samples,) float32; a list of them → a list."""
-        return self.vocoder.resynth(units, speaker=speaker, durations=durations)
+        """Units → waveform (samples,) float32; a list of them → a list.
+
+        Args:
+            speaker, style: name or index; by default the first.
+            durations: "given", by default, or "predict".
+            level: "raw" or "peak", by default the vocoder's own; see `textless.vocoder.base.BaseVocoder.resynth`.
+        """
+        return self.vocoder.resynth(units, **options)
 
 
 def load(name: str | Path, *, device: str = "cpu", precision: str = "fp32") -> Model:
@@ -327,11 +326,10 @@ def resynth_row(
     vocoder: Vocoder,
     row: UnitRow,
     *,
-    speaker: str | int | None = None,
-    durations: str = "given",
     f0: Mapping[str, np.ndarray] | None = None,
+    **options: Unpack[SpeakOptions],
 ) -> np.ndarray:
-    """Speak a row by `speaker`, else by the row's own where the vocoder has it, else by the vocoder's first.
+    """Speak a row by the `speaker` that is given, else by the row's own where the vocoder has it, else by its first.
 
     `f0`: by id, the fundamental frequency to follow, see `Vocoder.resynth`. Raises ModelError when the row's is
         missing.
@@ -340,7 +338,7 @@ def resynth_row(
         raise ModelError(f"{row.id}: there is no F0 to follow; track it in the audio that these units were made from")
     track = None if f0 is None else f0[row.id][: row.units.n_frames]
     try:
-        return vocoder.resynth(row.units, speaker=_speaker(vocoder, row, speaker), durations=durations, f0=track)
+        return vocoder.resynth(row.units, f0=track, **_with_speaker(vocoder, row, options))
     except (MemoryError, RuntimeError) as e:
         if not is_out_of_memory(e):
             raise
@@ -349,23 +347,25 @@ def resynth_row(
         ) from None
 
 
-def _speaker(vocoder: Vocoder, row: UnitRow, speaker: str | int | None) -> str | int | None:
+def _with_speaker(vocoder: Vocoder, row: UnitRow, options: SpeakOptions) -> SpeakOptions:
+    """The options, with the row's own speaker if none is given and the vocoder has it."""
     names = {plain(name): name for name in vocoder.speakers}
+    speaker = options.get("speaker")
     if speaker is None:
-        return names.get(row.speaker or "")
-    return names.get(plain(speaker), speaker) if isinstance(speaker, str) else speaker
+        speaker = names.get(row.speaker or "")
+    elif isinstance(speaker, str):
+        speaker = names.get(plain(speaker), speaker)
+    return {**options, "speaker": speaker}
 
 
-def stream_rows(
-    vocoder: Vocoder, rows: Iterable[UnitRow], *, speaker: str | int | None = None, durations: str = "given"
-) -> Iterator[np.ndarray]:
+def stream_rows(vocoder: Vocoder, rows: Iterable[UnitRow], **options: Unpack[SpeakOptions]) -> Iterator[np.ndarray]:
     """Speak rows as they come, those in parts (see `textless.units.dump.split_row`) part by part.
 
     Yields (samples,) float32. Raises DumpError when a row's last part is missing, ModelError when the vocoder does not
     stream.
     """
     if not isinstance(vocoder, StreamingVocoder):
-        raise ModelError("this vocoder speaks whole rows only; give a vocoder that textless trained")
+        raise ModelError("this vocoder speaks whole rows only; give one that streams")
     rows = iter(rows)
 
     def parts(row: UnitRow) -> Iterator[Units]:
@@ -377,7 +377,7 @@ def stream_rows(
             yield row.units
 
     for row in rows:
-        yield from vocoder.stream(parts(row), speaker=_speaker(vocoder, row, speaker), durations=durations)
+        yield from vocoder.stream(parts(row), **_with_speaker(vocoder, row, options))
 
 
 def named(rows: Iterable[UnitRow]) -> Iterator[tuple[UnitRow, str]]:
@@ -407,9 +407,7 @@ def speak_rows(
     vocoder: Vocoder,
     rows: Iterable[UnitRow],
     folder: Path,
-    *,
-    speaker: str | int | None = None,
-    durations: str = "given",
+    **options: Unpack[SpeakOptions],
 ) -> Iterator[Path]:
     """Speak each row into `ID.wav`. Files that are there are kept, so that an interrupted call can be repeated."""
     from textless.audio.io import write_audio
@@ -417,6 +415,6 @@ def speak_rows(
     for row, name in named(rows):
         path = folder / f"{name}.wav"
         if not path.exists():
-            waveform = resynth_row(vocoder, row, speaker=speaker, durations=durations)
+            waveform = resynth_row(vocoder, row, **options)
             write_audio(path, waveform, sample_rate=vocoder.sample_rate)
         yield path

@@ -538,6 +538,21 @@ class UnitDecoder(Protocol):
         """
 
 
+class SpeakOptions(TypedDict, total=False):
+    """The keywords of `Vocoder.resynth` that hold for a row whatever its units are.
+
+    Attributes:
+        speaker: name or index; None is the first.
+        durations: "given" or "predict".
+        style, level: of vocoders that have them, see `BaseVocoder.resynth`; others need not accept them.
+    """
+
+    speaker: str | int | None
+    durations: str
+    style: str | int | None
+    level: str | None
+
+
 @runtime_checkable
 class Vocoder(Protocol):
     """Units → speech. `textless.vocoder.base.BaseVocoder` has everything but the network.
@@ -560,32 +575,28 @@ class Vocoder(Protocol):
         self,
         units: UnitsLike,
         *,
-        speaker: str | int | None = None,
-        durations: str = "given",
         f0: np.ndarray | None = None,
+        **options: Unpack[SpeakOptions],
     ) -> np.ndarray: ...
     @overload
     def resynth(
         self,
         units: Sequence[UnitsLike],
         *,
-        speaker: str | int | None = None,
-        durations: str = "given",
         f0: Sequence[np.ndarray] | None = None,
+        **options: Unpack[SpeakOptions],
     ) -> list[np.ndarray]: ...
     def resynth(
         self,
         units: UnitsLike | Sequence[UnitsLike],
         *,
-        speaker: str | int | None = None,
-        durations: str = "given",
         f0: np.ndarray | Sequence[np.ndarray] | None = None,
+        **options: Unpack[SpeakOptions],
     ) -> np.ndarray | list[np.ndarray]:
         """Units or (N,) integers → (samples,) float32 in [-1, 1] at `sample_rate`; a list → a list.
 
         Args:
-            speaker: name or index; None is the first.
-            durations: "given" or "predict".
+            speaker, durations, style, level: see `SpeakOptions`.
             f0: (T,) to follow, Hz, 0 where unvoiced; None is predicted, where the vocoder can.
 
         Raises ContractError for units of another kind, ModelError for a request that cannot be met.
@@ -596,7 +607,5 @@ class Vocoder(Protocol):
 class StreamingVocoder(Vocoder, Protocol):
     """A vocoder that speaks while units are still coming."""
 
-    def stream(
-        self, pieces: Iterable[UnitsLike], *, speaker: str | int | None = None, durations: str = "given"
-    ) -> Iterator[np.ndarray]:
+    def stream(self, pieces: Iterable[UnitsLike], **options: Unpack[SpeakOptions]) -> Iterator[np.ndarray]:
         """Pieces of one sequence → pieces of what `resynth` makes of the whole, (samples,) float32."""

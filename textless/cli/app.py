@@ -154,7 +154,15 @@ speech_options = options(
     click.option(
         "--speaker", metavar="NAME", help="Speaker, by name or index.  [default: the row's own, else the first]"
     ),
+    click.option(
+        "--style", metavar="NAME", help="Style, by name or index, of a vocoder that has some.  [default: the first]"
+    ),
     click.option("--durations", type=click.Choice(["given", "predict"]), default="given", show_default=True),
+    click.option(
+        "--level",
+        type=click.Choice(["raw", "peak"]),
+        help="raw: as the network speaks; peak: each row divided by its largest sample.  [default: the vocoder's own]",
+    ),
 )
 
 
@@ -300,7 +308,7 @@ def score(**given: Any) -> int:
 @click.option(
     "--vocoder",
     metavar="PATH",
-    help="Another vocoder: a folder, or a unit HiFi-GAN's .pt with its config.json in the same folder.",
+    help="Another vocoder: a folder (ours, unit-hifigan's), or a unit HiFi-GAN's .pt with its config.json next to it.",
 )
 @declared
 @overwrite
@@ -308,7 +316,8 @@ def resynth(**given: Any) -> int:
     """Synthesise speech from units.
 
     IN is unit dumps, FILE.jsonl, - for a stream, or audio, which is encoded first. OUT is a folder of wavs, or for one
-    row FILE.wav (flac, ogg, opus), or - for a wav on standard output, one row after the other.
+    row FILE.wav (flac, ogg, opus), or - for a wav on standard output, one row after the other. A speaker or style that
+    the vocoder does not have is answered with those that it has.
     """
     from textless.cli import commands
 

@@ -242,11 +242,11 @@ def resynth(request: Request, *, stream: bool, **options: Any) -> int:
         raise TextlessError(
             "--stream speaks while units come; give -o - and a player that reads a wav from standard input"
         )
+    # Left out of the key where they are not given, as in versions that did not have them.
+    options = {name: value for name, value in options.items() if value is not None or name not in ("style", "level")}
     failures, vocoder = Failures(), request.models.vocoder
     if stream and not isinstance(vocoder, StreamingVocoder):
-        raise TextlessError(
-            "this vocoder speaks whole rows only; leave --stream out, or give a vocoder that textless trained"
-        )
+        raise TextlessError("this vocoder speaks whole rows only; leave --stream out, or give a vocoder that streams")
     rows = request.units(failures, vocoder.contract, "the vocoder", parts=stream)
     if request.runs and options["durations"] == "given":
         rows = _timed(rows)

@@ -166,10 +166,14 @@ class Resynth(MapStep):
     f0: F0 | None = None
     speaker: str | int | None = None
     durations: Annotated[str, OneOf("given", "predict")] = "given"
+    style: str | int | None = None
+    level: Annotated[str, OneOf("raw", "peak")] | None = None
 
     def check(self) -> None:
-        if isinstance(self.speaker, int) and not isinstance(self.speaker, bool):
-            object.__setattr__(self, "speaker", str(self.speaker))  # YAML reads a name of digits as a number
+        for field in ("speaker", "style"):
+            value = getattr(self, field)
+            if isinstance(value, int) and not isinstance(value, bool):
+                object.__setattr__(self, field, str(value))  # YAML reads a name of digits as a number
 
     def rows(self, job: Job) -> list[Utterance]:
         from textless.model import named
@@ -204,7 +208,15 @@ class Resynth(MapStep):
 
         def speak(_: Utterance, row: Utterance) -> None:
             follow = None if self.f0 is None else {} if row.f0 is None else {row.id: row.f0}
-            waveform = resynth_row(tools, row.row, speaker=self.speaker, durations=self.durations, f0=follow)
+            waveform = resynth_row(
+                tools,
+                row.row,
+                f0=follow,
+                speaker=self.speaker,
+                durations=self.durations,
+                style=self.style,
+                level=self.level,
+            )
             write_audio(out / f"{row.name}.wav", waveform, sample_rate=tools.sample_rate)
 
         return collect(((row, row) for row in rows), speak, ModelError)

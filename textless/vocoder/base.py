@@ -14,6 +14,8 @@ from textless.types import UnitContract, Units, UnitsLike, is_batch
 if TYPE_CHECKING:
     from textless.types import Vocoder
 
+QUIETEST = 1e-8  # the least peak that is divided by, unit-hifigan's
+
 
 class BaseVocoder(nn.Module):
     """A vocoder.
@@ -28,7 +30,10 @@ class BaseVocoder(nn.Module):
     Attributes:
         frame_rate: units a second.
         contract, n_units, sample_rate, hop, speakers, styles: as above.
+        level: of `resynth` where none is asked for, `raw` or `peak`.
     """
+
+    level = "raw"
 
     def __init__(
         self,
@@ -53,6 +58,7 @@ class BaseVocoder(nn.Module):
         speaker: str | int | None = None,
         durations: str = "given",
         style: str | int | None = None,
+        level: str | None = None,
         f0: np.ndarray | None = None,
     ) -> np.ndarray: ...
     @overload
@@ -63,6 +69,7 @@ class BaseVocoder(nn.Module):
         speaker: str | int | None = None,
         durations: str = "given",
         style: str | int | None = None,
+        level: str | None = None,
         f0: Sequence[np.ndarray] | None = None,
     ) -> list[np.ndarray]: ...
     def resynth(
@@ -72,6 +79,7 @@ class BaseVocoder(nn.Module):
         speaker: str | int | None = None,
         durations: str = "given",
         style: str | int | None = None,
+        level: str | None = None,
         f0: np.ndarray | Sequence[np.ndarray] | None = None,
     ) -> np.ndarray | list[np.ndarray]:
         """Speak units.
@@ -83,6 +91,8 @@ class BaseVocoder(nn.Module):
                 name, an integer that is both as the index.
             durations: "given": those of the units, one frame each where there are none. "predict": predicted from the
                 units, for Units with their runs joined.
+            level: "raw": the samples of the network. "peak": each row divided by its largest sample. None: the
+                vocoder's own, `level`.
             f0: fundamental frequency to follow, or a list of those, in the form that the class documents; None is
                 predicted, where the vocoder can.
 
@@ -91,17 +101,20 @@ class BaseVocoder(nn.Module):
 
         Raises:
             ContractError: units of another kind, or outside the codebook.
-            ModelError: no units, an unknown speaker or style, no duration predictor, or F0 that is missing, of another
-                length or form, or for a vocoder without F0.
+            ModelError: no units, an unknown speaker, style or level, no duration predictor, or F0 that is missing, of
+                another length or form, or for a vocoder without F0.
         """
         batch = is_batch(units) and len(units) > 0  # an empty list is refused as a sequence of no units
         rows = cast(Sequence[UnitsLike], units if batch else [units])
         f0_rows = cast(Sequence[np.ndarray] | None, f0 if batch or f0 is None else [f0])
         check_durations(durations)
-        index, style_index = self.speaker_index(speaker), 0 if style is None else index_of("style", style, self.styles)
+        level = self._level(level)
+        index, style_index = self.speaker_index(speaker), self.style_index(style)
         frames = self._frames(rows, durations, index)
         contours = self._contours(f0_rows, frames, index)
         waveforms = self._speak(frames, contours, index, style_index)
+        if level == "peak":
+            waveforms = [wave / max(np.abs(wave).max(), QUIETEST) for wave in waveforms]
         return waveforms if batch else waveforms[0]
 
     def predict_durations(self, units: Sequence[np.ndarray], *, speaker: str | int | None = None) -> list[np.ndarray]:
@@ -121,6 +134,21 @@ class BaseVocoder(nn.Module):
     def speaker_index(self, speaker: str | int | None) -> int:
         """Position of a speaker, given by name or index; see `index_of`. Raises ModelError for an unknown one."""
         return index_of("speaker", speaker, self.speakers)
+
+    def style_index(self, style: str | int | None) -> int:
+        """Position of a style, as of a speaker; 0 for None, also where there are none."""
+        return 0 if style is None else index_of("style", style, self.styles)
+
+    def _level(self, level: str | None, *, stream: bool = False) -> str:
+        """The level that is asked for, else the vocoder's own. Raises ModelError."""
+        level = self.level if level is None else level
+        check_known("level", level, ("raw", "peak"), ModelError)
+        if stream and level == "peak":
+            raise ModelError(
+                "level is peak: a row is divided by its largest sample, which is known at its end only; "
+                "ask for the level raw to stream"
+            )
+        return level
 
     def checked(self, units: UnitsLike) -> Units:
         """Units, or a bare array of them, as Units of this vocoder.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from textless.vocoder.base import BaseVocoder
+from textless.vocoder.hifigan.hub import is_hub_folder, load_hub_folder
 from textless.vocoder.hifigan.model import load_hifigan
 from textless.vocoder.model import load_unit_vocoder
 
@@ -29,6 +30,10 @@ FORMATS = (  # the first that matches; the last takes the rest, and says what is
         lambda path, config, precision: load_hifigan(path, config, precision=precision),
     ),
     Format(
+        lambda path, config: is_hub_folder(path),
+        lambda path, config, precision: load_hub_folder(path, precision=precision),
+    ),
+    Format(
         lambda path, config: True,
         lambda path, config, precision: load_unit_vocoder(path, precision=precision),
     ),
@@ -39,9 +44,9 @@ def load_vocoder(path: Path | str, config: Path | str | None = None, *, precisio
     """Read a vocoder, ready for `resynth`.
 
     Args:
-        path: a folder that `UnitVocoder.save` wrote, or the `.pt` of a unit HiFi-GAN (speech-resynthesis, fairseq,
-            textlesslib).
-        config: of the latter; None is `config.json` in its folder, else its own name with `.json`.
+        path: a folder that `UnitVocoder.save` wrote, a hub folder of unit-hifigan, or the `.pt` of a unit HiFi-GAN
+            (speech-resynthesis, fairseq, textlesslib).
+        config: of such a `.pt`; None is `config.json` in its folder, else its own name with `.json`.
         precision: `fp32`, or `bf16` for matrix products: faster where the processor has matrix units for it, with a
             little noise.
 

@@ -20,7 +20,7 @@ from textless.devices import dtype_of
 from textless.errors import ContractError, ModelError
 from textless.types import UnitContract, UnitsLike
 from textless.vocoder.backbone import Backbone, FrameConv, initialise, padded, present
-from textless.vocoder.base import BaseVocoder
+from textless.vocoder.base import BaseVocoder, check_durations
 from textless.vocoder.data import batches, pad
 from textless.vocoder.excitation import Excitation
 from textless.vocoder.head import Sources, SpectrumHead
@@ -225,13 +225,19 @@ class UnitVocoder(BaseVocoder):
         return source.spectra(padded(samples, beyond)), source.noise(first, f0.shape[1])
 
     def stream(
-        self, pieces: Iterable[UnitsLike], *, speaker: str | int | None = None, durations: str = "given"
+        self,
+        pieces: Iterable[UnitsLike],
+        *,
+        speaker: str | int | None = None,
+        durations: str = "given",
+        style: str | int | None = None,
+        level: str | None = None,
     ) -> Iterator[np.ndarray]:
         """Speak one row of units while it comes.
 
         Args:
             pieces: of the row, in order, such as what `UnitDecoder.stream` yields.
-            speaker, durations: as for `resynth`.
+            speaker, durations, style, level: as for `resynth`; the level `peak` is refused.
 
         Yields:
             (samples,) float32; concatenated, what `resynth` makes of the whole row, to 1e-5. A sample is yielded once
@@ -240,9 +246,13 @@ class UnitVocoder(BaseVocoder):
         Raises:
             ContractError, ModelError: as `resynth`.
         """
-        from textless.vocoder.stream import stream
+        from textless.vocoder.stream import Durations, Lengths, Speaking, stream
 
-        return stream(self, pieces, speaker=speaker, durations=durations)
+        check_durations(durations)
+        self._level(level, stream=True)
+        self.style_index(style)
+        lengths = Lengths(Durations(self, speaker=speaker)) if durations == "predict" else None
+        return stream(self, pieces, Speaking(self, speaker=speaker), lengths)
 
     @property
     def look_ahead(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from textless.errors import ModelError
 from textless.types import Units, UnitsLike
 from textless.vocoder.backbone import Backbone, padded
-from textless.vocoder.base import check_durations
+from textless.vocoder.base import BaseVocoder
 from textless.vocoder.predictors import dequantise_f0, predicted_f0
 
 if TYPE_CHECKING:
@@ -157,11 +157,33 @@ class Speaking:
         return self.add(frames, last)
 
 
-class Durations:
+class Lengths:
     """Units without repetitions, piece by piece → frame units with predicted durations.
 
     A run may continue in the next piece.
+
+    Args:
+        predict: the next units (n,) int64, whether they are the last → durations (m,) of the first units that have
+            none yet, m ≥ 0.
     """
+
+    def __init__(self, predict: Callable[[np.ndarray, bool], np.ndarray]):
+        self.predict = predict
+        self.waiting, self.previous = np.zeros(0, np.int64), -1
+
+    def __call__(self, units: np.ndarray, *, join: bool, last: bool = False) -> np.ndarray:
+        """Units (n,) int64 → frame units (m,) int64 of those whose context is complete; `join` joins runs."""
+        if join and len(units):
+            before = np.concatenate([[self.previous], units[:-1]])
+            self.previous, units = int(units[-1]), units[units != before]
+        self.waiting = np.concatenate([self.waiting, units])
+        lengths = self.predict(units, last).astype(np.int64)
+        decided, self.waiting = np.split(self.waiting, [len(lengths)])
+        return np.repeat(decided, lengths)
+
+
+class Durations:
+    """`UnitVocoder.predict_durations`, piece by piece, for `Lengths`."""
 
     def __init__(self, vocoder: UnitVocoder, *, speaker: str | int | None = None):
         predictor = vocoder.durations
@@ -172,45 +194,70 @@ class Durations:
             *(Stage(partial(predictor.layer, k), predictor.sides) for k in range(len(predictor.convolutions))),
             Stage(lambda x: predictor.project(x).float()),
         )
-        self.units, self.previous = Queue(), -1
 
-    def __call__(self, units: np.ndarray, *, join: bool, last: bool = False) -> np.ndarray:
-        """Units (n,) int64 → frame units (m,) int64 of those whose context is complete; `join` joins runs."""
-        if join and len(units):
-            before = np.concatenate([[self.previous], units[:-1]])
-            self.previous, units = int(units[-1]), units[units != before]
-        with torch.inference_mode():
-            x = torch.from_numpy(units)[None].to(self.device) if len(units) else None
-            self.units.put(x)
-            predicted = self.chain(None if x is None else self.predictor.embed(x, self.speaker), last)
-            if predicted is None:
-                return np.zeros(0, np.int64)
-            decided = self.units.take(predicted.shape[1])[0].cpu().numpy()
-            return np.repeat(decided, predicted[0, :, 0].exp().round().clamp(min=1).long().cpu().numpy())
+    @torch.inference_mode()
+    def __call__(self, units: np.ndarray, last: bool) -> np.ndarray:
+        x = torch.from_numpy(units)[None].to(self.device) if len(units) else None
+        predicted = self.chain(None if x is None else self.predictor.embed(x, self.speaker), last)
+        if predicted is None:
+            return np.zeros(0, np.int64)
+        return predicted[0, :, 0].exp().round().clamp(min=1).long().cpu().numpy()
+
+
+class Overlapped:
+    """A function of a whole row of units, called on pieces of it that overlap.
+
+    Each unit is computed with the `halo` units before and after it, or with all where the row begins or ends, so that
+    the results, concatenated, are those of the whole row if none depends on units that are further away.
+
+    Args:
+        function: (n,) int64, n ≥ 1 → (n * rate,).
+        least: units that are computed together, as each call also computes the halo.
+    """
+
+    def __init__(self, function: Callable[[np.ndarray], np.ndarray], halo: int, *, rate: int = 1, least: int = 1):
+        self.function, self.halo, self.rate, self.least = function, halo, rate, least
+        self.units, self.done = np.zeros(0, np.int64), 0  # what is kept; as many of it are returned already
+
+    def __call__(self, units: np.ndarray, last: bool) -> np.ndarray:
+        """The next units (n,) int64 → the results that they complete, (m * rate,), m ≥ 0."""
+        self.units = np.concatenate([self.units, units])
+        stop = len(self.units) - (0 if last else self.halo)
+        if stop - self.done < (1 if last else self.least):
+            return np.zeros(0, np.float32)
+        result = self.function(self.units)[self.done * self.rate : stop * self.rate]
+        start = max(0, stop - self.halo)
+        self.units, self.done = self.units[start:], stop - start
+        return result
+
+
+class Voice(Protocol):
+    """The state of one row: frame units (n,) int64 → the samples that they complete, (m,) float32, m ≥ 0."""
+
+    def push(self, units: np.ndarray) -> np.ndarray: ...
+    def finish(self) -> np.ndarray: ...
 
 
 def stream(
-    vocoder: UnitVocoder, pieces: Iterable[UnitsLike], *, speaker: str | int | None = None, durations: str = "given"
+    vocoder: BaseVocoder, pieces: Iterable[UnitsLike], voice: Voice, lengths: Lengths | None
 ) -> Iterator[np.ndarray]:
-    """See `UnitVocoder.stream`."""
-    check_durations(durations)
-    speaking, lengths = Speaking(vocoder, speaker=speaker), Durations(vocoder, speaker=speaker)
+    """Speak one row while it comes; see `UnitVocoder.stream`. `lengths`: the durations; None: those of the units."""
     empty = True
     for piece in pieces:
         if not len(Units.of(piece)):
             continue
         units, empty = vocoder.checked(piece), False
-        if durations == "predict":
-            frames = lengths(units.units, join=isinstance(piece, Units))
-        else:
+        if lengths is None:
             frames = units.frames()
-        if len(audio := speaking.push(frames)):
+        else:
+            frames = lengths(units.units, join=isinstance(piece, Units))
+        if len(audio := voice.push(frames)):
             yield audio
     if empty:
         raise ModelError("there are no units to speak")
-    if durations == "predict":
+    if lengths is not None:
         rest = lengths(np.zeros(0, np.int64), join=True, last=True)
-        if len(audio := speaking.push(rest)):
+        if len(audio := voice.push(rest)):
             yield audio
-    if len(audio := speaking.finish()):
+    if len(audio := voice.finish()):
         yield audio

@@ -7,9 +7,9 @@ is, in this order: its unit, F0, speaker, style (Nguyen et al. 2023, arXiv:2308.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,11 +20,13 @@ from textless.devices import dtype_of
 from textless.errors import ModelError
 from textless.model_io import read_json
 from textless.pickles import load_torch, plain
-from textless.types import UnitContract
-from textless.vocoder.base import BaseVocoder
+from textless.types import UnitContract, UnitsLike
+from textless.vocoder.base import BaseVocoder, check_durations
 from textless.vocoder.hifigan.checkpoint import Settings, Weights
 from textless.vocoder.hifigan.generator import Generator
+from textless.vocoder.stream import Lengths, Overlapped, stream
 
+TOGETHER = 25  # frames that `stream` computes at a time: with the frames around them three times the work of a row
 F0_RATE = 200  # values a second that the published F0 quantisers were trained on (YAAPT every 5 ms)
 LARGEST = 20.0  # normalised F0 is never larger, F0 in Hz never smaller
 Statistics = dict[Any, tuple[float, float]]  # mean and deviation of F0, Hz, by speaker; None for all others
@@ -47,6 +49,8 @@ class PublishedDurations(nn.Module):
 
     Shape: (N, dim) → (N,) int64, max(1, round(exp(d) - 1)).
     """
+
+    halo = 2  # units to either side that a duration depends on, one for each convolution
 
     def __init__(self, weights: Weights, dim: int, hidden: int) -> None:
         super().__init__()
@@ -267,6 +271,44 @@ class UnitHifiGan(BaseVocoder):
             return super().predict_durations(units, speaker=speaker)
         return [self.durations(self.unit_embedding(self._tensor(np.asarray(u, np.int64)))).cpu().numpy() for u in units]
 
+    def stream(
+        self,
+        pieces: Iterable[UnitsLike],
+        *,
+        speaker: str | int | None = None,
+        durations: str = "given",
+        style: str | int | None = None,
+        level: str | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Speak one row of units while it comes.
+
+        Args:
+            pieces: of the row, in order, such as what `UnitDecoder.stream` yields.
+            speaker, durations, style, level: as for `resynth`; the level `peak` is refused.
+
+        Yields:
+            (samples,) float32; concatenated, what `resynth` makes of the whole row, to 1e-5 in fp32. A sample is
+            yielded once the units of the `look_ahead` seconds after it have come; memory does not grow.
+
+        Raises:
+            ContractError, ModelError: as `resynth`; ModelError for a model that needs F0.
+        """
+        check_durations(durations)
+        self._level(level, stream=True)
+        if self.f0 is not None:
+            raise ModelError("the vocoder needs f0 for whole rows, so it does not stream; give rows and f0 to resynth")
+        lengths = None
+        if durations == "predict":
+            if self.durations is None:
+                self.predict_durations([])  # says that there is no predictor
+            lengths = Lengths(Overlapped(lambda u: self.predict_durations([u])[0], PublishedDurations.halo))
+        return stream(self, pieces, _Voice(self, self.speaker_index(speaker), self.style_index(style)), lengths)
+
+    @property
+    def look_ahead(self) -> float:
+        """Seconds of units after a sample that `stream` waits for; predicted durations wait for two more units."""
+        return (self.generator.halo + TOGETHER) / self.frame_rate
+
     def _contours(
         self, f0: Sequence[np.ndarray] | None, frames: list[np.ndarray], speaker: int
     ) -> list[np.ndarray] | None:
@@ -297,6 +339,30 @@ class UnitHifiGan(BaseVocoder):
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self.unit_embedding.weight.device)
+
+
+class _Voice:
+    """`textless.vocoder.stream.Voice` of a HiFi-GAN."""
+
+    def __init__(self, vocoder: UnitHifiGan, speaker: int, style: int) -> None:
+        self.next = Overlapped(
+            lambda units: vocoder._speak([units], None, speaker, style)[0],
+            vocoder.generator.halo,
+            rate=vocoder.hop,
+            least=TOGETHER,
+        )
+
+    def push(self, units: np.ndarray) -> np.ndarray:
+        return self.next(units, False)
+
+    def finish(self) -> np.ndarray:
+        return self.next(np.zeros(0, np.int64), True)
+
+
+if TYPE_CHECKING:
+    from textless.types import StreamingVocoder
+
+    _CONTRACT: type[StreamingVocoder] = UnitHifiGan  # that mypy compares the two
 
 
 def _names(what: str, names: Sequence[str], rows: int) -> tuple[str, ...]:
