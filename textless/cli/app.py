@@ -15,6 +15,7 @@ from textless import __version__
 from textless.checks import Count, NewUnits, Penalty, Probability, PromptLength, Samples, Seed, Share, Temperature
 from textless.cli.convert import convert
 from textless.cli.describe import describe
+from textless.cli.export import export
 from textless.cli.numbers import Number
 from textless.cli.pipelines import COMMANDS
 from textless.cli.progress import Clean, Line, one_line
@@ -417,5 +418,5 @@ def doctor() -> int:
     return code
 
 
-for command in (convert, describe, *COMMANDS):
+for command in (convert, describe, export, *COMMANDS):
     cli.add_command(command)
