@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from textless.checks import Between, Device, OneOf, runtime
-from textless.engine.step import HashFile, MapStep, Step, takes
+from textless.engine.step import HashFile, MapStep, Step, added, takes
 from textless.errors import ModelError, TrainingError
 from textless.steps.common import AudioMap, Failures, board, collect, packed, place, progress, units_identity
 from textless.steps.sources import Corpus
@@ -166,8 +166,8 @@ class Resynth(MapStep):
     f0: F0 | None = None
     speaker: str | int | None = None
     durations: Annotated[str, OneOf("given", "predict")] = "given"
-    style: str | int | None = None
-    level: Annotated[str, OneOf("raw", "peak")] | None = None
+    style: str | int | None = added(None)
+    level: Annotated[str, OneOf("raw", "peak")] | None = added(None)
 
     def check(self) -> None:
         for field in ("speaker", "style"):
