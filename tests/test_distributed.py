@@ -21,6 +21,7 @@ from textless.lm import train_lm
 from textless.training import distributed
 from textless.training.loop import Dropout, inverse_sqrt, perplexity, update
 from textless.types import UnitContract, Units
+from textless.units.encoders.hubert import PRESETS, Hubert
 from textless.units.encoders.hubert_frames import n_frames
 from textless.units.encoders.pretrain import pretrain
 from textless.vocoder import Clip, train_vocoder
@@ -95,7 +96,20 @@ def run_judged(folder, **changes):
     return model, figures["curve"]
 
 
-TRAININGS = {"pretrain": run_pretrain, "lm": run_lm, "vocoder": run_vocoder, "judged": run_judged}
+def run_further(folder, **changes):
+    torch.manual_seed(3)
+    start, further = Hubert(PRESETS["nano"]), {"freeze_front_end": True, "layer_decay": 0.5}
+    labels = [np.random.default_rng(9 + i).integers(0, 7, n_frames(int(n))) for i, n in enumerate(Noise.lengths)]
+    return run_pretrain(folder / "further", **{"start": start, "dev": (Noise(), labels), **further, **changes})
+
+
+TRAININGS = {
+    "pretrain": run_pretrain,
+    "further": run_further,
+    "lm": run_lm,
+    "vocoder": run_vocoder,
+    "judged": run_judged,
+}
 
 
 @pytest.mark.parametrize("name", TRAININGS)

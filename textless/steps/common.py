@@ -107,8 +107,8 @@ def finish_units(job: Job, contract: UnitContract, corpus: Corpus | None = None)
     job.contract = contract.to_dict()
 
 
-def packed(job: Job, corpus: Corpus, ids: set[str]) -> PackedAudio:
-    """The audio of the rows that have units, decoded into the scratch folder.
+def packed(job: Job, corpus: Corpus, ids: set[str], folder: str = "audio") -> PackedAudio:
+    """The audio of the rows that have units, decoded into a folder of the scratch folder.
 
     Sorted by id, because the order of a manifest is not in the key. Raises TrainingError when there are none.
     """
@@ -120,7 +120,7 @@ def packed(job: Job, corpus: Corpus, ids: set[str]) -> PackedAudio:
     if not rows:
         raise TrainingError("the corpus and the units have no id in common; encode the corpus that is trained on")
     with first_before_others():
-        return PackedAudio.build(Rows(rows), job.scratch / "audio")
+        return PackedAudio.build(Rows(rows), job.scratch / folder)
 
 
 def board(job: Job, name: str) -> Board | None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from textless.checks import Count, OneOf, Positive, Seed
 from textless.engine.step import Step, takes
 from textless.errors import TrainingError
 from textless.steps.common import board, packed, place, progress
-from textless.steps.sources import Corpus
+from textless.steps.sources import Corpus, Model
 from textless.steps.units import Frames, frames_contract
 from textless.training.configs import HUBERT_LAYERS, PretrainConfig
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from textless.audio.corpus import PackedAudio
     from textless.engine.job import Job
+    from textless.units.dump import Dump
+    from textless.units.encoders.hubert import Hubert
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +108,10 @@ class Lda(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain(PretrainConfig, Step):
-    """A HuBERT from audio and labels. Weights are rounded to half precision: what ships is what the later steps saw."""
+    """A HuBERT from audio and labels. Weights are rounded to half precision: what ships is what the later steps saw.
+
+    Rows of `audio` with labels in `dev` are only measured on.
+    """
 
     type = "pretrain"
     gives = ("encoder",)
@@ -115,7 +120,8 @@ class Pretrain(PretrainConfig, Step):
     audio: Corpus
     labels: Step = takes("units")
     voice: Ladder | None = None
-    start: Pretrain | None = None
+    start: Pretrain | Model | None = None
+    dev: Step | None = takes("units", None)
 
     def check(self) -> None:
         super().check()
@@ -124,31 +130,42 @@ class Pretrain(PretrainConfig, Step):
                 f"pretrain.preset is {self.preset}, but the encoder to start from is {self.start.preset}; "
                 "give the same preset"
             )
+        if self.head == "keep" and not isinstance(self.start, Model):
+            raise TrainingError("pretrain.head is keep, but a step model alone brings a head; start from one")
+        if self.freeze_front_end and self.start is None:
+            raise TrainingError("pretrain.freeze_front_end would freeze random weights; give start, or leave it out")
 
-    def layers(self) -> int:
-        """Layers of the encoder that is trained."""
-        return HUBERT_LAYERS[self.preset]
+    def layers(self) -> int | None:
+        """Layers of the encoder that is trained, where they are known before it is."""
+        return HUBERT_LAYERS[self.preset] if self.start is None else self.start.layers()
 
     def run(self, job: Job) -> None:
         from textless.model_io import round_half
         from textless.units.dump import Dump
         from textless.units.encoders.hubert_encoder import save_encoder
-        from textless.units.encoders.pretrain import load_pretrained, pretrain
+        from textless.units.encoders.pretrain import pretrain
         from textless.units.mfcc_lda.ladder import LadderEncoder
 
         dump = Dump(job.inputs["labels"])
         if dump.contract.frame_rate is None or dump.contract.n_units is None:
             raise TrainingError("the labels' frame rate or number of units is unknown")
-        labels = {row.id: row.units.frames() for row in dump}
-        audio = packed(job, self.audio, set(labels))
+        audio, labels = _labelled(job, self.audio, dump)
+        dev = None
+        if self.dev is not None:
+            measured = Dump(job.inputs["dev"])
+            dump.contract.check(measured.contract, mine="pretrain.labels", theirs="pretrain.dev")
+            dev = _labelled(job, self.audio, measured, "dev_audio")
+            if both := set(audio.ids) & set(dev[0].ids):
+                raise TrainingError(f"{min(both)} is in both labels and dev; measure on files that are not trained on")
         model, curve = pretrain(
             audio,
-            _labels(audio, labels, dump.contract.frame_rate),
+            labels,
             self,
             n_classes=dump.contract.n_units,
             folder=job.scratch,
-            start=load_pretrained(job.inputs["start"]) if self.start else None,
+            start=self._start(job),
             voice=LadderEncoder.load(job.inputs["voice"]).voice if self.voice else None,
+            dev=dev,
             log=progress(job, self.steps, board(job, self.type)),
         )
         model.load_state_dict(round_half(model.state_dict()))
@@ -156,13 +173,22 @@ class Pretrain(PretrainConfig, Step):
         hours = self.steps * self.batch * self.crop_seconds / 3600
         job.metrics = {**curve[-1], "audio_hours_seen": round(hours, 2), "curve": curve}
 
+    def _start(self, job: Job) -> Hubert | Path | str | None:
+        from textless.units.encoders.pretrain import load_pretrained
 
-def _labels(audio: PackedAudio, labels: Mapping[str, np.ndarray], rate: float) -> list[np.ndarray]:
-    """The labels of each file at the encoder's frame rate."""
+        if isinstance(self.start, Model):
+            return self.start.part("encoder")
+        return None if self.start is None else load_pretrained(job.inputs["start"])
+
+
+def _labelled(job: Job, corpus: Corpus, dump: Dump, folder: str = "audio") -> tuple[PackedAudio, list[np.ndarray]]:
+    """The audio of the rows of a dump, and the labels of each file at the encoder's frame rate."""
     from textless.audio.mfcc import to_rate
     from textless.units.encoders.hubert_frames import FRAME_RATE, n_frames
 
-    return [
+    labels = {row.id: row.units.frames() for row in dump}
+    audio, rate = packed(job, corpus, set(labels), folder), dump.contract.frame_rate or 0
+    return audio, [
         to_rate(labels[name], rate=rate, target_rate=FRAME_RATE, frames=n_frames(int(samples)))
         for name, samples in zip(audio.ids, audio.lengths, strict=True)
     ]

@@ -20,6 +20,7 @@ from textless.checks import (
     Precision,
     Probability,
     Seed,
+    Share,
     runtime,
 )
 from textless.errors import TrainingError
@@ -66,7 +67,12 @@ class PretrainConfig(TrainConfig):
         dropout: share of each sublayer's output that is set to zero. It keeps a small encoder from learning its teacher
             by heart.
         layer_drop: probability of each block to be skipped in an update, for the whole batch.
-        head: classifier: `linear` (cross-entropy) or `cosine` (the paper's logits).
+        head: classifier: `linear` (cross-entropy), `cosine` (the paper's logits), or `keep`, that of the checkpoint to
+            start from, which must be fairseq's.
+        freeze_front_end: whether the front end keeps the weights that it starts with. None: it does when the start is
+            from outside, as fairseq fine-tunes (`feature_grad_mult: 0` of its HubertAsrConfig), else not.
+        layer_decay: the learning rate of each layer is that of the layer above times this; the head and the last norm
+            have `lr` (Clark et al. 2020, arXiv:2003.10555, as BEiT's code numbers the layers).
     """
 
     preset: Annotated[str, OneOf(*HUBERT_LAYERS)] = "tiny"
@@ -78,7 +84,9 @@ class PretrainConfig(TrainConfig):
     unmasked_weight: NotNegative = 0.5
     dropout: Dropped = 0.0
     layer_drop: Dropped = 0.0
-    head: Annotated[str, OneOf("linear", "cosine")] = "linear"
+    head: Annotated[str, OneOf("linear", "cosine", "keep")] = "linear"
+    freeze_front_end: bool | None = None
+    layer_decay: Share = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

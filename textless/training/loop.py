@@ -221,7 +221,7 @@ def update(
         losses: some rows of the batch → metrics, tensors of any shape. Each is a sum over these rows divided by the
             count of the whole batch, so that metrics of parts add up to that of the batch. The gradient is that of
             `loss`. Before each part, torch's generators are reset to their state at the call of `update`.
-        lr: learning rate of this step.
+        lr: learning rate of this step; groups of the optimiser may have an `lr_scale`, a factor of it.
         clip: maximum gradient norm; a longer gradient is scaled to it.
 
     Returns:
@@ -242,7 +242,7 @@ def update(
     distributed.add(list(total.values()))
     norm = nn.utils.clip_grad_norm_(parameters, clip)
     for group in optimiser.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
     optimiser.step()
     return {**total, "grad_norm": norm.detach(), "lr": torch.tensor(lr)}
 

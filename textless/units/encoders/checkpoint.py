@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from textless.errors import ModelError
 from textless.model_io import check_blocks
@@ -25,6 +25,7 @@ class Checkpoint:
         get: reads a tensor by its name in the file.
         tap: what its project takes of a block, `block` or `ffn`; see `UnitContract`.
         zeros: parameters that the project's module lacks, which are zero in ours.
+        temperature: that fairseq's pre-training head divides its cosines by.
     """
 
     place: str
@@ -33,6 +34,7 @@ class Checkpoint:
     get: Callable[[str], Tensor]
     tap: str = "block"
     zeros: Collection[str] = ()
+    temperature: float = 0.1
 
     def load(self, layer: int | None = None, *, normalisation: str | None = None) -> Hubert:
         """The model with its first `layer` blocks (None: all), weight norm folded, in float32; nothing above is read.
@@ -47,10 +49,48 @@ class Checkpoint:
             raise ModelError(f"{self.place}: layer {layer} does not exist: the encoder has layers 1 to {config.layers}")
         with torch.device("meta"):  # no random weights, which would be replaced
             model = Hubert(replace(config, layers=layer)).truncate(layer)
+        return self._fill(model).fold_weight_norm().eval().requires_grad_(False)
+
+    def load_trainable(self, *, normalisation: str | None = None) -> Hubert:
+        """The whole model in float32, to train further: with its last norm, weight norm not folded.
+
+        A mask embedding that the file lacks, as torchaudio's do, is drawn from torch's generator. Raises ModelError as
+        `load`.
+        """
+        config = self.config if normalisation is None else replace(self.config, normalisation=normalisation)
+        check_blocks(self.place, "the number of layers", config.layers, self.names, "encoder.layers.")
+        with torch.device("meta"):
+            model = Hubert(config)
+        self._fill(model)
+        if "masked_spec_embed" not in self.names:
+            nn.init.uniform_(model.masked_spec_embed)
+        return model.train()
+
+    def load_head(self) -> dict[str, Tensor]:
+        """fairseq's pre-training head: `final_proj.weight` (final_dim, dim), `final_proj.bias` (final_dim,) and
+        `label_embs_concat` (K + 4, final_dim) in float32; the dictionary's four special symbols are its first rows.
+
+        Raises ModelError when the file has none, one for several sets of labels, or one of another temperature.
+        """
+        needed = ("final_proj.weight", "final_proj.bias", "label_embs_concat")
+        if not all(name in self.names for name in needed):
+            raise ModelError(f"{self.place}: has no pre-training head of fairseq's to keep; train a new one")
+        head = {name: self.get(self.names[name]).float() for name in needed}
+        weight, bias, classes = head.values()
+        if classes.ndim != 2 or tuple(weight.shape) != (classes.shape[1], self.config.dim) or bias.ndim != 1:
+            raise ModelError(f"{self.place}: its pre-training head is for several sets of labels; train a new one")
+        if self.temperature != 0.1:
+            raise ModelError(
+                f"{self.place}: its pre-training head has temperature {self.temperature}, not 0.1; train a new one"
+            )
+        return head
+
+    def _fill(self, model: Hubert) -> Hubert:
+        """Read the parameters of a model that is on the meta device."""
         self._check_architecture(model)
         state = {name: self._parameter(name, empty) for name, empty in model.state_dict().items()}
         model.load_state_dict(state, assign=True)
-        return model.fold_weight_norm().eval().requires_grad_(False)
+        return model
 
     def _check_architecture(self, model: Hubert) -> None:
         template = {_any_layer(n) for n in model.state_dict()} | {f"encoder.layer_norm.{p}" for p in ("weight", "bias")}

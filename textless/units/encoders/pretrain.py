@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,11 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textless.audio import mfcc
-from textless.checks import read_fields
 from textless.devices import fork_rng
 from textless.errors import TrainingError
 from textless.files import atomic, write_text
-from textless.model_io import CONFIG, load_model, round_half, to_torch
+from textless.model_io import round_half
 from textless.training.configs import PretrainConfig
 from textless.training.distributed import first_before_others
 from textless.training.loop import (
@@ -36,11 +35,16 @@ from textless.training.loop import (
     warmup_cosine,
 )
 from textless.units.encoders import hubert_frames
-from textless.units.encoders.hubert import EPSILON, PRESETS, Hubert, HubertConfig
+from textless.units.encoders.convert import Checkpoint, open_checkpoint
+from textless.units.encoders.hubert import EPSILON, PRESETS, Hubert
+from textless.units.encoders.load import resolve_encoder
 
 if TYPE_CHECKING:
     from textless.audio.corpus import PackedAudio
     from textless.units.mfcc_lda.vtln import Voice
+
+
+SPECIALS = 4  # classes before the labels: special symbols of fairseq's dictionaries
 
 
 class Head(nn.Module):
@@ -48,11 +52,13 @@ class Head(nn.Module):
 
     `linear` is for plain cross-entropy, cheaper and as good (MelHuBERT). `cosine` is the paper's equation 3: the cosine
     between the projected frame and the embedding of each class, of `final_dim` values, divided by 0.1.
+
+    Class `first` is label 0: fairseq's heads begin with classes that no label has.
     """
 
-    def __init__(self, dim: int, n_classes: int, kind: str, *, final_dim: int = 256) -> None:
+    def __init__(self, dim: int, n_classes: int, kind: str, *, final_dim: int = 256, first: int = 0) -> None:
         super().__init__()
-        self.kind = kind
+        self.kind, self.first = kind, first
         if kind == "linear":
             self.final_proj = nn.Linear(dim, n_classes)
         else:
@@ -64,6 +70,23 @@ class Head(nn.Module):
         if self.kind == "linear":
             return x
         return F.normalize(x.float(), dim=-1) @ F.normalize(self.label_embs.float(), dim=-1).T / 0.1
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, n_classes: int) -> Head:
+        """That of a checkpoint of fairseq's.
+
+        Raises ModelError when it has none that is known, TrainingError when that is for another number of labels.
+        """
+        weights = checkpoint.load_head()
+        rows, final_dim = weights["label_embs_concat"].shape
+        if rows - SPECIALS != n_classes:
+            raise TrainingError(
+                f"{checkpoint.place}: its head is for {rows - SPECIALS} labels where there are {n_classes}; "
+                "train a new one (head: linear or cosine)"
+            )
+        head = cls(checkpoint.config.dim, rows, "cosine", final_dim=final_dim, first=SPECIALS)
+        head.load_state_dict({"label_embs": weights.pop("label_embs_concat"), **weights})
+        return head
 
 
 def span_mask(generator: np.random.Generator, lengths: Sequence[int], *, prob: float, span: int) -> np.ndarray:
@@ -181,12 +204,14 @@ class Batch(NamedTuple):
     """The batch of an update, drawn on the host; the audio itself is read part by part.
 
     Attributes:
+        source: what the crops are of.
         spans: [(file, first frame, frames)] of B crops.
         targets: (B, T) int64 labels, -1 in the padding.
         mask: (B, T) bool, False in the padding.
         skip: blocks that are skipped, for the whole batch.
     """
 
+    source: CropSource
     spans: list[tuple[int, int, int]]
     targets: Tensor
     mask: Tensor
@@ -200,8 +225,9 @@ def pretrain(
     *,
     n_classes: int,
     folder: Path,
-    start: Hubert | None = None,
+    start: Hubert | Path | str | None = None,
     voice: Voice | None = None,
+    dev: tuple[PackedAudio, Sequence[np.ndarray]] | None = None,
     log: Log | None = None,
     **settings: Any,
 ) -> tuple[Hubert, list[Row]]:
@@ -214,32 +240,43 @@ def pretrain(
         folder: for the checkpoint and the prepared input. The same call with the same folder resumes; on a CPU with the
             same number of threads it gives the same weights bit for bit as a call that was never interrupted.
         start: an encoder whose architecture and weights the training starts from, instead of a fresh one of
-            `config.preset`.
+            `config.preset`: a model, or a file, folder or published name of a HuBERT or wav2vec 2.0 (see
+            `load_encoder`), whose front end is then frozen unless `config.freeze_front_end` is False.
         voice: vocal tract normalisation (`fit_ladder`) that the spectrogram of every file is warped by; it becomes part
             of the encoder. That of `start`, if both are given.
+        dev: audio and labels that are only measured on.
         log: see `training.loop.train`; its rows also have `audio_hours_per_hour`.
 
     Returns:
         (encoder in evaluation mode, curve of `loss`, `masked_loss`, `masked_accuracy`, `unmasked_accuracy`,
         `label_perplexity` and `prediction_perplexity` (of the masked frames' labels and likeliest classes),
-        `grad_norm`, `lr`).
+        `grad_norm`, `lr`; with `dev` also `dev_masked_loss` and `dev_masked_accuracy`, under the same mask each time).
 
     Raises:
         TrainingError: a field of the configuration is invalid; labels of another length or outside `n_classes`; no file
-            as long as a frame; `start` has another voice; fewer rows in a batch than processes; the loss became NaN.
+            as long as a frame; `start` has another voice, preset or number of labels, or is missing where the
+            configuration needs it; fewer rows in a batch than processes; the loss became NaN.
+        ModelError: `start` cannot be read, or has no head to keep.
         DeviceError: the device is unknown or missing, or cannot train in this precision.
     """
     config, device = configure(PretrainConfig, config, settings)
     model, head = _networks(config, n_classes, start, voice, device)
     source = CropSource(audio, model, folder)
     _check_labels(audio, source.frames, labels, n_classes)
-    training = _Training(config, model.to(device), head, source, labels, device)
+    training = _Training(config, model.to(device), head.to(device), source, labels, device)
+    measure = None
+    if dev is not None:
+        (folder / "dev").mkdir(exist_ok=True)
+        held_out = CropSource(dev[0], model, folder / "dev")
+        _check_labels(dev[0], held_out.frames, dev[1], n_classes)
+        measure = training.measurement(held_out, dev[1])
     curve = train(
         training.step,
         {"model": model, "head": head, "optimiser": training.optimiser},
         steps=config.steps,
         seed=config.seed,
         checkpoint=folder / "checkpoint.pt",
+        measure=measure,
         log=log,
         speed=crop_speed(source.frames, crop=training.crop, batch=config.batch, frame_rate=hubert_frames.FRAME_RATE),
         device=device,
@@ -247,18 +284,68 @@ def pretrain(
     return model.eval(), curve
 
 
-def load_pretrained(folder: Path) -> Hubert:
-    """An encoder from `save_encoder`, to train further: all layers, weight norm not folded. Raises ModelError."""
-    entries, tensors = load_model(folder, kind="hubert")
-    model = Hubert(read_fields(HubertConfig, entries, str(folder / CONFIG)))
-    model.load_state_dict(to_torch(tensors))
-    return model
+def load_pretrained(source: Path | str) -> Hubert:
+    """A HuBERT or wav2vec 2.0 to train further: all layers, weight norm not folded.
+
+    Args:
+        source: a file, folder or published name, as of `load_encoder`.
+
+    Raises ModelError.
+    """
+    checkpoint, normalisation = _open(source)
+    return checkpoint.load_trainable(normalisation=normalisation)
+
+
+def _open(source: Path | str) -> tuple[Checkpoint, str | None]:
+    """The checkpoint, and the published normalisation of its waveform where the files do not say it."""
+    place, _, normalisation = resolve_encoder(source)
+    return open_checkpoint(place), normalisation
 
 
 def _networks(
+    config: PretrainConfig, n_classes: int, start: Hubert | Path | str | None, voice: Voice | None, device: str
+) -> tuple[Hubert, Head]:
+    """The encoder and the classifier, on the CPU. Raises as `pretrain`."""
+    if isinstance(start, Path | str):
+        model, head = _from_outside(config, n_classes, start, device)
+    elif config.head == "keep":
+        raise TrainingError("head is keep, but only a file, folder or name to start from brings a head; give one")
+    elif config.freeze_front_end and start is None:
+        raise TrainingError("freeze_front_end would freeze random weights; give start, or leave it out")
+    else:
+        model, head = _fresh(config, n_classes, start, voice, device)
+    if start is not None and voice is not None:
+        own, weights = model.voice.state_dict() if model.voice is not None else {}, round_half(voice.state_dict())
+        if not (own and all(torch.equal(own[name], weights[name]) for name in own)):
+            raise TrainingError("the encoder to start from has another voice; use the ladder that it was trained with")
+    for module in model.encoder.layers.modules():
+        if isinstance(module, Dropout):
+            module.p = config.dropout
+    frozen = isinstance(start, Path | str) if config.freeze_front_end is None else config.freeze_front_end
+    model.feature_extractor.requires_grad_(not frozen)
+    return model, head
+
+
+def _from_outside(config: PretrainConfig, n_classes: int, source: Path | str, device: str) -> tuple[Hubert, Head]:
+    """An encoder from a file, folder or name, and its head or a new one."""
+    checkpoint, normalisation = _open(source)
+    preset, shape = PRESETS[config.preset], checkpoint.config
+    if config.preset != PretrainConfig.preset and (preset.dim, preset.layers) != (shape.dim, shape.layers):
+        raise TrainingError(
+            f"preset is {config.preset}, {preset.layers} layers of {preset.dim}, but {source} has {shape.layers} of "
+            f"{shape.dim}; leave preset out: the start has its own shape"
+        )
+    with fork_rng(device):
+        torch.manual_seed(config.seed)
+        model = checkpoint.load_trainable(normalisation=normalisation)
+        kept = config.head == "keep"
+        return model, Head.of(checkpoint, n_classes) if kept else Head(shape.dim, n_classes, config.head)
+
+
+def _fresh(
     config: PretrainConfig, n_classes: int, start: Hubert | None, voice: Voice | None, device: str
 ) -> tuple[Hubert, Head]:
-    """The encoder, still on the CPU, and the classifier. Raises TrainingError when `start` has another voice."""
+    """An encoder with random weights, or a copy of `start`, and a new head."""
     shape = PRESETS[config.preset] if start is None else start.config
     weights = {} if voice is None else round_half(voice.state_dict())
     if weights and start is None:
@@ -266,17 +353,11 @@ def _networks(
         shape = replace(shape, voice_clusters=clusters, voice_dim=dim)
     with fork_rng(device):
         torch.manual_seed(config.seed)
-        model, head = Hubert(shape).train(), Head(shape.dim, n_classes, config.head).to(device)
+        model, head = Hubert(shape).train(), Head(shape.dim, n_classes, config.head)
     if start is not None:
         model.load_state_dict(start.state_dict())
-        own = model.voice.state_dict() if model.voice is not None else {}
-        if weights and not (own and all(torch.equal(own[name], weights[name]) for name in own)):
-            raise TrainingError("the encoder to start from has another voice; use the ladder that it was trained with")
     elif model.voice is not None:
         model.voice.load_state_dict(weights)
-    for module in model.encoder.layers.modules():
-        if isinstance(module, Dropout):
-            module.p = config.dropout
     return model, head
 
 
@@ -298,6 +379,28 @@ def _check_labels(audio: PackedAudio, frames: np.ndarray, labels: Sequence[np.nd
             )
 
 
+def _groups(model: Hubert, head: Head, layer_decay: float) -> list[dict[str, Any]]:
+    """Optimiser groups of what is trained.
+
+    With a decay, block i of n has the rate layer_decay^(n - i + 1) of the head's, what is below all blocks
+    layer_decay^(n + 1), and the head and a norm after the last block the whole rate: BEiT's numbering.
+    """
+    if layer_decay == 1:
+        return decay_groups(nn.ModuleList([model, head]), 0.01)
+    blocks, encoder = model.encoder.layers, model.encoder
+    below = nn.ModuleList([model.feature_extractor, model.feature_projection, encoder.pos_conv_embed])
+    above = nn.ModuleList([head])
+    (above if encoder.pre_ln else below).append(encoder.layer_norm)
+    parts = [below, *blocks, above]
+    below.masked_spec_embed = model.masked_spec_embed
+    return [
+        {**group, "lr_scale": layer_decay ** (len(blocks) + 1 - depth)}
+        for depth, part in enumerate(parts)
+        for group in decay_groups(part, 0.01)
+        if group["params"]
+    ]
+
+
 class _Training:
     """The updates of one training."""
 
@@ -313,24 +416,35 @@ class _Training:
         self.config, self.model, self.head, self.source, self.labels = config, model, head, source, labels
         self.device, self.crop = device, round(config.crop_seconds * hubert_frames.FRAME_RATE)
         self.optimiser = torch.optim.AdamW(
-            decay_groups(nn.ModuleList([model, head]), 0.01), lr=config.lr, betas=(0.9, 0.98), eps=1e-6, fused=True
+            _groups(model, head, config.layer_decay), lr=config.lr, betas=(0.9, 0.98), eps=1e-6, fused=True
         )
 
     def draw(self, n: int) -> Batch:
         config, generator = self.config, rng(self.config.seed, n)
         spans = self.source.draw(generator, size=config.batch, frames=self.crop)
-        lengths = [frames for _, _, frames in spans]
-        targets = torch.full((config.batch, max(lengths)), -1)
-        for row, (i, start, frames) in zip(targets, spans, strict=True):
-            row[:frames] = torch.from_numpy(self.labels[i][start : start + frames])
-        mask = torch.from_numpy(span_mask(generator, lengths, prob=config.mask_prob, span=config.mask_span))
+        batch = self.batch(self.source, self.labels, spans, generator)
         skip = np.flatnonzero(generator.random(self.model.config.layers) < config.layer_drop).tolist()
-        return Batch(spans, targets, mask, skip)
+        return batch._replace(skip=skip)
+
+    def batch(
+        self,
+        source: CropSource,
+        labels: Sequence[np.ndarray],
+        spans: list[tuple[int, int, int]],
+        generator: np.random.Generator,
+    ) -> Batch:
+        """These crops, with a random mask."""
+        lengths = [frames for _, _, frames in spans]
+        targets = torch.full((len(spans), max(lengths)), -1)
+        for row, (i, start, frames) in zip(targets, spans, strict=True):
+            row[:frames] = torch.from_numpy(labels[i][start : start + frames]) + self.head.first
+        mask = span_mask(generator, lengths, prob=self.config.mask_prob, span=self.config.mask_span)
+        return Batch(source, spans, targets, torch.from_numpy(mask), [])
 
     def losses(self, whole: Batch, rows: slice) -> dict[str, Tensor]:
         padded = bool((whole.targets < 0).any())
         n_masked, n_unmasked = int(whole.mask.sum()), int((~whole.mask & (whole.targets >= 0)).sum())
-        inputs = self.source.inputs(whole.spans[rows], whole.targets.shape[1]).to(self.device)
+        inputs = whole.source.inputs(whole.spans[rows], whole.targets.shape[1]).to(self.device)
         mask, targets = whole.mask[rows].to(self.device), whole.targets[rows].to(self.device)
         padding = targets < 0
         with autocast(self.device, self.config.precision):
@@ -367,3 +481,24 @@ class _Training:
         labels = torch.bincount(whole.targets[whole.mask], minlength=len(predictions))
         metrics["label_perplexity"], metrics["prediction_perplexity"] = perplexity(labels), perplexity(predictions)
         return metrics
+
+    def measurement(self, source: CropSource, labels: Sequence[np.ndarray]) -> Callable[[int], Row]:
+        """A function that measures masked prediction on the start of each file, under one mask for all trainings."""
+        generator, files = rng(0, 0), np.flatnonzero(source.frames)
+        batches = []
+        for some in np.split(files, range(self.config.batch, len(files), self.config.batch)):
+            spans = [(int(i), 0, min(self.crop, int(source.frames[i]))) for i in some]
+            batches.append(self.batch(source, labels, spans, generator))
+        weights = [float(batch.mask.sum()) for batch in batches]
+
+        @torch.no_grad()
+        def measure(step: int) -> Row:
+            self.model.eval()
+            rows = [self.losses(batch, slice(None)) for batch in batches]
+            self.model.train()
+            return {
+                f"dev_{name}": float(np.average([float(row[name]) for row in rows], weights=weights))
+                for name in ("masked_loss", "masked_accuracy")
+            }
+
+        return measure

@@ -41,7 +41,8 @@ def _read(source: Source) -> Checkpoint:
         model = inner["model"] if isinstance(inner.get("model"), dict) else inner
     config = _config(source, model, task)
     names = renamed(source.names, lambda n: _from_fairseq(n, config.conv_norm))
-    return Checkpoint(str(path), config, names, source.get)
+    temperature = source.entry(model)("logit_temp", 0.1, float)
+    return Checkpoint(str(path), config, names, source.get, temperature=temperature)
 
 
 def _config(source: Source, model: dict[str, Any], task: dict[str, Any]) -> HubertConfig:
