@@ -20,12 +20,14 @@ from textless.pickles import load_torch
 from textless.steps import Corpus as Audio
 from textless.steps import Encode, Frames, KMeans, Ladder, Model, Pretrain
 from textless.units.encoders import pretrain as pretraining
+from textless.units.encoders import start as starting
 from textless.units.encoders.convert import open_checkpoint
 from textless.units.encoders.hubert import PRESETS, Hubert, HubertConfig
 from textless.units.encoders.hubert_encoder import save_encoder
 from textless.units.encoders.hubert_frames import n_frames
 from textless.units.encoders.load import load_encoder
-from textless.units.encoders.pretrain import CropSource, Head, load_pretrained, pretrain, span_mask
+from textless.units.encoders.pretrain import CropSource, pretrain, span_mask
+from textless.units.encoders.start import Head, load_pretrained
 
 BASE, LARGE = GOLDEN / "hubert_base.pt", GOLDEN / "hubert_large.pt"
 STILL = 1e-30  # a learning rate that moves no weight
@@ -199,7 +201,7 @@ def test_what_is_held_out_is_measured_and_changes_nothing(go, tmp_path):
             heads.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretraining, "Head", Kept)
+        patch.setattr(starting, "Head", Kept)
         model, [row] = go(None, dev=(Noise(), labels), **settings)
     for (name, a), b in zip(plain.state_dict().items(), model.state_dict().values(), strict=True):
         assert torch.equal(a, b), name

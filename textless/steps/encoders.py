@@ -174,7 +174,7 @@ class Pretrain(PretrainConfig, Step):
         job.metrics = {**curve[-1], "audio_hours_seen": round(hours, 2), "curve": curve}
 
     def _start(self, job: Job) -> Hubert | Path | str | None:
-        from textless.units.encoders.pretrain import load_pretrained
+        from textless.units.encoders.start import load_pretrained
 
         if isinstance(self.start, Model):
             return self.start.part("encoder")

@@ -51,38 +51,41 @@ class Checkpoint:
             model = Hubert(replace(config, layers=layer)).truncate(layer)
         return self._fill(model).fold_weight_norm().eval().requires_grad_(False)
 
-    def load_trainable(self, *, normalisation: str | None = None) -> Hubert:
+    def load_trainable(self) -> Hubert:
         """The whole model in float32, to train further: with its last norm, weight norm not folded.
 
         A mask embedding that the file lacks, as torchaudio's do, is drawn from torch's generator. Raises ModelError as
         `load`.
         """
-        config = self.config if normalisation is None else replace(self.config, normalisation=normalisation)
-        check_blocks(self.place, "the number of layers", config.layers, self.names, "encoder.layers.")
+        check_blocks(self.place, "the number of layers", self.config.layers, self.names, "encoder.layers.")
         with torch.device("meta"):
-            model = Hubert(config)
+            model = Hubert(self.config)
         self._fill(model)
         if "masked_spec_embed" not in self.names:
             nn.init.uniform_(model.masked_spec_embed)
         return model.train()
 
     def load_head(self) -> dict[str, Tensor]:
-        """fairseq's pre-training head: `final_proj.weight` (final_dim, dim), `final_proj.bias` (final_dim,) and
-        `label_embs_concat` (K + 4, final_dim) in float32; the dictionary's four special symbols are its first rows.
+        """fairseq's pre-training head in float32; the first classes are the four special symbols of its dictionary.
 
-        Raises ModelError when the file has none, one for several sets of labels, or one of another temperature.
+        Returns:
+            `final_proj.weight` (final_dim, dim), `final_proj.bias` (final_dim,), `label_embs` (K + 4, final_dim).
+
+        Raises:
+            ModelError: the file has none, one for several sets of labels, or one of another temperature than 0.1.
         """
-        needed = ("final_proj.weight", "final_proj.bias", "label_embs_concat")
-        if not all(name in self.names for name in needed):
+        names = {name: name for name in ("final_proj.weight", "final_proj.bias")} | {"label_embs": "label_embs_concat"}
+        if not all(name in self.names for name in names.values()):
             raise ModelError(f"{self.place}: has no pre-training head of fairseq's to keep; train a new one")
-        head = {name: self.get(self.names[name]).float() for name in needed}
-        weight, bias, classes = head.values()
-        if classes.ndim != 2 or tuple(weight.shape) != (classes.shape[1], self.config.dim) or bias.ndim != 1:
-            raise ModelError(f"{self.place}: its pre-training head is for several sets of labels; train a new one")
         if self.temperature != 0.1:
             raise ModelError(
                 f"{self.place}: its pre-training head has temperature {self.temperature}, not 0.1; train a new one"
             )
+        head = {ours: self.get(self.names[theirs]).float() for ours, theirs in names.items()}
+        final_dim = head["label_embs"].shape[-1]
+        shapes = [tuple(head[name].shape) for name in ("final_proj.weight", "final_proj.bias")]
+        if head["label_embs"].ndim != 2 or shapes != [(final_dim, self.config.dim), (final_dim,)]:
+            raise ModelError(f"{self.place}: its pre-training head is for several sets of labels; train a new one")
         return head
 
     def _fill(self, model: Hubert) -> Hubert:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,14 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textless.audio import mfcc
-from textless.devices import fork_rng
 from textless.errors import TrainingError
 from textless.files import atomic, write_text
-from textless.model_io import round_half
 from textless.training.configs import PretrainConfig
 from textless.training.distributed import first_before_others
 from textless.training.loop import (
-    Dropout,
     Log,
     Row,
     autocast,
@@ -35,58 +31,12 @@ from textless.training.loop import (
     warmup_cosine,
 )
 from textless.units.encoders import hubert_frames
-from textless.units.encoders.convert import Checkpoint, open_checkpoint
-from textless.units.encoders.hubert import EPSILON, PRESETS, Hubert
-from textless.units.encoders.load import resolve_encoder
+from textless.units.encoders.hubert import EPSILON, Hubert
+from textless.units.encoders.start import Head, networks
 
 if TYPE_CHECKING:
     from textless.audio.corpus import PackedAudio
     from textless.units.mfcc_lda.vtln import Voice
-
-
-SPECIALS = 4  # classes before the labels: special symbols of fairseq's dictionaries
-
-
-class Head(nn.Module):
-    """Classifier of frames: (…, dim) → logits (…, n_classes).
-
-    `linear` is for plain cross-entropy, cheaper and as good (MelHuBERT). `cosine` is the paper's equation 3: the cosine
-    between the projected frame and the embedding of each class, of `final_dim` values, divided by 0.1.
-
-    Class `first` is label 0: fairseq's heads begin with classes that no label has.
-    """
-
-    def __init__(self, dim: int, n_classes: int, kind: str, *, final_dim: int = 256, first: int = 0) -> None:
-        super().__init__()
-        self.kind, self.first = kind, first
-        if kind == "linear":
-            self.final_proj = nn.Linear(dim, n_classes)
-        else:
-            self.final_proj = nn.Linear(dim, final_dim)
-            self.label_embs = nn.Parameter(torch.empty(n_classes, final_dim).uniform_())
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.final_proj(x)
-        if self.kind == "linear":
-            return x
-        return F.normalize(x.float(), dim=-1) @ F.normalize(self.label_embs.float(), dim=-1).T / 0.1
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint, n_classes: int) -> Head:
-        """That of a checkpoint of fairseq's.
-
-        Raises ModelError when it has none that is known, TrainingError when that is for another number of labels.
-        """
-        weights = checkpoint.load_head()
-        rows, final_dim = weights["label_embs_concat"].shape
-        if rows - SPECIALS != n_classes:
-            raise TrainingError(
-                f"{checkpoint.place}: its head is for {rows - SPECIALS} labels where there are {n_classes}; "
-                "train a new one (head: linear or cosine)"
-            )
-        head = cls(checkpoint.config.dim, rows, "cosine", final_dim=final_dim, first=SPECIALS)
-        head.load_state_dict({"label_embs": weights.pop("label_embs_concat"), **weights})
-        return head
 
 
 def span_mask(generator: np.random.Generator, lengths: Sequence[int], *, prob: float, span: int) -> np.ndarray:
@@ -260,7 +210,7 @@ def pretrain(
         DeviceError: the device is unknown or missing, or cannot train in this precision.
     """
     config, device = configure(PretrainConfig, config, settings)
-    model, head = _networks(config, n_classes, start, voice, device)
+    model, head = networks(config, n_classes, start, voice, device)
     source = CropSource(audio, model, folder)
     _check_labels(audio, source.frames, labels, n_classes)
     training = _Training(config, model.to(device), head.to(device), source, labels, device)
@@ -282,83 +232,6 @@ def pretrain(
         device=device,
     )
     return model.eval(), curve
-
-
-def load_pretrained(source: Path | str) -> Hubert:
-    """A HuBERT or wav2vec 2.0 to train further: all layers, weight norm not folded.
-
-    Args:
-        source: a file, folder or published name, as of `load_encoder`.
-
-    Raises ModelError.
-    """
-    checkpoint, normalisation = _open(source)
-    return checkpoint.load_trainable(normalisation=normalisation)
-
-
-def _open(source: Path | str) -> tuple[Checkpoint, str | None]:
-    """The checkpoint, and the published normalisation of its waveform where the files do not say it."""
-    place, _, normalisation = resolve_encoder(source)
-    return open_checkpoint(place), normalisation
-
-
-def _networks(
-    config: PretrainConfig, n_classes: int, start: Hubert | Path | str | None, voice: Voice | None, device: str
-) -> tuple[Hubert, Head]:
-    """The encoder and the classifier, on the CPU. Raises as `pretrain`."""
-    if isinstance(start, Path | str):
-        model, head = _from_outside(config, n_classes, start, device)
-    elif config.head == "keep":
-        raise TrainingError("head is keep, but only a file, folder or name to start from brings a head; give one")
-    elif config.freeze_front_end and start is None:
-        raise TrainingError("freeze_front_end would freeze random weights; give start, or leave it out")
-    else:
-        model, head = _fresh(config, n_classes, start, voice, device)
-    if start is not None and voice is not None:
-        own, weights = model.voice.state_dict() if model.voice is not None else {}, round_half(voice.state_dict())
-        if not (own and all(torch.equal(own[name], weights[name]) for name in own)):
-            raise TrainingError("the encoder to start from has another voice; use the ladder that it was trained with")
-    for module in model.encoder.layers.modules():
-        if isinstance(module, Dropout):
-            module.p = config.dropout
-    frozen = isinstance(start, Path | str) if config.freeze_front_end is None else config.freeze_front_end
-    model.feature_extractor.requires_grad_(not frozen)
-    return model, head
-
-
-def _from_outside(config: PretrainConfig, n_classes: int, source: Path | str, device: str) -> tuple[Hubert, Head]:
-    """An encoder from a file, folder or name, and its head or a new one."""
-    checkpoint, normalisation = _open(source)
-    preset, shape = PRESETS[config.preset], checkpoint.config
-    if config.preset != PretrainConfig.preset and (preset.dim, preset.layers) != (shape.dim, shape.layers):
-        raise TrainingError(
-            f"preset is {config.preset}, {preset.layers} layers of {preset.dim}, but {source} has {shape.layers} of "
-            f"{shape.dim}; leave preset out: the start has its own shape"
-        )
-    with fork_rng(device):
-        torch.manual_seed(config.seed)
-        model = checkpoint.load_trainable(normalisation=normalisation)
-        kept = config.head == "keep"
-        return model, Head.of(checkpoint, n_classes) if kept else Head(shape.dim, n_classes, config.head)
-
-
-def _fresh(
-    config: PretrainConfig, n_classes: int, start: Hubert | None, voice: Voice | None, device: str
-) -> tuple[Hubert, Head]:
-    """An encoder with random weights, or a copy of `start`, and a new head."""
-    shape = PRESETS[config.preset] if start is None else start.config
-    weights = {} if voice is None else round_half(voice.state_dict())
-    if weights and start is None:
-        clusters, dim = weights["centroids"].shape
-        shape = replace(shape, voice_clusters=clusters, voice_dim=dim)
-    with fork_rng(device):
-        torch.manual_seed(config.seed)
-        model, head = Hubert(shape).train(), Head(shape.dim, n_classes, config.head)
-    if start is not None:
-        model.load_state_dict(start.state_dict())
-    elif model.voice is not None:
-        model.voice.load_state_dict(weights)
-    return model, head
 
 
 def _check_labels(audio: PackedAudio, frames: np.ndarray, labels: Sequence[np.ndarray], n_classes: int) -> None:
@@ -433,7 +306,7 @@ class _Training:
         spans: list[tuple[int, int, int]],
         generator: np.random.Generator,
     ) -> Batch:
-        """These crops, with a random mask."""
+        """Of these crops, under a random mask."""
         lengths = [frames for _, _, frames in spans]
         targets = torch.full((len(spans), max(lengths)), -1)
         for row, (i, start, frames) in zip(targets, spans, strict=True):
@@ -483,10 +356,10 @@ class _Training:
         return metrics
 
     def measurement(self, source: CropSource, labels: Sequence[np.ndarray]) -> Callable[[int], Row]:
-        """A function that measures masked prediction on the start of each file, under one mask for all trainings."""
+        """A function that measures masked prediction on the start of each file, under masks that no seed changes."""
         generator, files = rng(0, 0), np.flatnonzero(source.frames)
-        batches = []
-        for some in np.split(files, range(self.config.batch, len(files), self.config.batch)):
+        size, batches = self.config.micro_batch or self.config.batch, []
+        for some in np.split(files, range(size, len(files), size)):
             spans = [(int(i), 0, min(self.crop, int(source.frames[i]))) for i in some]
             batches.append(self.batch(source, labels, spans, generator))
         weights = [float(batch.mask.sum()) for batch in batches]
