@@ -257,6 +257,14 @@ def test_what_does_not_fit_is_one_line(go, tmp_path):
     refused(TrainingError, line, BASE, preset="small")
     with pytest.raises(ModelError, match=r"gone\.pt: no such file or folder, and no published encoder has this name"):
         go(tmp_path / "gone.pt")
+    theirs = saved_by_transformers(tmp_path / "theirs", "hubert")
+    (theirs / "preprocessor_config.json").write_text('{"sampling_rate": 8000}')
+    line = f"{theirs}: sampling_rate: takes audio at 8000 Hz; textless reads 16000 Hz"
+    refused(ModelError, line, theirs)
+    (tmp_path / "ladder").mkdir()
+    (tmp_path / "ladder" / "config.json").write_text('{"kind": "ladder"}')
+    line = f"{tmp_path / 'ladder'}: holds a model of kind 'ladder' where a hubert is wanted"
+    refused(ModelError, line, tmp_path / "ladder")
     content = load_torch(BASE)
     changed = replace(open_checkpoint(BASE), temperature=0.2)
     with pytest.raises(ModelError, match=f"its pre-training head has temperature 0.2, not 0.1; {new}$"):
