@@ -97,8 +97,10 @@ def run_judged(folder, **changes):
 
 
 def run_further(folder, **changes):
-    torch.manual_seed(3)
-    start, further = Hubert(PRESETS["nano"]), {"freeze_front_end": True, "layer_decay": 0.5}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        start = Hubert(PRESETS["nano"])
+    further = {"freeze_front_end": True, "layer_decay": 0.5}
     labels = [np.random.default_rng(9 + i).integers(0, 7, n_frames(int(n))) for i, n in enumerate(Noise.lengths)]
     return run_pretrain(folder / "further", **{"start": start, "dev": (Noise(), labels), **further, **changes})
 
