@@ -220,6 +220,15 @@ def test_what_is_held_out_is_measured_and_changes_nothing(go, tmp_path):
     assert row["dev_masked_accuracy"] == pytest.approx(np.mean(hits))
 
 
+def test_a_published_name_brings_its_normalisation(go, tmp_path, monkeypatch):
+    """The published one holds, not that of the processor file; the published layer is that of units alone."""
+    folder = saved_by_transformers(tmp_path / "m", "hubert")
+    monkeypatch.setattr(starting, "resolve_encoder", lambda name: {"name": (folder, 1, "layer_norm_1e-5")}[name])
+    model, _ = go("name", steps=1, lr=STILL)
+    assert model.config == replace(open_checkpoint(folder).config, normalisation="layer_norm_1e-5")
+    assert len(model.encoder.layers) == 2
+
+
 def test_a_mask_embedding_that_is_missing_is_drawn(tmp_path, go):
     """As in torchaudio's files."""
     from safetensors.torch import load_file, save_file
