@@ -161,6 +161,15 @@ def test_layers_learn_at_decayed_rates(source, go):
         assert moves == pytest.approx([0.5**depth] * len(moves), rel=0.15), depth
 
 
+@pytest.mark.parametrize("name", ["fairseq-base", "fairseq-large", "tiny-en"])
+def test_every_weight_that_is_trained_is_in_one_group(name, tmp_path):
+    model, head = load_pretrained(SOURCES[name](tmp_path)), Head(8, 3, "cosine")
+    groups = [p for group in pretraining._groups(model, head, 0.5) for p in group["params"]]
+    assert len(groups) == len({id(p) for p in groups})
+    trained = [p for p in [*model.parameters(), *head.parameters()] if p.requires_grad]
+    assert {id(p) for p in groups} == {id(p) for p in trained}
+
+
 def test_a_decay_of_one_is_none(go):
     weights = [go(BASE, layer_decay=decay)[0].state_dict() for decay in (1.0, 1 - 1e-12)]
     for name, tensor in weights[0].items():
@@ -244,6 +253,9 @@ def test_a_mask_embedding_that_is_missing_is_drawn(tmp_path, go):
 
 
 def test_what_does_not_fit_is_one_line(go, tmp_path):
+    class Short(Noise):
+        lengths = np.array([400, 719, 400])
+
     def refused(error, line, *args, **options):
         with pytest.raises(error) as e:
             go(*args, **options)
@@ -262,6 +274,8 @@ def test_what_does_not_fit_is_one_line(go, tmp_path):
     refused(TrainingError, line, None, head="keep")
     line = "freeze_front_end would freeze random weights; give start, or leave it out"
     refused(TrainingError, line, None, preset="nano", freeze_front_end=True)
+    short = (Short(), [np.zeros(1, np.int64)] * 3)
+    refused(TrainingError, "no file of dev is as long as two frames (45 ms)", None, preset="nano", dev=short)
     line = f"preset is small, 8 layers of 512, but {BASE} has 4 of 64; leave preset out: the start has its own shape"
     refused(TrainingError, line, BASE, preset="small")
     with pytest.raises(ModelError, match=r"gone\.pt: no such file or folder, and no published encoder has this name"):

@@ -357,7 +357,9 @@ class _Training:
 
     def measurement(self, source: CropSource, labels: Sequence[np.ndarray]) -> Callable[[int], Row]:
         """A function that measures masked prediction on the start of each file, under masks that no seed changes."""
-        generator, files = rng(0, 0), np.flatnonzero(source.frames)
+        generator, files = rng(0, 0), np.flatnonzero(source.frames > 1)  # of one frame none is masked
+        if not len(files):
+            raise TrainingError("no file of dev is as long as two frames (45 ms)")
         size, batches = self.config.micro_batch or self.config.batch, []
         for some in np.split(files, range(size, len(files), size)):
             spans = [(int(i), 0, min(self.crop, int(source.frames[i]))) for i in some]
