@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from textless.units.encoders.hubert import PRESETS, Hubert
-from textless.units.encoders.pretrain import Head
+from textless.units.encoders.start import Head
 
 BATCH, SECONDS, CLASSES = 8, 4.0, 300
 config = PRESETS["tiny"]
