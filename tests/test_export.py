@@ -15,10 +15,11 @@ from textless.errors import ContractWarning, ModelError
 from textless.lm.model import LMConfig, UnitLM
 from textless.pickles import load_torch, plain
 from textless.types import UnitContract
-from textless.units.encoders import convert
 from textless.units.encoders.export import TARGETS, export_hubert
 from textless.units.encoders.hubert import PRESETS, Hubert, HubertConfig
 from textless.units.encoders.hubert_encoder import save_encoder
+from textless.units.encoders.layouts import by_shapes
+from textless.units.encoders.layouts.fairseq import conv_layers
 from textless.units.encoders.load import load_encoder
 
 SMALL = {"conv_dim": 32, "dim": 48, "layers": 3, "heads": 4, "ffn_dim": 64, "pos_conv_kernel": 16, "pos_conv_groups": 4}
@@ -74,7 +75,7 @@ def test_transformers_computes_the_same_at_every_layer(tmp_path, clip, config):
 @pytest.mark.parametrize("name", ["base", "large"])
 @pytest.mark.filterwarnings("ignore::textless.errors.ContractWarning")
 def test_what_was_imported_and_exported_again_is_equal(tmp_path, monkeypatch, name, to):
-    monkeypatch.setitem(convert.HEADS, 64, 4)  # a state dict of torchaudio's says it by its width only
+    monkeypatch.setitem(by_shapes.HEADS, 64, 4)  # a state dict of torchaudio's says it by its width only
     source = GOLDEN / f"hubert_{name}.pt"
     export_hubert(source, tmp_path / "out", to=to)
     assert {file.name for file in (tmp_path / "out").iterdir()} == FILES[to]
@@ -103,7 +104,7 @@ def test_a_fairseq_checkpoint_has_fairseqs_layout(tmp_path, name):
         mine = content["cfg"][part]
         assert set(mine) <= set(cfg[part])
         assert {k: v for k, v in mine.items() if k not in left} == {k: cfg[part][k] for k in mine if k not in left}
-    layers = [convert._conv_layers(tmp_path, c["model"]["conv_feature_layers"]) for c in (content["cfg"], cfg)]
+    layers = [conv_layers(tmp_path, c["model"]["conv_feature_layers"]) for c in (content["cfg"], cfg)]
     assert layers[0] == layers[1]
 
 
