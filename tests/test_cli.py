@@ -336,19 +336,15 @@ def test_a_published_pair(textless_command, strangers, monkeypatch, tmp_path):
     from textless.engine.store import Store
     from textless.engine.yaml import load_pipeline
     from textless.steps import STEPS
-    from textless.units.encoders import zoo as published
+    from textless.zoo import PUBLISHED, Codebook, Encoder, Published
 
     encoder, codebook, labels = strangers
-    entry = published.Published(
-        encoder=encoder.as_uri(),
-        layer=3,
-        normalisation="none",
-        codebook=codebook.as_uri(),
-        n_units=9,
-        licence="none",
-        source="tests",
+    common = {"licence": "none", "source": "tests"}
+    entry = Published(
+        encoder=Encoder(place=encoder.as_uri(), layer=3, normalisation="none", **common),
+        codebook=Codebook(place=codebook.as_uri(), n_units=9, **common),
     )
-    monkeypatch.setitem(published.PUBLISHED, "golden/km9", entry)
+    monkeypatch.setitem(PUBLISHED, "golden/km9", entry)
     monkeypatch.setenv("TEXTLESS_CACHE", str(tmp_path / "cache"))
     code, out, err = textless_command("encode", GOLDEN / "clip.flac", "-o", "-", model="golden/km9")
     assert (code, err) == (0, "")

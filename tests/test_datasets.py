@@ -363,26 +363,19 @@ def test_no_network(server, mini, textless_command, tmp_path):
 
 
 def test_names(server, textless_command, monkeypatch, tmp_path):
-    from textless.units.encoders.zoo import PUBLISHED, Published
+    from textless.zoo import PUBLISHED, Codebook, Encoder, Published
 
     out = textless_command("fetch")[1].split()
     assert out == [*DATASETS, *PUBLISHED]
     code, _, err = textless_command("fetch", "mini_librispeach")
     assert (code, err) == (
         2,
-        "error: no data set or encoder 'mini_librispeach'; did you mean 'mini_librispeech'?; "
+        "error: no data set or model 'mini_librispeach'; did you mean 'mini_librispeech'?; "
         "`textless fetch` lists them\n",
     )
-    entry = Published(
-        encoder=server.url,
-        encoder_sha256=test_fetch.SHA,
-        codebook=server.url,
-        normalisation="none",
-        licence="",
-        source="",
-        layer=1,
-        n_units=5,
-    )
+    common = {"place": server.url, "licence": "", "source": ""}
+    encoder = Encoder(sha256=test_fetch.SHA, normalisation="none", layer=1, **common)
+    entry = Published(encoder=encoder, codebook=Codebook(n_units=5, **common))
     monkeypatch.setitem(PUBLISHED, "good/km5", entry)
     code, out, _ = textless_command("fetch", "good/km5")
     assert code == 0

@@ -7,7 +7,7 @@ from dataclasses import MISSING, fields
 from conftest import ROOT
 from textless.engine.yaml import load_pipeline
 from textless.steps import STEPS
-from textless.units.encoders.zoo import PUBLISHED
+from textless.zoo import CODEBOOKS, ENCODERS, PUBLISHED
 
 
 def test_the_recipe_in_the_readme_loads(tmp_path):
@@ -32,10 +32,13 @@ def test_every_step_and_field_is_documented():
             assert row[1].strip() == default, f"{name}.{f.name}: the default is {default}"
 
 
-def test_every_published_model_is_documented():
+def test_every_published_encoder_is_documented():
     table = (ROOT / "docs" / "encoders.md").read_text().split("|---|---|---|---|---|---|\n")[1].splitlines()
     rows = []
-    for name, e in PUBLISHED.items():
-        encoder = e.encoder.rsplit("/", 1)[-1] if "://" in e.encoder else e.encoder
-        rows.append(f"| `{name}` | {encoder} | {e.layer or ''} | {e.normalisation} | {e.n_units or ''} | {e.licence} |")
+    for name in (name for name in PUBLISHED if name in ENCODERS or name in CODEBOOKS):
+        encoder, codebook = PUBLISHED[name].encoder, PUBLISHED[name].codebook
+        place = encoder.place.rsplit("/", 1)[-1] if "://" in encoder.place else encoder.place
+        own = f"; codebook {codebook.licence}" if codebook and codebook.licence != encoder.licence else ""
+        settings = f"{encoder.layer or ''} | {encoder.normalisation} | {codebook.n_units if codebook else ''}"
+        rows.append(f"| `{name}` | {place} | {settings} | {encoder.licence}{own} |")
     assert table == rows

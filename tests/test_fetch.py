@@ -23,7 +23,17 @@ from conftest import ROOT
 from textless.audio import fetch as module
 from textless.audio.fetch import fetch
 from textless.errors import ModelError
-from textless.units.encoders.zoo import PUBLISHED, Published, fetch_codebook, fetch_encoder, published
+from textless.zoo import (
+    CHAINS,
+    CODEBOOKS,
+    PUBLISHED,
+    Codebook,
+    Encoder,
+    Published,
+    fetch_codebook,
+    fetch_encoder,
+    published,
+)
 
 DATA = hashlib.shake_256(b"weights").digest(1_000_000)
 SHA = hashlib.sha256(DATA).hexdigest()
@@ -559,24 +569,27 @@ def test_a_repository_of_the_hub(server, tmp_path):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_an_entry_is_complete(name):
     entry = PUBLISHED[name]
-    assert entry.normalisation in ("none", "layer_norm_1e-5", "zscore_1e-7")
-    assert entry.frame_rate in (25.0, 50.0)
-    assert entry.licence
-    for digest, of in ((entry.encoder_sha256, entry.encoder), (entry.codebook_sha256, entry.codebook)):
-        assert digest is None or (re.fullmatch("[0-9a-f]{64}", digest) and of.startswith("https://"))
-    for url in (entry.source, entry.codebook, entry.encoder):
-        assert (
-            url is None
-            or url.startswith("https://")
-            or (url == entry.encoder and re.fullmatch(r"[\w.-]+/[\w.-]+", url))
-        )
-    assert entry.revision is None or (re.fullmatch("[0-9a-f]{40}", entry.revision) and "://" not in entry.encoder)
-    assert (entry.codebook is None) == (entry.n_units is None) == ("/" not in name)
-    if entry.codebook:
-        assert entry.layer
-        assert re.search(rf"/km{entry.n_units}(-\w+)?$", name)
-        base = PUBLISHED.get(name.split("/")[0], entry)
-        assert (base.encoder, base.revision, base.layer) == (entry.encoder, entry.revision, entry.layer)
+    for part in entry.parts.values():
+        assert part.licence
+        assert part.source.startswith("https://")
+        files = [(part.place, part.sha256), *((url, digest) for _, url, digest in part.also)]
+        for place, digest in files:
+            assert place.startswith("https://") or re.fullmatch(r"[\w.-]+/[\w.-]+", place)
+            assert digest is None or (re.fullmatch("[0-9a-f]{64}", digest) and place.startswith("https://"))
+        assert part.revision is None or (re.fullmatch("[0-9a-f]{40}", part.revision) and "://" not in part.place)
+        assert all(re.fullmatch(r"[a-z]+\.(json|txt)", file) for file, *_ in part.also)
+    encoder, codebook = entry.encoder, entry.codebook
+    assert encoder.normalisation in ("none", "layer_norm_1e-5", "zscore_1e-7")
+    assert encoder.frame_rate in (25.0, 50.0, 100.0)
+    if codebook:
+        assert encoder.layer
+    if name in CODEBOOKS:
+        assert re.search(rf"/km{codebook.n_units}(-\w+)?$", name)
+        assert PUBLISHED[name.split("/")[0]].encoder == encoder
+    if name in CHAINS:
+        assert "/" not in name
+        assert codebook
+        assert entry.lm or entry.vocoder
 
 
 @pytest.mark.parametrize(
@@ -590,8 +603,8 @@ def test_a_damaged_index_is_not_whole(tmp_path, index):
 
 
 def test_codebooks_are_listed_once():
-    for field in ("codebook", "codebook_sha256"):
-        values = [v for e in PUBLISHED.values() if (v := getattr(e, field))]
+    for field in ("place", "sha256"):
+        values = [v for codebook in CODEBOOKS.values() if (v := getattr(codebook, field))]
         assert len(values) == len(set(values))
 
 
@@ -600,16 +613,16 @@ def test_an_unknown_name():
         published("hubert-base-ls960/km101")
     with pytest.raises(ModelError, match="take hubert-base-ls960/km50 or "):
         fetch_codebook("hubert-base-ls960")
-    with pytest.raises(ModelError, match="distilhubert is an encoder without a codebook; train one"):
+    with pytest.raises(ModelError, match="distilhubert has no codebook; train one"):
         fetch_codebook("distilhubert")
 
 
 def test_published_files_are_fetched_and_checked(server, monkeypatch):
-    common = {"normalisation": "none", "licence": "none", "source": "https://here", "layer": 1, "n_units": 5}
-    good = Published(encoder=server.url, encoder_sha256=SHA, codebook=server.url, codebook_sha256=SHA, **common)
-    bad = Published(encoder=server.url, encoder_sha256="0" * 64, codebook=server.url, **common)
-    monkeypatch.setitem(PUBLISHED, "good", good)
-    monkeypatch.setitem(PUBLISHED, "bad", bad)
+    common = {"place": server.url, "licence": "none", "source": "https://here"}
+    codebook = Codebook(sha256=SHA, n_units=5, **common)
+    for name, digest in (("good", SHA), ("bad", "0" * 64)):
+        encoder = Encoder(sha256=digest, normalisation="none", layer=1, **common)
+        monkeypatch.setitem(PUBLISHED, name, Published(encoder=encoder, codebook=codebook))
     assert fetch_encoder("good").read_bytes() == fetch_codebook("good").read_bytes() == DATA
     with pytest.raises(ModelError, match=f"{SHA} where 0{{64}} is expected"):
         fetch_encoder("bad")

@@ -29,6 +29,7 @@ from textless.types import (
     is_batch,
 )
 from textless.units.dump import MORE, UnitRow, split_row
+from textless.zoo import PUBLISHED, is_repository, part_of, resolve
 
 if TYPE_CHECKING:
     from textless.lm.decoder import Decoder
@@ -48,7 +49,7 @@ def find_model(name: str | Path) -> Path:
     known = sorted(p.name for p in EMBEDDED.iterdir() if p.is_dir() and not p.name.startswith("_"))
     raise ModelError(
         f"{name}: neither a folder with {', '.join(PARTS)}, nor an embedded set ({', '.join(known) or 'none'}), "
-        "nor a published one (docs/encoders.md)"
+        "nor a published one (`textless models` lists them)"
     )
 
 
@@ -58,9 +59,9 @@ class Model:
     Parts are loaded when they are first used, and checked against each other.
 
     Args:
-        name: a set: an embedded one, a folder, or a published encoder with its codebook, which then has no other parts.
+        name: a set: an embedded one, a folder, or a published chain (`textless.zoo`), which is fetched when it is used.
         parts: `encoder`, `codebook`, `lm`, `vocoder`: single parts instead of the set's: a folder, a set to take it
-            from, or a source for `load_encoder` or `load_codebook`; None is the set's.
+            from, or a source for `load_encoder`, `load_codebook`, `load_lm` or `load_vocoder`; None is the set's.
         layer, tap: of the encoder, see `load_encoder`; None are those that the codebook was made on.
         device: `cpu`, `cuda` or `cuda:N`.
         precision: of encoder and vocoder, see `load_encoder` and `load_vocoder`.
@@ -109,10 +110,8 @@ class Model:
 
     def _declared_contract(self) -> UnitContract:
         """Of the units, as far as it is known without loading weights."""
-        from textless.units.encoders.zoo import PUBLISHED
-
-        if (place := self.parts["codebook"] or str(self.name)) in PUBLISHED and not Path(place).exists():
-            return UnitContract(n_units=PUBLISHED[place].n_units, frame_rate=PUBLISHED[place].frame_rate)
+        if is_published(place := self.parts["codebook"] or self.name):
+            return PUBLISHED[str(place)].contract
         try:
             return UnitContract.from_dict(read_config(self.place("codebook"), kind="codebook").get("contract"))
         except (ModelError, ContractError):
@@ -120,21 +119,33 @@ class Model:
 
     def place(self, part: str) -> Path | str:
         """Folder, file or name of a part. Raises ModelError when the set lacks it."""
-        from textless.units.encoders.zoo import PUBLISHED
-
         own = self.parts[part]
-        published = str(self.name) in PUBLISHED and not Path(self.name).exists()
-        if own is None and published and part in ("encoder", "codebook"):
-            return str(self.name)
+        if is_published(name := own or self.name):
+            part_of(str(name), part)  # raises
+            return str(name)
         if own is None:
-            folder = None if published else find_model(self.name)
-            if folder is None or not (folder / part).is_dir():
+            folder = find_model(self.name)
+            if not (folder / part).is_dir():
                 raise ModelError(f"{self.name} has no {part}; give one with --{part}")
             return folder / part
         for folder in (EMBEDDED / own, Path(own)):
             if (folder / part).is_dir():
                 return folder / part
-        return own if part in ("encoder", "codebook") or Path(own).exists() else find_model(own)
+        loadable = part in ("encoder", "codebook") or Path(own).exists() or is_repository(own)
+        return own if loadable else find_model(own)
+
+    def files(self, part: str) -> Path:
+        """Folder or file of a language model or vocoder on disk; fetched if it is published. Raises ModelError."""
+        return resolve(self.place(part), part)
+
+    def _contract(self, part: str) -> UnitContract:
+        """Of the units of a language model or vocoder, as far as it is known from elsewhere than its files: published
+        ones do not state it, but the codebook that they were made for does."""
+        from textless.units.quantizers import load_codebook
+
+        place = self.place(part)
+        known = is_published(place) and "codebook" in PUBLISHED[str(place)].parts
+        return load_codebook(place).contract if known else UnitContract()
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -159,7 +170,10 @@ class Model:
     def lm(self) -> Decoder:
         from textless.lm import load_lm
 
-        return load_lm(self.place("lm"), precision=self.lm_precision).to(self.device)
+        contract = self._contract("lm")
+        lm = load_lm(self.place("lm"), contract=contract, precision=self.lm_precision)
+        lm.contract = _joined(lm.contract, contract, "language model")
+        return lm.to(self.device)
 
     @functools.cached_property
     def vocoder(self) -> BaseVocoder:
@@ -167,7 +181,9 @@ class Model:
         from textless.vocoder import load_vocoder
 
         precision = resolve_precision(self.precision, self.device)
-        return load_vocoder(self.place("vocoder"), precision=precision).to(self.device)
+        vocoder = load_vocoder(self.place("vocoder"), precision=precision)
+        vocoder.contract = _joined(vocoder.contract, self._contract("vocoder"), "vocoder")
+        return vocoder.to(self.device)
 
     @property
     def sample_rate(self) -> int:
@@ -231,13 +247,26 @@ class Model:
 
 
 def load(name: str | Path, *, device: str = "cpu", precision: str = "fp32") -> Model:
-    """A set of models: an embedded one by name (`tiny-en`), a folder, or a published encoder with its codebook.
+    """A set of models: an embedded one by name (`tiny-en`), a folder, or a published chain by name (`twist-350m`).
 
     Raises ModelError.
     """
-    from textless.units.encoders.zoo import PUBLISHED
+    return Model(name if is_published(name) else find_model(name), device=device, precision=precision)
 
-    return Model(name if str(name) in PUBLISHED else find_model(name), device=device, precision=precision)
+
+def is_published(name: str | Path) -> bool:
+    """Whether a name is in the table, and not that of something here."""
+    return str(name) in PUBLISHED and not Path(name).exists()
+
+
+def _joined(own: UnitContract, known: UnitContract, what: str) -> UnitContract:
+    """A model's own contract, and what else is known. Raises ContractError where they differ."""
+    if name := own.conflict(known):
+        raise ContractError(
+            f"the {what} and its codebook are of different units: {name} is {getattr(own, name)} and "
+            f"{getattr(known, name)}; fetch them again"
+        )
+    return known.with_(**{k: v for k, v in own.to_dict().items() if v is not None})
 
 
 def bundle(out: Path, *, encoder: Path, codebook: Path, lm: Path, vocoder: Path) -> UnitContract:

@@ -64,6 +64,7 @@ MOVED: dict[str, tuple[str, ...]] = {
         "textless.devices",
     ),
     "textless.units.encoder": ("textless.units.encoders.base",),
+    "textless.units.encoders.zoo": ("textless.zoo",),
     "textless.units.extract": ("textless.units.encoders.extract", "textless.devices"),
     "textless.units.foreign": ("textless.units.encoders.transformers",),
     "textless.units.hubert": ("textless.units.encoders.hubert",),
@@ -77,7 +78,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "textless.units.perturb": ("textless.metrics.perturb",),
     "textless.units.pretrain": ("textless.units.encoders.pretrain",),
     "textless.units.projected": ("textless.units.encoders.projected", "textless.units.encoders.load"),
-    "textless.units.published": ("textless.units.encoders.zoo",),
+    "textless.units.published": ("textless.zoo",),
     "textless.units.quality": (
         "textless.metrics.units",
         "textless.metrics.alignments",

@@ -126,8 +126,8 @@ class UnitContract:
         Args:
             mine, theirs: the owners of the two contracts, for the message, e.g. "the vocoder" and "units.jsonl".
 
-        Warns ContractWarning where one side is known and the other is not; `n_units` is always compared when both are
-        known.
+        Warns ContractWarning where one side is known and the other is not, unless both have the same codebook: it was
+        made on one kind of frames, and nothing remains to compare. `n_units` is always compared when both are known.
         """
         if name := self.conflict(other):
             a, b = self._known(name), other._known(name)
@@ -137,7 +137,7 @@ class UnitContract:
                 "use models of one set, or encode again"
             )
         unknown = [f.name for f in fields(self) if (getattr(self, f.name) is None) != (getattr(other, f.name) is None)]
-        if unknown:
+        if unknown and (self.codebook is None or self.codebook != other.codebook):
             warnings.warn(
                 f"{theirs} and {mine}: cannot compare {', '.join(unknown)}, known on one side only; --contract FILE "
                 "declares it",

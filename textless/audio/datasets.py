@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import gzip
 import json
 import shutil
-import tarfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, cast
 
+from textless.audio.archives import unpack
 from textless.audio.fetch import Progress, fetch, one_at_a_time
 from textless.errors import CorpusError, OutputExistsError, did_you_mean
 from textless.files import write_text
 
 MARK = ".textless.json"  # in an unpacked folder: the name of the data set and its number of audio files
 AUDIO = (".flac", ".wav")
-EXPANSION = 20  # most unpacked bytes per byte of an archive; audio in a .tar.gz has a few
-SMALL = 1_000_000  # bytes; a smaller archive may unpack to as much as one of this size, since tar pads
-NAME = 1 << 16  # bytes of a header that holds a name
 SPLITS = ("corpus", "id", "speaker", "split")  # columns of splits.tsv
 
 
@@ -169,87 +163,6 @@ def fetch_dataset(
             f"{e.filename or folder}: cannot be written ({e.strerror or e}); make room, or give another folder with -o"
         ) from None
     return folder / f"{name}.tsv", new
-
-
-def unpack(archive: Path, folder: Path, progress: Progress = lambda done, total, what: None) -> None:
-    """Unpack a .tar.gz below `folder`, without its outermost folder.
-
-    Raises CorpusError when it is cut short or damaged, when a member is not a plain file, is outside that folder or has
-    a name that cannot be printed, and when it unpacks to more than EXPANSION times its size.
-    """
-    if not hasattr(tarfile, "data_filter"):
-        raise CorpusError("this Python cannot unpack archives safely; use 3.11.4 or newer")
-    folder.mkdir(parents=True, exist_ok=True)
-    total = archive.stat().st_size
-    try:
-        with open(archive, "rb") as raw, gzip.GzipFile(fileobj=raw) as whole:
-            stream = _Bounded(whole, EXPANSION * max(total, SMALL))
-            with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", tarinfo=_Member) as tar:
-                for member in tar:
-                    parts = PurePosixPath(member.name).parts
-                    if member.isdir():
-                        continue
-                    name = f"{member.name[:100]!r}{' …' if len(member.name) > 100 else ''}"
-                    if not member.isreg() or member.size < 0 or ".." in parts or len(parts) < 2 or parts[0] == "/":
-                        raise CorpusError(
-                            f"{archive}: {name} is not a plain file in a folder of its own; nothing was unpacked"
-                        )
-                    if not member.name.isprintable() or any(len(part.encode()) > 255 for part in parts):
-                        raise CorpusError(f"{archive}: {name} is not a name that a file can have; nothing was unpacked")
-                    # Times of files carry no information, and some cannot be set.
-                    plain = member.replace(name="/".join(parts[1:]), mtime=None, deep=False)  # type: ignore[arg-type]
-                    try:
-                        tar.extract(plain, folder, filter="data")
-                    except (FileExistsError, IsADirectoryError, NotADirectoryError):
-                        raise CorpusError(
-                            f"{archive}: {name} is both a file and a folder; nothing was unpacked"
-                        ) from None
-                    progress(raw.tell() // 1_000_000, total // 1_000_000, f"MB of {archive.name} unpacked")
-            while stream.read(1 << 20):  # gzip's checksum is at its end, which tar does not read
-                pass
-    except tarfile.FilterError as e:
-        raise CorpusError(f"{archive}: {e}; nothing was unpacked") from None
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, OverflowError, RecursionError) as e:
-        raise CorpusError(f"{archive}: is cut short or damaged ({e}); the same command fetches it again") from None
-
-
-class _Member(tarfile.TarInfo):
-    """A member with small headers: tarfile reads names and the maps of sparse files of any length into memory."""
-
-    NAMES = (
-        tarfile.GNUTYPE_LONGNAME,
-        tarfile.GNUTYPE_LONGLINK,
-        tarfile.XHDTYPE,
-        tarfile.XGLTYPE,
-        tarfile.SOLARIS_XHDTYPE,
-    )
-
-    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        if self.size < 0 or (self.type in self.NAMES and self.size > NAME):
-            raise tarfile.ReadError("a header of another length than headers have")
-        return super()._proc_member(archive)  # type: ignore[misc]
-
-    def _refuse(self, *_: object) -> None:
-        raise tarfile.ReadError("a sparse file")
-
-    _proc_sparse = _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse
-
-
-class _Bounded:
-    """A stream of at most `limit` bytes; reading more raises CorpusError."""
-
-    def __init__(self, stream: gzip.GzipFile, limit: int) -> None:
-        self.stream, self.limit, self.done = stream, limit, 0
-
-    def read(self, size: int) -> bytes:
-        block = self.stream.read(size)
-        self.done += len(block)
-        if self.done > self.limit:
-            raise CorpusError(
-                f"{self.stream.name}: unpacks to more than {self.limit} bytes, which no audio does; "
-                "nothing was unpacked"
-            )
-        return block
 
 
 def _forget(dataset: Dataset, paths: list[Path]) -> None:

@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -26,6 +27,7 @@ TRIES = 4  # connections in a row without new bytes, before giving up
 PAUSE = 0.5  # seconds before the second try, doubled before each further one
 TRUE = {"1", "ON", "YES", "TRUE"}  # values that huggingface_hub reads as true
 WEIGHTS, INDEX, PICKLE = "*.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+PATTERNS = ("config.json", "preprocessor_config.json", INDEX, WEIGHTS)  # files of a repository
 
 NUMBER = re.compile(r"[0-9]{1,18}")  # of bytes, in a header
 EXTENT = re.compile(r"bytes (?:([0-9]{1,18})-[0-9]{1,18}|\*)/([0-9]{1,18}|\*)")  # Content-Range
@@ -61,7 +63,14 @@ def one_at_a_time(lock: Path) -> Iterator[None]:
         yield
 
 
-def fetch(url: str, *, sha256: str | None, size: int | None = None, progress: Progress | None = None) -> Path:
+def fetch(
+    url: str,
+    *,
+    sha256: str | None,
+    size: int | None = None,
+    progress: Progress | None = None,
+    to: Path | None = None,
+) -> Path:
     """The local copy of a file: downloaded by the first call, taken from the cache without network by later ones.
 
     Args:
@@ -70,6 +79,7 @@ def fetch(url: str, *, sha256: str | None, size: int | None = None, progress: Pr
             kept in `NAME.sha256`, and every later download from this URL must have the same.
         size: in bytes, if known. No more is read, and less is an error.
         progress: called with megabytes done, megabytes in all, and what is downloaded.
+        to: where it is kept, for files that are read together; None is a place of its own in the cache.
 
     The file is renamed into place after its size and hash are checked. Until then it grows as `NAME.partial`, which the
     next call resumes, unless the file on the server has changed. If several processes ask for one file, one downloads
@@ -80,8 +90,7 @@ def fetch(url: str, *, sha256: str | None, size: int | None = None, progress: Pr
     for an empty response or a web page, when HF_HUB_OFFLINE is set, for a wrong size or hash, and when the cache cannot
     be written.
     """
-    path = _place(url)
-    sha256 = sha256 and sha256.lower()
+    path, sha256 = to or place(url), sha256 and sha256.lower()
     if _cached(path, sha256):
         return path
     if not url.startswith("file:") and (variable := _offline()):
@@ -104,12 +113,25 @@ def fetch(url: str, *, sha256: str | None, size: int | None = None, progress: Pr
     return path
 
 
-def fetch_repository(repo: str, *, revision: str | None = None) -> Path:
+def cached(source: str, revision: str | None = None) -> Path | None:
+    """The local copy of a URL, or of a repository of the hub, if it is complete. Makes no connection."""
+    if "://" in source:
+        return path if (path := place(source)).is_file() else None
+    from huggingface_hub import snapshot_download
+
+    with contextlib.suppress(OSError, ValueError):  # not cached or not completely, no name of a repository
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=[*PATTERNS], local_files_only=True))
+        return folder if _has_weights(folder) else None
+    return None
+
+
+def fetch_repository(repo: str, *, revision: str | None = None, progress: Progress | None = None) -> Path:
     """The local folder of a repository of the Hugging Face hub: its config.json, preprocessor_config.json and weights.
 
     Args:
         repo: `owner/name`, looked up at $HF_ENDPOINT if that is set.
         revision: commit, tag or branch; None is the main branch.
+        progress: called once before a download: zero, megabytes in all, and what is downloaded.
 
     Weights are all `*.safetensors`, or pytorch_model.bin if the repository has none. They are kept in huggingface_hub's
     cache, which resumes and verifies downloads. A cached repository is returned without network, so that a branch stays
@@ -120,30 +142,34 @@ def fetch_repository(repo: str, *, revision: str | None = None) -> Path:
     """
     from huggingface_hub import HfApi, constants, snapshot_download
 
-    patterns = ["config.json", "preprocessor_config.json", INDEX, WEIGHTS]
+    if folder := cached(repo, revision):
+        return folder
+    patterns = [*PATTERNS]
     with _hub_errors(repo, revision):
-        with contextlib.suppress(FileNotFoundError):  # not cached, or not completely
-            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, local_files_only=True))
-            if _has_weights(folder):
-                return folder
         if variable := _offline():
             raise ModelError(
                 f"{repo} is not in the cache {constants.HF_HUB_CACHE} and {variable} is set: "
                 f"unset {variable} or give the folder of a copy of {constants.ENDPOINT}/{repo}"
             )
-        names = [s.rfilename for s in HfApi().model_info(repo, revision=revision).siblings or []]
-        if not any(name.endswith(".safetensors") for name in names):
+        sizes = {
+            file.rfilename: file.size or 0
+            for file in HfApi().model_info(repo, revision=revision, files_metadata=True).siblings or []
+        }
+        if not any(name.endswith(".safetensors") for name in sizes):
             patterns.append(PICKLE)
+        if progress:
+            total = sum(size for name, size in sizes.items() if any(fnmatch(name, p) for p in patterns))
+            progress(0, _megabytes(total), f"MB of {repo}")
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
     if not _has_weights(folder):
-        raise ModelError(f"{repo}: holds no config.json with model.safetensors or {PICKLE}; is it an encoder?")
+        raise ModelError(f"{repo}: holds no config.json with model.safetensors or {PICKLE}; is it a model?")
     return folder
 
 
 # ------------------------------------------------------------------------------------------------------------ places
 
 
-def _place(url: str) -> Path:
+def place(url: str) -> Path:
     """Where a URL is cached: under its own name in a folder that is unique to it.
 
     Raises ModelError for other schemes.

@@ -16,6 +16,7 @@ from textless.checks import Count, NewUnits, Penalty, Probability, PromptLength,
 from textless.cli.convert import convert
 from textless.cli.describe import describe
 from textless.cli.export import export
+from textless.cli.models import models_
 from textless.cli.numbers import Number
 from textless.cli.pipelines import COMMANDS
 from textless.cli.progress import Clean, Line, one_line
@@ -250,8 +251,8 @@ def encode(verbose: bool, channel: str | None, license: str | None, language: st
 @models
 @click.option(
     "--lm",
-    metavar="PATH",
-    help="Another language model: a folder, or fairseq's .pt with its dict.txt in the same folder.",
+    metavar="NAME|PATH",
+    help="Another language model: a published name, a folder, or fairseq's .pt with its dict.txt in the same folder.",
 )
 @click.option(
     "--lm-precision", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True, help="int8 is faster."
@@ -283,8 +284,8 @@ def continue_(**given: Any) -> int:
 @models
 @click.option(
     "--lm",
-    metavar="PATH",
-    help="Another language model: a folder, or fairseq's .pt with its dict.txt in the same folder.",
+    metavar="NAME|PATH",
+    help="Another language model: a published name, a folder, or fairseq's .pt with its dict.txt in the same folder.",
 )
 @declared
 @overwrite
@@ -308,8 +309,9 @@ def score(**given: Any) -> int:
 @models
 @click.option(
     "--vocoder",
-    metavar="PATH",
-    help="Another vocoder: a folder (ours, unit-hifigan's), or a unit HiFi-GAN's .pt with its config.json next to it.",
+    metavar="NAME|PATH",
+    help="Another vocoder: a published name, a folder (ours, unit-hifigan's), or a unit HiFi-GAN's .pt with its "
+    "config.json next to it.",
 )
 @declared
 @overwrite
@@ -376,15 +378,15 @@ def quality(**given: Any) -> int:
 @click.argument("name", required=False)
 @click.option("-o", "--output", "out", metavar="DIR", help="Folder for a data set.  [default: the working folder]")
 def fetch(name: str | None, out: str | None) -> None:
-    """Fetch public speech, or a published encoder with its codebook. Killed at any moment, the same command goes on.
+    """Fetch public speech, or all parts of a published model. Killed at any moment, the same command goes on.
 
     NAME is mini_librispeech or kathleen_en, written to DIR/NAME with the manifest DIR/NAME.tsv, the transcripts
-    DIR/NAME.txt and their part of DIR/splits.tsv; or an encoder of docs/encoders.md, which goes into the cache. Without
+    DIR/NAME.txt and their part of DIR/splits.tsv; or a model of `textless models`, which goes into the cache. Without
     NAME: lists the names.
     """
     from textless.audio.datasets import DATASETS, fetch_dataset
     from textless.errors import did_you_mean
-    from textless.units.encoders.zoo import PUBLISHED, fetch_codebook, fetch_encoder
+    from textless.zoo import PUBLISHED, fetch_part
 
     if name is None:
         click.echo("\n".join([*DATASETS, *PUBLISHED]))
@@ -396,13 +398,12 @@ def fetch(name: str | None, out: str | None) -> None:
         click.echo(str(manifest))
     elif name not in PUBLISHED:
         known = [*DATASETS, *PUBLISHED]
-        raise TextlessError(f"no data set or encoder {name!r}{did_you_mean(name, known)}; `textless fetch` lists them")
+        raise TextlessError(f"no data set or model {name!r}{did_you_mean(name, known)}; `textless fetch` lists them")
     elif out is not None:
-        raise TextlessError(f"{name} is an encoder and goes into the cache (TEXTLESS_CACHE, HF_HOME); leave -o out")
+        raise TextlessError(f"{name} is a model and goes into the cache (TEXTLESS_CACHE, HF_HOME); leave -o out")
     else:
-        click.echo(str(fetch_encoder(name)))
-        if PUBLISHED[name].codebook:
-            click.echo(str(fetch_codebook(name)))
+        for part in PUBLISHED[name].parts:
+            click.echo(str(fetch_part(name, part)))
 
 
 @cli.command()
@@ -418,5 +419,5 @@ def doctor() -> int:
     return code
 
 
-for command in (convert, describe, export, *COMMANDS):
+for command in (convert, describe, export, models_, *COMMANDS):
     cli.add_command(command)

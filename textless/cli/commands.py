@@ -209,7 +209,7 @@ def continue_units(request: Request, *, stream: bool, **options: Any) -> int:
     key = {
         "command": "continue",
         "version": 3,
-        "lm": hash_model(request.models.place("lm")),
+        "lm": hash_model(request.models.files("lm")),
         "precision": request.models.lm_precision,
         "prompts": hash_rows(prompts),
         "columns": hash_columns(prompts),
@@ -265,7 +265,7 @@ def resynth(request: Request, *, stream: bool, **options: Any) -> int:
         raise TextlessError(f"{request.out}: one file holds one row, but there are more; give a folder")
     key = {
         "command": "resynth",
-        "vocoder": hash_model(request.models.place("vocoder")),
+        "vocoder": hash_model(request.models.files("vocoder")),
         **_precision(request.models),
         "units": hash_rows(sequences),
         **options,
@@ -338,7 +338,7 @@ def score(request: Request, *, pairs: str | None, controls: bool, seed: int) -> 
 
     key = {
         "command": "score",
-        "lm": hash_model(request.models.place("lm")),
+        "lm": hash_model(request.models.files("lm")),
         "units": hash_rows(rows),
         "controls": controls,
         "seed": seed,

@@ -16,6 +16,7 @@ from textless.lm.hf.foreign import load_foreign, says_units
 from textless.lm.model import LMConfig, UnitLM
 from textless.model_io import CONFIG, check_blocks, check_shapes, load_model, read_json, to_torch
 from textless.types import UnitContract
+from textless.zoo import contract_of, resolve
 
 
 def load_lm(
@@ -28,7 +29,8 @@ def load_lm(
     """A language model, on the CPU, in evaluation mode.
 
     Args:
-        path: one of four kinds:
+        path: one of four kinds, or a published name (`textless.zoo`) or `OWNER/NAME` on the Hugging Face hub, which
+            is fetched:
             a folder of `UnitLM.save`, with a `config.json`;
             a folder of `CausalUnitLM.save`, which started from a text model, with a `textless.json`;
             a folder of another tool's: SlamKit's, TWIST's, or any of transformers' with a `textless.json` that says
@@ -40,10 +42,17 @@ def load_lm(
             float32).
 
     Raises:
-        ModelError: it is missing, damaged, or holds something else; the precision is unknown.
+        ModelError: it is missing, damaged, or holds something else; it cannot be fetched; the precision is unknown.
         ContractError: the contract is not that of the files.
     """
-    path, precision = Path(path), check_precision(precision)
+    precision, known = check_precision(precision), contract_of(path)
+    path, contract = resolve(path, "lm"), contract.joined(known, mine="the units", theirs=str(path))
+    lm = _load(path, dictionary, contract, precision)
+    lm.contract = lm.contract.joined(known, mine=str(path), theirs="its entry in the table")
+    return lm
+
+
+def _load(path: Path, dictionary: Path | str | None, contract: UnitContract, precision: str) -> Decoder:
     if dictionary is not None or path.is_file():
         return load_ulm(path, dictionary or path.parent / "dict.txt", contract, precision=precision)
     if (path / OURS).is_file() and not says_units(path):

@@ -14,6 +14,7 @@ from textless.errors import ModelError, StoreError
 if TYPE_CHECKING:
     from textless.audio.corpus import Corpus as Rows
     from textless.units.card import Origin
+    from textless.zoo import Published
 
 
 def or_missing(hash_file: HashFile) -> HashFile:
@@ -133,7 +134,7 @@ class UnitFile(Source):
 class Model(Source):
     """Pretrained weights; a field that holds it uses its part (encoder, codebook, …).
 
-    `name` is an embedded bundle or a published encoder; `file` a bundle or a single model on disk, in any format of
+    `name` is an embedded bundle or a published chain; `file` a bundle or a single model on disk, in any format of
     `load_encoder`.
     """
 
@@ -148,13 +149,14 @@ class Model(Source):
 
     def content(self, hash_file: HashFile) -> dict[str, Any]:
         if entry := self._published():
-            from textless.units.encoders.zoo import fetch_codebook, fetch_encoder
+            from textless.zoo import fetch_part
 
-            places = {"encoder": fetch_encoder(self.name or "")} | (
-                {"codebook": fetch_codebook(self.name or "")} if entry.codebook else {}
-            )
-            hashes = {f"{part}/{k}": v for part, place in places.items() for k, v in _weights(place, hash_file).items()}
-            return {**hashes, "normalisation": entry.normalisation, "layer": entry.layer}
+            hashes = {
+                f"{part}/{k}": v
+                for part in entry.parts
+                for k, v in _weights(fetch_part(self.name or "", part), hash_file).items()
+            }
+            return {**hashes, "normalisation": entry.encoder.normalisation, "layer": entry.encoder.layer}
         return _weights(self._place(), hash_file)
 
     def part(self, field: str) -> Path | str:
@@ -174,8 +176,8 @@ class Model(Source):
             return layers if isinstance(layers, int) else None
         return None
 
-    def _published(self) -> Any:
-        from textless.units.encoders.zoo import PUBLISHED
+    def _published(self) -> Published | None:
+        from textless.zoo import PUBLISHED
 
         return PUBLISHED.get(self.name or "") if self.file is None else None
 

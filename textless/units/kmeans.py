@@ -6,19 +6,15 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from textless.audio.mfcc import SAMPLE_RATE
 from textless.checks import NotNegative, check
 from textless.errors import ContractError, ModelError, TrainingError, check_known
 from textless.model_io import CONFIG, load_model, save_model, take
 from textless.types import MeasuringQuantizer, UnitContract
 from textless.units.lloyd import Assignment, Points, cluster, gpus
-
-if TYPE_CHECKING:
-    from textless.units.encoders.zoo import Published
 
 TRANSFORMS = ("none", "layer_norm")
 # Default iterations and starting points; those of mini-batches are fairseq's (examples/hubert/simple_kmeans).
@@ -77,19 +73,14 @@ class Codebook(MeasuringQuantizer):
     def n_units(self) -> int:
         return len(self.centroids)
 
-    def declare(self, entry: Published) -> Codebook:
-        """Fill in the published settings of these centroids, in place. Raises ModelError when their number differs."""
-        if entry.n_units not in (None, self.n_units):
+    def declare(self, published: UnitContract) -> Codebook:
+        """Fill in what is published about these centroids, in place. Raises ModelError when their number differs."""
+        if published.n_units not in (None, self.n_units):
             raise ModelError(
-                f"the file holds {self.n_units} centroids where {entry.n_units} are published; remove it and fetch it "
-                "again"
+                f"the file holds {self.n_units} centroids where {published.n_units} are published; remove it and fetch "
+                "it again"
             )
-        self.contract = self.contract.with_(
-            layer=entry.layer,
-            normalisation=entry.normalisation,
-            sample_rate=SAMPLE_RATE,
-            frame_rate=entry.frame_rate,
-        )
+        self.contract = self.contract.with_(**{k: v for k, v in published.to_dict().items() if v is not None})
         return self
 
     def predict(self, frames: np.ndarray) -> np.ndarray:

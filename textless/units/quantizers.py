@@ -9,7 +9,7 @@ from typing import Protocol, Self, runtime_checkable
 
 from textless.errors import ModelError, did_you_mean
 from textless.model_io import CONFIG, read_json
-from textless.types import Quantizer
+from textless.types import Quantizer, UnitContract
 from textless.units.centroids import read_centroids
 from textless.units.head import Head, read_head
 from textless.units.kmeans import Codebook
@@ -48,13 +48,13 @@ def load_codebook(source: Path | str, layer: int | None = None, *, tap: str | No
     Raises:
         ModelError: no such file or name, or no quantizer in it, or no such head.
     """
-    from textless.units.encoders.zoo import PUBLISHED, fetch_codebook
+    from textless.zoo import PUBLISHED, fetch_codebook
 
     if (numbered := re.fullmatch(r"(.+)#(\d{1,4})", str(source))) and not Path(source).exists():
         source, layer = numbered[1], int(numbered[2])
     path = Path(source)
     if not path.exists() and str(source) in PUBLISHED:
-        return read_centroids(fetch_codebook(str(source))).declare(PUBLISHED[str(source)])
+        return _published(fetch_codebook(str(source)), PUBLISHED[str(source)].contract)
     if not path.exists():
         raise ModelError(
             f"{path}: no such file or folder, and no published codebook has this "
@@ -71,5 +71,11 @@ def load_codebook(source: Path | str, layer: int | None = None, *, tap: str | No
         raise ModelError(f"{path}: has no heads of blocks, as SpidR and DinoSR have; leave #{layer} out")
     codebook = read_centroids(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    entry = next((e for e in PUBLISHED.values() if e.codebook_sha256 == digest), None)
-    return codebook.declare(entry) if entry else codebook
+    entry = next((e for e in PUBLISHED.values() if e.codebook and e.codebook.sha256 == digest), None)
+    return codebook.declare(entry.contract) if entry else codebook
+
+
+def _published(path: Path, contract: UnitContract) -> StoredQuantizer:
+    """A published quantizer, with what its table says of it. Raises ModelError."""
+    head = read_head(path, contract.layer, contract.tapped)
+    return read_centroids(path).declare(contract) if head is None else head

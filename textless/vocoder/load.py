@@ -10,6 +10,7 @@ from textless.vocoder.base import BaseVocoder
 from textless.vocoder.hifigan.hub import is_hub_folder, load_hub_folder
 from textless.vocoder.hifigan.model import load_hifigan
 from textless.vocoder.model import load_unit_vocoder
+from textless.zoo import contract_of, resolve
 
 
 class Format(NamedTuple):
@@ -45,14 +46,17 @@ def load_vocoder(path: Path | str, config: Path | str | None = None, *, precisio
 
     Args:
         path: a folder that `UnitVocoder.save` wrote, a hub folder of unit-hifigan, or the `.pt` of a unit HiFi-GAN
-            (speech-resynthesis, fairseq, textlesslib).
+            (speech-resynthesis, fairseq, textlesslib); a published name (`textless.zoo`) or `OWNER/NAME` on the Hugging
+            Face hub, which is fetched.
         config: of such a `.pt`; None is `config.json` in its folder, else its own name with `.json`.
         precision: `fp32`, or `bf16` for matrix products: faster where the processor has matrix units for it, with a
             little noise.
 
     Raises:
-        ModelError: it is missing, damaged, or something else.
+        ModelError: it is missing, damaged, or something else; it cannot be fetched.
     """
-    path = Path(path)
+    known, path = contract_of(path), resolve(path, "vocoder")
     form = next(form for form in FORMATS if form.matches(path, config))
-    return form.load(path, config, precision)
+    vocoder = form.load(path, config, precision)
+    vocoder.contract = vocoder.contract.joined(known, mine=str(path), theirs="its entry in the table")
+    return vocoder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,8 +37,8 @@ def load_encoder(
         source: `mfcc`, `logmel`, `context_mfcc`; a textless model folder (HuBERT, ladder, LDA, projected); a
             transformers folder (HuBERT, wav2vec 2.0, WavLM, data2vec-audio, UniSpeech-SAT, w2v-BERT 2.0, …); a
             checkpoint of fairseq, s3prl, torchaudio, ESPnet, minimal_hubert, SpidR, DinoSR or HuBERT-Soft, or its
-            folder; a CPC of GSLM's (`.pt`); a published name (`textless.units.encoders.zoo`) or `OWNER/NAME` on the
-            Hugging Face hub, which is fetched.
+            folder; a CPC of GSLM's (`.pt`); a published name (`textless.zoo`) or `OWNER/NAME` on the Hugging Face hub,
+            which is fetched.
         layer: 1-based, that block before any final norm. None: the published name's layer, else the last. Nothing
             above it is read or run.
         precision: `fp32`; `bf16`, faster where the processor has matrix units for it; `auto`: bf16 there, else fp32.
@@ -87,7 +86,7 @@ def _from_disk(source: Path, layer: int | None, tap: str | None, heads: int | No
         from textless.units.encoders.cpc import load_cpc
 
         _only_hubert(source, tap, heads)
-        return load_cpc(source, layer, **options)
+        return load_cpc(source, layer, **options | {"window": options["window"] or 0.0})
 
     from textless.units.encoders.convert import open_checkpoint
     from textless.units.encoders.layouts.transformers import fits
@@ -105,17 +104,17 @@ def _from_disk(source: Path, layer: int | None, tap: str | None, heads: int | No
     return HubertEncoder(model, layer, window=window, tap=tap or checkpoint.tap, **options)
 
 
-def is_cpc(path: Path) -> bool:
-    """Whether the names of a checkpoint, which come before its tensors, have that of an LSTM of CPC_audio."""
-    with path.open("rb") as f:
-        return b"gAR.baseNet." in f.read(1 << 20)
-
-
 def _only_hubert(source: Path | str, tap: str | None, heads: int | None) -> None:
     """Raise ModelError for a tap or heads that only HuBERTs in our own module have."""
     for what, value in (("tap", None if tap == "block" else tap), ("heads", heads)):
         if value is not None:
             raise ModelError(f"{source}: {what} is {value!r}, which needs a HuBERT or wav2vec 2.0; leave it out")
+
+
+def is_cpc(path: Path) -> bool:
+    """Whether the names of a checkpoint, which come before its tensors, have that of an LSTM of CPC_audio."""
+    with path.open("rb") as f:
+        return b"gAR.baseNet." in f.read(1 << 20)
 
 
 def resolve_encoder(
@@ -128,17 +127,16 @@ def resolve_encoder(
     if Path(source).exists():
         return Path(source), layer, normalisation
     from textless.audio.fetch import fetch_repository
-    from textless.units.encoders.zoo import PUBLISHED, fetch_encoder
+    from textless.zoo import PUBLISHED, fetch_encoder, is_repository
 
     name = str(source)
-    if entry := PUBLISHED.get(name) or next((e for e in PUBLISHED.values() if e.encoder == name), None):
-        key = next(k for k, e in PUBLISHED.items() if e is entry)
-        path = fetch_encoder(key)
+    if key := name if name in PUBLISHED else next((k for k, e in PUBLISHED.items() if e.encoder.place == name), None):
+        entry, path = PUBLISHED[key].encoder, fetch_encoder(key)
         # fairseq's checkpoints hold their normalisation; the processor files in repositories are unreliable (`zoo`).
         if path.is_dir():
             normalisation = normalisation or entry.normalisation
         return path, layer or (entry.layer if key == name else None), normalisation
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if is_repository(name):
         try:
             return fetch_repository(name), layer, normalisation
         except ModelError as e:
