@@ -77,7 +77,12 @@ class Handler(BaseHTTPRequestHandler):
                 for k, v in files.items()
             ]
         else:
-            body = {"id": repo, "modelId": repo, "sha": COMMIT, "siblings": [{"rfilename": k} for k in files]}
+            body = {
+                "id": repo,
+                "modelId": repo,
+                "sha": COMMIT,
+                "siblings": [{"rfilename": k, "size": len(v)} for k, v in files.items()],
+            }
         self.answer(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
     def file(self, data):

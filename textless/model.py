@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Unpack, cast, overload
 import numpy as np
 
 from textless.audio.corpus import file_stem
-from textless.errors import ContractError, DumpError, ModelError, is_out_of_memory
+from textless.errors import ContractError, DumpError, ModelError, did_you_mean, is_out_of_memory
 from textless.model_io import CONFIG, read_config
 from textless.names import plain
 from textless.types import (
@@ -48,8 +48,8 @@ def find_model(name: str | Path) -> Path:
             return folder
     known = sorted(p.name for p in EMBEDDED.iterdir() if p.is_dir() and not p.name.startswith("_"))
     raise ModelError(
-        f"{name}: neither a folder with {', '.join(PARTS)}, nor an embedded set ({', '.join(known) or 'none'}), "
-        "nor a published one (`textless models` lists them)"
+        f"{name}: neither a folder with {', '.join(PARTS)}, nor a name of `textless models`"
+        f"{did_you_mean(str(name), [*known, *PUBLISHED])}"
     )
 
 
@@ -172,7 +172,7 @@ class Model:
 
         contract = self._contract("lm")
         lm = load_lm(self.place("lm"), contract=contract, precision=self.lm_precision)
-        lm.contract = _joined(lm.contract, contract, "language model")
+        lm.contract = lm.contract.joined(contract, mine="the language model", theirs="its codebook")
         return lm.to(self.device)
 
     @functools.cached_property
@@ -182,7 +182,8 @@ class Model:
 
         precision = resolve_precision(self.precision, self.device)
         vocoder = load_vocoder(self.place("vocoder"), precision=precision)
-        vocoder.contract = _joined(vocoder.contract, self._contract("vocoder"), "vocoder")
+        contract = self._contract("vocoder")
+        vocoder.contract = vocoder.contract.joined(contract, mine="the vocoder", theirs="its codebook")
         return vocoder.to(self.device)
 
     @property
@@ -257,16 +258,6 @@ def load(name: str | Path, *, device: str = "cpu", precision: str = "fp32") -> M
 def is_published(name: str | Path) -> bool:
     """Whether a name is in the table, and not that of something here."""
     return str(name) in PUBLISHED and not Path(name).exists()
-
-
-def _joined(own: UnitContract, known: UnitContract, what: str) -> UnitContract:
-    """A model's own contract, and what else is known. Raises ContractError where they differ."""
-    if name := own.conflict(known):
-        raise ContractError(
-            f"the {what} and its codebook are of different units: {name} is {getattr(own, name)} and "
-            f"{getattr(known, name)}; fetch them again"
-        )
-    return known.with_(**{k: v for k, v in own.to_dict().items() if v is not None})
 
 
 def bundle(out: Path, *, encoder: Path, codebook: Path, lm: Path, vocoder: Path) -> UnitContract:

@@ -120,6 +120,15 @@ class UnitContract:
     def _known(self, name: str) -> Any:
         return self.tapped if name == "tap" else getattr(self, name)
 
+    def joined(self, other: UnitContract, *, mine: str, theirs: str) -> UnitContract:
+        """This contract, and what only the other knows. Raises ContractError, naming the two, where they differ."""
+        if name := self.conflict(other):
+            raise ContractError(
+                f"{theirs} and {mine} are of different units: {name} is {_short(other._known(name))} in {theirs} but "
+                f"{_short(self._known(name))} in {mine}; use models of one set"
+            )
+        return other.with_(**{k: v for k, v in self.to_dict().items() if v is not None})
+
     def check(self, other: UnitContract, *, mine: str, theirs: str) -> None:
         """Raise ContractError unless `other` may be used where `self` is expected.
 

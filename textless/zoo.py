@@ -59,9 +59,15 @@ class Encoder(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Codebook(Part):
-    """A quantizer of an encoder's frames; `n_units` is its size."""
+    """A quantizer of an encoder's frames.
+
+    Attributes:
+        n_units: its size.
+        window: of the frames that it was made on, if this is not the encoder's default; see `load_encoder`.
+    """
 
     n_units: int
+    window: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +89,7 @@ class Published:
         """Of its units, as far as the table says."""
         return UnitContract(
             layer=self.encoder.layer,
+            window=self.codebook.window if self.codebook else None,
             normalisation=self.encoder.normalisation,
             sample_rate=16000,
             frame_rate=self.encoder.frame_rate,
@@ -135,6 +142,12 @@ def fetch_encoder(name: str) -> Path:
 def fetch_codebook(name: str) -> Path:
     """The file of a published codebook. Raises ModelError as `fetch_part`."""
     return fetch_part(name, "codebook")
+
+
+def contract_of(source: Path | str) -> UnitContract:
+    """Of the units of a chain, as far as the table says; of any other source, nothing is known."""
+    name = str(source)
+    return PUBLISHED[name].contract if name in PUBLISHED and not Path(name).exists() else UnitContract()
 
 
 def is_repository(name: str) -> bool:
@@ -369,7 +382,8 @@ def _km(n_units: int, place: str, sha256: str | None, licence: str, source: str)
 
 
 def _gslm_km(n_units: int, encoder: str, sha256: str) -> Codebook:
-    return _km(n_units, f"{_GSLM}/{encoder}/km{n_units}/km.bin", sha256, "MIT", f"{_GSLM_PAGE}/speech2unit")
+    codebook = _km(n_units, f"{_GSLM}/{encoder}/km{n_units}/km.bin", sha256, "MIT", f"{_GSLM_PAGE}/speech2unit")
+    return replace(codebook, window=4.0) if encoder == "cpc" else codebook  # its reader's chunks of 64 000 samples
 
 
 # By the name of their encoder, `/km`, and their size.
@@ -439,12 +453,10 @@ CODEBOOKS = {
     "cpc-big-ll6k/km50": _gslm_km(50, "cpc", "c48be5717aebc08169aa5165d58267449b8c8568624a346bb9f4b26eac3b0240"),
     "cpc-big-ll6k/km100": _gslm_km(100, "cpc", "077b96e010b1e87be627ef2bef0f5e5cdaa1c01722aa363b2dc0bb6a638e8b26"),
     "cpc-big-ll6k/km200": _gslm_km(200, "cpc", "2d863d1c6f251d19e667998248c87642ecb5e3ffaa410e9ebfa64341db4f6de2"),
-    "cpc-big-ll6k/km500": _km(
-        500,
-        f"{_GSLM}/cpc/km500/km.bin",
-        "35398f665dff06801a7bf1e595bc176711ed751d554e64d999dc42f1dd106561",
-        _UNKNOWN,
-        _TEXTLESSLIB,
+    "cpc-big-ll6k/km500": replace(
+        _gslm_km(500, "cpc", "35398f665dff06801a7bf1e595bc176711ed751d554e64d999dc42f1dd106561"),
+        licence=_UNKNOWN,
+        source=_TEXTLESSLIB,
     ),
     "xlsr2-1b-v2/km10000": _km(
         10000,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from textless.checks import (
     Count,
     Length,
+    NewUnits,
     OneOf,
     Penalty,
     Probability,
@@ -19,7 +20,7 @@ from textless.checks import (
     Share,
     Temperature,
 )
-from textless.engine.step import HashFile, MapStep, Step, takes
+from textless.engine.step import HashFile, MapStep, Step, added, takes
 from textless.steps.common import board, finish_units, place, progress, units_identity
 from textless.training.configs import LMTrainConfig
 
@@ -78,6 +79,7 @@ class Continue(MapStep):
     lm: Step = takes("lm")
     prompts: Step = takes("units")
     seconds: Length = 3.0
+    max_new_units: NewUnits | None = added(None)
     prompt_seconds: PromptLength | None = None
     samples: Samples = 1
     limit: Count | None = None
@@ -111,7 +113,8 @@ class Continue(MapStep):
         new = continue_rows(
             tools,
             rows,
-            seconds=self.seconds,
+            seconds=self.seconds if self.max_new_units is None else None,
+            max_new_units=self.max_new_units,
             prompt_seconds=self.prompt_seconds,
             samples=self.samples,
             temperature=self.temperature,
