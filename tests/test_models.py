@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shlex
 import zipfile
 
 import numpy as np
@@ -12,11 +13,11 @@ import stand_ins
 import test_fetch
 
 import textless
-from conftest import GOLDEN
+from conftest import GOLDEN, ROOT
 from textless import zoo
 from textless.audio.archives import fetch_unpacked
 from textless.errors import ModelError
-from textless.zoo import PUBLISHED, Encoder, Part, Published, fetch_part
+from textless.zoo import CHAINS, PUBLISHED, Encoder, Part, Published, fetch_part
 
 server = test_fetch.server
 LATER = re.compile("twist|slam|cpc|gslm-cpc|spidr|dinosr")  # their readers
@@ -319,3 +320,61 @@ def test_an_archive_that_holds_no_model(server, monkeypatch):
     monkeypatch.setitem(PUBLISHED, "empty", Published(encoder=encoder, lm=lm))
     with pytest.raises(ModelError, match=r"holds neither a config.json nor a checkpoint with its dict.txt"):
         fetch_part("empty", "lm")
+
+
+# -------------------------------------------------------------------------------------------------------------- lists
+
+
+def test_the_list_fits_a_terminal(stand_in, textless_command, monkeypatch):
+    """A line for each name, with what is here; no longer than 80 columns on a terminal."""
+    rows = {line.split()[0]: line.split() for line in textless_command("models", model=None)[1].splitlines()[1:]}
+    assert list(rows) == ["tiny-en", *PUBLISHED]
+    assert rows["tiny-en"][1:4] == ["eclv", "31", "yes"]
+    assert rows["gslm-hubert-km100"][1:4] == ["eclv", ">378", "no"]
+    assert rows["gslm-hubert-km50"][1] == "ecl-"
+    assert rows["expresso-hubert-km500"][1] == "ec-v"
+    assert rows["hubert-base-ls960"][1:5] == ["e---", "378", "no", "Apache-2.0"]
+    fetch_part("gslm-hubert-km100", "encoder")
+    fetch_part("gslm-hubert-km50", "codebook")
+    fetch_part("gslm-hubert-km50", "lm")
+    rows = {line.split()[0]: line.split() for line in textless_command("models", model=None)[1].splitlines()[1:]}
+    assert rows["gslm-hubert-km100"][3] == "part"
+    assert rows["gslm-hubert-km50"][2:4] == ["3", "yes"]  # of the files here
+    assert rows["mhubert-vp-en"][3] == "no"
+    monkeypatch.setattr("textless.cli.progress.Clean.isatty", lambda self: True, raising=False)
+    lines = textless_command("models", model=None)[1].splitlines()
+    assert max(map(len, lines)) == 80
+    assert [line.split()[0] for line in lines[2:]] == [*PUBLISHED]
+    assert "CC-BY-NC-4.0" in next(line for line in lines if line.startswith("expresso-hubert-km500"))
+
+
+def commands():
+    """The blocks of commands of the page, each with its title."""
+    text = (ROOT / "docs" / "models.md").read_text()
+    for block in re.findall(r"(?:^    textless .*\n)+", text, re.M):
+        lines = [shlex.split(line)[1:] for line in block.splitlines()]
+        yield pytest.param(lines, id=lines[-1][lines[-1].index("--model") + 1] if "--model" in lines[-1] else "first")
+
+
+@pytest.mark.parametrize("lines", [c for c in commands() if not LATER.match(c.id)])
+def test_the_commands_of_the_page_work(stand_in, textless_command, tmp_path, monkeypatch, lines):
+    monkeypatch.chdir(tmp_path)
+    wave, rate = soundfile.read(GOLDEN / "clip.flac")
+    soundfile.write("talk.wav", wave[: 2 * rate], rate)
+    for line in lines:
+        code, _, err = textless_command(*line, model=None)
+        assert code == 0, (line, err)
+        if line[-1] == "predict" or "out.wav" in line:
+            assert soundfile.info("out.wav").duration > 0
+
+
+def test_every_chain_is_on_the_page():
+    text = (ROOT / "docs" / "models.md").read_text()
+    assert [c.id for c in commands()] == ["first", *CHAINS]
+    for name, (units, *_) in CHAINS.items():
+        parts = PUBLISHED[name].parts
+        licences = "; ".join(f"{part} {entry.licence}" for part, entry in parts.items())
+        sizes = [entry.size for entry in parts.values()]
+        known = sum(size or 0 for size in sizes)
+        size = known if None not in sizes else f"> {known}" if known else "?"
+        assert f"| `{name}` | `{units}` | {', '.join(parts)} | {size} | {licences} |" in text
