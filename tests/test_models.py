@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import runpy
 import shlex
 import zipfile
 
@@ -378,3 +379,13 @@ def test_every_chain_is_on_the_page():
         known = sum(size or 0 for size in sizes)
         size = known if None not in sizes else f"> {known}" if known else "?"
         assert f"| `{name}` | `{units}` | {', '.join(parts)} | {size} | {licences} |" in text
+
+
+def test_the_comparison_with_the_real_ones_runs(stand_in, monkeypatch, capsys):
+    bench = runpy.run_path(str(ROOT / "bench" / "published.py"))
+    bench["EXPECTED"]["gslm-hubert-km100"] = ([0] * 20, None)
+    bench["report"]("gslm-hubert-km100", GOLDEN / "clip.flac")
+    lines = capsys.readouterr().out.splitlines()
+    assert re.match(r"gslm-hubert-km100: \d+ units of 370 frames, first \[\d+, .*; mean NLL \d", lines[0])
+    assert lines[2] == "  units as expected: False; NLL expected: None"
+    assert re.match(r"  speech of \d+\.\d\d s", lines[3])
