@@ -40,7 +40,6 @@ def cache(tmp_path, monkeypatch):
 def stand_in(server, monkeypatch, tmp_path):
     """The table with small files, which the server has; huggingface_hub, which reads its settings once, asks it too."""
     from huggingface_hub import constants
-    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
     names, server.files, server.repositories = stand_ins.table(PUBLISHED, server.address)
     for name, chain in names.items():
@@ -48,9 +47,7 @@ def stand_in(server, monkeypatch, tmp_path):
     template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
     for setting, value in zip(HUB, (server.address, template, str(tmp_path / "hub"), False), strict=True):
         monkeypatch.setattr(constants, setting, value)
-    disable_progress_bars()
-    yield names
-    enable_progress_bars()
+    return names
 
 
 def without_network(monkeypatch):

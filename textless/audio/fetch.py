@@ -9,6 +9,7 @@ import json
 import os
 import re
 import socket
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -160,7 +161,8 @@ def fetch_repository(repo: str, *, revision: str | None = None, progress: Progre
         if progress:
             total = sum(size for name, size in sizes.items() if any(fnmatch(name, p) for p in patterns))
             progress(0, _megabytes(total), f"MB of {repo}")
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+        with _bars_on_a_terminal():
+            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
     if not _has_weights(folder):
         raise ModelError(f"{repo}: holds no config.json with model.safetensors or {PICKLE}; is it a model?")
     return folder
@@ -417,6 +419,21 @@ def _has_weights(folder: Path) -> bool:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return False
     return any(folder.glob(WEIGHTS)) or (folder / PICKLE).is_file()
+
+
+@contextlib.contextmanager
+def _bars_on_a_terminal() -> Iterator[None]:
+    """Hide huggingface_hub's progress where standard error is a file or a pipe."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if sys.stderr.isatty() or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 @contextlib.contextmanager
