@@ -69,7 +69,7 @@ def _contents(part: Part, units: int) -> dict[str, bytes]:
     if part.place.endswith(".zip"):
         return {"": _twist()}
     if "://" not in part.place:
-        return _folder(PEERS / "slamkit_qwen2")
+        return {k: v for k, v in _folder(PEERS / "slamkit_qwen2").items() if "tokeniser" not in k}  # as on the hub
     return _voice(units, "expresso" in part.place)
 
 

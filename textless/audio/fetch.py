@@ -28,7 +28,8 @@ TRIES = 4  # connections in a row without new bytes, before giving up
 PAUSE = 0.5  # seconds before the second try, doubled before each further one
 TRUE = {"1", "ON", "YES", "TRUE"}  # values that huggingface_hub reads as true
 WEIGHTS, INDEX, PICKLE = "*.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
-PATTERNS = ("config.json", "preprocessor_config.json", INDEX, WEIGHTS)  # files of a repository
+# Files of a repository.
+PATTERNS = ("config.json", "preprocessor_config.json", "tokeniser_config.json", "textless.json", INDEX, WEIGHTS)
 
 NUMBER = re.compile(r"[0-9]{1,18}")  # of bytes, in a header
 EXTENT = re.compile(r"bytes (?:([0-9]{1,18})-[0-9]{1,18}|\*)/([0-9]{1,18}|\*)")  # Content-Range
@@ -127,7 +128,7 @@ def cached(source: str, revision: str | None = None) -> Path | None:
 
 
 def fetch_repository(repo: str, *, revision: str | None = None, progress: Progress | None = None) -> Path:
-    """The local folder of a repository of the Hugging Face hub: its config.json, preprocessor_config.json and weights.
+    """The local folder of a repository of the Hugging Face hub: its weights, and the configurations that loaders read.
 
     Args:
         repo: `owner/name`, looked up at $HF_ENDPOINT if that is set.

@@ -2,7 +2,7 @@
 
 | folder | says so in | unit u | begins | ends |
 |---|---|---|---|---|
-| SlamKit's (Maimon et al. 2025, arXiv:2502.15814) | `tokeniser_config.json` | u + 2 | `bos_eos_token_id` | the same |
+| SlamKit's (Maimon et al. 2025, arXiv:2502.15814) | `tokeniser_config.json`, if any | u + 2 | token 1 | the same |
 | TWIST's (Hassid et al. 2023, arXiv:2305.13009) | `offset` in `config.json` | u + `offset` | no | no |
 | any of transformers' | `offset`, `begin`, `end`, `contract` in `textless.json` | u + `offset` | `begin` | `end` |
 
@@ -73,10 +73,12 @@ def read_unit_tokens(folder: Path) -> UnitTokens:
             raise ModelError(f"{place}: {e}") from None
     elif config.get("model_type") == SLAMKIT:
         place = folder / "tokeniser_config.json"
-        theirs = read_json(place)
+        # Its repositories on the hub lack the file; these are the defaults of its UnitTokeniser.
+        theirs = read_json(place) if place.is_file() else {"bos_eos_token_id": 1, "pad_token_id": 0, "num_units": None}
         ends = check(theirs.get("bos_eos_token_id"), Token, f"{place}: bos_eos_token_id")
         padding = check(theirs.get("pad_token_id"), Token, f"{place}: pad_token_id")
-        contract = UnitContract(n_units=check(theirs.get("num_units"), Count, f"{place}: num_units"))
+        known = Count if place.is_file() else Count | None
+        contract = UnitContract(n_units=check(theirs.get("num_units"), known, f"{place}: num_units"))
         entries = {"offset": max(ends, padding) + 1, "begin": ends, "end": ends}
     elif "offset" in config:
         place, contract, entries = folder / CONFIG, UnitContract(), {"offset": config["offset"]}
