@@ -23,7 +23,8 @@ from conftest import GOLDEN
 from textless.zoo import Codebook, Encoder, Part, Published
 
 PEERS = GOLDEN / "peers"
-UNITS = {"slprl/mhubert-base-25hz": 20}  # of the encoder's stand-in; of all others 50
+UNITS = {"25hz": 20, "spidr": 20}  # by a word in the encoder's place; of all others 50
+LAYERS = {"spidr": 4}  # of all others 2
 
 
 def table(published, address):
@@ -42,11 +43,16 @@ def table(published, address):
             repositories[original.place] = source
             return replace(original, revision=None, **changes)
         also = tuple((name, served(url, source[name]), None) for name, url, _ in original.also)
+        if "config.json" in source and not also:  # of widths that are not published
+            also = (("config.json", served(f"{original.place}.json", source["config.json"]), None),)
         place = served(original.place, source[""])
         return replace(original, place=place, sha256=None, also=also, **changes)
 
     def chain(original):
-        units, layer = UNITS.get(original.encoder.place, 50), 2
+        units, layer = (
+            next((n for word, n in numbers.items() if word in original.encoder.place), other)
+            for numbers, other in ((UNITS, 50), (LAYERS, 2))
+        )
         encoder = {"layer": original.encoder.layer and layer}
         if "cpc" not in original.encoder.place:
             encoder |= {"frame_rate": 50.0}
@@ -62,6 +68,8 @@ def _contents(part: Part, units: int) -> dict[str, bytes]:
     """Files of a part by name, "" for the one at its place."""
     if isinstance(part, Encoder):
         return _encoder(part.place, part.normalisation)
+    if isinstance(part, Codebook) and part.place.endswith(".pt"):  # a head
+        return _encoder(part.place, "")
     if isinstance(part, Codebook):
         return {"": _codebook(part.place, units)}
     if part.place.endswith("_lm.tgz"):
@@ -80,13 +88,12 @@ def _folder(folder: Path) -> dict[str, bytes]:
 @functools.cache
 def _encoder(place: str, normalisation: str) -> dict[str, bytes]:
     """fairseq's checkpoint, or the transformers folder of a repository, unless the name says another format."""
-    for word, file in {
-        "cpc": PEERS / "cpc" / "cpc.pt",
-        "spidr": PEERS / "spidr" / "model.pt",
-        "dinosr": PEERS / "dinosr" / "model.pt",
-    }.items():
-        if word in place.rsplit("/", 1)[-1]:
-            return {"": file.read_bytes()}
+    for word in ("spidr", "dinosr"):
+        if word in place:
+            files = {name: (PEERS / word / name).read_bytes() for name in ("model.pt", "config.json")}
+            return {"": files.pop("model.pt"), **files}
+    if "/cpc/" in place:
+        return {"": (PEERS / "cpc" / "cpc.pt").read_bytes()}
     size = "base" if normalisation == "none" else "large"
     return {"": (GOLDEN / f"hubert_{size}.pt").read_bytes()} if "://" in place else _transformers()
 
@@ -108,11 +115,8 @@ def _transformers() -> dict[str, bytes]:
 @functools.cache
 def _codebook(place: str, units: int) -> bytes:
     """k-means of scikit-learn's on the frames of a clip, as joblib dumps it; `.npy` of its centroids."""
-    wave = textless.read_audio(GOLDEN / "clip.flac")
-    if "/cpc/" in place:
-        frames = np.random.default_rng(0).standard_normal((500, 40))
-    else:
-        frames = textless.load_encoder(GOLDEN / "hubert_base.pt", 2).encode(wave)
+    encoder = PEERS / "cpc" / "cpc.pt" if "/cpc/" in place else GOLDEN / "hubert_base.pt"
+    frames = textless.load_encoder(encoder, 2).encode(textless.read_audio(GOLDEN / "clip.flac"))
     km = MiniBatchKMeans(units, n_init=1, random_state=zlib.crc32(place.encode())).fit(frames)
     out = io.BytesIO()
     if place.endswith(".npy"):

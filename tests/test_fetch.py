@@ -589,7 +589,7 @@ def test_an_entry_is_complete(name):
     if codebook:
         assert encoder.layer
     if name in CODEBOOKS:
-        assert re.search(rf"/km{codebook.n_units}(-\w+)?$", name)
+        assert re.search(rf"/(km{codebook.n_units}|head{encoder.layer})(-\w+)?$", name)
         assert PUBLISHED[name.split("/")[0]].encoder == encoder
     if name in CHAINS:
         assert "/" not in name

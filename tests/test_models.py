@@ -21,7 +21,6 @@ from textless.errors import ModelError
 from textless.zoo import CHAINS, PUBLISHED, Encoder, Part, Published, fetch_part
 
 server = test_fetch.server
-LATER = re.compile("cpc|gslm-cpc|spidr|dinosr")  # their readers
 HUB = ("ENDPOINT", "HUGGINGFACE_CO_URL_TEMPLATE", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
 
 
@@ -87,9 +86,7 @@ def run_chain(run, name, folder):
     return said
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, chain in PUBLISHED.items() if chain.codebook and not LATER.match(name)]
-)
+@pytest.mark.parametrize("name", [name for name, chain in PUBLISHED.items() if chain.codebook])
 def test_every_chain_by_its_name(stand_in, textless_command, tmp_path, name):
     said = run_chain(textless_command, name, tmp_path).splitlines()
     free = not any("-NC" in part.licence for part in PUBLISHED[name].parts.values())
@@ -97,9 +94,7 @@ def test_every_chain_by_its_name(stand_in, textless_command, tmp_path, name):
     assert bool(said) != free
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, chain in PUBLISHED.items() if not chain.codebook and not LATER.match(name)]
-)
+@pytest.mark.parametrize("name", [name for name, chain in PUBLISHED.items() if not chain.codebook])
 def test_every_encoder_by_its_name(stand_in, clip, name):
     encoder = textless.load_encoder(name)
     frames = encoder.encode(clip)
@@ -354,7 +349,7 @@ def commands():
         yield pytest.param(lines, id=lines[-1][lines[-1].index("--model") + 1] if "--model" in lines[-1] else "first")
 
 
-@pytest.mark.parametrize("lines", [c for c in commands() if not LATER.match(c.id)])
+@pytest.mark.parametrize("lines", [*commands()])
 def test_the_commands_of_the_page_work(stand_in, textless_command, tmp_path, monkeypatch, lines):
     monkeypatch.chdir(tmp_path)
     wave, rate = soundfile.read(GOLDEN / "clip.flac")

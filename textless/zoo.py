@@ -48,11 +48,13 @@ class Encoder(Part):
 
     Attributes:
         layer: the recommended one for units, 1-based, before any final norm; None where none is recommended.
+        tap: what of that layer its units are made of, see `UnitContract`; None is the output of the block.
         normalisation: of the waveform: `none`, `layer_norm_1e-5` (fairseq) or `zscore_1e-7` (transformers).
         frame_rate: frames a second.
     """
 
     layer: int | None = None
+    tap: str | None = None
     normalisation: str
     frame_rate: float = 50.0
 
@@ -89,6 +91,7 @@ class Published:
         """Of its units, as far as the table says."""
         return UnitContract(
             layer=self.encoder.layer,
+            tap=self.encoder.tap,
             window=self.codebook.window if self.codebook else None,
             normalisation=self.encoder.normalisation,
             sample_rate=16000,
@@ -330,6 +333,7 @@ ENCODERS = {
     "spidr-base": Encoder(  # layer 6: the default of its paper/extract_features.py
         place=f"{_FAIR}/shared/devai/assets/models/spidr_base.pt",
         layer=6,
+        tap="ffn",
         normalisation="layer_norm_1e-5",
         licence="CC-BY-NC-4.0",
         source=_SPIDR_PAGE,
@@ -386,7 +390,7 @@ def _gslm_km(n_units: int, encoder: str, sha256: str) -> Codebook:
     return replace(codebook, window=4.0) if encoder == "cpc" else codebook  # its reader's chunks of 64 000 samples
 
 
-# By the name of their encoder, `/km`, and their size.
+# By the name of their encoder, `/km`, and their size; a head by that of its block.
 #
 # Not here: GSLM's codebooks for wav2vec 2.0 large, since its reader counts layers from 0 and leaves out the
 # normalisation that the model was trained with; and the faiss index of mHuBERT-147, which belongs to an earlier
@@ -457,6 +461,10 @@ CODEBOOKS = {
         _gslm_km(500, "cpc", "35398f665dff06801a7bf1e595bc176711ed751d554e64d999dc42f1dd106561"),
         licence=_UNKNOWN,
         source=_TEXTLESSLIB,
+    ),
+    # Its own head, of the block in the encoder's file: paper/results/units-codebooks-spidr-l6 are its units.
+    "spidr-base/head6": _km(
+        256, f"{_FAIR}/shared/devai/assets/models/spidr_base.pt", None, "CC-BY-NC-4.0", _SPIDR_PAGE
     ),
     "xlsr2-1b-v2/km10000": _km(
         10000,
