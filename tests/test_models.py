@@ -381,3 +381,15 @@ def test_the_comparison_with_the_real_ones_runs(stand_in, monkeypatch, capsys):
     assert re.match(r"gslm-hubert-km100: \d+ units of 370 frames, first \[\d+, .*; mean NLL \d", lines[0])
     assert lines[2] == "  units as expected: False; NLL expected: None"
     assert re.match(r"  speech of \d+\.\d\d s", lines[3])
+
+
+@pytest.mark.parametrize("name", ["twist-350m", "slam", "gslm-hubert-km100"])
+def test_the_commands_in_a_pipe(stand_in, textless_command, tmp_path, name):
+    """As somebody tries a spoken language model: no length is given, no file is written between the two."""
+    argument = (GOLDEN / "clip.flac", "-o", "-", "--prompt-seconds", 1)
+    code, more, err = textless_command("continue", *argument, model=name)
+    assert (code, err) == (0, "")
+    argument = ("-", "-o", tmp_path / "out.wav", "--durations", "predict")
+    code, _, err = textless_command("resynth", *argument, model=name, stdin=more)
+    assert (code, err) == (0, "")
+    assert soundfile.info(tmp_path / "out.wav").duration > 0.5
