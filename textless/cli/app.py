@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -159,7 +160,11 @@ speech_options = options(
     click.option(
         "--style", metavar="NAME", help="Style, by name or index, of a vocoder that has some.  [default: the first]"
     ),
-    click.option("--durations", type=click.Choice(["given", "predict"]), default="given", show_default=True),
+    click.option(
+        "--durations",
+        type=click.Choice(["given", "predict"]),
+        help="[default: given, and predict for a stream of runs that has none]",
+    ),
     click.option(
         "--level",
         type=click.Choice(["raw", "peak"]),
@@ -316,15 +321,20 @@ def score(**given: Any) -> int:
 @declared
 @overwrite
 def resynth(**given: Any) -> int:
-    """Synthesise speech from units.
+    """Synthesise speech from units; a stream of a published chain is spoken by that chain's vocoder.
 
     IN is unit dumps, FILE.jsonl, - for a stream, or audio, which is encoded first. OUT is a folder of wavs, or for one
     row FILE.wav (flac, ogg, opus), or - for a wav on standard output, one row after the other. A speaker or style that
     the vocoder does not have is answered with those that it has.
     """
     from textless.cli import commands
+    from textless.model import Model
 
+    default = click.get_current_context().get_parameter_source("model") is click.core.ParameterSource.DEFAULT
+    own = {name: given[name] for name in PARTS if given.get(name) is not None}
     request = request_of(given)
+    if default:
+        request.follow = partial(Model, **own)
     return commands.resynth(request, **given)
 
 

@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -33,11 +33,11 @@ from textless.cli.progress import one_line
 from textless.engine.job import Job, Progress
 from textless.engine.shards import run_shards
 from textless.errors import DumpError, TextlessError
-from textless.model import Model, continue_rows, resynth_row, speak_rows, stream_rows
+from textless.model import Model, continue_rows, is_known, resynth_row, speak_rows, stream_rows
 from textless.names import repeated
 from textless.types import MeasuringQuantizer, StreamingVocoder, UnitContract, Units
 from textless.units.card import SPLIT, Origin, shard_name, split_of
-from textless.units.dump import UnitRow, extra_types, write_results, write_stream
+from textless.units.dump import UnitRow, extra_types, read_hints, write_results, write_stream
 
 if TYPE_CHECKING:
     from textless.units.encoders.base import Encoder
@@ -53,6 +53,7 @@ class Request:
     Attributes:
         out: a file or folder, `-` for standard output, empty for none.
         contract: a JSON file that declares what the contract of the units leaves unknown.
+        follow: models of the set or chain that a stream on standard input names, where the user named none.
         runs: whether unit files that do not say it hold runs, or frames.
     """
 
@@ -63,6 +64,23 @@ class Request:
     contract: str | None = None
     runs: bool | None = None
     overwrite: bool = False
+    follow: Callable[[str], Model] | None = None
+    stdin: Iterable[str] | None = None
+
+    def read_header(self) -> bool:
+        """Follow a stream on standard input to the models of its chain; returns whether it holds runs without
+        durations."""
+        if "-" not in self.inputs:
+            return False
+        try:
+            first = sys.stdin.readline()
+        except (UnicodeDecodeError, OSError) as e:
+            raise DumpError(f"standard input: cannot be read as text ({e})") from None
+        self.stdin = itertools.chain([first] if first else [], sys.stdin)
+        name, runs = read_hints(first)
+        if self.follow and name is not None and is_known(name):
+            self.models = self.follow(name)
+        return runs
 
     def units(self, failures: Failures, contract: UnitContract, mine: str, *, parts: bool = False) -> Iterator[UnitRow]:
         """Rows of units for a model; audio is encoded, and rows that fail are put aside.
@@ -70,7 +88,9 @@ class Request:
         `parts`: rows that standard input holds in parts are not joined. Raises ContractError for units of another kind.
         """
         checked: set[UnitContract] = set()  # what cannot be compared is said once, not of every row
-        for row in failures.sift(unit_rows(self.inputs, self.models, self.contract, runs=self.runs, parts=parts)):
+        for row in failures.sift(
+            unit_rows(self.inputs, self.models, self.contract, runs=self.runs, parts=parts, stdin=self.stdin)
+        ):
             if row.units.contract not in checked:
                 contract.check(row.units.contract, mine=mine, theirs=row.id)
                 checked.add(row.units.contract)
@@ -108,7 +128,7 @@ def _encode(request: Request, corpus: Corpus, tokenizer: Tokenizer, watch: _Dist
     has_splits = any(row.split for row in corpus)
     rows = failures.sift(_with_split(tokenize_files(corpus, tokenizer, request.progress, watch), has_splits))
     if request.out == "-":
-        write_stream(sys.stdout, rows, contract=contract)
+        write_stream(sys.stdout, rows, contract=contract, hints=_hints(request.models))
         return failures.finish()
 
     key = {
@@ -202,7 +222,8 @@ def continue_units(request: Request, *, stream: bool, **options: Any) -> int:
     rows = request.units(failures, lm.contract, "the language model")
     if request.out == "-":
         continued = counted(continue_rows(lm, rows, parts=stream, **options), request.progress)
-        write_stream(sys.stdout, continued, contract=lm.contract)
+        hints = _hints(request.models) | ({} if lm.has_durations else {"runs": True})
+        write_stream(sys.stdout, continued, contract=lm.contract, hints=hints)
         return failures.finish()
     prompts = list(rows)
     columns = extra_types(prompts)  # of all shards alike
@@ -244,6 +265,10 @@ def resynth(request: Request, *, stream: bool, **options: Any) -> int:
         )
     # Left out of the key where they are not given, as in versions that did not have them.
     options = {name: value for name, value in options.items() if value is not None or name not in ("style", "level")}
+    import textless.vocoder.load  # noqa: F401  # what takes long, while the command before this one starts too
+
+    untimed = request.read_header()
+    options["durations"] = options["durations"] or ("predict" if untimed else "given")
     failures, vocoder = Failures(), request.models.vocoder
     if stream and not isinstance(vocoder, StreamingVocoder):
         raise TextlessError("this vocoder speaks whole rows only; leave --stream out, or give a vocoder that streams")
@@ -282,6 +307,11 @@ def resynth(request: Request, *, stream: bool, **options: Any) -> int:
             request.progress(n, len(sequences), "files")
 
     return deliver_folder(request.out, key, fill, request.overwrite, request.progress, failures=failures)
+
+
+def _hints(models: Model) -> dict[str, str]:
+    """The set or chain that units are of, for the next command; a folder is not named, since it may be elsewhere."""
+    return {"model": str(models.name)} if is_known(str(models.name)) else {}
 
 
 def _timed(rows: Iterator[UnitRow]) -> Iterator[UnitRow]:

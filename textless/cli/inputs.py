@@ -62,12 +62,20 @@ def tokenize_files(
 
 
 def unit_rows(
-    inputs: list[str], models: Model, contract: str | None, *, runs: bool | None = None, parts: bool = False
+    inputs: list[str],
+    models: Model,
+    contract: str | None,
+    *,
+    runs: bool | None = None,
+    parts: bool = False,
+    stdin: Iterable[str] | None = None,
 ) -> Iterator[tuple[Any, Any]]:
     """(source, UnitRow or AudioError) of every input: a stream, a dump, or audio, which is encoded.
 
-    `runs`: whether unit files that do not say it hold runs; `parts`: rows that standard input holds in parts are not
-    joined.
+    Args:
+        runs: whether unit files that do not say it hold runs.
+        parts: rows that standard input holds in parts are not joined.
+        stdin: the lines of standard input, if some were read already.
     """
     declared = declared_contract(contract)
     tokenizer = None
@@ -80,7 +88,7 @@ def unit_rows(
             yield from ((r, r) for r in read_units(name, chosen.name, contract=declared, runs=runs))
             continue
         if name == "-":
-            rows: Iterable[tuple[Any, Any]] = ((r, r) for r in read_stream(sys.stdin, parts=parts))
+            rows: Iterable[tuple[Any, Any]] = ((r, r) for r in read_stream(stdin or sys.stdin, parts=parts))
         else:
             tokenizer = tokenizer or models.tokenizer
             rows = tokenize_files(next(waiting), tokenizer, lambda done, total, what: None)

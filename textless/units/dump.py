@@ -579,10 +579,17 @@ def open_dump(path: Path | str) -> Dump | list[UnitRow]:
 # ------------------------------------------------------------------------------------------------------------- stream
 
 
-def write_stream(out: IO[str], rows: Iterable[Part], *, contract: UnitContract) -> int:
-    """JSON lines: a header with the contract, then the rows, flushed as they come so that the next command can
-    start."""
-    out.write(json.dumps({"textless": "units", "version": VERSION, "contract": contract.to_dict()}) + "\n")
+def write_stream(
+    out: IO[str], rows: Iterable[Part], *, contract: UnitContract, hints: Mapping[str, Any] | None = None
+) -> int:
+    """JSON lines: a header with the contract, then the rows, flushed as they come so that the next command can start.
+
+    `hints` for that command are further entries of the header, see `read_hints`.
+    """
+    out.write(
+        json.dumps({"textless": "units", "version": VERSION, "contract": contract.to_dict(), **(hints or {})}) + "\n"
+    )
+    out.flush()
     n = 0
     for part in rows:
         lines = [_line_of(part)] if isinstance(part, UnitRow) else _lines_of(part)
@@ -651,15 +658,27 @@ def join_parts(rows: Iterable[UnitRow]) -> Iterator[UnitRow]:
         raise DumpError(f"{parts[0].id}: its last part is missing; was the command before this one stopped?")
 
 
-def read_stream(
-    lines: IO[str] | Sequence[str], *, name: str = "standard input", parts: bool = False
-) -> Iterator[UnitRow]:
+def read_stream(lines: Iterable[str], *, name: str = "standard input", parts: bool = False) -> Iterator[UnitRow]:
     """Rows of a stream, as they arrive; with `parts`, rows in parts are not joined.
 
     Raises DumpError that names the line.
     """
     rows = _read_lines(lines, name)
     return rows if parts else join_parts(rows)
+
+
+def read_hints(line: str) -> tuple[str | None, bool]:
+    """What the header of a stream says besides its contract: the name of the set or chain that its units are of, None
+    where it names none, and whether they are runs whose durations are unknown. A line that is no header says nothing.
+    """
+    try:
+        header = json.loads(line)
+    except (ValueError, RecursionError):
+        return None, False
+    if not isinstance(header, dict) or header.get("textless") != "units":
+        return None, False
+    name = header.get("model")
+    return (name if isinstance(name, str) else None), header.get("runs") is True
 
 
 def read_file(path: Path) -> Iterator[UnitRow]:
@@ -671,7 +690,7 @@ def read_file(path: Path) -> Iterator[UnitRow]:
         raise DumpError(f"{path}: cannot be read ({e.strerror})") from None
 
 
-def _read_lines(lines: IO[str] | Sequence[str], name: str) -> Iterator[UnitRow]:
+def _read_lines(lines: Iterable[str], name: str) -> Iterator[UnitRow]:
     contract, n, source = None, 0, iter(lines)
     while True:
         try:
