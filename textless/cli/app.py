@@ -429,5 +429,37 @@ def doctor() -> int:
     return code
 
 
+@cli.command()
+@click.argument("name", metavar="NAME")
+@click.argument("folder", metavar="DIR")
+@click.option("-o", "--output", "out", metavar="OUT", help="OUT.json; or a folder, with submission files; - for JSON.")
+@click.option("--split", default="dev", show_default=True, metavar="NAME", help="Of a benchmark that has splits.")
+@click.option("--units", metavar="DUMP", help="Units of all its recordings.  [default: DIR is encoded, once]")
+@click.option(
+    "--scores", metavar="FILE|DIR", help="Scores of another tool instead of a model: lines NAME SCORE, or csv."
+)
+@click.option("--seed", type=Number(Seed), default=0, show_default=True, help="Of confidence intervals.")
+@models
+@click.option(
+    "--lm",
+    metavar="PATH",
+    help="Another language model: a folder, or fairseq's .pt with its dict.txt in the same folder.",
+)
+@declared
+@overwrite
+def benchmark(
+    name: str, folder: str, split: str, units: str | None, scores: str | None, seed: int, **given: Any
+) -> int:
+    """Score a benchmark of the field: swuggy, sblimp, tstorycloze, sstorycloze, salmon, prosaudit.
+
+    DIR is the benchmark's folder as it is published; docs/benchmarks-of-the-field.md says where it is, and by which
+    rule it is scored.
+    """
+    from textless.cli.benchmark import run
+
+    request = request_of({"inputs": (folder,), **given})
+    return run(request, name, folder, split=split, units=units, scores=scores, seed=seed)
+
+
 for command in (convert, describe, export, models_, *COMMANDS):
     cli.add_command(command)

@@ -86,6 +86,12 @@ def _ends(lm: Scorer) -> int:
     return int(getattr(lm, "ends", True))
 
 
+def log_likelihoods(lm: Scorer, sequences: Sequence[Units]) -> tuple[np.ndarray, np.ndarray]:
+    """(S,) float64 each: nats of each sequence with its `</s>`, summed, and a unit; the larger is likelier."""
+    scores = _nll(lm, sequences)
+    return -np.array([s.sum() for s in scores]), -np.array([s.mean() for s in scores])
+
+
 def likelihoods(
     lm: SizedScorer, rows: Sequence[UnitRow], train: Sequence[Units] = (), *, seed: int = 0
 ) -> dict[str, float]:

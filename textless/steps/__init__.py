@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from textless.engine.step import Step
 from textless.steps.align import Align
+from textless.steps.benchmark import Benchmark, BenchmarkData
 from textless.steps.encoders import Ladder, Lda, Pretrain
 from textless.steps.lm import Continue, Score, TrainLM
 from textless.steps.quality import CopySynthesis, Difference, FrameABX, Robustness, SpeechQuality, UnitQuality
@@ -45,6 +46,8 @@ STEPS: dict[str, type[Step]] = {
         CopySynthesis,
         SpeechQuality,
         Difference,
+        BenchmarkData,
+        Benchmark,
         Bundle,
     )
 }
