@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from textless.benchmarks.trees import matched
+from textless.benchmarks.layout import matched
 from textless.errors import CorpusError
 from textless.metrics.lm import Scorer, log_likelihoods
 from textless.names import plain
@@ -17,41 +17,50 @@ from textless.units.dump import UnitRow
 
 Scores = dict[str, dict[str, float]]  # {"mean" or "sum": {recording: log-likelihood}}
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+TABLES = (".txt", ".csv", ".tsv")
+NAMES = ("name", "file", "filename", "file_name", "id", "audio")  # a header's names for the recording
 
 
-def model_scores(lm: Scorer, rows: Iterable[UnitRow], wanted: Sequence[str]) -> Scores:
-    """Log-likelihood of each recording that is wanted, in nats: of all its units, and a unit.
+def model_scores(lm: Scorer, rows: Iterable[UnitRow], wanted: Sequence[str]) -> tuple[Scores, list[UnitRow]]:
+    """Log-likelihood of each recording that is wanted, in nats: of all its units and `</s>`, and a token of these.
 
     Args:
         rows: units whose id, or else whose source, is the recording's path from the benchmark's folder, or its end.
+
+    Returns:
+        the scores, and the rows that were scored.
 
     Raises:
         CorpusError: recordings without units; it names one.
     """
     there: dict[str, UnitRow] = {}
+    rows = list(rows)
     for row in rows:
         there[row.id] = row
+    for row in rows:
         if row.source:
             there.setdefault(PurePosixPath(row.source).with_suffix("").as_posix(), row)
-    chosen = matched(wanted, there)
+    by_id = matched(wanted, {row.id: row for row in rows})
+    chosen = matched(wanted, there) | by_id
     if missing := [name for name in wanted if name not in chosen]:
         raise CorpusError(
             f"{len(missing)} of {len(wanted)} recordings have no units, such as {missing[0]}; "
             "encode the whole folder of the benchmark, and give units whose ids are its file names"
         )
-    totals, means = log_likelihoods(lm, [chosen[name].units for name in wanted])
-    return {
-        "mean": dict(zip(wanted, means.tolist(), strict=True)),
-        "sum": dict(zip(wanted, totals.tolist(), strict=True)),
-    }
+    used = [chosen[name] for name in wanted]
+    totals, means = log_likelihoods(lm, [row.units for row in used])
+    scores = {"mean": means, "sum": totals}
+    return {kind: dict(zip(wanted, values.tolist(), strict=True)) for kind, values in scores.items()}, used
 
 
-def read_scores(path: Path) -> dict[str, float]:
+def read_scores(path: Path, place: str | None = None, name: str = "") -> dict[str, float]:
     """Scores of another tool: {recording, as a path without suffix: score}; the larger is likelier.
 
     Args:
-        path: a file of lines `NAME SCORE`, or a .csv or .tsv of two columns, with or without a header; or a folder of
-            these, whose path from there on, without suffix, comes before the names: `lexical/dev.txt`, `TASK.csv`.
+        path: a file of lines `NAME SCORE`; or a .csv or .tsv of two columns, or with a header that names `score`; or a
+            folder of these, whose path from there on, without suffix, comes before the names: `TASK.csv`.
+        place: where a submission has its file; a folder that has it is read no further.
+        name: of the benchmark. A file of this name in a folder comes before no names.
 
     Raises:
         CorpusError: no score, a line that is none, a name that comes twice, NaN. Names file and line.
@@ -60,9 +69,15 @@ def read_scores(path: Path) -> dict[str, float]:
         raise CorpusError(f"{path}: no such file or folder of scores")
     if path.is_file():
         return _read_file(path, "")
+    if place and (path / place).is_file():
+        return _read_file(path / place, "")
     out: dict[str, float] = {}
-    for file in sorted(f for f in path.rglob("*") if f.suffix.lower() in (".txt", ".csv", ".tsv")):
-        out |= _read_file(file, file.relative_to(path).with_suffix("").as_posix() + "/")
+    for file in sorted(f for f in path.rglob("*") if f.suffix.lower() in TABLES):
+        inside = file.relative_to(path).with_suffix("")
+        for recording, score in _read_file(file, "" if inside.name == name else f"{inside.as_posix()}/").items():
+            if recording in out:
+                raise CorpusError(f"{file}: {recording} has a score in another file of {path} too; keep one")
+            out[recording] = score
     if not out:
         raise CorpusError(f"{path}: holds no .txt, .csv or .tsv file of scores")
     return out
@@ -78,13 +93,14 @@ def _read_file(path: Path, above: str) -> dict[str, float]:
             rows = [*cells] if cells else [line.split() for line in f]
     except (OSError, UnicodeDecodeError, csv.Error) as e:
         raise CorpusError(f"{path}: cannot be read as scores ({e})") from None
+    columns = _columns(rows[0]) if rows else None
     for n, row in enumerate(rows, 1):
-        if not row:
+        if not row or (n == 1 and columns):
             continue
         try:
-            name, text = row
+            name, text = (row[c] for c in columns) if columns else row
             value = float(text)
-        except ValueError:
+        except (ValueError, IndexError):
             if n == 1 and len(row) == 2:
                 continue  # a header
             raise CorpusError(f"{path}, line {n}: expected a name and a score, not {' '.join(row)[:60]!r}") from None
@@ -99,19 +115,38 @@ def _read_file(path: Path, above: str) -> dict[str, float]:
     return out
 
 
-def given_scores(scores: Mapping[str, float], wanted: Sequence[str], where: Path) -> dict[str, float]:
-    """The score of each recording that is wanted. Raises CorpusError, naming one, where some have none."""
+def _columns(header: Sequence[str]) -> tuple[int, int] | None:
+    """Where a header has the recording and its score; None: it is no header that names them."""
+    names = [cell.strip().lower() for cell in header]
+    recording = next((names.index(name) for name in NAMES if name in names), None)
+    return None if recording is None or "score" not in names else (recording, names.index("score"))
+
+
+def given_scores(
+    scores: Mapping[str, float], wanted: Sequence[str], where: Path | None, *, strict: bool
+) -> dict[str, float]:
+    """The score of each recording that is wanted.
+
+    Args:
+        strict: scores of other recordings are an error, as in ZeroSpeech's validation; else they are not read.
+
+    Raises:
+        CorpusError: recordings without a score, or others; it names one.
+    """
     chosen = matched(wanted, scores)
     if missing := [name for name in wanted if name not in chosen]:
         raise CorpusError(
             f"{where}: {len(missing)} of {len(wanted)} recordings have no score, such as {missing[0]}; "
             "each recording of the split needs one"
         )
+    if strict and (extra := sorted(set(scores) - set(matched(scores, dict.fromkeys(wanted))))):
+        raise CorpusError(
+            f"{where}: {len(extra)} scores are of recordings that the split does not have, such as {extra[0]}; "
+            "is it another split?"
+        )
     return chosen
 
 
-def write_scores(path: Path, scores: Mapping[str, float]) -> None:
+def score_lines(scores: Mapping[str, float]) -> str:
     """A submission file of ZeroSpeech: lines `NAME SCORE`, the file name without suffix."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = (f"{PurePosixPath(name).name} {np.format_float_positional(value)}\n" for name, value in scores.items())
-    path.write_text("".join(lines), encoding="utf-8")
+    return "".join(f"{PurePosixPath(n).name} {np.format_float_positional(value)}\n" for n, value in scores.items())

@@ -1,21 +1,52 @@
-"""The table of benchmarks, and how one is run and printed."""
+"""The table of benchmarks, and how one is run."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textless.benchmarks.base import CHANCE, SCORES, Benchmark, Pair, figures
+import numpy as np
+
+from textless.benchmarks.base import Benchmark, Given
+from textless.benchmarks.display import show
+from textless.benchmarks.phonetic import ABX
 from textless.benchmarks.published import PUBLISHED
-from textless.benchmarks.scores import Scores, given_scores, model_scores, read_scores, write_scores
-from textless.benchmarks.trees import SALMON, SSTORYCLOZE, TSTORYCLOZE, recordings
+from textless.benchmarks.semantic import SSIMI
+from textless.benchmarks.trees import SALMON, SSTORYCLOZE, TSTORYCLOZE
 from textless.benchmarks.zerospeech import PROSAUDIT, SBLIMP, SWUGGY
 from textless.errors import CorpusError, did_you_mean
 from textless.metrics.lm import Scorer
 from textless.units.dump import UnitRow
 
-BENCHMARKS: dict[str, Benchmark] = {b.name: b for b in (SWUGGY, SBLIMP, TSTORYCLOZE, SSTORYCLOZE, SALMON, PROSAUDIT)}
+BENCHMARKS: dict[str, Benchmark] = {
+    b.name: b for b in (SWUGGY, SBLIMP, TSTORYCLOZE, SSTORYCLOZE, SALMON, PROSAUDIT, SSIMI, ABX)
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """A benchmark's result, ready for JSON, and the text files that go with it: path from a folder on → text.
+
+    Keys of the result: `benchmark`, `title`, `paper`, `split`; `figures` of each way to measure (see `base.Outcome`),
+    `ranked_by`, `ties`; `chance`, `better` and `unit` of the figures, and `scale`, by which they are multiplied for
+    print; `size`, `notes`, `published`.
+    """
+
+    result: dict[str, Any]
+    files: dict[str, str]
+
+    def json(self) -> str:
+        return json.dumps(self.result, indent=1, ensure_ascii=False) + "\n"
+
+    def write(self, folder: Path) -> None:
+        """`result.json`, `table.txt`, and the files."""
+        texts = {"result.json": self.json(), "table.txt": show(self.result) + "\n", **self.files}
+        for name, text in texts.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8")
 
 
 def benchmark_named(name: str) -> Benchmark:
@@ -32,111 +63,51 @@ def run_benchmark(
     split: str = "dev",
     lm: Scorer | None = None,
     rows: Iterable[UnitRow] = (),
+    frames: Mapping[str, np.ndarray] | None = None,
+    frame_rate: float = 0,
     scores: Path | str | None = None,
     seed: int = 0,
-) -> tuple[dict[str, Any], Scores]:
-    """Score a benchmark of pairs: by a language model on units of its recordings, or by the scores of another tool.
+) -> Report:
+    """Run a benchmark of the field on a model, or on the scores of another tool.
 
     Args:
         folder: the benchmark as it is published (docs/benchmarks-of-the-field.md).
         split: of a benchmark that has some.
-        lm, rows: the model, and units of all recordings.
-        scores: instead: a file or folder, see `read_scores`.
-        seed: of the bootstrap.
-
-    Returns:
-        the result, ready for JSON: `figures` (see `base.figures`) under `mean` and `sum`, or `given`; `ranked_by`;
-        `chance`, `pairs`, `ties`, `notes`, `published`; and the scores.
+        lm, rows: of a benchmark of pairs, the language model, and units of all recordings; `abx` takes rows alone.
+        frames, frame_rate: of `ssimi` and `abx`, frames (T, D) of an encoder by recording, and frames a second.
+        scores: instead: a file or folder; see `scores.read_scores`, of `ssimi` `semantic.read_matrices`.
+        seed: of intervals, and of what ABX draws.
 
     Raises:
-        CorpusError: no such benchmark or folder, another layout, recordings without units or scores.
+        CorpusError: no such benchmark or folder, another layout, recordings without units, frames or scores.
     """
-    benchmark, folder = benchmark_named(name), Path(folder)
-    given = None if scores is None else read_scores(Path(scores))
-    names = recordings(folder) or sorted(given or ())
-    pairs, notes = benchmark.read(folder, split, names)
-    wanted = [file for pair in pairs for file in (pair.good, pair.bad)]
-    if given is not None:
-        measured: Scores = {"given": given_scores(given, wanted, Path(str(scores)))}
-    elif lm is None:
-        raise CorpusError(f"{name}: give a language model and units, or the scores of another tool")
-    else:
-        rows = list(rows)
-        measured = model_scores(lm, rows, wanted)
-        notes += _long(lm, rows)
+    benchmark = benchmark_named(name)
+    outcome = benchmark.run(
+        Given(
+            folder=Path(folder),
+            split=split,
+            lm=lm,
+            rows=list(rows),
+            frames=frames,
+            frame_rate=frame_rate,
+            scores=None if scores is None else Path(scores),
+            seed=seed,
+        )
+    )
     result = {
         "benchmark": name,
         "title": benchmark.title,
         "paper": benchmark.paper,
-        "split": split,
-        "pairs": len(pairs),
-        "ranked_by": benchmark.ranked_by if given is None else "given",
-        "chance": CHANCE,
-        "ties": {kind: _ties(pairs, values) for kind, values in measured.items()},
-        "figures": {kind: figures(benchmark, pairs, values, seed=seed) for kind, values in measured.items()},
-        "notes": notes,
+        "split": split if benchmark.has_splits else None,
+        "size": outcome.size,
+        "ranked_by": outcome.ranked_by,
+        "chance": benchmark.chance,
+        "better": benchmark.better,
+        "unit": benchmark.unit,
+        "scale": benchmark.scale,
+        "ties": outcome.ties,
+        "figures": outcome.figures,
+        "notes": outcome.notes,
         "published": [row for row in PUBLISHED if row["benchmark"] == name],
     }
-    return result, measured
-
-
-def _ties(pairs: Iterable[Pair], scores: Mapping[str, float]) -> int:
-    return sum(scores[p.good] == scores[p.bad] for p in pairs)
-
-
-def _long(lm: Scorer, rows: Iterable[UnitRow]) -> list[str]:
-    context = getattr(getattr(lm, "config", None), "context", None)
-    over = sum(len(row.units) > context for row in rows) if context else 0
-    note = (
-        f"{over} recordings are longer than the {context} units that the model sees at once, and are scored in windows"
-    )
-    return [note] if over else []
-
-
-def submission(benchmark: Benchmark, folder: Path, split: str, scores: Mapping[str, float]) -> None:
-    """Write the score file of a submission into a folder, where the benchmark defines one."""
-    if benchmark.scores:
-        write_scores(folder / benchmark.scores.format(split=split), scores)
-
-
-def show(result: Mapping[str, Any]) -> str:
-    """The result as a table: one line a figure, and rows of published systems."""
-    kinds = [k for k in (result["ranked_by"], *SCORES) if k in result["figures"]]
-    kinds = list(dict.fromkeys(kinds))
-    heads = {"mean": "a unit", "sum": "summed", "given": "score"}
-    split = f", {result['split']}" if result["split"] else ""
-    lines = [f"{result['title']} ({result['paper']}){split}: {result['pairs']} pairs, chance {CHANCE:.0%}"]
-    head = ["", f"{heads[kinds[0]]} *", "95 % interval", *(heads[k] for k in kinds[1:]), "n"]
-    rows = [head]
-    for name, figure in _flat(result["figures"][kinds[0]]):
-        others = [dict(_flat(result["figures"][k]))[name] for k in kinds[1:]]
-        interval = f"{100 * figure['low']:.1f} – {100 * figure['high']:.1f}"
-        rows.append(
-            [
-                name,
-                f"{100 * figure['value']:.2f}",
-                interval,
-                *(f"{100 * o['value']:.2f}" for o in others),
-                f"{figure['n']}",
-            ]
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines += ["  ".join([r[0].ljust(widths[0]), *map(str.rjust, r[1:], widths[1:])]).rstrip() for r in rows]
-    if len(kinds) > 1:
-        lines.append(f"* the log-likelihood {heads[kinds[0]]} is what the paper compares; a tie counts one half")
-    lines += [f"{n} pairs tie ({heads[k]})" for k, n in result["ties"].items() if n]
-    lines += result["notes"]
-    lines += [
-        f"published: {row['system']}, {row['figure']} {row['value']} ({row['source']})" for row in result["published"]
-    ]
-    return "\n".join(lines)
-
-
-def _flat(figures: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float]]]:
-    out: list[tuple[str, Mapping[str, float]]] = []
-    for name, value in figures.items():
-        if "value" in value:
-            out.append((name, value))
-        else:
-            out += [(f"{name} {group or '-'}", inner) for group, inner in value.items()]
-    return out
+    return Report(result, outcome.files)

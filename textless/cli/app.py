@@ -436,7 +436,9 @@ def doctor() -> int:
 @click.option("--split", default="dev", show_default=True, metavar="NAME", help="Of a benchmark that has splits.")
 @click.option("--units", metavar="DUMP", help="Units of all its recordings.  [default: DIR is encoded, once]")
 @click.option(
-    "--scores", metavar="FILE|DIR", help="Scores of another tool instead of a model: lines NAME SCORE, or csv."
+    "--scores",
+    metavar="FILE|DIR",
+    help="Scores of another tool instead of a model: lines NAME SCORE, or csv; of ssimi a submission's folder.",
 )
 @click.option("--seed", type=Number(Seed), default=0, show_default=True, help="Of confidence intervals.")
 @models
@@ -450,10 +452,11 @@ def doctor() -> int:
 def benchmark(
     name: str, folder: str, split: str, units: str | None, scores: str | None, seed: int, **given: Any
 ) -> int:
-    """Score a benchmark of the field: swuggy, sblimp, tstorycloze, sstorycloze, salmon, prosaudit.
+    """Run a benchmark of the field on a model, or on the scores of another tool.
 
-    DIR is the benchmark's folder as it is published; docs/benchmarks-of-the-field.md says where it is, and by which
-    rule it is scored.
+    NAME is swuggy, sblimp, tstorycloze, sstorycloze, salmon or prosaudit, which score units with a language model; or
+    ssimi or abx, which measure frames of an encoder (abx with --units these). DIR is the benchmark's folder as it is
+    published; docs/benchmarks-of-the-field.md says where to get it, and by which rule it is scored.
     """
     from textless.cli.benchmark import run
 

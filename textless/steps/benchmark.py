@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textless.checks import Seed
 from textless.engine.step import HashFile, Source, Step, path, takes
+from textless.errors import TrainingError
 from textless.steps.common import place
+from textless.steps.units import Frames, frames_contract
 
 if TYPE_CHECKING:
     from textless.engine.job import Job
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkData(Source):
-    """The list of pairs of a benchmark, in the folder as it is published; its recordings are a `corpus` of the same."""
+    """A benchmark, in its folder as it is published; its recordings are a `corpus` of the same folder."""
 
     type = "benchmark_data"
     gives = ("benchmark",)
@@ -31,37 +32,68 @@ class BenchmarkData(Source):
         benchmark_named(self.name)
 
     def content(self, hash_file: HashFile) -> Any:
-        from textless.benchmarks.table import benchmark_named
-        from textless.benchmarks.trees import recordings
+        from textless.benchmarks.layout import audio_files
 
         folder = Path(self.folder)
-        pairs, _ = benchmark_named(self.name).read(folder, self.split, recordings(folder))
-        return [self.name, self.split, [[p.good, p.bad, p.item, dict(p.labels)] for p in pairs]]
+        tables = sorted(f for end in ("*.csv", "*.item") for f in folder.rglob(end))
+        return [
+            self.name,
+            self.split,
+            audio_files(folder),
+            [[f.relative_to(folder).as_posix(), hash_file(str(f))] for f in tables],
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark(Step):
-    """Figures of a benchmark of pairs, in `result.json`, and its submission files."""
+    """A benchmark's figures, in `result.json` and `table.txt`, with its score files and tables.
+
+    Benchmarks of pairs need `units` and `lm`; `ssimi` needs `frames`, `abx` either of `frames` and `units`.
+    """
 
     type = "benchmark"
     gives = ("metrics",)
     data: BenchmarkData
-    units: Step = takes("units")
-    lm: Step = takes("lm")
+    units: Step | None = takes("units", None)
+    lm: Step | None = takes("lm", None)
+    frames: Frames | None = None
     seed: Seed = 0
 
+    def check(self) -> None:
+        from textless.benchmarks.table import benchmark_named
+
+        needs, name = benchmark_named(self.data.name).needs, self.data.name
+        if needs == "lm" and not (self.units and self.lm and not self.frames):
+            raise TrainingError(f"{name} scores units with a language model; give units and lm, and no frames")
+        if needs == "frames" and (self.lm or bool(self.frames) == bool(self.units)):
+            raise TrainingError(f"{name} measures frames or units; give one of the two, and no lm")
+        if name == "ssimi" and self.units:
+            raise TrainingError("ssimi measures frames of an encoder, not units; give frames")
+        if self.frames and self.frames.fraction < 1:
+            raise TrainingError(f"only {self.frames.fraction:g} of the frames are kept; {name} needs all (fraction: 1)")
+
     def run(self, job: Job) -> None:
-        from textless.benchmarks.table import benchmark_named, run_benchmark, submission
+        from textless.benchmarks.base import flat
+        from textless.benchmarks.table import run_benchmark
         from textless.lm import load_lm
         from textless.units.dump import Dump
+        from textless.units.frames import read_frames
 
-        data, dump = self.data, Dump(job.inputs["units"])
-        lm = load_lm(place(job, self, "lm"), contract=dump.contract)
-        lm.contract.check(dump.contract, mine="the language model", theirs="the units")
-        result, scores = run_benchmark(data.name, data.folder, split=data.split, lm=lm, rows=dump, seed=self.seed)
-        for kind, values in scores.items():
-            submission(benchmark_named(data.name), job.path / kind, data.split, values)
-        (job.path / "result.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        ranked = result["figures"][result["ranked_by"]]
-        job.metrics = {name: value["value"] for name, value in ranked.items() if "value" in value}
-        job.contract = dump.contract.to_dict()
+        measured: dict[str, Any]
+        if self.frames:
+            contract = frames_contract(job.inputs["frames"])
+            frames = dict(read_frames(job.inputs["frames"]))
+            measured = {"frames": frames, "frame_rate": contract.frame_rate or 0}
+        else:
+            dump = Dump(job.inputs["units"])
+            contract = dump.contract
+            measured = {"rows": dump}
+            if self.lm:
+                measured["lm"] = lm = load_lm(place(job, self, "lm"), contract=contract)
+                lm.contract.check(contract, mine="the language model", theirs="the units")
+        data = self.data
+        report = run_benchmark(data.name, data.folder, split=data.split, seed=self.seed, **measured)
+        report.write(job.path)
+        ranked = report.result["figures"][report.result["ranked_by"]]
+        job.metrics = {name: figure["value"] for name, figure in flat(ranked).items()}
+        job.contract = contract.to_dict()
