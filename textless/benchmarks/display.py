@@ -9,6 +9,7 @@ from typing import Any
 from textless.benchmarks.base import Figure, flat
 
 WIDTH = 80
+WIDE = 30  # heads of more characters are in two lines
 KINDS = {"mean": "a token", "sum": "summed", "given": "score"}  # heads of columns
 SCORES = {"mean": "log-likelihood a token", "sum": "log-likelihood summed"}
 
@@ -43,8 +44,12 @@ def _figures(result: Mapping[str, Any]) -> list[str]:
     """The table: the figure that is ranked by with its interval, then the other ways to measure."""
     kinds = list(dict.fromkeys([result["ranked_by"], *result["figures"]]))
     tables = {kind: flat(result["figures"][kind]) for kind in kinds}
-    star = " *" if len(kinds) > 1 else ""
-    rows = [["", KINDS.get(kinds[0], kinds[0]) + star, "95 % interval", *(KINDS.get(k, k) for k in kinds[1:]), "n"]]
+    heads = [KINDS.get(kind, kind) for kind in kinds]
+    heads[0] += " *" if len(kinds) > 1 else ""
+    rows = [["", heads[0], "95 % interval", *heads[1:], "n"]]
+    if sum(map(len, heads)) > WIDE:
+        above, below = zip(*(head.split(" ", 1) for head in heads), strict=True)
+        rows = [["", above[0], "", *above[1:]], ["", below[0], "95 % interval", *below[1:], "n"]]
     for name, value in result["figures"][kinds[0]].items():
         group = {name: value} if "value" in value else {f"{name} {inner}": one for inner, one in value.items()}
         if "value" not in value:

@@ -103,7 +103,11 @@ class PairBenchmark(Benchmark):
         read = self.read(given.folder, given.split, names)
         wanted, notes = recordings_of(read.pairs), [*read.notes]
         if theirs is not None:
-            measured = {"given": given_scores(theirs, wanted, given.scores, strict=place is not None and one_file)}
+            measured = {
+                "given": given_scores(
+                    theirs, wanted, given.scores, strict=place is not None and one_file and read.original
+                )
+            }
         elif given.lm is None:
             raise CorpusError(f"{self.name}: give a language model and units, or the scores of another tool")
         else:

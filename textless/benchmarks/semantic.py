@@ -130,7 +130,7 @@ class Similarity(Benchmark):
         for pooling in POOLINGS:
             pooled = {name: _pooled(name, frames[name], pooling) for name in wanted}
             for distance in DISTANCES:
-                kind = f"{distance}, {pooling}"
+                kind = f"{distance} {pooling}"
                 values = np.array([_distance(pooled, pair.recordings, distance) for pair in words])
                 figures[kind], undefined = summaries(words, values, given.seed)
                 notes += [f"{kind}: all distances of {name} are equal; it has no correlation" for name in undefined]
@@ -138,9 +138,11 @@ class Similarity(Benchmark):
                     ["type", "dataset", "word_1", "word_2", "score"],
                     [[p.type, p.dataset, *p.words, repr(v)] for p, v in zip(words, values.tolist(), strict=True)],
                 )
+        if not figures["euclidean mean"]:
+            raise CorpusError("the distances of all pairs of words are equal; is the representation constant?")
         return Outcome(
-            figures=figures,
-            ranked_by="euclidean, mean",
+            figures={kind: table for kind, table in figures.items() if table},
+            ranked_by="euclidean mean",
             size={"pairs": len(words), "recordings": len(wanted)},
             notes=notes,
             files=files,
@@ -165,9 +167,7 @@ def summaries(words: Sequence[Words], distances: np.ndarray, seed: int) -> tuple
         counts = [one["n"] for one in datasets.values()]
         means["mean over datasets"][kind] = {"value": float(np.mean(values)), "n": len(values)}
         means["weighted by pairs"][kind] = {"value": float(np.average(values, weights=counts)), "n": sum(counts)}
-    if not each:
-        raise CorpusError("the distances of all pairs of words are equal; is the representation constant?")
-    return means | each, undefined
+    return (means | each if each else {}), undefined
 
 
 def read_matrices(folder: Path, wanted: Sequence[str]) -> dict[str, np.ndarray]:
