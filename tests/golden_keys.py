@@ -18,7 +18,21 @@ from unittest.mock import patch
 
 from textless.engine.step import Keys, MapStep, Source, Step
 from textless.engine.yaml import load_pipeline
-from textless.steps import STEPS, Align, Alignments, Corpus, FrameABX, Frames, Items, KMeans, Ladder, Lda, Text
+from textless.steps import (
+    STEPS,
+    Align,
+    Alignments,
+    Benchmark,
+    BenchmarkData,
+    Corpus,
+    FrameABX,
+    Frames,
+    Items,
+    KMeans,
+    Ladder,
+    Lda,
+    Text,
+)
 
 PIPELINES = Path(__file__).resolve().parent.parent / "pipelines"
 TABLE = Path(__file__).resolve().parent / "data" / "golden_keys.txt"
@@ -40,6 +54,8 @@ def named_steps() -> Iterator[tuple[str, str, Step]]:
         smallest(Alignments),
         smallest(Items),
         FrameABX(frames=mfcc, items=Items(file="x")),
+        BenchmarkData(name="abx", folder="x"),
+        Benchmark(data=BenchmarkData(name="abx", folder="x"), frames=mfcc),
     ]
     written = {step.type for step in others}
     others += [smallest(cls) for kind, cls in STEPS.items() if kind not in seen | written]

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from textless.benchmarks import run_benchmark, show
+from textless.benchmarks import BENCHMARKS, run_benchmark, show
 from textless.benchmarks.layout import matched
+from textless.benchmarks.names import NEEDS
+from textless.benchmarks.published import PUBLISHED
 from textless.benchmarks.zerospeech import band
-from textless.errors import CorpusError
+from textless.errors import CorpusError, TrainingError
 from textless.metrics import abx, read_items
+from textless.steps import Benchmark, BenchmarkData, Corpus, Encode, Frames, KMeans
 from textless.types import UnitContract, Units
 from textless.units.dump import UnitRow, finish_dump, write_shard
 
@@ -59,6 +62,12 @@ def won(right: float, wrong: float) -> float:
 def coarse(n: int) -> np.ndarray:
     """(n,) scores of few values, so that many tie."""
     return -RNG.integers(1, 5, n).astype(float)
+
+
+def test_the_table_has_all_names() -> None:
+    assert list(BENCHMARKS) == list(NEEDS)
+    assert {row["benchmark"] for row in PUBLISHED} <= set(NEEDS)
+    assert all(row["score"] in ("mean", "sum", "") for row in PUBLISHED)
 
 
 # ------------------------------------------------------------------------- numbers that the reference itself prints
@@ -677,7 +686,7 @@ def test_the_command_encodes_once_and_prints_a_table(benchmark, tree: Path, tmp_
     assert "a split whose gold table is not public cannot be scored here" in err
 
 
-def test_abx_and_ssimi_by_the_command(benchmark, tmp_path: Path, model_set: Path, monkeypatch) -> None:
+def test_abx_and_ssimi_by_the_command(benchmark, textless_command, tmp_path: Path, monkeypatch) -> None:
     from textless.units.encoders.hubert_encoder import HubertEncoder
 
     gold, pairs, _ = semantic(tmp_path / "zs")
@@ -693,10 +702,19 @@ def test_abx_and_ssimi_by_the_command(benchmark, tmp_path: Path, model_set: Path
         assert max(map(len, outs[name].splitlines())) <= 80
     assert "100 × Spearman, higher is better, chance 0" in outs["ssimi"]
     assert "error, %, lower is better, chance 50" in outs["abx"]
-    monkeypatch.setattr(HubertEncoder, "encode_batch", lambda *_: pytest.fail("encoded again"))
-    for name, out in outs.items():
-        assert benchmark(name, tmp_path / "zs")[1] == out
+    with monkeypatch.context() as patch:
+        patch.setattr(HubertEncoder, "encode_batch", lambda *_: pytest.fail("encoded again"))
+        for name, out in outs.items():
+            assert benchmark(name, tmp_path / "zs")[1] == out
     assert len(pairs) == 28
+    code, _, err = textless_command("encode", tmp_path / "zs/phonetic/dev-clean", "-o", tmp_path / "units")
+    assert code == 0, err
+    code, out, err = benchmark("abx", tmp_path / "zs", "--units", tmp_path / "units", model=None)
+    assert (code, err) == (0, "")
+    assert "distance: identical" in out
+    code, _, err = benchmark("ssimi", tmp_path / "zs", "--units", tmp_path / "units", model=None)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "ssimi measures frames of an encoder" in err
 
 
 def test_the_step_and_the_command_give_equal_numbers(
@@ -721,6 +739,28 @@ steps:
     result = next((tmp_path / "store").rglob("result.json"))
     assert json.loads(result.read_text()) == json.loads((tmp_path / "out.json").read_text())
     assert (result.parent / "sum/lexical/dev.txt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "what"),
+    [
+        ("swuggy", {}, "give units and lm, and no frames"),
+        ("swuggy", {"units": "encode"}, "give units and lm, and no frames"),
+        ("abx", {}, "give one of the two, and no lm"),
+        ("ssimi", {"units": "encode"}, "ssimi measures frames of an encoder"),
+        ("ssimi", {"frames": "some"}, "ssimi needs all"),
+    ],
+)
+def test_a_step_without_what_it_needs(name: str, given: dict[str, str], what: str) -> None:
+    audio = Corpus(manifest="x")
+    steps = {
+        "encode": Encode(
+            audio=audio, encoder="mfcc", codebook=KMeans(frames=Frames(audio=audio, encoder="mfcc"), n_units=5)
+        ),
+        "some": Frames(audio=audio, encoder="mfcc", fraction=0.5),
+    }
+    with pytest.raises(TrainingError, match=what):
+        Benchmark(data=BenchmarkData(name=name, folder="x"), **{field: steps[step] for field, step in given.items()})
 
 
 # ----------------------------------------------------------------------------------------------------------- bad input

@@ -6,6 +6,7 @@
 | module | |
 |---|---|
 | `table` | the benchmarks by name, and running one |
+| `names` | their names, and what each needs |
 | `base` | what a benchmark is given, and what it returns |
 | `pairs` | benchmarks of pairs: how often the right one is likelier |
 | `zerospeech`, `trees` | their layouts: sWUGGY, sBLIMP, prosAudit; StoryCloze, SALMon, SlamKit's trees |

@@ -68,7 +68,6 @@ class Benchmark:
     Attributes:
         title, paper: as it is cited.
         has_splits: whether its folder has parts such as dev and test.
-        needs: what of a model it measures: `lm`, a language model on units; or `frames`, of an encoder.
         chance: the figure of a system that knows nothing.
         scale: figures times this are in the unit in which they are printed.
         better: `higher` or `lower`.
@@ -79,7 +78,6 @@ class Benchmark:
     title: str
     paper: str
     has_splits: bool = True
-    needs: ClassVar[str] = "lm"
     chance: ClassVar[float] = 0.5
     scale: ClassVar[float] = 100
     better: ClassVar[str] = "higher"

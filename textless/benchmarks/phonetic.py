@@ -59,7 +59,6 @@ def item_sets(folder: Path, split: str) -> list[ItemSet]:
 class Phonetic(Benchmark):
     """ABX errors of frames by angles, or of units by whether they are the same; within and across speakers."""
 
-    needs: ClassVar[str] = "frames"
     better: ClassVar[str] = "lower"
     unit: ClassVar[str] = "error, %"
 

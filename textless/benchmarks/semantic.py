@@ -103,7 +103,6 @@ def _spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 class Similarity(Benchmark):
     """sSIMI of frames: means of each type over datasets, unweighted and weighted by their pairs, and each dataset."""
 
-    needs: ClassVar[str] = "frames"
     chance: ClassVar[float] = 0
     scale: ClassVar[float] = 1
     unit: ClassVar[str] = "100 × Spearman"
@@ -117,7 +116,10 @@ class Similarity(Benchmark):
         if given.scores is not None:
             frames = read_matrices(given.scores, wanted)
         elif given.frames is None:
-            raise CorpusError(f"{self.name}: give an encoder, or the matrices of another tool as --scores")
+            raise CorpusError(
+                f"{self.name} measures frames of an encoder, not units; give a model, or the matrices of another tool "
+                "as scores"
+            )
         else:
             frames = matched(wanted, given.frames)
         if missing := [name for name in wanted if name not in frames]:

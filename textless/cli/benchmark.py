@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from textless.benchmarks.names import NEEDS
 from textless.errors import TextlessError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _measured(request: Request, benchmark: Benchmark, folder: str, split: str, u
     from textless.units.frames import read_frames
     from textless.units.tokenizer import Tokenizer
 
-    if benchmark.needs == "lm":
+    if NEEDS[benchmark.name] == "lm":
         lm = request.models.lm
         return {"lm": lm, "rows": _units(request, benchmark, folder, split, units, lm.contract)}
     if units:
@@ -83,9 +84,8 @@ def _units(
     request: Request, benchmark: Benchmark, folder: str, split: str, units: str | None, contract: UnitContract | None
 ) -> list[UnitRow]:
     """Units of the recordings: those that are given, or the tokenizer's, which are kept in the cache."""
-    from textless.cli.inputs import holds_units
+    from textless.cli.inputs import holds_units, unit_rows
     from textless.cli.outputs import Failures
-    from textless.types import UnitContract
     from textless.units.dump import write_results
     from textless.units.tokenizer import tokenize
 
@@ -99,8 +99,9 @@ def _units(
         units = str(_kept(request, corpus, identity, write_shard, tokenizer.contract))
     elif not holds_units(units):
         raise TextlessError(f"{units}: --units is a dump or file of units; of audio they are made without it")
-    own = contract or UnitContract()
-    return list(replace(request, inputs=[units]).units(Failures(), own, "the language model"))
+    if contract is None:
+        return list(Failures().sift(unit_rows([units], request.models, request.contract)))
+    return list(replace(request, inputs=[units]).units(Failures(), contract, "the language model"))
 
 
 def _corpus(benchmark: Benchmark, folder: str, split: str) -> Corpus:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from textless.checks import Seed
+from textless.benchmarks.names import NEEDS
+from textless.checks import OneOf, Seed
 from textless.engine.step import HashFile, Source, Step, path, takes
 from textless.errors import TrainingError
 from textless.steps.common import place
@@ -22,14 +23,9 @@ class BenchmarkData(Source):
 
     type = "benchmark_data"
     gives = ("benchmark",)
-    name: str
+    name: Annotated[str, OneOf(*NEEDS)]
     folder: str = path()
     split: str = "dev"
-
-    def check(self) -> None:
-        from textless.benchmarks.table import benchmark_named
-
-        benchmark_named(self.name)
 
     def content(self, hash_file: HashFile) -> Any:
         from textless.benchmarks.layout import audio_files
@@ -60,9 +56,7 @@ class Benchmark(Step):
     seed: Seed = 0
 
     def check(self) -> None:
-        from textless.benchmarks.table import benchmark_named
-
-        needs, name = benchmark_named(self.data.name).needs, self.data.name
+        needs, name = NEEDS[self.data.name], self.data.name
         if needs == "lm" and not (self.units and self.lm and not self.frames):
             raise TrainingError(f"{name} scores units with a language model; give units and lm, and no frames")
         if needs == "frames" and (self.lm or bool(self.frames) == bool(self.units)):
