@@ -9,7 +9,6 @@ from typing import Any
 from textless.benchmarks.base import Figure, flat
 
 WIDTH = 80
-WIDE = 30  # heads of more characters are in two lines
 KINDS = {"mean": "a token", "sum": "summed", "given": "score"}  # heads of columns
 SCORES = {"mean": "log-likelihood a token", "sum": "log-likelihood summed"}
 
@@ -45,11 +44,8 @@ def _figures(result: Mapping[str, Any]) -> list[str]:
     kinds = list(dict.fromkeys([result["ranked_by"], *result["figures"]]))
     tables = {kind: flat(result["figures"][kind]) for kind in kinds}
     heads = [KINDS.get(kind, kind) for kind in kinds]
-    heads[0] += " *" if len(kinds) > 1 else ""
+    heads[0] += "*" if len(kinds) > 1 else ""
     rows = [["", heads[0], "95 % interval", *heads[1:], "n"]]
-    if sum(map(len, heads)) > WIDE:
-        above, below = zip(*(head.split(" ", 1) for head in heads), strict=True)
-        rows = [["", above[0], "", *above[1:]], ["", below[0], "95 % interval", *below[1:], "n"]]
     for name, value in result["figures"][kinds[0]].items():
         group = {name: value} if "value" in value else {f"{name} {inner}": one for inner, one in value.items()}
         if "value" not in value:
@@ -71,7 +67,15 @@ def _interval(figure: Figure, result: Mapping[str, Any]) -> str:
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines: the first column to the left, the others to the right."""
+    """Rows of cells as lines: the first column to the left, the others to the right. Wide heads are in two lines."""
+    lines = _lines(rows)
+    if max(map(len, lines)) <= WIDTH:
+        return lines
+    above, below = zip(*(head.rpartition(" ")[::2] for head in rows[0]), strict=True)
+    return _lines([above, below, *rows[1:]])
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[c]) for row in rows if len(row) > c) for c in range(max(map(len, rows)))]
     return [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows if any(row)
@@ -87,7 +91,7 @@ def _published(result: Mapping[str, Any]) -> list[str]:
         mark = sources.setdefault(source, f"[{len(sources) + 1}]")
         values.setdefault(f"{row['system']} {mark}", {})[row["figure"]] = f"{row['value']:.2f}"
     figures = list(dict.fromkeys(figure for row in values.values() for figure in row))
-    if len(figures) > 3:
+    if len(figures) > 4:
         rows = [["published", *values], *([name, *(v.get(name, "") for v in values.values())] for name in figures)]
     else:
         rows = [["published", *figures], *([name, *(v.get(f, "") for f in figures)] for name, v in values.items())]

@@ -19,7 +19,8 @@ from textless.errors import CorpusError
 from textless.metrics.abx_error import abx
 from textless.metrics.items import Item, read_items
 
-# ZeroSpeech 2021 compares at most so many items of one phone, context and speaker, with so many speakers of X.
+# ZeroSpeech 2021 compares at most so many items of one phone, context and speaker, with so many speakers of X. Of any
+# context there are too many to compare them all.
 ZEROSPEECH = {"max_items": 10, "max_speakers": 5}
 
 
@@ -79,15 +80,19 @@ class Phonetic(Benchmark):
             if missing := len({item.file for item in items}) - len(own):
                 notes.append(f"{one.file.name}: {missing} of its files are not there; their items are left out")
             for kind, table in figures.items():
-                found, why = _errors(own, items, rate, distance, kind.split()[0], one.limits, given.seed)
-                if found:
-                    table[one.name] = found
+                context = kind.split()[0]
+                limits = ZEROSPEECH if context == "any" else one.limits
+                figures_here, why = _errors(own, items, rate, distance, context, limits, given.seed)
+                if figures_here:
+                    table[one.name] = figures_here
                 notes += [f"{one.file.name}, {kind}: {line}" for line in why]
         if not figures["within context"]:
             raise CorpusError(f"{self.name}: {notes[-1]}" if notes else f"{self.name}: no item can be compared")
         notes.append(f"distance: {distance}; frame rule: published")
-        if any(one.limits for one, _ in sets):
-            notes.append("at most 10 items of one phone, context and speaker and 5 speakers of X, drawn by the seed")
+        limited = "both contexts" if any(one.limits for one, _ in sets) else "any context"
+        notes.append(
+            f"{limited}: at most 10 items of one phone, context and speaker and 5 speakers of X, drawn by the seed"
+        )
         return Outcome(
             figures={kind: table for kind, table in figures.items() if table},
             ranked_by="within context",

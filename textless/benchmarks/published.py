@@ -6,11 +6,13 @@ log-likelihood, or empty where the source does not say.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 SLAM = "slp-rl/slamkit docs/SLAM.md"
 SPIDR = "facebookresearch/spidr paper/results/spoken-lm.csv"
+SPIDR_ABX = "facebookresearch/spidr paper/results/abx-{continuous,discrete}.csv"
 SALMON = "slp-rl/salmon README.md"
+TSC = "slp-rl/SpokenStoryCloze README.md"
 # sBLIMP, sStoryCloze, tStoryCloze, as the table of Slam has them.
 _SLAM = {
     "GSLM": (54.2, 53.3, 66.6),
@@ -50,16 +52,33 @@ _SALMON = {
 }
 
 
+# Errors on dev-clean within and across speakers, then dev-other; frames by angle, or units of 256 k-means.
+_ABX = {
+    "HuBERT (L11), frames": (3.378, 4.005, 4.264, 6.488),
+    "SpidR (L6), frames": (3.324, 3.652, 3.739, 4.974),
+    "HuBERT (L11), units": (5.256, 6.297, 7.284, 10.436),
+    "SpidR (L6), units": (6.000, 6.650, 7.056, 9.107),
+}
+_TSC = {"TWIST 1.3B": (61.3,), "TWIST 7B": (64.4,), "LLaMA 7B on text": (98.3,)}
+
+
 def _rows() -> Iterator[dict[str, str | float]]:
     pairs = [
         ("swuggy", "all"),
         ("swuggy", "in vocabulary"),
         *((b, "all") for b in ("sblimp", "tstorycloze", "sstorycloze")),
     ]
-    tables = (
+    tables: tuple[tuple[Mapping[str, Sequence[float | None]], list[tuple[str, str]], str, set[str]], ...] = (
         (_SLAM, [(b, "all") for b in ("sblimp", "sstorycloze", "tstorycloze")], SLAM, {"Slam", "Slam, scaled"}),
         (_SPIDR, pairs, SPIDR, set(_SPIDR)),
         (_SALMON, [("salmon", f"task {task}") for task in _TASKS], SALMON, {"TWIST 7B", "pGSLM"}),
+        (_TSC, [("tstorycloze", "all")], TSC, set()),
+        (
+            _ABX,
+            [("abx", f"{s} {speakers}") for s in ("dev-clean", "dev-other") for speakers in ("within", "across")],
+            SPIDR_ABX,
+            set(),
+        ),
     )
     for systems, figures, source, by_mean in tables:
         for system, values in systems.items():
