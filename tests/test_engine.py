@@ -24,7 +24,7 @@ from textless.engine.shards import ROWS_PER_SHARD, split_rows
 from textless.engine.step import Keys, MapStep, Source, Step, added, canonical, path, runtime
 from textless.engine.store import Store
 from textless.errors import PipelineError, RowsFailedError, StepTypeError, StoreError
-from textless.steps import STEPS
+from textless.steps import STEPS, BenchmarkData
 from textless.steps.common import units_identity
 from textless.types import UnitContract, Units
 from textless.units.dump import UnitRow
@@ -330,7 +330,9 @@ def test_the_seed_of_every_step_enters_its_key(name, text):
     step = STEPS[name]
     needed = {f.name: Upper(text=text) for f in fields(step) if f.default is MISSING}
     needed |= {field: 1 for field in ("n_units", "steps") if field in needed}
-    needed |= {"abx": {"items": Upper(text=text)}, "train_lm": {"steps": 1}}.get(name, {})
+    benchmark = {"data": BenchmarkData(name="abx", folder=str(Path(text.file).parent)), "units": Upper(text=text)}
+    special = {"abx": {"items": Upper(text=text)}, "train_lm": {"steps": 1}, "benchmark": benchmark}
+    needed |= special.get(name, {})
     keys = {Keys(lambda p: "0").of(step(**needed, seed=seed)) for seed in (0, 1, 2)}
     assert len(keys) == 3
 
