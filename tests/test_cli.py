@@ -566,6 +566,7 @@ NUMERIC = {
     "score": ("--seed", "--layer"),
     "resynth": ("--layer",),
     "quality": ("--seed", "--layer"),
+    "benchmark": ("--seed", "--layer"),
     "report": ("--examples",),
     "gc": ("--days",),
     "convert": ("--frame-rate", "--n-units"),

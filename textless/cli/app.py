@@ -440,7 +440,9 @@ def doctor() -> int:
     metavar="FILE|DIR",
     help="Scores of another tool instead of a model: lines NAME SCORE, or csv; of ssimi a submission's folder.",
 )
-@click.option("--seed", type=Number(Seed), default=0, show_default=True, help="Of confidence intervals.")
+@click.option(
+    "--seed", type=Number(Seed), default=0, show_default=True, help="Of confidence intervals, and of what abx draws."
+)
 @models
 @click.option(
     "--lm",
