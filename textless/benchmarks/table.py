@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -56,44 +56,45 @@ def benchmark_named(name: str) -> Benchmark:
     return BENCHMARKS[name]
 
 
-def run_benchmark(
-    name: str,
-    folder: Path | str,
-    *,
-    split: str = "dev",
-    lm: Scorer | None = None,
-    rows: Iterable[UnitRow] = (),
-    frames: Mapping[str, np.ndarray] | None = None,
-    frame_rate: float = 0,
-    scores: Path | str | None = None,
-    seed: int = 0,
-) -> Report:
+class Options(TypedDict, total=False):
+    """What `run_benchmark` measures, and how; see `base.Given`."""
+
+    split: str
+    lm: Scorer | None
+    rows: Iterable[UnitRow]
+    frames: Mapping[str, np.ndarray] | None
+    frame_rate: float
+    scores: Path | str | None
+    seed: int
+
+
+def run_benchmark(name: str, folder: Path | str, **options: Unpack[Options]) -> Report:
     """Run a benchmark of the field on a model, or on the scores of another tool.
 
     Args:
         folder: the benchmark as it is published (docs/benchmarks-of-the-field.md).
-        split: of a benchmark that has some.
-        lm, rows: of a benchmark of pairs, the language model, and units of all recordings; `abx` takes rows alone.
-        frames, frame_rate: of `ssimi` and `abx`, frames (T, D) of an encoder by recording, and frames a second.
-        scores: instead: a file or folder; see `scores.read_scores`, of `ssimi` `semantic.read_matrices`.
-        seed: of intervals, and of what ABX draws.
+        options:
+            split: of a benchmark that has some; `dev`.
+            lm, rows: of a benchmark of pairs, the language model, and units of all recordings; `abx` takes rows alone.
+            frames, frame_rate: of `ssimi` and `abx`, frames (T, D) of an encoder by recording, and frames a second.
+            scores: instead: a file or folder; see `scores.read_scores`, of `ssimi` `semantic.read_matrices`.
+            seed: of intervals, and of what ABX draws; 0.
 
     Raises:
         CorpusError: no such benchmark or folder, another layout, recordings without units, frames or scores.
     """
-    benchmark = benchmark_named(name)
-    outcome = benchmark.run(
-        Given(
-            folder=Path(folder),
-            split=split,
-            lm=lm,
-            rows=list(rows),
-            frames=frames,
-            frame_rate=frame_rate,
-            scores=None if scores is None else Path(scores),
-            seed=seed,
-        )
+    benchmark, split, scores = benchmark_named(name), options.get("split", "dev"), options.get("scores")
+    given = Given(
+        folder=Path(folder),
+        split=split,
+        lm=options.get("lm"),
+        rows=list(options.get("rows", ())),
+        frames=options.get("frames"),
+        frame_rate=options.get("frame_rate", 0),
+        scores=None if scores is None else Path(scores),
+        seed=options.get("seed", 0),
     )
+    outcome = benchmark.run(given)
     result = {
         "benchmark": name,
         "title": benchmark.title,
