@@ -30,6 +30,10 @@ TRUE = {"1", "ON", "YES", "TRUE"}  # values that huggingface_hub reads as true
 WEIGHTS, INDEX, PICKLE = "*.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 # Files of a repository.
 PATTERNS = ("config.json", "preprocessor_config.json", "tokeniser_config.json", "textless.json", INDEX, WEIGHTS)
+TOKENIZER = (
+    *("tokenizer*", "vocab*", "merges.txt", "*.model"),
+    *("special_tokens_map.json", "added_tokens.json", "processor_config.json"),
+)
 
 NUMBER = re.compile(r"[0-9]{1,18}")  # of bytes, in a header
 EXTENT = re.compile(r"bytes (?:([0-9]{1,18})-[0-9]{1,18}|\*)/([0-9]{1,18}|\*)")  # Content-Range
@@ -127,13 +131,16 @@ def cached(source: str, revision: str | None = None) -> Path | None:
     return None
 
 
-def fetch_repository(repo: str, *, revision: str | None = None, progress: Progress | None = None) -> Path:
+def fetch_repository(
+    repo: str, *, revision: str | None = None, progress: Progress | None = None, tokenizer: bool = False
+) -> Path:
     """The local folder of a repository of the Hugging Face hub: its weights, and the configurations that loaders read.
 
     Args:
         repo: `owner/name`, looked up at $HF_ENDPOINT if that is set.
         revision: commit, tag or branch; None is the main branch.
         progress: called once before a download: zero, megabytes in all, and what is downloaded.
+        tokenizer: fetch its tokenizer too.
 
     Weights are all `*.safetensors`, or pytorch_model.bin if the repository has none. They are kept in huggingface_hub's
     cache, which resumes and verifies downloads. A cached repository is returned without network, so that a branch stays
@@ -144,9 +151,10 @@ def fetch_repository(repo: str, *, revision: str | None = None, progress: Progre
     """
     from huggingface_hub import HfApi, constants, snapshot_download
 
-    if folder := cached(repo, revision):
+    folder = cached(repo, revision)
+    if folder and (not tokenizer or any(p for t in TOKENIZER for p in folder.glob(t))):
         return folder
-    patterns = [*PATTERNS]
+    patterns = [*PATTERNS, *(TOKENIZER if tokenizer else ())]
     with _hub_errors(repo, revision):
         if variable := _offline():
             raise ModelError(

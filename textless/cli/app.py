@@ -357,6 +357,21 @@ def resynth(**given: Any) -> int:
     metavar="FILE",
     help="With --reference, the transcripts (id, tab, words; or TextGrid, CTM …): word error rates, in English.",
 )
+@click.option(
+    "--continuations",
+    is_flag=True,
+    help="IN is samples of a language model, as wavs, units or transcripts: diversity of what they say.",
+)
+@click.option(
+    "--asr",
+    metavar="FOLDER",
+    help="With --text or --continuations, a CTC recogniser of transformers.  [default: PocketSphinx, English]",
+)
+@click.option(
+    "--judge",
+    metavar="FOLDER",
+    help="With --continuations, a text language model of transformers: perplexity of the transcripts.",
+)
 @click.option("--json", "out", metavar="FILE", help="Write the metrics: FILE.json, or - for standard output.")
 @click.option(
     "--seed",
@@ -377,6 +392,10 @@ def quality(**given: Any) -> int:
 
     With --reference: spectral distances, pitch, STOI, units of the speech encoded again, and words, with 95 % intervals
     over files.
+
+    With --continuations: self-BLEU, auto-BLEU and VERT of transcripts as GSLM's script has them, and perplexity, with
+    95 % intervals over prompts. Of units the prompt is left out, and the vocoder speaks the rest; transcripts are
+    FILE.txt (id, tab, words) or FILE.jsonl (id, text). Samples of a prompt are called ID-0, ID-1 ….
     """
     from textless.cli import commands
 

@@ -374,10 +374,10 @@ def score(request: Request, *, pairs: str | None, controls: bool, seed: int) -> 
         "seed": seed,
         "pairs": hash_or_missing(pairs) if pairs else None,
     }
-    return _deliver_figures(request, key, write, failures)
+    return deliver_figures(request, key, write, failures)
 
 
-def _deliver_figures(
+def deliver_figures(
     request: Request, key: dict[str, Any], write: Callable[[IO[str] | None], str], failures: Failures
 ) -> int:
     """Write measurements to the output, if there is one, and print the metrics: to standard error if -o is -."""
@@ -411,16 +411,33 @@ def quality(
     perturb: bool,
     reference: str | None,
     text: str | None,
+    continuations: bool,
+    asr: str | None,
+    judge: str | None,
     seed: int,
 ) -> int:
-    """Metrics of units, of audio through an encoder, or of speech against its reference; returns the exit code."""
+    """Metrics of units, of audio through an encoder, of speech against its reference, or of what continuations say.
+
+    Returns the exit code.
+    """
+    if continuations:
+        if alignments or items or perturb or reference or text:
+            raise TextlessError(
+                "--continuations measures what samples say; --alignments, --items, --perturb, --reference and --text "
+                "are of other measures: ask for one or the other"
+            )
+        from textless.cli.continuations import measure
+
+        return measure(request, asr=asr, judge=judge, seed=seed)
+    if judge or (asr and not text):
+        raise TextlessError("--judge and --asr read transcripts; give --continuations, or for --asr also --text")
     if reference is not None:
         if alignments or items or perturb:
             raise TextlessError(
                 "--alignments, --items and --perturb measure units; --reference compares speech; "
                 "ask for one or the other"
             )
-        return _speech_quality(request, reference, text, seed)
+        return _speech_quality(request, reference, text, asr, seed)
     if text:
         raise TextlessError("--text is what the originals say; give them with --reference")
     from textless.metrics.alignments import read_alignments
@@ -466,7 +483,7 @@ def _unit_quality(request: Request, key: dict[str, Any], phones: dict[str, Any],
             write_json(file, {"figures": figures, "contract": contracts[0].to_dict()})
         return table(figures)
 
-    return _deliver_figures(request, key, write, failures)
+    return deliver_figures(request, key, write, failures)
 
 
 def _audio_quality(request: Request, key: dict[str, Any], options: dict[str, Any], seed: int) -> int:
@@ -487,7 +504,7 @@ def _audio_quality(request: Request, key: dict[str, Any], options: dict[str, Any
             write_json(file, {"figures": figures, "contract": model.contract.to_dict()})
         return table(figures)
 
-    return _deliver_figures(request, key, write, failures)
+    return deliver_figures(request, key, write, failures)
 
 
 def _tokenizer_or_encoder(models: Model) -> Tokenizer | Encoder:
@@ -501,8 +518,9 @@ def _tokenizer_or_encoder(models: Model) -> Tokenizer | Encoder:
     )
 
 
-def _speech_quality(request: Request, reference: str, text: str | None, seed: int) -> int:
-    from textless.metrics.asr import check_recogniser, read_text
+def _speech_quality(request: Request, reference: str, text: str | None, asr: str | None, seed: int) -> int:
+    from textless.lm.hf.pretrained import find_folder
+    from textless.metrics.asr import load_recogniser, read_text
     from textless.metrics.labels import labels_content
     from textless.metrics.speech import check_stoi, check_text, compare_pairs, pair_rows, summarise
     from textless.metrics.table import speech_table
@@ -512,9 +530,9 @@ def _speech_quality(request: Request, reference: str, text: str | None, seed: in
     if units := [name for name in request.inputs if holds_units(name)]:
         raise TextlessError(f"{units[0]}: units; --reference compares audio that was made with the original")
     generated, originals = Corpus.load(request.inputs), Corpus.load(reference)
-    pairs, words, stoi = pair_rows(generated, originals), None, True
+    pairs, words, hear, stoi = pair_rows(generated, originals), None, None, True
     if text:
-        check_recogniser()
+        hear = load_recogniser(asr, device=request.models.device)
         words = read_text(text)
         check_text(pairs, words)
     try:
@@ -526,14 +544,16 @@ def _speech_quality(request: Request, reference: str, text: str | None, seed: in
 
     def write(file: IO[str] | None) -> str:
         sentences: list[dict[str, Any]] = []
-        for n, sentence in enumerate(compare_pairs(pairs, stoi=stoi, encode=tokenizer.encode_batch, text=words), 1):
+        compared = compare_pairs(pairs, stoi=stoi, encode=tokenizer.encode_batch, text=words, asr=hear)
+        for n, sentence in enumerate(compared, 1):
             (failures.rows if "error" in sentence else sentences).append(sentence)
             request.progress(n, len(pairs), "files")
         failures.good = len(sentences)
         check_some_good(failures.rows, failures.good)
         figures = summarise(sentences, seed=seed)
         if file:
-            write_json(file, {"figures": figures, "sentences": sentences, "contract": tokenizer.contract.to_dict()})
+            about = {"contract": tokenizer.contract.to_dict(), **({"asr": asr} if asr else {})}
+            write_json(file, {"figures": figures, "sentences": sentences, **about})
         return speech_table(figures)
 
     key = {
@@ -542,7 +562,8 @@ def _speech_quality(request: Request, reference: str, text: str | None, seed: in
         "seed": seed,
         "stoi": stoi,
         "text": labels_content(text, hash_or_missing) if text else None,
+        **({"asr": hash_model(find_folder(asr, "a recogniser"))} if asr else {}),
         "contract": tokenizer.contract.to_dict(),
         "precision": request.models.precision,
     }
-    return _deliver_figures(request, key, write, failures)
+    return deliver_figures(request, key, write, failures)

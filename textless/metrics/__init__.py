@@ -7,6 +7,7 @@
 | `units`, `tokenizer` | all metrics of units, and of audio under a tokenizer |
 | `robustness`, `perturb` | unit edit distance under perturbations of the audio |
 | `speech`, `mcd`, `asr` | synthesised speech against the original: mel-cepstral distortion, word error rate … |
+| `continuations`, `bleu`, `judge` | what continuations say: self-BLEU, auto-BLEU, VERT, perplexity of a text model |
 | `lm`, `diversity` | likelihoods, pairs and controls of language models; self-BLEU and loops of their samples |
 | `difference`, `bootstrap` | paired differences of two systems, and confidence intervals |
 | `align` | forced alignment |
@@ -23,8 +24,12 @@ from textless.lazy import attach
 if TYPE_CHECKING:
     from textless.metrics.abx_error import abx as abx
     from textless.metrics.alignments import read_alignments as read_alignments
+    from textless.metrics.asr import load_recogniser as load_recogniser
+    from textless.metrics.bleu import auto_bleu as auto_bleu
+    from textless.metrics.bleu import self_bleu as self_bleu
     from textless.metrics.items import items_of as items_of
     from textless.metrics.items import read_items as read_items
+    from textless.metrics.judge import Judge as Judge
     from textless.metrics.pnmi import unit_quality as unit_quality
     from textless.metrics.units import measure_units as measure_units
 
@@ -34,6 +39,10 @@ _WHERE = {
     "read_items": "textless.metrics.items",
     "items_of": "textless.metrics.items",
     "read_alignments": "textless.metrics.alignments",
+    "load_recogniser": "textless.metrics.asr",
+    "self_bleu": "textless.metrics.bleu",
+    "auto_bleu": "textless.metrics.bleu",
+    "Judge": "textless.metrics.judge",
     "unit_quality": "textless.metrics.pnmi",
     "measure_units": "textless.metrics.units",
 }

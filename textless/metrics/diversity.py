@@ -1,17 +1,20 @@
 """Does a language model repeat itself? GSLM's self-BLEU and auto-BLEU on units, and loops.
 
 Lakhotia et al. 2021 (arXiv:2102.01192), section on the evaluation of generation, compute them on transcripts of a
-recogniser. There are fewer kinds of units than of words, and more a second: on units the values are higher, and only
-compare with those of real speech. Deduplicate units first, or a long unit counts as a repetition.
+recogniser, as `textless.metrics.continuations` does. There are fewer kinds of units than of words, and more a second:
+on units the values are higher, and only compare with those of real speech. Deduplicate units first, or a long unit
+counts as a repetition. Here samples are compared with those of their own prompt, there with all others.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
+from textless.metrics import bleu
+from textless.metrics.bleu import geometric_mean
 from textless.metrics.metric import Metric, count, number, percent
 from textless.types import Units
 
@@ -30,13 +33,12 @@ METRICS = {
 Sample = Units | np.ndarray | Sequence[int]
 
 
-def _ngrams(sequence: Sample, n: int) -> Counter[tuple[int, ...]]:
-    units = Units.of(sequence if isinstance(sequence, Units | np.ndarray) else list(sequence)).units.tolist()
-    return Counter(zip(*(units[k:] for k in range(n)), strict=False))
+def _tokens(sequence: Sample) -> list[int]:
+    return Units.of(sequence if isinstance(sequence, Units | np.ndarray) else list(sequence)).units.tolist()
 
 
-def _geometric_mean(values: Sequence[float] | np.ndarray) -> float:
-    return float(np.prod(values)) ** (1 / len(values))
+def _ngrams(sequence: Sample, n: int) -> Counter[tuple[Hashable, ...]]:
+    return Counter(bleu.ngrams(_tokens(sequence), n))
 
 
 def recurring(sequence: Sample, n: int) -> float:
@@ -54,36 +56,16 @@ def auto_bleu(sequence: Sample, n: int = 2) -> float:
     0 where all n-grams differ.
     GSLM's own script leaves out occurrences that overlap; of deduplicated units, these are at least trigrams.
     """
-    return _geometric_mean([recurring(sequence, k) for k in range(1, n + 1)])
+    return geometric_mean([recurring(sequence, k) for k in range(1, n + 1)])
 
 
 def self_bleu(sequences: Sequence[Sample], n: int = 2) -> float:
     """Diversity between samples: mean BLEU of each, the others being references (Zhu et al. 2018, arXiv:1802.01886).
 
-    BLEU is the geometric mean over k = 1 … n of the clipped precision, in which a k-gram counts no more often than in
-    the one reference that has it most often (Papineni et al. 2002, section 2.1.1), without brevity penalty or
-    smoothing, as in GSLM's script: 0 when no k-gram of some k is shared, or the sample has none.
-
     Raises:
         ValueError: fewer than two sequences.
     """
-    if len(sequences) < 2:
-        raise ValueError(f"self-BLEU compares at least two samples, got {len(sequences)}")
-    precisions = np.zeros((len(sequences), n))
-    for k in range(1, n + 1):
-        counts = [_ngrams(s, k) for s in sequences]
-        # Highest and second highest count in a sequence: the most that the others have, without comparing all with all.
-        most: dict[tuple[int, ...], int] = {}
-        next_most: dict[tuple[int, ...], int] = {}
-        for c in counts:
-            for gram, times in c.items():
-                first = most.get(gram, 0)
-                most[gram] = max(first, times)
-                next_most[gram] = max(next_most.get(gram, 0), min(first, times))
-        for i, c in enumerate(counts):
-            clipped = sum(min(times, next_most[g] if times == most[g] else most[g]) for g, times in c.items())
-            precisions[i, k - 1] = clipped / max(1, c.total())
-    return float(np.mean([_geometric_mean(p) for p in precisions]))
+    return float(np.mean(bleu.self_bleu([_tokens(s) for s in sequences], n)))
 
 
 def repeated_ngrams(sequence: Sample, n: int = LOOP) -> tuple[float, int]:
@@ -124,5 +106,5 @@ def diversity(samples_by_prompt: Mapping[str, Sequence[Sample]]) -> dict[str, fl
     }
     if groups := [group for group in samples_by_prompt.values() if len(group) > 1]:
         values["self_bleu_2"] = float(np.mean([self_bleu(group) for group in groups]))
-        values["vert_2"] = _geometric_mean([values["auto_bleu_2"], values["self_bleu_2"]])
+        values["vert_2"] = geometric_mean([values["auto_bleu_2"], values["self_bleu_2"]])
     return values

@@ -30,7 +30,7 @@ from textless.audio.corpus import Row, file_stem, read_rows
 from textless.audio.io import SAMPLE_RATE
 from textless.audio.waveform import as_waveforms
 from textless.errors import AudioError, CorpusError, TextlessError, how_to_install
-from textless.metrics.asr import recognise, words_of
+from textless.metrics.asr import Recogniser, recognise, words_of
 from textless.metrics.bootstrap import interval
 from textless.metrics.edit_distance import edit_distance
 from textless.metrics.metric import Metric, count, number, percent
@@ -112,6 +112,7 @@ def compare(
     stoi: bool = True,
     encode: Encode | None = None,
     text: str | None = None,
+    asr: Recogniser | None = None,
 ) -> dict[str, Any]:
     """Measure one sentence.
 
@@ -119,6 +120,7 @@ def compare(
         speech, reference: synthesised and original waveform, (samples,) float32 at 16 kHz, 0.1 seconds to two minutes.
         encode: waveforms to units, such as `Tokenizer.encode_batch`, for `uer`.
         text: the words, for `wer`.
+        asr: a waveform to its transcript, see `load_recogniser`; None is PocketSphinx.
 
     Returns:
         `seconds` and `seconds_original`; each of `MEASURES`, or for a ratio its two numbers; the transcripts `heard`
@@ -146,7 +148,8 @@ def compare(
         originals, ours = (units.deduplicated().units for units in encode([reference, speech]))
         values |= {"unit_edits": edit_distance(originals, ours), "units": len(originals)}
     if text is not None:
-        said, heard, heard_original = words_of(text), recognise(speech), recognise(reference)
+        hear = asr or recognise
+        said, heard, heard_original = words_of(text), hear(speech), hear(reference)
         values |= {
             "words": len(said),
             "word_edits": edit_distance(said, words_of(heard)),
@@ -191,7 +194,12 @@ def _stoi(speech: np.ndarray, reference: np.ndarray) -> float:
 
 
 def compare_pairs(
-    pairs: Sequence[Pair], *, stoi: bool = True, encode: Encode | None = None, text: Mapping[str, str] | None = None
+    pairs: Sequence[Pair],
+    *,
+    stoi: bool = True,
+    encode: Encode | None = None,
+    text: Mapping[str, str] | None = None,
+    asr: Recogniser | None = None,
 ) -> Iterator[dict[str, Any]]:
     """`compare` of each pair of files, with its `id`; {"id", "error"} of a pair that cannot be read or compared."""
     both = zip(pairs, read_rows(p.speech for p in pairs), read_rows(p.reference for p in pairs), strict=True)
@@ -201,7 +209,7 @@ def compare_pairs(
             continue
         words = text[pair.id] if text is not None else None
         try:
-            yield {"id": pair.id, **compare(speech, reference, stoi=stoi, encode=encode, text=words)}
+            yield {"id": pair.id, **compare(speech, reference, stoi=stoi, encode=encode, text=words, asr=asr)}
         except AudioError as e:
             yield {"id": pair.id, "error": f"{pair.speech.place}: {e}"}
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from textless.metrics import diversity, lm, robustness, speech, units
+from textless.metrics import continuations, diversity, lm, robustness, speech, units
 from textless.metrics.metric import Metric
 
 UNITS = {**units.METRICS, **units.FRAME_METRICS, **robustness.METRICS}  # of `measure_tokenizer`
 SPEECH = speech.METRICS  # of `summarise`
-ALL = {**diversity.METRICS, **lm.METRICS, **UNITS, **SPEECH}
+ALL = {**diversity.METRICS, **continuations.METRICS, **lm.METRICS, **UNITS, **SPEECH}
 
 
 def table(values: Mapping[str, float]) -> str:
@@ -22,8 +22,13 @@ def speech_table(values: Mapping[str, float]) -> str:
     return _table(values, SPEECH, "original")
 
 
-def _table(values: Mapping[str, float], metrics: Mapping[str, Metric], baseline: str) -> str:
-    lines: list[tuple[str, ...]] = [("", "value", "95 % interval", baseline)]
+def continuations_table(values: Mapping[str, float]) -> str:
+    """Metrics of continuations, a line each: name, value and 95 % interval if any."""
+    return _table(values, continuations.METRICS, None)
+
+
+def _table(values: Mapping[str, float], metrics: Mapping[str, Metric], baseline: str | None) -> str:
+    lines: list[tuple[str, ...]] = [("", "value", "95 % interval", baseline or "")]
     for name, metric in metrics.items():
         if metric.printed and name in values:
             low, high, other = (values.get(f"{name}_{end}") for end in ("low", "high", baseline))

@@ -12,8 +12,16 @@ from textless.steps.align import Align
 from textless.steps.benchmark import Benchmark, BenchmarkData
 from textless.steps.encoders import Ladder, Lda, Pretrain
 from textless.steps.lm import Continue, Score, TrainLM
-from textless.steps.quality import CopySynthesis, Difference, FrameABX, Robustness, SpeechQuality, UnitQuality
-from textless.steps.sources import Alignments, Corpus, Items, Model, Text
+from textless.steps.quality import (
+    Continuations,
+    CopySynthesis,
+    Difference,
+    FrameABX,
+    Robustness,
+    SpeechQuality,
+    UnitQuality,
+)
+from textless.steps.sources import Alignments, Corpus, Items, Model, Pretrained, Text
 from textless.steps.units import Assign, Encode, Frames, KMeans, Units
 from textless.steps.vocoder import F0, Bundle, Resynth, TrainVocoder
 
@@ -25,6 +33,7 @@ STEPS: dict[str, type[Step]] = {
         Items,
         Text,
         Model,
+        Pretrained,
         Frames,
         KMeans,
         Ladder,
@@ -45,6 +54,7 @@ STEPS: dict[str, type[Step]] = {
         Robustness,
         CopySynthesis,
         SpeechQuality,
+        Continuations,
         Difference,
         BenchmarkData,
         Benchmark,

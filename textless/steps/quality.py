@@ -11,7 +11,7 @@ from textless.engine.step import HashFile, MapStep, Step, added, takes
 from textless.errors import TrainingError
 from textless.steps.align import Align, read_phones
 from textless.steps.common import AudioMap, Failures, collect
-from textless.steps.sources import Alignments, Corpus, Items, Text, or_missing
+from textless.steps.sources import Alignments, Corpus, Items, Pretrained, Text, or_missing
 from textless.steps.units import Frames, check_layer, frames_contract, tokenizer_of
 
 if TYPE_CHECKING:
@@ -194,10 +194,13 @@ class SpeechQuality(MapStep):
     window: NotNegative | None = None
     precision: Precision = "fp32"
     text: Text | None = None
+    asr: Pretrained | None = added(None)
     seed: Seed = 0
     device: Device = runtime("cpu")
 
     def check(self) -> None:
+        if self.asr and not self.text:
+            raise TrainingError("a recogniser is compared with what is said; give text")
         if (self.encoder is None) != (self.codebook is None):
             raise TrainingError("unit error rates need an encoder and a codebook; give both or neither")
         check_layer(self)
@@ -218,14 +221,15 @@ class SpeechQuality(MapStep):
         return [row_identity(row.reference, or_missing(hash_file)), hash_file(row.speech.path)]
 
     def tools(self, job: Job) -> Any:
-        """Tokenizer and words, or None. Missing packages are an error: a result never depends on what is installed."""
-        from textless.metrics.asr import check_recogniser, read_text
+        """Tokenizer, words and recogniser, or None. Missing packages are an error, never another result."""
+        from textless.metrics.asr import load_recogniser, read_text
         from textless.metrics.speech import check_stoi
 
         check_stoi()
-        if self.text:
-            check_recogniser()
-        return tokenizer_of(job, self) if self.codebook else None, read_text(self.text.file) if self.text else None
+        tokenizer = tokenizer_of(job, self) if self.codebook else None
+        if not self.text:
+            return tokenizer, None, None
+        return tokenizer, read_text(self.text.file), load_recogniser(_folder(self.asr), device=self.device)
 
     def shard_path(self, n: int) -> str:
         return f"data/{n:05d}.jsonl"
@@ -233,8 +237,9 @@ class SpeechQuality(MapStep):
     def shard(self, tools: Any, rows: list, out: Path) -> Failures:
         from textless.metrics.speech import compare_pairs
 
-        tokenizer, text = tools
-        sentences = list(compare_pairs(rows, encode=tokenizer.encode_batch if tokenizer else None, text=text))
+        tokenizer, text, asr = tools
+        encode = tokenizer.encode_batch if tokenizer else None
+        sentences = list(compare_pairs(rows, encode=encode, text=text, asr=asr))
         out.write_text("".join(json.dumps(s) + "\n" for s in sentences if "error" not in s))
         return [s for s in sentences if "error" in s]
 
@@ -243,6 +248,65 @@ class SpeechQuality(MapStep):
 
         metrics = summarise(_lines(job.path), seed=self.seed)
         _finish(job, "speech_quality.json", metrics, tools[0].contract.to_dict() if tools[0] else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continuations(MapStep):
+    """What spoken samples of a language model say: `transcripts.jsonl`, and their measures in `continuations.json`."""
+
+    type = "continuations"
+    gives = ("metrics",)
+    rows_from = ("speech", "judge")  # the judge reads the transcripts of all shards
+    speech: Step = takes("speech")
+    asr: Pretrained | None = None
+    judge: Pretrained | None = None
+    seed: Seed = 0
+    device: Device = runtime("cpu")
+
+    def rows(self, job: Job) -> list:
+        from textless.audio.corpus import Corpus as Rows
+
+        return list(Rows.load(job.inputs["speech"]))
+
+    def identity(self, row: Any, hash_file: HashFile) -> Any:
+        from textless.audio.corpus import row_identity
+
+        return row_identity(row, or_missing(hash_file))
+
+    def tools(self, job: Job) -> Any:
+        from textless.metrics.asr import load_recogniser
+
+        return load_recogniser(_folder(self.asr), "transcripts of continuations without asr need", self.device)
+
+    def shard_path(self, n: int) -> str:
+        return f"data/{n:05d}.jsonl"
+
+    def shard(self, tools: Any, rows: list, out: Path) -> Failures:
+        from textless.audio.corpus import read_rows
+
+        lines: list[str] = []
+
+        def transcribe(row: Row, waveform: np.ndarray) -> None:
+            lines.append(json.dumps({"id": row.id, "text": tools(waveform)}) + "\n")
+
+        failures = collect(read_rows(rows), transcribe)
+        out.write_text("".join(lines))
+        return failures
+
+    def finish(self, job: Job, tools: Any) -> None:
+        from textless.metrics.continuations import score, summarise
+        from textless.metrics.judge import Judge
+
+        judge = Judge(self.judge.file, self.device) if self.judge else None
+        samples = score({row["id"]: row["text"] for row in _lines(job.path)}, judge)
+        (job.path / "transcripts.jsonl").write_text("".join(json.dumps(s) + "\n" for s in samples))
+        temperature = getattr(getattr(self.speech, "units", None), "temperature", None)
+        known = {} if temperature is None else {"temperature": float(temperature)}
+        _finish(job, "continuations.json", known | summarise(samples, seed=self.seed), None)
+
+
+def _folder(source: Pretrained | None) -> str | None:
+    return source.file if source else None
 
 
 @dataclass(frozen=True, kw_only=True)

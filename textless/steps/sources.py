@@ -115,6 +115,22 @@ class Text(Source):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pretrained(Source):
+    """A folder of transformers, a recogniser or a text language model, for metrics; no training step takes it."""
+
+    type = "pretrained"
+    gives = ("recogniser", "judge")
+    file: str = path()
+
+    def content(self, hash_file: HashFile) -> Any:
+        folder = Path(self.file)
+        if not folder.is_dir():
+            raise ModelError(f"{folder}: no such folder; give one of transformers, with its tokenizer")
+        files = sorted(f for f in folder.rglob("*") if f.is_file())
+        return [[f.relative_to(folder).as_posix(), hash_file(str(f))] for f in files]
+
+
+@dataclass(frozen=True, kw_only=True)
 class UnitFile(Source):
     """A unit file or folder of any tool, with its companions; what the step `units` reads. No pipeline names it."""
 

@@ -1,0 +1,125 @@
+"""`quality --continuations`: what continuations say, by a recogniser and a judge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from textless.audio.corpus import Corpus, read_rows
+from textless.audio.io import SAMPLE_RATE
+from textless.cli.inputs import holds_units
+from textless.cli.outputs import (
+    Failures,
+    check_output,
+    check_some_good,
+    hash_model,
+    hash_or_missing,
+    hash_rows,
+    write_json,
+)
+from textless.errors import AudioError, TextlessError
+from textless.metrics.continuations import holds_transcripts, read_transcripts
+from textless.types import Units
+from textless.units.dump import UnitRow
+
+if TYPE_CHECKING:
+    from textless.cli.commands import Request
+    from textless.metrics.asr import Recogniser
+
+Heard = Iterator[tuple[str, np.ndarray | AudioError]]  # ids and waveforms at 16 kHz
+
+
+def measure(request: Request, *, asr: str | None, judge: str | None, seed: int) -> int:
+    """Diversity and perplexity of continuations: transcripts, wavs, or units, which are spoken; returns the exit code.
+
+    What both are made by enters the key by its hash: recogniser, judge, vocoder.
+    """
+    from textless.cli.commands import deliver_figures
+    from textless.lm.hf.pretrained import find_folder
+    from textless.metrics.continuations import score, summarise
+    from textless.metrics.judge import Judge
+    from textless.metrics.table import continuations_table
+
+    if request.out:
+        check_output(request.out, (".json",), request.overwrite)
+    failures, device = Failures(), request.models.device
+    texts = [name for name in request.inputs if holds_transcripts(name)]
+    if texts and (len(texts) < len(request.inputs) or len(texts) > 1 or asr):
+        raise TextlessError(f"{texts[0]}: transcripts; give them as the only input, without --asr")
+    key: dict[str, Any] = {"command": "quality of continuations", "seed": seed}
+    if texts:
+        transcripts, heard = read_transcripts(texts[0]), None
+        key["transcripts"] = dict(sorted(transcripts.items()))
+    else:
+        transcripts, heard = {}, _waveforms(request, key, failures)
+        key["asr"] = hash_model(find_folder(asr, "a recogniser")) if asr else "pocketsphinx"
+    key["judge"] = hash_model(find_folder(judge, "a judge")) if judge else None
+    hear = None if heard is None else _recogniser(asr, device)
+    reader = Judge(judge, device) if judge else None
+
+    def write(file: IO[str] | None) -> str:
+        if heard is not None and hear is not None:
+            transcripts.update(_transcribe(heard, hear, failures, request))
+        failures.good = len(transcripts)
+        check_some_good(failures.rows, failures.good)
+        samples = score(transcripts, reader)
+        figures = summarise(samples, seed=seed)
+        if file:
+            names = {"asr": None if texts else asr or "pocketsphinx", "judge": judge}
+            write_json(file, {"figures": figures, "samples": samples, **names})
+        return continuations_table(figures)
+
+    return deliver_figures(request, key, write, failures)
+
+
+def _recogniser(asr: str | None, device: str) -> Recogniser:
+    from textless.metrics.asr import load_recogniser
+
+    return load_recogniser(asr, "transcripts of continuations without --asr need", device)
+
+
+def _transcribe(heard: Heard, hear: Recogniser, failures: Failures, request: Request) -> dict[str, str]:
+    transcripts: dict[str, str] = {}
+    for n, (name, waveform) in enumerate(heard, 1):
+        if isinstance(waveform, AudioError):
+            failures.rows.append({"id": name, "error": str(waveform)})
+        else:
+            transcripts[name] = hear(waveform)
+        request.progress(n, n, "files")
+    return transcripts
+
+
+def _waveforms(request: Request, key: dict[str, Any], failures: Failures) -> Heard:
+    """Audio of the inputs, and what it depends on into the key."""
+    units = [name for name in request.inputs if holds_units(name)]
+    if units and len(units) < len(request.inputs):
+        raise TextlessError("units and audio are not measured together; give one or the other")
+    if not units:
+        corpus = Corpus.load(request.inputs)
+        key["corpus"] = corpus.fingerprint(hash_or_missing)
+        return ((row.id, waveform) for row, waveform in read_rows(corpus))
+    vocoder = request.models.vocoder
+    rows = [_without_prompt(row) for row in request.units(failures, vocoder.contract, "the vocoder")]
+    key |= {"units": hash_rows(rows), "vocoder": hash_model(request.models.place("vocoder"))}
+    return ((row.id, _speak(vocoder, row)) for row in rows)
+
+
+def _without_prompt(row: UnitRow) -> UnitRow:
+    """The row without the prompt that `continue` left in it; all prompts are alike in their samples."""
+    units, frames = row.units, row.units.frames()[int(row.extra.get("prompt_frames") or 0) :]
+    kept = Units(frames, None, units.contract) if units.durations is None else Units.from_frames(frames, units.contract)
+    return replace(row, units=kept)
+
+
+def _speak(vocoder: Any, row: UnitRow) -> np.ndarray:
+    import soxr
+
+    from textless.model import resynth_row
+
+    if not len(row.units):
+        return np.zeros(0, np.float32)
+    waveform = resynth_row(vocoder, row, durations="predict" if row.units.durations is None else "given")
+    return soxr.resample(waveform, vocoder.sample_rate, SAMPLE_RATE, quality="HQ")
