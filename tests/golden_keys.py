@@ -33,6 +33,7 @@ from textless.steps import (
     Lda,
     Text,
 )
+from textless.steps.quality import Continuations, CopySynthesis
 
 PIPELINES = Path(__file__).resolve().parent.parent / "pipelines"
 TABLE = Path(__file__).resolve().parent / "data" / "golden_keys.txt"
@@ -56,6 +57,7 @@ def named_steps() -> Iterator[tuple[str, str, Step]]:
         FrameABX(frames=mfcc, items=Items(file="x")),
         BenchmarkData(name="abx", folder="x"),
         Benchmark(data=BenchmarkData(name="abx", folder="x"), frames=mfcc),
+        Continuations(speech=CopySynthesis(audio=corpus)),
     ]
     written = {step.type for step in others}
     others += [smallest(cls) for kind, cls in STEPS.items() if kind not in seen | written]

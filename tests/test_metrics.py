@@ -4,6 +4,7 @@ printed.
 
 import importlib
 import pkgutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import textless.metrics
 from conftest import ROOT
 from textless.audio.io import read_audio
 from textless.lm.ngram import KneserNey
-from textless.metrics import bitrate, diversity, lm, pnmi, robustness, speech, units
+from textless.metrics import bitrate, continuations, diversity, lm, pnmi, robustness, speech, units
 from textless.metrics.alignments import frame_phones
 from textless.metrics.table import ALL, SPEECH, UNITS, speech_table, table
 from textless.types import Units
@@ -74,9 +75,17 @@ def of_samples():
     return diversity.diversity({"prompt": [[1, 2, 3], [1, 2, 4]]}), diversity.METRICS
 
 
+def of_transcripts():
+    judge = SimpleNamespace(nll=lambda texts: {name: np.ones(3) for name in texts})
+    return continuations.summarise(continuations.score({"a": "x y z", "b": "y z"}, judge)), continuations.METRICS
+
+
 @pytest.mark.parametrize(
     "measured",
-    [of_units, of_bitrates, of_phones, of_frames, of_perturbations, of_speech, of_likelihoods, of_samples],
+    [
+        *(of_units, of_bitrates, of_phones, of_frames, of_perturbations, of_speech, of_likelihoods, of_samples),
+        of_transcripts,
+    ],
 )
 def test_every_key_that_is_returned_is_declared_and_the_reverse(measured):
     values, metrics = measured()
