@@ -19,6 +19,7 @@ from textless.cli.outputs import (
     check_output,
     check_some_good,
     counted,
+    deliver_figures,
     deliver_file,
     deliver_folder,
     hash_columns,
@@ -375,21 +376,6 @@ def score(request: Request, *, pairs: str | None, controls: bool, seed: int) -> 
         "pairs": hash_or_missing(pairs) if pairs else None,
     }
     return deliver_figures(request, key, write, failures)
-
-
-def deliver_figures(
-    request: Request, key: dict[str, Any], write: Callable[[IO[str] | None], str], failures: Failures
-) -> int:
-    """Write measurements to the output, if there is one, and print the metrics: to standard error if -o is -."""
-
-    def to_file(path: Path) -> str:
-        with open(path, "w", encoding="utf-8") as f:
-            return write(f)
-
-    if request.out not in ("", "-"):
-        return deliver_file(request.out, key, to_file, request.overwrite, failures)
-    print(write(sys.stdout if request.out else None), file=sys.stderr if request.out else sys.stdout)
-    return failures.finish()
 
 
 def _figure(value: Any) -> str:

@@ -15,6 +15,7 @@ from textless.cli.outputs import (
     Failures,
     check_output,
     check_some_good,
+    deliver_figures,
     hash_model,
     hash_or_missing,
     hash_rows,
@@ -27,7 +28,6 @@ from textless.units.dump import UnitRow
 
 if TYPE_CHECKING:
     from textless.cli.commands import Request
-    from textless.metrics.asr import Recogniser
 
 Heard = Iterator[tuple[str, np.ndarray | AudioError]]  # ids and waveforms at 16 kHz
 
@@ -37,8 +37,8 @@ def measure(request: Request, *, asr: str | None, judge: str | None, seed: int) 
 
     What both are made by enters the key by its hash: recogniser, judge, vocoder.
     """
-    from textless.cli.commands import deliver_figures
     from textless.lm.hf.pretrained import find_folder
+    from textless.metrics.asr import load_recogniser
     from textless.metrics.continuations import score, summarise
     from textless.metrics.judge import Judge
     from textless.metrics.table import continuations_table
@@ -51,18 +51,23 @@ def measure(request: Request, *, asr: str | None, judge: str | None, seed: int) 
         raise TextlessError(f"{texts[0]}: transcripts; give them as the only input, without --asr")
     key: dict[str, Any] = {"command": "quality of continuations", "seed": seed}
     if texts:
-        transcripts, heard = read_transcripts(texts[0]), None
+        transcripts, files, heard = read_transcripts(texts[0]), 0, None
         key["transcripts"] = dict(sorted(transcripts.items()))
     else:
-        transcripts, heard = {}, _waveforms(request, key, failures)
+        transcripts, (files, heard) = {}, _waveforms(request, key, failures)
         key["asr"] = hash_model(find_folder(asr, "a recogniser")) if asr else "pocketsphinx"
     key["judge"] = hash_model(find_folder(judge, "a judge")) if judge else None
-    hear = None if heard is None else _recogniser(asr, device)
-    reader = Judge(judge, device) if judge else None
 
     def write(file: IO[str] | None) -> str:
-        if heard is not None and hear is not None:
-            transcripts.update(_transcribe(heard, hear, failures, request))
+        reader = Judge(judge, device) if judge else None  # before hours of transcribing
+        if heard is not None:
+            hear = load_recogniser(asr, "transcripts of continuations without --asr need", device)
+            for n, (name, waveform) in enumerate(heard, 1):
+                if isinstance(waveform, AudioError):
+                    failures.rows.append({"id": name, "error": str(waveform)})
+                else:
+                    transcripts[name] = hear(waveform)
+                request.progress(n, files, "files")
         failures.good = len(transcripts)
         check_some_good(failures.rows, failures.good)
         samples = score(transcripts, reader)
@@ -75,36 +80,19 @@ def measure(request: Request, *, asr: str | None, judge: str | None, seed: int) 
     return deliver_figures(request, key, write, failures)
 
 
-def _recogniser(asr: str | None, device: str) -> Recogniser:
-    from textless.metrics.asr import load_recogniser
-
-    return load_recogniser(asr, "transcripts of continuations without --asr need", device)
-
-
-def _transcribe(heard: Heard, hear: Recogniser, failures: Failures, request: Request) -> dict[str, str]:
-    transcripts: dict[str, str] = {}
-    for n, (name, waveform) in enumerate(heard, 1):
-        if isinstance(waveform, AudioError):
-            failures.rows.append({"id": name, "error": str(waveform)})
-        else:
-            transcripts[name] = hear(waveform)
-        request.progress(n, n, "files")
-    return transcripts
-
-
-def _waveforms(request: Request, key: dict[str, Any], failures: Failures) -> Heard:
-    """Audio of the inputs, and what it depends on into the key."""
+def _waveforms(request: Request, key: dict[str, Any], failures: Failures) -> tuple[int, Heard]:
+    """How many samples the inputs hold, and their audio; what it depends on is added to the key."""
     units = [name for name in request.inputs if holds_units(name)]
     if units and len(units) < len(request.inputs):
         raise TextlessError("units and audio are not measured together; give one or the other")
     if not units:
         corpus = Corpus.load(request.inputs)
         key["corpus"] = corpus.fingerprint(hash_or_missing)
-        return ((row.id, waveform) for row, waveform in read_rows(corpus))
+        return len(corpus), ((row.id, waveform) for row, waveform in read_rows(corpus))
     vocoder = request.models.vocoder
     rows = [_without_prompt(row) for row in request.units(failures, vocoder.contract, "the vocoder")]
     key |= {"units": hash_rows(rows), "vocoder": hash_model(request.models.place("vocoder"))}
-    return ((row.id, _speak(vocoder, row)) for row in rows)
+    return len(rows), ((row.id, _speak(vocoder, row)) for row in rows)
 
 
 def _without_prompt(row: UnitRow) -> UnitRow:

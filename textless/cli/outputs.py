@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from textless.audio.corpus import sha256_file
 from textless.cli.locks import RECEIPT, discard, sole
@@ -24,6 +24,9 @@ from textless.model_io import model_files
 from textless.types import UnitContract
 from textless.units.card import Origin
 from textless.units.dump import UnitRow, finish_dump, write_stream
+
+if TYPE_CHECKING:
+    from textless.cli.commands import Request
 
 Receipt = dict[str, Any]  # the JSON object; empty: there is none
 
@@ -375,6 +378,21 @@ def deliver_file(
     Returns the exit code.
     """
     return _File(out, request, write, overwrite, failures).deliver()
+
+
+def deliver_figures(
+    request: Request, key: dict[str, Any], write: Callable[[IO[str] | None], str], failures: Failures
+) -> int:
+    """Write measurements to the output, if there is one, and print the metrics: to standard error if -o is -."""
+
+    def to_file(path: Path) -> str:
+        with open(path, "w", encoding="utf-8") as f:
+            return write(f)
+
+    if request.out not in ("", "-"):
+        return deliver_file(request.out, key, to_file, request.overwrite, failures)
+    print(write(sys.stdout if request.out else None), file=sys.stderr if request.out else sys.stdout)
+    return failures.finish()
 
 
 def deliver_folder(
