@@ -496,6 +496,8 @@ _TABLE = [
     ("metrics/asr.py", "logits[0].argmax(-1)", "logits[0].argmin(-1)", "continuations::greedy_decoding_by_hand"),
     ("cli/continuations.py", "row.extra.get(\"prompt_frames\") or 0", "0",
      "continuations::the_command_speaks_units_without_their_prompt"),
+    ("steps/quality.py", "rows_from = (\"speech\", \"judge\")", "rows_from = (\"speech\",)",
+     "continuations::the_key_of_the_step"),
     ("lm/gslm/ulm.py", "FIRST_POSITION = 2", "FIRST_POSITION = 1", "ulm::nll_is_that_of_fairseq"),
     ("lm/gslm/ulm.py", "math.log(10000) / (config.dim // 2 - 1)", "math.log(10000) / (config.dim // 2)",
      "ulm::nll_is_that_of_fairseq"),

@@ -5,6 +5,7 @@ transformers that are written here.
 import json
 import math
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ import torch
 from test_cli_quality import run
 
 from conftest import GOLDEN
+from textless.audio.corpus import Corpus, sha256_file
 from textless.audio.io import read_audio
+from textless.engine.step import Keys
 from textless.engine.store import Store
 from textless.engine.yaml import load_pipeline
 from textless.errors import CorpusError, ModelError, TextlessError
 from textless.lm.hf.pretrained import find_folder, load_pretrained, load_tokenizer
-from textless.metrics import Judge, auto_bleu, load_recogniser, self_bleu
+from textless.metrics import Judge, auto_bleu, load_recogniser, measure_continuations, self_bleu
 from textless.metrics import asr as recognise
 from textless.metrics.continuations import holds_transcripts, prompts_of, read_transcripts, score, summarise
 from textless.metrics.judge import BATCH
@@ -162,7 +165,7 @@ def test_summary_by_hand():
     costs = [3, 9, None, 3, 2]
     ppl = [np.exp(np.mean([costs[i] for i in c if costs[i] is not None])) for c in chosen]
     assert [figures["gen_ppl_low"], figures["gen_ppl_high"]] == pytest.approx(np.percentile(ppl, [2.5, 97.5]))
-    assert summarise(samples[::-1], seed=1) == figures
+    assert summarise(samples[::-1], seed=1) == figures == measure_continuations(TEXTS, judge=Fixed(), seed=1)
     many = score({f"p{k}": " ".join("abcab"[: k % 6]) for k in range(20)})
     assert summarise(many, seed=1) == summarise(many, seed=1) != summarise(many, seed=2)
 
@@ -397,6 +400,10 @@ def test_the_command_speaks_units_without_their_prompt(model_set, listener, tmp_
     figures = json.loads((tmp_path / "whole.json").read_text())
     assert figures == json.loads((tmp_path / "new.json").read_text())
     assert [bool(s["words"]) for s in figures["samples"]] == [True, True, False]
+    with (tmp_path / "new.jsonl").open("a") as f:
+        f.write(json.dumps(new[0]) + "\n")
+    with pytest.raises(TextlessError, match="two samples are called 'a-0'"):
+        run(tmp_path / "new.jsonl", "--continuations", "--asr", listener, "--model", model_set)
 
 
 def test_recogniser_and_judge_are_in_the_key(wavs, listener, judge, tmp_path):
@@ -423,8 +430,9 @@ def test_recogniser_and_judge_are_in_the_key(wavs, listener, judge, tmp_path):
         (["said.txt", "--continuations", "--text", "said.txt"], "ask for one or the other"),
         (["said.txt", "--judge", "x"], "--judge and --asr read transcripts"),
         (["said.txt", "--asr", "x"], "--judge and --asr read transcripts"),
+        (["hypo.txt", "--continuations"], "line 1: not a transcript; a line is an id, a tab and what is said"),
         (["one.txt", "--continuations"], "at least two transcripts, got 1"),
-        (["none.txt", "--continuations"], "nothing to do: the input has no rows|none.txt"),
+        (["none.txt", "--continuations"], "nothing to do: the input has no rows"),
         (["said.txt", "--continuations", "--judge", "said.txt"], "no such folder; a judge is a folder"),
     ],
 )
@@ -432,6 +440,7 @@ def test_refused_in_one_line(args, reason, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "said.txt").write_text("a\tx y\nb\tx y\n")
     (tmp_path / "one.txt").write_text("a\tx y\n")
+    (tmp_path / "hypo.txt").write_text("x y (None-0)\n")
     (tmp_path / "none.txt").write_text("")
     with pytest.raises(TextlessError, match=reason) as e:
         run(*args)
@@ -481,6 +490,35 @@ def test_as_a_step(wavs, listener, judge, tmp_path):
     with_nats = score({s["id"]: s["text"] for s in samples}, Judge(tmp_path / "long"))
     assert store.manifest(graph.steps["judged"])["metrics"] == summarise(with_nats, seed=1)
     assert "ppx" in json.loads((judged / "continuations.json").read_text())
+
+
+def test_the_key_of_the_step(wavs, listener, judge, tmp_path):
+    """Transcripts do not depend on the judge, all else on both."""
+    os.symlink(wavs, tmp_path / "audio")
+    for name, folder in (("listener", listener), ("judge", judge)):
+        shutil.copytree(folder, tmp_path / name)
+    steps = pipeline(
+        tmp_path,
+        "  ears:  {step: pretrained, file: listener}\n"
+        "  taste: {step: pretrained, file: judge}\n"
+        "  said:  {step: continuations, speech: $copy, asr: $ears}\n"
+        "  judged: {step: continuations, speech: $copy, asr: $ears, judge: $taste}\n",
+    ).steps
+
+    def keys():
+        known, rows = Keys(sha256_file), list(Corpus.load(wavs))
+        return {name: (known.of(steps[name]), known.shard(steps[name], rows)) for name in ("said", "judged")}
+
+    before = keys()
+    assert before["said"][0] != before["judged"][0]
+    assert before["said"][1] == before["judged"][1]
+    (tmp_path / "judge" / "tokenizer.json").write_text("{}")
+    other_judge = keys()
+    assert other_judge["said"] == before["said"]
+    assert other_judge["judged"][0] != before["judged"][0]
+    assert other_judge["judged"][1] == before["judged"][1]
+    (tmp_path / "listener" / "vocab.json").write_text("{}")
+    assert all(keys()["said"][k] != before["said"][k] for k in (0, 1))
 
 
 def test_fields_of_the_steps(tmp_path):

@@ -23,6 +23,7 @@ from textless.cli.outputs import (
 )
 from textless.errors import AudioError, TextlessError
 from textless.metrics.continuations import holds_transcripts, read_transcripts
+from textless.names import repeated
 from textless.types import Units
 from textless.units.dump import UnitRow
 
@@ -91,6 +92,8 @@ def _waveforms(request: Request, key: dict[str, Any], failures: Failures) -> tup
         return len(corpus), ((row.id, waveform) for row, waveform in read_rows(corpus))
     vocoder = request.models.vocoder
     rows = [_without_prompt(row) for row in request.units(failures, vocoder.contract, "the vocoder")]
+    if (name := repeated(row.id for row in rows)) is not None:
+        raise TextlessError(f"two samples are called {name!r}; give one of them another id")
     key |= {"units": hash_rows(rows), "vocoder": hash_model(request.models.place("vocoder"))}
     return len(rows), ((row.id, _speak(vocoder, row)) for row in rows)
 

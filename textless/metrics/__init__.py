@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from textless.metrics.asr import load_recogniser as load_recogniser
     from textless.metrics.bleu import auto_bleu as auto_bleu
     from textless.metrics.bleu import self_bleu as self_bleu
+    from textless.metrics.continuations import measure_continuations as measure_continuations
+    from textless.metrics.continuations import read_transcripts as read_transcripts
     from textless.metrics.items import items_of as items_of
     from textless.metrics.items import read_items as read_items
     from textless.metrics.judge import Judge as Judge
@@ -42,6 +44,8 @@ _WHERE = {
     "load_recogniser": "textless.metrics.asr",
     "self_bleu": "textless.metrics.bleu",
     "auto_bleu": "textless.metrics.bleu",
+    "measure_continuations": "textless.metrics.continuations",
+    "read_transcripts": "textless.metrics.continuations",
     "Judge": "textless.metrics.judge",
     "unit_quality": "textless.metrics.pnmi",
     "measure_units": "textless.metrics.units",

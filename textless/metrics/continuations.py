@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from textless.audio.manifests import is_list
 from textless.errors import CorpusError
 from textless.metrics.bleu import auto_bleu, ngrams, self_bleu
 from textless.metrics.bootstrap import percentiles, resampled
@@ -41,6 +42,18 @@ METRICS = {
 }
 MEANS = ("self_bleu_2", "auto_bleu_2", "recurring_bigrams")  # over samples
 NUMBER = re.compile(r"(.+)-(0|[1-9]\d*)")  # how `continue` names the samples of a prompt
+
+
+def measure_continuations(
+    transcripts: Mapping[str, str], *, judge: Judge | None = None, seed: int = 0
+) -> dict[str, float]:
+    """Diversity and perplexity of transcripts, {id: text}: `summarise` of their `score`s, which say what may be raised.
+
+    Examples:
+        >>> measure_continuations({"a-0": "the cat sat", "a-1": "the cat ran"})["self_bleu_2"]
+        0.5773502691896257
+    """
+    return summarise(score(transcripts, judge), seed=seed)
 
 
 def score(transcripts: Mapping[str, str], judge: Judge | None = None) -> list[dict[str, Any]]:
@@ -151,14 +164,14 @@ def summarise(samples: Sequence[Mapping[str, Any]], *, seed: int = 0) -> dict[st
 
 
 def holds_transcripts(path: Path | str) -> bool:
-    """Whether a file is transcripts: a .txt with tabs, or a .jsonl of objects with `text` and no audio or units."""
+    """Whether a file is transcripts: a .txt that lists no audio, or a .jsonl with `text` and without audio or units."""
     path = Path(path)
     if path.suffix not in (".txt", ".jsonl") or not path.is_file():
         return False
+    if path.suffix == ".txt":
+        return not is_list(str(path))
     with open(path, "rb") as f:
         head = f.readline(1 << 16)
-    if path.suffix == ".txt":
-        return b"\t" in head
     try:
         row = json.loads(head)
     except ValueError:

@@ -259,7 +259,7 @@ class Continuations(MapStep):
     rows_from = ("speech", "judge")  # the judge reads the transcripts of all shards
     speech: Step = takes("speech")
     asr: Pretrained | None = None
-    judge: Pretrained | None = None
+    judge: Pretrained | None = added(None)  # out of the keys of shards also where there is none
     seed: Seed = 0
     device: Device = runtime("cpu")
 
