@@ -383,7 +383,7 @@ def resynth(**given: Any) -> int:
 @models
 @declared
 @overwrite
-def quality(**given: Any) -> int:
+def quality(continuations: bool, judge: str | None, **given: Any) -> int:
     """Measure units: bit rates, and how well they separate phones. Or measure synthesised speech against its reference.
 
     IN is unit dumps, FILE.jsonl, - for a stream; or audio, which is encoded first, and then its frames are measured
@@ -398,8 +398,13 @@ def quality(**given: Any) -> int:
     FILE.txt (id, tab, words) or FILE.jsonl (id, text). Samples of a prompt are called ID-0, ID-1 ….
     """
     from textless.cli import commands
+    from textless.cli.continuations import measure
 
     request = request_of(given)
+    if continuations:
+        return measure(request, judge=judge, **given)
+    if judge:
+        raise TextlessError("--judge reads transcripts of continuations; give --continuations")
     return commands.quality(request, **given)
 
 

@@ -397,26 +397,12 @@ def quality(
     perturb: bool,
     reference: str | None,
     text: str | None,
-    continuations: bool,
     asr: str | None,
-    judge: str | None,
     seed: int,
 ) -> int:
-    """Metrics of units, of audio through an encoder, of speech against its reference, or of what continuations say.
-
-    Returns the exit code.
-    """
-    if continuations:
-        if alignments or items or perturb or reference or text:
-            raise TextlessError(
-                "--continuations measures what samples say; --alignments, --items, --perturb, --reference and --text "
-                "are of other measures: ask for one or the other"
-            )
-        from textless.cli.continuations import measure
-
-        return measure(request, asr=asr, judge=judge, seed=seed)
-    if judge or (asr and not text):
-        raise TextlessError("--judge and --asr read transcripts; give --continuations, or for --asr also --text")
+    """Metrics of units, of audio through an encoder, or of speech against its reference; returns the exit code."""
+    if asr and not text:
+        raise TextlessError("--asr makes transcripts; give --text to compare them with, or --continuations")
     if reference is not None:
         if alignments or items or perturb:
             raise TextlessError(

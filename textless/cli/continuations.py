@@ -33,11 +33,13 @@ if TYPE_CHECKING:
 Heard = Iterator[tuple[str, np.ndarray | AudioError]]  # ids and waveforms at 16 kHz
 
 
-def measure(request: Request, *, asr: str | None, judge: str | None, seed: int) -> int:
+def measure(request: Request, *, asr: str | None, judge: str | None, seed: int, **others: Any) -> int:
     """Diversity and perplexity of continuations: transcripts, wavs, or units, which are spoken; returns the exit code.
 
-    What both are made by enters the key by its hash: recogniser, judge, vocoder.
+    Recogniser, judge and vocoder enter the key by their hashes. `others`: options of other measures, which are refused.
     """
+    if given := [f"--{name}" for name, value in others.items() if value]:
+        raise TextlessError(f"--continuations and {given[0]} are of different measures; ask for one or the other")
     from textless.lm.hf.pretrained import find_folder
     from textless.metrics.asr import load_recogniser
     from textless.metrics.continuations import score, summarise
