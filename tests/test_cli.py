@@ -565,7 +565,7 @@ NUMERIC = {
     ),
     "score": ("--seed", "--layer"),
     "resynth": ("--layer",),
-    "quality": ("--seed", "--layer"),
+    "quality": ("--seed", "--layer", "--n-phones"),
     "benchmark": ("--seed", "--layer"),
     "report": ("--examples",),
     "gc": ("--days",),

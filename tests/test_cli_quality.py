@@ -7,10 +7,13 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
+from conftest import ROOT
 from textless.cli.app import cli
 from textless.errors import TextlessError
 from textless.metrics import asr as recognise
 from textless.metrics import speech as quality
+from textless.metrics.discovery import METRICS as DISCOVERY
+from textless.metrics.discovery import SAME
 from textless.metrics.table import SPEECH, UNITS, speech_table, table
 from textless.types import UnitContract
 
@@ -62,7 +65,7 @@ def test_units_with_alignments(data):
     out = run(data / "units.jsonl", "--alignments", data / "phones.tsv", "--json", data / "q.json").stdout
     first, *lines = out.splitlines()
     assert first.split() == ["value", "95", "%", "interval", "chance"]
-    assert len({len(line) for line in lines if "PNMI" in line or "ABX" in line or "purity" in line}) == 1
+    assert len({len(line) for line in lines if "PNMI " in line or "ABX" in line or "purity" in line}) == 1
     assert [line.split()[-5:-1] for line in lines if "ABX" in line] == [["0.0%", "0.0%", "–", "0.0%"]] * 2
     written = json.loads((data / "q.json").read_text())
     assert written["contract"]["n_units"] == 8
@@ -196,8 +199,11 @@ def test_every_figure_is_shown(data, model_set):
         data / "q.json",
     )
     figures = json.loads((data / "q.json").read_text())["figures"]
-    assert {k for k in figures if not k.endswith(("_chance", "_cells", "_low", "_high"))} == set(UNITS)
-    assert len(table(figures).splitlines()) == len([metric for metric in UNITS.values() if metric.printed]) + 1
+    # Without --fit, and with more units than phones.
+    shown = {k: m for k, m in UNITS.items() if k not in DISCOVERY or ("many_to_one" in k and k.endswith(SAME))}
+    shown |= {"pnmi_10ms": UNITS["pnmi_10ms"]}
+    assert {k for k in figures if not k.endswith(("_chance", "_cells", "_low", "_high"))} == set(shown)
+    assert len(table(figures).splitlines()) == len([metric for metric in shown.values() if metric.printed]) + 1
 
 
 @pytest.fixture
@@ -288,3 +294,47 @@ def test_a_recogniser_that_is_not_installed(made, monkeypatch):
         ),
     ):
         run(made / "made", "--reference", made / "real", "--text", made / "text.tsv")
+
+
+def test_units_fitted_on_others(data):
+    head, *rows = (data / "units.jsonl").read_text().splitlines()
+    swapped = [r.replace("0, 0, 0, 0, 0", "1, 1, 1, 1, 1") for r in rows[2:]]  # units of q are those of p, there
+    (data / "test.jsonl").write_text("\n".join([head, *rows[:2]]) + "\n")
+    (data / "dev.jsonl").write_text("\n".join([head, *swapped]) + "\n")
+    args = (data / "test.jsonl", "--alignments", data / "phones.tsv", "--fit", data / "dev.jsonl")
+    out = run(*args, "--json", data / "q.json").stdout
+    figures = json.loads((data / "q.json").read_text())["figures"]
+    # p and q are as frequent in dev, and the unit of p does not occur there: it has the most frequent phone.
+    assert figures["many_to_one_per_same_files"] == 0 < figures["many_to_one_per"]
+    assert "PER, many-to-one, same files" in out
+    phones = (data / "phones.tsv").read_text().splitlines()
+    (data / "dev.tsv").write_text("\n".join(line for line in phones if not line.startswith("s")) + "\n")
+    run(*args, "--fit-alignments", data / "dev.tsv", "--json", data / "r.json")
+    assert json.loads((data / "r.json").read_text())["figures"] == figures
+    with pytest.raises(TextlessError, match="2 files are fitted on and scored, such as s0"):
+        run(*args[:3], "--fit", data / "test.jsonl")
+    with pytest.raises(TextlessError, match="there are 8 units, and 4 phones of which 4 occur"):
+        run(*args, "--n-phones", 4)
+    with pytest.raises(TextlessError, match="--fit-alignments has the phones of --fit"):
+        run(*args[:3], "--fit-alignments", data / "dev.tsv")
+    with pytest.raises(TextlessError, match="need alignments"):
+        run(data / "test.jsonl", "--fit", data / "dev.jsonl")
+
+
+def test_terms(tmp_path):
+    case = json.loads((ROOT / "tests/data/tde/random.json").read_text())[0]
+    for name in ("phn", "wrd", "classes"):
+        (tmp_path / f"x.{name}").write_text(case[name])
+    args = ("--segments", tmp_path / "x.classes", "--alignments", tmp_path / "x.phn")
+    assert "token F1" in run(*args, "--words", tmp_path / "x.wrd", "--json", tmp_path / "t.json").stdout
+    figures = json.loads((tmp_path / "t.json").read_text())["figures"]
+    assert figures["ned"] == pytest.approx(case["scores"]["ned"])
+    assert "token_f1" not in json.loads(run(*args, "--json", "-").stdout)["figures"]
+    for bad, what in (
+        (["--segments", tmp_path / "x.classes"], "give these, and no IN"),
+        ([tmp_path, *args], "give these, and no IN"),
+        ([*args, "--perturb"], "--perturb does not go with --segments"),
+        (["--words", tmp_path / "x.wrd", tmp_path], "--words are compared with --segments"),
+    ):
+        with pytest.raises(TextlessError, match=what):
+            run(*bad)

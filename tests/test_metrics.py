@@ -15,7 +15,17 @@ import textless.metrics
 from conftest import ROOT
 from textless.audio.io import read_audio
 from textless.lm.ngram import KneserNey
-from textless.metrics import bitrate, continuations, diversity, lm, pnmi, robustness, speech, units
+from textless.metrics import (
+    bitrate,
+    continuations,
+    diversity,
+    lm,
+    pnmi,
+    robustness,
+    speech,
+    term_discovery,
+    units,
+)
 from textless.metrics.alignments import frame_phones
 from textless.metrics.table import ALL, SPEECH, UNITS, speech_table, table
 from textless.types import Units
@@ -29,7 +39,13 @@ def declared(metrics):
 
 def of_units():
     rows, alignments = spoken()
-    return units.measure_units(rows, alignments=alignments), units.METRICS
+    # As many units as phones, which are p, q, a, b, c and three that do not occur.
+    return units.measure_units(rows[2:], alignments=alignments, fit=rows[:2], n_phones=8), units.METRICS
+
+
+def of_terms():
+    phones = {"f": [(0, 0.1, "a"), (0.1, 0.2, "b")]}
+    return term_discovery.terms({"1": [("f", 0, 0.1), ("f", 0.1, 0.2)]}, phones, phones), term_discovery.METRICS
 
 
 def of_bitrates():
@@ -84,7 +100,7 @@ def of_transcripts():
     "measured",
     [
         *(of_units, of_bitrates, of_phones, of_frames, of_perturbations, of_speech, of_likelihoods, of_samples),
-        of_transcripts,
+        *(of_transcripts, of_terms),
     ],
 )
 def test_every_key_that_is_returned_is_declared_and_the_reverse(measured):

@@ -339,12 +339,17 @@ def resynth(**given: Any) -> int:
 
 
 @cli.command()
-@inputs
+@click.argument("inputs", nargs=-1, metavar="IN...")
 @click.option(
     "--alignments",
     metavar="FILE",
     help="Phones (id, start, end, phone; TextGrid, CTM, TIMIT …): PNMI, purities and, if speakers are known, ABX.",
 )
+@click.option("--fit", metavar="DUMP", help="Units of other files: fit the mapping of units to phones there, for PER.")
+@click.option("--fit-alignments", metavar="FILE", help="Phones of --fit.  [default: those in --alignments]")
+@click.option("--n-phones", type=Number(Count), help="Phones of the language and silence, for one-to-one mapping.")
+@click.option("--segments", metavar="FILE", help="Instead of IN, discovered terms (Class N; file onset offset).")
+@click.option("--words", metavar="FILE", help="With --segments, words with times: token, type and boundary scores.")
 @click.option("--items", metavar="FILE", help="Item file of ZeroSpeech for ABX, instead of the alignments' triphones.")
 @click.option(
     "--perturb",
@@ -396,11 +401,21 @@ def quality(continuations: bool, judge: str | None, **given: Any) -> int:
     With --continuations: self-BLEU, auto-BLEU and VERT of transcripts as GSLM's script has them, and perplexity, with
     95 % intervals over prompts. Of units the prompt is left out, and the vocoder speaks the rest; transcripts are
     FILE.txt (id, tab, words) or FILE.jsonl (id, text). Samples of a prompt are called ID-0, ID-1 ….
+    With --segments: edit distance and coverage of discovered terms, and with --words their tokens, types, boundaries.
     """
     from textless.cli import commands
     from textless.cli.continuations import measure
 
     request = request_of(given)
+    segments, words = given.pop("segments"), given.pop("words")
+    if segments:
+        if used := [name for name, value in given.items() if value and name != "alignments"]:
+            raise TextlessError(f"--{used[0].replace('_', '-')} does not go with --segments; leave it out")
+        return commands.terms(request, segments, alignments=given["alignments"], words=words)
+    if words:
+        raise TextlessError("--words are compared with --segments; give these too")
+    if not request.inputs:
+        raise click.UsageError("Missing argument 'IN...'.")
     if continuations:
         return measure(request, judge=judge, **given)
     if judge:

@@ -399,14 +399,15 @@ def quality(
     text: str | None,
     asr: str | None,
     seed: int,
+    **discovery: Any,
 ) -> int:
     """Metrics of units, of audio through an encoder, or of speech against its reference; returns the exit code."""
     if asr and not text:
         raise TextlessError("--asr makes transcripts; give --text to compare them with, or --continuations")
     if reference is not None:
-        if alignments or items or perturb:
+        if alignments or items or perturb or any(discovery.values()):
             raise TextlessError(
-                "--alignments, --items and --perturb measure units; --reference compares speech; "
+                "--alignments, --items, --fit and --perturb measure units; --reference compares speech; "
                 "ask for one or the other"
             )
         return _speech_quality(request, reference, text, asr, seed)
@@ -430,6 +431,7 @@ def quality(
             "--perturb changes audio and encodes it again; give the audio that these units were made from"
         )
     key: dict[str, Any] = {"command": "quality", "seed": seed, "perturb": perturb}
+    phones |= _fitted(request, key, **discovery)
     key |= {
         "alignments": labels_content(alignments, hash_or_missing) if alignments else None,
         "items": hash_or_missing(items) if items else None,
@@ -437,6 +439,57 @@ def quality(
     if units:
         return _unit_quality(request, key, phones, seed)
     return _audio_quality(request, key, {**phones, "perturb": perturb}, seed)
+
+
+def _fitted(
+    request: Request, key: dict[str, Any], fit: str | None, fit_alignments: str | None, n_phones: int | None
+) -> dict[str, Any]:
+    """Options of `measure_units` for units that are mapped to phones; what is given enters the key."""
+    from textless.metrics.alignments import read_alignments
+    from textless.metrics.labels import labels_content
+
+    if fit_alignments and not fit:
+        raise TextlessError("--fit-alignments has the phones of --fit; give both")
+    rows = None
+    if fit:
+        failures = Failures()
+        rows = list(failures.sift(unit_rows([fit], request.models, request.contract, runs=request.runs)))
+        check_some_good(failures.rows, failures.good)
+        key |= {"fit": hash_rows(rows)}
+    key |= {"fit_alignments": labels_content(fit_alignments, hash_or_missing)} if fit_alignments else {}
+    key |= {"n_phones": n_phones} if n_phones else {}
+    others = read_alignments(fit_alignments) if fit_alignments else None
+    return {"fit": rows, "fit_alignments": others, "n_phones": n_phones}
+
+
+def terms(request: Request, segments: str, *, alignments: str | None, words: str | None) -> int:
+    """Metrics of discovered terms; returns the exit code."""
+    from textless.metrics.alignments import read_alignments
+    from textless.metrics.labels import labels_content, read_labels
+    from textless.metrics.table import terms_table
+    from textless.metrics.term_discovery import read_segments
+    from textless.metrics.term_discovery import terms as measure_terms
+
+    if request.out:
+        check_output(request.out, (".json",), request.overwrite)
+    if request.inputs or not alignments:
+        raise TextlessError("--segments are compared with --alignments; give these, and no IN")
+    classes, phones = read_segments(segments), read_alignments(alignments)
+    lexicon = read_labels(words, "words") if words else None
+    if words and lexicon is None:
+        raise TextlessError(f"{words}: holds no words with times; give lines of file, onset, offset, word, or a CTM …")
+
+    def write(file: IO[str] | None) -> str:
+        figures = measure_terms(classes, phones, lexicon)
+        if file:
+            write_json(file, {"figures": figures})
+        return terms_table(figures)
+
+    key: dict[str, Any] = {"command": "quality of terms", "segments": hash_or_missing(segments)}
+    key |= {
+        name: labels_content(file, hash_or_missing) for name, file in (("phones", alignments), ("words", words)) if file
+    }
+    return _deliver_figures(request, key, write, Failures(good=len(classes)))
 
 
 def _unit_quality(request: Request, key: dict[str, Any], phones: dict[str, Any], seed: int) -> int:

@@ -4,6 +4,7 @@
 |---|---|
 | `abx_error`, `items` | ABX discriminability, and its item files |
 | `pnmi`, `bitrate`, `alignments` | units against phones, and what they cost; alignments that give the phones |
+| `discovery`, `boundaries`, `term_discovery` | units mapped to phones: error rate, boundaries; fragments in classes |
 | `units`, `tokenizer` | all metrics of units, and of audio under a tokenizer |
 | `robustness`, `perturb` | unit edit distance under perturbations of the audio |
 | `speech`, `mcd`, `asr` | synthesised speech against the original: mel-cepstral distortion, word error rate … |
@@ -29,10 +30,13 @@ if TYPE_CHECKING:
     from textless.metrics.bleu import self_bleu as self_bleu
     from textless.metrics.continuations import measure_continuations as measure_continuations
     from textless.metrics.continuations import read_transcripts as read_transcripts
+    from textless.metrics.discovery import unit_discovery as unit_discovery
     from textless.metrics.items import items_of as items_of
     from textless.metrics.items import read_items as read_items
     from textless.metrics.judge import Judge as Judge
     from textless.metrics.pnmi import unit_quality as unit_quality
+    from textless.metrics.term_discovery import read_segments as read_segments
+    from textless.metrics.term_discovery import terms as terms
     from textless.metrics.units import measure_units as measure_units
 
 # Imported on first use, so that a package costs nothing that is not needed.
@@ -47,7 +51,10 @@ _WHERE = {
     "measure_continuations": "textless.metrics.continuations",
     "read_transcripts": "textless.metrics.continuations",
     "Judge": "textless.metrics.judge",
+    "unit_discovery": "textless.metrics.discovery",
     "unit_quality": "textless.metrics.pnmi",
+    "read_segments": "textless.metrics.term_discovery",
+    "terms": "textless.metrics.term_discovery",
     "measure_units": "textless.metrics.units",
 }
 __all__ = sorted(_WHERE)

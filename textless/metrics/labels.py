@@ -1,8 +1,9 @@
-"""Phones and words with times, as other tools write them: TextGrid, CTM, labels of Audacity, TIMIT.
+"""Phones and words with times, as other tools write them: TextGrid, CTM, Audacity, TIMIT, DiscoPhon, ZeroSpeech.
 
 TextGrid: Montreal Forced Aligner, montreal_forced_aligner/textgrid.py, tiers `words` and `phones`, with several
 speakers `SPEAKER - words`. CTM: kaldi-asr/kaldi, src/latbin/nbest-to-ctm.cc, and NIST's sclite. Audacity:
-audacity/audacity, src/LabelTrack.cpp. TIMIT: its doc/timitdoc.txt, samples at 16 kHz.
+audacity/audacity, src/LabelTrack.cpp. TIMIT: its doc/timitdoc.txt, samples at 16 kHz. DiscoPhon: bootphon/discophon,
+src/discophon/data.py; ZeroSpeech 2017: bootphon/tdev2, docs/source/usage/format.rst, the same without a header.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ TIMIT = {"phones": ".phn", "words": ".wrd"}
 NUMBER = r"\d+(?:\.\d*)?(?:[eE][+-]?\d+)?"
 CTM = re.compile(rf"\S+\s+\S+\s+{NUMBER}\s+{NUMBER}\s+\S+(?:\s+\S+)*\s*")
 AUDACITY = re.compile(rf"({NUMBER}\t{NUMBER}(\t.*)?|\\\t.*)")
+COLUMNS = re.compile(rf"\S+ +{NUMBER} +{NUMBER} +\S+ *")  # file, onset, offset, label
+COLUMNS_HEAD = "#file onset offset #"
 HEAD = 1 << 16  # bytes by which a format is recognised
 
 
@@ -54,7 +57,7 @@ def read_labels(path: Path | str, kind: str) -> dict[str, Labels] | None:
             continue
         name = plain(file.relative_to(path).with_suffix("").as_posix()) if by_path else stem
         for found, labels in reader(file, kind).items():
-            out[name if reader is not _ctm else found] = labels
+            out[found if reader in NAMED_WITHIN else name] = labels
     if not out:
         raise CorpusError(f"{path}: holds no {kind}; files of labels end in {', '.join(SUFFIXES)}")
     return out
@@ -72,7 +75,7 @@ def labels_content(path: str, hash_file: Callable[[str], str]) -> Any:
     """What identifies phones or words, for keys: the hash of a file, or of each by name, where the names are ids."""
     if os.path.isdir(path):
         return {plain(f.relative_to(path).as_posix()): hash_file(str(f)) for f in label_files(path)}
-    if os.path.isfile(path) and _reader(Path(path)) not in (None, _ctm):
+    if os.path.isfile(path) and _reader(Path(path)) not in (None, *NAMED_WITHIN):
         return {plain(os.path.basename(path)): hash_file(path)}
     return hash_file(path)
 
@@ -86,12 +89,14 @@ def _reader(path: Path) -> Callable[[Path, str], dict[str, Labels]] | None:
         raise CorpusError(f"{path}: cannot be read ({e.strerror})") from None
     if is_textgrid(head) or path.suffix.lower() == ".textgrid":
         return _textgrid
-    if path.suffix.lower() in TIMIT.values():
-        return _timit
     if path.suffix.lower() == ".ctm":
         return _ctm
     lines = head.decode("utf-8-sig", errors="replace").splitlines()
     lines = [line for line in (lines[:-1] if len(head) == HEAD else lines) if line.strip()]
+    if lines and (lines[0].startswith(COLUMNS_HEAD) or all(COLUMNS.fullmatch(line) for line in lines)):
+        return _columns
+    if path.suffix.lower() in TIMIT.values():
+        return _timit
     if lines and all(AUDACITY.fullmatch(line) for line in lines):
         return _audacity
     if lines and all(CTM.fullmatch(line) or line.startswith(";;") for line in lines) and "\t" not in lines[0]:
@@ -155,6 +160,26 @@ def _ctm(path: Path, kind: str) -> dict[str, Labels]:
         start, length = _span(path, n, fields[2], fields[3], 1, after=False)
         out.setdefault(name, []).append((start, round(start + length, 6), fields[4]))
     return out
+
+
+def _columns(path: Path, kind: str) -> dict[str, Labels]:
+    """File, onset, offset, label. With DiscoPhon's header each label begins where the last of its file ended."""
+    out: dict[str, Labels] = {}
+    lines = _lines(path)
+    headed = lines[0][1].startswith(COLUMNS_HEAD)
+    for n, line in lines[headed:]:
+        fields = line.split()
+        if len(fields) != 4:
+            raise CorpusError(f"{path}, line {n}: a line is file, onset, offset (seconds), label; correct it")
+        labels = out.setdefault(plain(fields[0]), [])
+        start, end = _span(path, n, fields[1], fields[2], 1)
+        if headed and start != (labels[-1][1] if labels else 0):
+            raise CorpusError(f"{path}, line {n}: begins at {fields[1]} s, not where the line before ends; correct it")
+        labels.append((start, end, fields[3]))
+    return out
+
+
+NAMED_WITHIN = (_ctm, _columns)  # whose ids are in the file, not its name
 
 
 def _span(path: Path, n: int, first: str, second: str, rate: int, *, after: bool = True) -> tuple[float, float]:

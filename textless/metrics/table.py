@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from textless.metrics import continuations, diversity, lm, robustness, speech, units
+from textless.metrics import continuations, diversity, lm, robustness, speech, term_discovery, units
 from textless.metrics.metric import Metric
 
 UNITS = {**units.METRICS, **units.FRAME_METRICS, **robustness.METRICS}  # of `measure_tokenizer`
 SPEECH = speech.METRICS  # of `summarise`
-ALL = {**diversity.METRICS, **continuations.METRICS, **lm.METRICS, **UNITS, **SPEECH}
+TERMS = term_discovery.METRICS  # of `terms`
+ALL = {**diversity.METRICS, **continuations.METRICS, **lm.METRICS, **UNITS, **SPEECH, **TERMS}
 
 
 def table(values: Mapping[str, float]) -> str:
@@ -25,6 +26,11 @@ def speech_table(values: Mapping[str, float]) -> str:
 def continuations_table(values: Mapping[str, float]) -> str:
     """Metrics of continuations, a line each: name, value and 95 % interval if any."""
     return _table(values, continuations.METRICS, None)
+
+
+def terms_table(values: Mapping[str, float]) -> str:
+    """Metrics of discovered terms, a line each."""
+    return _table(values, TERMS, "chance")
 
 
 def _table(values: Mapping[str, float], metrics: Mapping[str, Metric], baseline: str | None) -> str:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,11 +37,13 @@ def measure_tokenizer(
     perturb: bool = False,
     seed: int = 0,
     progress: Progress = lambda done, total, what: None,
+    **discovery: Any,
 ) -> tuple[dict[str, float], Failures]:
     """Encode audio, and measure its units and frames.
 
     Args:
         model: a tokenizer, for metrics of its units and, where there are phones, of its frames; or an encoder.
+        discovery: `fit`, `fit_alignments` and `n_phones` of `measure_units`.
         perturb: also encode each file perturbed, eight times, and compare the units (see `unit_edit_distances`).
 
     Returns:
@@ -71,7 +74,7 @@ def measure_tokenizer(
         if len(run.failures) == len(rows):
             raise RowsFailedError.of(run.failures)
         if tokenizer:
-            values |= measure_units(run.units, alignments=alignments, items=items, seed=seed)
+            values |= measure_units(run.units, alignments=alignments, items=items, seed=seed, **discovery)
         if phones:
             values |= measure_frames(
                 dict(read_frames(Path(folder))),

@@ -1,4 +1,4 @@
-"""All metrics of units: bit rates (`bitrate`), and against phones PNMI and purities (`pnmi`) and ABX (`abx_error`)."""
+"""All metrics of units: bit rates (`bitrate`), and against phones PNMI and purities (`pnmi`), discovery and ABX."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from textless.metrics.abx_error import ABXOptions, abx
 from textless.metrics.alignments import Alignment, frame_phones
 from textless.metrics.bitrate import METRICS as BITRATE
 from textless.metrics.bitrate import unit_cost
+from textless.metrics.discovery import METRICS as DISCOVERY
+from textless.metrics.discovery import unit_discovery
 from textless.metrics.items import Item, items_of
 from textless.metrics.metric import Metric, count, percent
 from textless.metrics.pnmi import METRICS as PNMI
@@ -30,6 +32,7 @@ METRICS = {
     "files": Metric("files", count),
     **BITRATE,
     **PNMI,
+    **DISCOVERY,
     "abx_within": _abx_metric("ABX error, units, within speakers"),
     "abx_across": _abx_metric("ABX error, units, across speakers"),
 }
@@ -44,19 +47,29 @@ def measure_units(
     *,
     alignments: Mapping[str, Alignment] | None = None,
     items: Sequence[Item] | None = None,
+    fit: Iterable[UnitRow] | None = None,
+    fit_alignments: Mapping[str, Alignment] | None = None,
+    n_phones: int | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
     """Measure units in every way that the arguments allow.
 
-    Returns:
-        `files`, and what `unit_cost` returns; with alignments what `unit_quality` returns; with items, or with the
-        triphones of the alignments, `abx_within` and `abx_across`, each with `_low`, `_high`, `_chance` and `_cells`
-        (see `abx`).
+    Args:
+        fit: units of other files, on which the mapping of units to phones is fitted as well.
+        fit_alignments: of those files; None: they are in `alignments` too.
+        n_phones: see `unit_discovery`.
 
-    Items made from alignments need rows with speakers; where they give no ABX a warning says why.
+    Returns:
+        `files`, and what `unit_cost` returns; with alignments what `unit_quality` and `unit_discovery` return; with
+        items, or with the triphones of the alignments, `abx_within` and `abx_across`, each with `_low`, `_high`,
+        `_chance` and `_cells` (see `abx`).
+
+    Items made from alignments need rows with speakers; where they give no ABX, or alignments no phone error rate, a
+    warning says why.
 
     Raises:
-        CorpusError: no units; alignments of other files; items that were passed and make no cell. ContractError: units
+        CorpusError: no units; alignments of other files; items that were passed and make no cell; `fit` that cannot be
+            used. ContractError: units
             of several codebooks, or of an unknown frame rate.
     """
     rows = sorted(
@@ -67,6 +80,8 @@ def measure_units(
         contract.check(row.units.contract, mine=rows[0].id, theirs=row.id)
     values = unit_cost((row.units for row in rows), n_units=contract.n_units)
     values["files"] = float(len(rows))
+    if fit is not None and alignments is None:
+        raise CorpusError("units to fit a mapping on need alignments, of these files and of those that are scored")
     if alignments is None and items is None:
         return values
     if (name := repeated(row.id for row in rows)) is not None:
@@ -78,8 +93,45 @@ def measure_units(
         pairs = ((u, frame_phones(alignments[i], len(u), frame_rate=rate)) for i, u in files.items() if i in alignments)
         n_units = contract.n_units or 1 + max(int(u.max(initial=0)) for u in files.values())
         values = unit_quality(pairs, n_units=n_units, seed=seed) | values
+        values |= _discovery(rows, alignments, fit, fit_alignments, n_phones=n_phones, seed=seed)
     speakers = {row.id: row.speaker for row in rows}
     return values | _abx("abx", files, alignments, items, speakers, frame_rate=rate, distance="identical", seed=seed)
+
+
+def _discovery(
+    rows: Sequence[UnitRow],
+    alignments: Mapping[str, Alignment],
+    fit: Iterable[UnitRow] | None,
+    fit_alignments: Mapping[str, Alignment] | None,
+    *,
+    n_phones: int | None,
+    seed: int,
+) -> dict[str, float]:
+    """Phone error rate and boundaries; left out with a warning where none was asked for and they are undefined."""
+    contract = rows[0].units.contract
+    files = {row.id: row.units.frames() for row in rows}
+    others = None
+    if fit is not None:
+        fit = list(fit)
+        for row in fit:
+            contract.check(row.units.contract, mine=rows[0].id, theirs=row.id)
+        others = (
+            {row.id: row.units.frames() for row in fit},
+            (alignments if fit_alignments is None else by_plain_name(fit_alignments)),
+        )
+    n_units = contract.n_units or 1 + max(
+        int(u.max(initial=0)) for u in [*files.values(), *(others or [{}])[0].values()]
+    )
+    rate = rows[0].units.frame_rate
+    try:
+        return unit_discovery(
+            files, alignments, n_units=n_units, frame_rate=rate, n_phones=n_phones, fit=others, seed=seed
+        )
+    except CorpusError as e:
+        if fit is not None or n_phones is not None:
+            raise
+        warnings.warn(f"no phone error rate: {e}", stacklevel=1)
+        return {}
 
 
 def measure_frames(

@@ -41,7 +41,7 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, kw_only=True)
 class UnitQuality(Step):
-    """PNMI, purities, ABX and bit rates of units, in `quality.json`."""
+    """PNMI, purities, phone error rate, boundaries, ABX and bit rates of units, in `quality.json`."""
 
     type = "quality"
     gives = ("metrics",)
@@ -49,14 +49,32 @@ class UnitQuality(Step):
     units: Step = takes("units")
     alignments: Alignments | Align | None = None
     items: Items | None = None
+    fit: Step | None = takes("units", None)
+    fit_alignments: Alignments | None = None
+    n_phones: Count | None = None
     seed: Seed = 0
 
+    def check(self) -> None:
+        if self.fit is not None and self.alignments is None:
+            raise TrainingError("units to fit a mapping on need alignments; give alignments")
+        if self.fit_alignments is not None and self.fit is None:
+            raise TrainingError("fit_alignments are of the files in fit; give fit too")
+
     def run(self, job: Job) -> None:
+        from textless.metrics.alignments import read_alignments
         from textless.metrics.units import measure_units
         from textless.units.dump import Dump
 
         dump = Dump(job.inputs["units"])
-        _finish(job, "quality.json", measure_units(dump, **_phones(job, self), seed=self.seed), dump.contract.to_dict())
+        metrics = measure_units(
+            dump,
+            **_phones(job, self),
+            fit=Dump(job.inputs["fit"]) if self.fit else None,
+            fit_alignments=read_alignments(self.fit_alignments.file) if self.fit_alignments else None,
+            n_phones=self.n_phones,
+            seed=self.seed,
+        )
+        _finish(job, "quality.json", metrics, dump.contract.to_dict())
 
 
 @dataclass(frozen=True, kw_only=True)
