@@ -184,12 +184,15 @@ def test_figures_as_steps(tmp_path):
             soundfile.write(tmp_path / f"{s}{k}.wav", 0.1 * rng.standard_normal(32000), 16000)
             lines += [f"{s}{k}\t{i / 10}\t{(i + 1) / 10}\t{p}" for i, p in enumerate("paqpaqpbqpbqpaqpbq")]
     (tmp_path / "phones.tsv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "long.tsv").write_text("\n".join([*lines, *(f"{s}{k}\t1.8\t1.98\tSIL" for s in "st" for k in (0, 1))]))
+    (tmp_path / "splits.tsv").write_text("id\tsplit\ns0\tdev\nt0\tdev\ns1\ttest\nt1\ttest\n")
     there = [f"s{k} {onset} {onset + 0.3} {phone} p q s" for k in range(2) for onset, phone in ((0, "a"), (0.6, "b"))]
     (tmp_path / "x.item").write_text("\n".join(["#file", *there]) + "\n")
     (tmp_path / "p.yaml").write_text(
         "steps:\n"
         "  corpus: {manifest: audio.tsv}\n"
         "  phones: {step: alignments, file: phones.tsv}\n"
+        "  long:   {step: alignments, file: long.tsv}\n"
         "  items:  {file: x.item}\n"
         "  mfcc:   {step: frames, audio: $corpus, encoder: mfcc}\n"
         "  km:     {step: kmeans, frames: $mfcc, n_units: 8}\n"
@@ -197,6 +200,11 @@ def test_figures_as_steps(tmp_path):
         "  bare:   {step: quality, units: $units}\n"
         "  worth:  {step: quality, units: $units, alignments: $phones, items: $items}\n"
         "  abx:    {frames: $mfcc, alignments: $phones, distance: euclidean}\n"
+        "  dev:    {manifest: audio.tsv, step: corpus, split: dev, splits: splits.tsv}\n"
+        "  test:   {manifest: audio.tsv, step: corpus, split: test, splits: splits.tsv}\n"
+        "  devu:   {step: encode, audio: $dev, encoder: mfcc, codebook: $km}\n"
+        "  testu:  {step: encode, audio: $test, encoder: mfcc, codebook: $km}\n"
+        "  fitted: {step: quality, units: $testu, alignments: $long, fit: $devu, fit_alignments: $long}\n"
         "  robust: {step: robustness, audio: $corpus, encoder: mfcc, codebook: $km}\n"
     )
     store = Store(tmp_path / "store")
@@ -204,6 +212,9 @@ def test_figures_as_steps(tmp_path):
     with pytest.warns(UserWarning, match="no ABX across speakers"):
         graph.run(store, ["bare", "worth", "abx", "robust"])
     metrics = {name: store.manifest(graph.steps[name])["metrics"] for name in ("bare", "worth", "abx", "robust")}
+    graph.run(store, ["fitted"])
+    fitted = store.manifest(graph.steps["fitted"])["metrics"]
+    assert fitted["many_to_one_per_same_files"] != fitted["many_to_one_per"]
     assert "pnmi" not in metrics["bare"]
     assert {"pnmi", "pnmi_chance", "abx_within", "bitrate"} <= set(metrics["worth"])
     assert "abx_across" not in metrics["worth"]
@@ -217,7 +228,12 @@ def test_figures_as_steps(tmp_path):
         "thin: {step: frames, audio: $corpus, encoder: mfcc, fraction: 0.5}\n  abx: {frames: "
         "$thin, alignments: $phones}"
     )
-    for bad, what in ((alone, "give alignments or items"), (thin, "only 0.5 of the frames")):
+    fit = "bad: {step: quality, units: $units, fit: $units}"
+    for bad, what in (
+        (alone, "give alignments or items"),
+        (thin, "only 0.5 of the frames"),
+        (fit, "units to fit a mapping on need alignments"),
+    ):
         text = (tmp_path / "p.yaml").read_text().split("  bare:")[0]
         (tmp_path / "bad.yaml").write_text(f"{text}  {bad}\n")
         with pytest.raises(PipelineError, match=rf"bad\.yaml:\d+: .*{what}"):

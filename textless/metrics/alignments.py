@@ -20,7 +20,8 @@ def read_alignments(path: Path | str) -> dict[str, Alignment]:
 
     Args:
         path: a tsv with columns id, start, end (seconds), phone; a CTM; a TextGrid, labels of Audacity or a .phn of
-            TIMIT, whose id is the file's stem; or a folder of these (`read_labels`).
+            TIMIT, whose id is the file's stem; an alignment of DiscoPhon or ZeroSpeech 2017, whose lines are file,
+            onset, offset, phone; or a folder of these (`read_labels`).
 
     Raises:
         CorpusError: a file is malformed; it names the line.
