@@ -401,6 +401,7 @@ def quality(continuations: bool, judge: str | None, **given: Any) -> int:
     With --continuations: self-BLEU, auto-BLEU and VERT of transcripts as GSLM's script has them, and perplexity, with
     95 % intervals over prompts. Of units the prompt is left out, and the vocoder speaks the rest; transcripts are
     FILE.txt (id, tab, words) or FILE.jsonl (id, text). Samples of a prompt are called ID-0, ID-1 ….
+
     With --segments: edit distance and coverage of discovered terms, and with --words their tokens, types, boundaries.
     """
     from textless.cli import commands
@@ -409,7 +410,8 @@ def quality(continuations: bool, judge: str | None, **given: Any) -> int:
     request = request_of(given)
     segments, words = given.pop("segments"), given.pop("words")
     if segments:
-        if used := [name for name, value in given.items() if value and name != "alignments"]:
+        others = {**given, "continuations": continuations, "judge": judge}
+        if used := [name for name, value in others.items() if value and name != "alignments"]:
             raise TextlessError(f"--{used[0].replace('_', '-')} does not go with --segments; leave it out")
         return commands.terms(request, segments, alignments=given["alignments"], words=words)
     if words:

@@ -489,7 +489,7 @@ def terms(request: Request, segments: str, *, alignments: str | None, words: str
     key |= {
         name: labels_content(file, hash_or_missing) for name, file in (("phones", alignments), ("words", words)) if file
     }
-    return _deliver_figures(request, key, write, Failures(good=len(classes)))
+    return deliver_figures(request, key, write, Failures(good=len(classes)))
 
 
 def _unit_quality(request: Request, key: dict[str, Any], phones: dict[str, Any], seed: int) -> int:
