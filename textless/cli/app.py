@@ -20,6 +20,7 @@ from textless.cli.export import export
 from textless.cli.models import models_
 from textless.cli.numbers import Number
 from textless.cli.pipelines import COMMANDS
+from textless.cli.probe import probe
 from textless.cli.progress import Clean, Line, one_line
 from textless.cli.signals import Terminated, orderly_end
 from textless.errors import TextlessError, is_out_of_memory
@@ -507,5 +508,5 @@ def benchmark(
     return run(request, name, folder, split=split, units=units, scores=scores, seed=seed)
 
 
-for command in (convert, describe, export, models_, *COMMANDS):
+for command in (convert, describe, export, models_, probe, *COMMANDS):
     cli.add_command(command)

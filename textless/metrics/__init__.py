@@ -10,6 +10,8 @@
 | `speech`, `mcd`, `asr` | synthesised speech against the original: mel-cepstral distortion, word error rate … |
 | `continuations`, `bleu`, `judge` | what continuations say: self-BLEU, auto-BLEU, VERT, perplexity of a text model |
 | `lm`, `diversity` | likelihoods, pairs and controls of language models; self-BLEU and loops of their samples |
+| `probing`, `similarity`, `layers` | which labels features hold: linear probes, CKA and CCA, of each layer |
+| `labelled`, `encoded` | frames with labels, and all layers of an encoder, for probes |
 | `difference`, `bootstrap` | paired differences of two systems, and confidence intervals |
 | `align` | forced alignment |
 | `dtw`, `edit_distance` | dynamic time warping, Levenshtein distance |
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
     from textless.metrics.items import read_items as read_items
     from textless.metrics.judge import Judge as Judge
     from textless.metrics.pnmi import unit_quality as unit_quality
+    from textless.metrics.probing import probe as probe
+    from textless.metrics.similarity import linear_cka as linear_cka
+    from textless.metrics.similarity import pwcca as pwcca
     from textless.metrics.term_discovery import read_segments as read_segments
     from textless.metrics.term_discovery import terms as terms
     from textless.metrics.units import measure_units as measure_units
@@ -55,6 +60,9 @@ _WHERE = {
     "unit_quality": "textless.metrics.pnmi",
     "read_segments": "textless.metrics.term_discovery",
     "terms": "textless.metrics.term_discovery",
+    "probe": "textless.metrics.probing",
+    "linear_cka": "textless.metrics.similarity",
+    "pwcca": "textless.metrics.similarity",
     "measure_units": "textless.metrics.units",
 }
 __all__ = sorted(_WHERE)

@@ -75,9 +75,7 @@ def measure_units(
     rows = sorted(
         rows, key=lambda row: row.id
     )  # so that what the seed shuffles does not depend on the order of the input
-    contract = rows[0].units.contract if rows else UnitContract()
-    for row in rows[1:]:
-        contract.check(row.units.contract, mine=rows[0].id, theirs=row.id)
+    contract = check_rows(rows)
     values = unit_cost((row.units for row in rows), n_units=contract.n_units)
     values["files"] = float(len(rows))
     if fit is not None and alignments is None:
@@ -132,6 +130,14 @@ def _discovery(
             raise
         warnings.warn(f"no phone error rate: {e}", stacklevel=1)
         return {}
+
+
+def check_rows(rows: Sequence[UnitRow]) -> UnitContract:
+    """The contract of all rows. Raises ContractError where they have several."""
+    contract = rows[0].units.contract if rows else UnitContract()
+    for row in rows[1:]:
+        contract.check(row.units.contract, mine=rows[0].id, theirs=row.id)
+    return contract
 
 
 def measure_frames(

@@ -12,6 +12,7 @@ from textless.steps.align import Align
 from textless.steps.benchmark import Benchmark, BenchmarkData
 from textless.steps.encoders import Ladder, Lda, Pretrain
 from textless.steps.lm import Continue, Score, TrainLM
+from textless.steps.probe import Probe
 from textless.steps.quality import (
     Continuations,
     CopySynthesis,
@@ -21,7 +22,7 @@ from textless.steps.quality import (
     SpeechQuality,
     UnitQuality,
 )
-from textless.steps.sources import Alignments, Corpus, Items, Model, Pretrained, Text
+from textless.steps.sources import Alignments, Corpus, Items, Labels, Model, Pretrained, Text
 from textless.steps.units import Assign, Encode, Frames, KMeans, Units
 from textless.steps.vocoder import F0, Bundle, Resynth, TrainVocoder
 
@@ -31,6 +32,7 @@ STEPS: dict[str, type[Step]] = {
         Corpus,
         Alignments,
         Items,
+        Labels,
         Text,
         Model,
         Pretrained,
@@ -58,6 +60,7 @@ STEPS: dict[str, type[Step]] = {
         Difference,
         BenchmarkData,
         Benchmark,
+        Probe,
         Bundle,
     )
 }

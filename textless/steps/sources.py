@@ -101,6 +101,18 @@ class Items(Source):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Labels(Source):
+    """Labels of files, lines of id, tab, label, for probes; no training step takes it."""
+
+    type = "labels"
+    gives = ("labels",)
+    file: str = path()
+
+    def content(self, hash_file: HashFile) -> str:
+        return hash_file(self.file)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Text(Source):
     """Transcripts, lines of id, tab, words, for metrics; no training step takes them."""
 
