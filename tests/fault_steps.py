@@ -256,6 +256,7 @@ def chain(manifest: Path, *, steps: int = 4, **changes: dict[str, object]) -> di
     add("apart", "difference", a=labels, b=units, alignments=phones)
     read = STEPS["corpus"](manifest=str(ROOT / "pipelines" / "smoke"))  # hums have no words; those without any fail
     add("said", "align", audio=read, text=STEPS["text"](file=str(manifest.with_name("said.tsv"))))
+    add("read_off", "probe", of=units, alignments=phones)
     add("abx", "abx", frames=mfcc, alignments=phones)
     add("robust", "robustness", audio=corpus, encoder="mfcc", codebook=km1)
     copies = add("copies", "copy_synthesis", audio=corpus)

@@ -31,6 +31,7 @@ from textless.steps import (
     KMeans,
     Ladder,
     Lda,
+    Probe,
     Text,
 )
 from textless.steps.quality import Continuations, CopySynthesis
@@ -58,6 +59,7 @@ def named_steps() -> Iterator[tuple[str, str, Step]]:
         BenchmarkData(name="abx", folder="x"),
         Benchmark(data=BenchmarkData(name="abx", folder="x"), frames=mfcc),
         Continuations(speech=CopySynthesis(audio=corpus)),
+        Probe(of=mfcc, column="speaker"),
     ]
     written = {step.type for step in others}
     others += [smallest(cls) for kind, cls in STEPS.items() if kind not in seen | written]

@@ -567,6 +567,7 @@ NUMERIC = {
     "resynth": ("--layer",),
     "quality": ("--seed", "--layer", "--n-phones"),
     "benchmark": ("--seed", "--layer"),
+    "probe": ("--max-frames", "--seed"),
     "report": ("--examples",),
     "gc": ("--days",),
     "convert": ("--frame-rate", "--n-units"),

@@ -285,6 +285,7 @@ def continue_(**given: Any) -> int:
     "-o", "--output", "out", metavar="FILE", help="Write the score of each row: FILE.jsonl, or - for standard output."
 )
 @click.option("--pairs", metavar="FILE", help="Pairs of ids: a tsv, csv or jsonl with the columns good and bad.")
+@click.option("--by", metavar="NAME|FILE", help="Also for each speaker, value of a column, or group of a tsv.")
 @click.option("--controls", is_flag=True, help="Compare each row with its reversed, shuffled and spliced form.")
 @click.option("--seed", type=Number(Seed), default=0, show_default=True, help="Of controls and confidence intervals.")
 @models
@@ -357,6 +358,7 @@ def resynth(**given: Any) -> int:
     is_flag=True,
     help="Of audio: edit distance between its units and those of changed speed, pitch, noise … (slow).",
 )
+@click.option("--by", metavar="NAME|FILE", help="Of units: also for each speaker, value of a column or group of a tsv.")
 @click.option("--reference", metavar="AUDIO", help="IN is synthesised speech: compare it with these originals, by id.")
 @click.option(
     "--text",

@@ -334,7 +334,7 @@ def _precision(models: Model) -> dict[str, str]:
 # ------------------------------------------------------------------------------------------------------------ measures
 
 
-def score(request: Request, *, pairs: str | None, controls: bool, seed: int) -> int:
+def score(request: Request, *, pairs: str | None, controls: bool, seed: int, by: str | None = None) -> int:
     """Likelihood of units (or audio); returns the exit code."""
     from textless.metrics import lm as scoring
 
@@ -365,7 +365,14 @@ def score(request: Request, *, pairs: str | None, controls: bool, seed: int) -> 
             figures |= scoring.controls(lm, rows, seed=seed)
         if file:
             file.writelines(json.dumps(s) + "\n" for s in scores)
-        return "\n".join(f"{name:16} {_figure(value)}" for name, value in figures.items())
+        groups = ""
+        if by:
+            from textless.metrics.groups import group_table, score_by_group
+
+            result = score_by_group(lm, rows, by, pairs=pairs, with_controls=controls, seed=seed)
+            groups = f"\n\n{group_table(result, scoring.GROUP_METRICS, by)}"
+        lines = "\n".join(f"{name:16} {_figure(value)}" for name, value in figures.items())
+        return lines + groups
 
     key = {
         "command": "score",
@@ -374,6 +381,7 @@ def score(request: Request, *, pairs: str | None, controls: bool, seed: int) -> 
         "controls": controls,
         "seed": seed,
         "pairs": hash_or_missing(pairs) if pairs else None,
+        **_by(by),
     }
     return deliver_figures(request, key, write, failures)
 
@@ -399,11 +407,14 @@ def quality(
     text: str | None,
     asr: str | None,
     seed: int,
+    by: str | None = None,
     **discovery: Any,
 ) -> int:
     """Metrics of units, of audio through an encoder, or of speech against its reference; returns the exit code."""
     if asr and not text:
         raise TextlessError("--asr makes transcripts; give --text to compare them with, or --continuations")
+    if by and (reference is not None or not all(map(holds_units, request.inputs))):
+        raise TextlessError("--by groups rows of units; encode the audio first, and give the units")
     if reference is not None:
         if alignments or items or perturb or any(discovery.values()):
             raise TextlessError(
@@ -437,7 +448,7 @@ def quality(
         "items": hash_or_missing(items) if items else None,
     }
     if units:
-        return _unit_quality(request, key, phones, seed)
+        return _unit_quality(request, key, phones, seed, by)
     return _audio_quality(request, key, {**phones, "perturb": perturb}, seed)
 
 
@@ -492,23 +503,31 @@ def terms(request: Request, segments: str, *, alignments: str | None, words: str
     return deliver_figures(request, key, write, Failures(good=len(classes)))
 
 
-def _unit_quality(request: Request, key: dict[str, Any], phones: dict[str, Any], seed: int) -> int:
-    from textless.metrics.table import table
+def _unit_quality(request: Request, key: dict[str, Any], phones: dict[str, Any], seed: int, by: str | None) -> int:
+    from textless.metrics.groups import group_table, quality_by_group
+    from textless.metrics.table import UNITS, table
     from textless.metrics.units import measure_units
 
     failures = Failures()
     rows = list(failures.sift(unit_rows(request.inputs, request.models, request.contract, runs=request.runs)))
     check_some_good(failures.rows, failures.good)
     contracts = list({row.units.contract: None for row in rows})
-    key |= {"units": hash_rows(rows), "contracts": [contract.to_dict() for contract in contracts]}
+    of_groups = {name: phones[name] for name in ("alignments", "items")}
+    key |= {"units": hash_rows(rows), "contracts": [contract.to_dict() for contract in contracts], **_by(by)}
 
     def write(file: IO[str] | None) -> str:
         figures = measure_units(rows, **phones, seed=seed)
+        groups = quality_by_group(rows, by, **of_groups, seed=seed) if by else {}
         if file:
-            write_json(file, {"figures": figures, "contract": contracts[0].to_dict()})
-        return table(figures)
+            write_json(file, {"figures": figures, "contract": contracts[0].to_dict(), **groups})
+        return table(figures) + (f"\n\n{group_table(groups, UNITS, by)}" if by else "")
 
     return deliver_figures(request, key, write, failures)
+
+
+def _by(by: str | None) -> dict[str, Any]:
+    """`--by` for a key: nothing without it, as in keys of versions that did not have it."""
+    return {"by": [by, hash_or_missing(by) if Path(by).is_file() else None]} if by else {}
 
 
 def _audio_quality(request: Request, key: dict[str, Any], options: dict[str, Any], seed: int) -> int:

@@ -11,6 +11,7 @@
 | `continuations`, `bleu`, `judge` | what continuations say: self-BLEU, auto-BLEU, VERT, perplexity of a text model |
 | `lm`, `diversity` | likelihoods, pairs and controls of language models; self-BLEU and loops of their samples |
 | `probing`, `similarity`, `layers` | which labels features hold: linear probes, CKA and CCA, of each layer |
+| `groups` | metrics of each speaker, or other group of files, and the largest gap |
 | `labelled`, `encoded` | frames with labels, and all layers of an encoder, for probes |
 | `difference`, `bootstrap` | paired differences of two systems, and confidence intervals |
 | `align` | forced alignment |

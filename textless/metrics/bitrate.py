@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from textless.errors import CorpusError
+from textless.metrics.bootstrap import percentiles
 from textless.metrics.metric import Metric, count, number
 from textless.text import duration
 from textless.types import Units
 
+RESAMPLES = 200
 METRICS = {
     "seconds": Metric("speech", duration),
     "active_units": Metric("units that occur", count),
@@ -43,6 +45,37 @@ def unit_cost(sequences: Iterable[Units], *, n_units: int | None = None) -> dict
         runs = _added(runs, units.deduplicated().units)
     if not seconds:
         raise CorpusError("there are no units to measure")
+    return _cost(frames, runs, seconds, n_units)
+
+
+def cost_intervals(sequences: Sequence[Units], *, n_units: int | None = None, seed: int = 0) -> dict[str, float]:
+    """95 % intervals of `unit_cost`, NAME_low and NAME_high, by a bootstrap over the sequences, less the bias.
+
+    `seconds` and `active_units` have none. Raises as `unit_cost`.
+    """
+    counts = [np.bincount(u.frames()) for u in sequences], [np.bincount(u.deduplicated().units) for u in sequences]
+    size = max(map(len, counts[0]), default=0)
+    frames, runs = (np.array([np.pad(c, (0, size - len(c))) for c in part]) for part in counts)  # (N, K) int64
+    seconds = np.array([u.seconds for u in sequences])
+    if not seconds.sum():
+        raise CorpusError("there are no units to measure")
+    rng, n = np.random.default_rng(seed), len(seconds)
+    whole, drawn = _cost(frames.sum(0), runs.sum(0), float(seconds.sum()), n_units), []
+    for _ in range(RESAMPLES):
+        times = np.bincount(rng.integers(n, size=n), minlength=n)
+        if total := float(times @ seconds):
+            drawn.append(_cost(times @ frames, times @ runs, total, n_units))
+    out = {}
+    for name, value in whole.items():
+        if name not in ("seconds", "active_units"):
+            draws = np.array([draw[name] for draw in drawn])
+            # Fewer different sequences have fewer different units, so an entropy is biased downwards.
+            out[f"{name}_low"], out[f"{name}_high"] = percentiles(draws - draws.mean() + value)
+    return out
+
+
+def _cost(frames: np.ndarray, runs: np.ndarray, seconds: float, n_units: int | None) -> dict[str, float]:
+    """`unit_cost`, of how often each unit occurs in frames and in runs, (K,) int64."""
     n_frames, n_runs = int(frames.sum()), int(runs.sum())
     bits, bits_of_runs = _entropy(frames), _entropy(runs)
     rate = n_frames / seconds

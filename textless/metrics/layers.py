@@ -1,4 +1,4 @@
-"""Probes of every layer of an encoder: accuracy of a linear classifier, CKA and CCA with labels and with other features.
+"""Probes of every layer: accuracy of a linear classifier, CKA and CCA with the labels and with other features.
 
 The analyses of Pasad et al. 2021 and 2023 (arXiv:2107.04734, arXiv:2211.03929), on frames and on means over files.
 """
@@ -39,8 +39,8 @@ def probe_layers(
         others: which of the layers are other features, that the layers are compared with as well.
 
     Returns:
-        `split`: `speaker` or `file`, what is never on both sides; `layers`: by name, what `probe` and `similarity` (with
-        the labels, one-hot) return, and under `OTHER_cka` and `OTHER_cca` those with other features.
+        `split`: `speaker` or `file`, what is never on both sides; `layers`: by name, what `probe` and `similarity`
+        (with the labels, one-hot) return, and under `OTHER_cka` and `OTHER_cca` those with other features.
 
     Raises CorpusError as `probe`.
     """
@@ -51,10 +51,11 @@ def probe_layers(
     groups = _speakers(names, labels if by_file else None, speakers)
     split = "file" if groups is None else "speaker"
     keep = names if groups is None else groups
+    folds(labels, keep, seed=seed, what=f"{split}s")  # what cannot be probed is said before anything else
     if rare := lonely(labels, keep):
         warnings.warn(
-            f"{len(rare)} of {len(set(labels))} labels are of one {split} only, such as {rare[0][:60]!r}: a probe never "
-            "predicts them right",
+            f"{len(rare)} of {len(set(labels))} labels are of one {split} only, such as {rare[0][:60]!r}: a probe "
+            "never predicts them right",
             stacklevel=2,
         )
     frame_labels = sample.labels.astype(str)
@@ -86,10 +87,7 @@ def _speakers(names: np.ndarray, labels: np.ndarray | None, speakers: Mapping[st
 def layer_table(result: Mapping[str, Any]) -> str:
     """A line for each layer: each figure with its 95 % interval, and in brackets its chance level."""
     layers: dict[str, dict[str, float]] = result["layers"]
-    keys = [k for k in next(iter(layers.values())) if k.rpartition("_")[2] in ("cka", "cca") or k == "accuracy"]
-    keys = list(
-        dict.fromkeys([*keys, *(k for values in layers.values() for k in values if k.endswith(("cka", "cca")))])
-    )
+    keys = list(dict.fromkeys(k for values in layers.values() for k in values if k.rpartition("_")[2] in COLUMNS))
     lines = [["layer", *(_label(k) for k in keys)]]
     for name, values in layers.items():
         lines.append([name, *(_cell(values, k) for k in keys)])

@@ -20,7 +20,7 @@ import numpy as np
 from textless.errors import CorpusError
 from textless.lm.ngram import KneserNey
 from textless.metrics.bootstrap import interval, percentiles
-from textless.metrics.metric import Metric, number
+from textless.metrics.metric import Metric, number, percent
 from textless.names import by_plain_name, plain
 from textless.types import Units
 from textless.units.dump import UnitRow
@@ -33,6 +33,16 @@ METRICS = {
     "unigram_bits_per_second": Metric("bits a second of audio, unigram", number(1), interval=True),
     "fivegram_nll_per_unit": Metric("NLL per unit of a 5-gram, nats", number(3), interval=True),
     "fivegram_bits_per_second": Metric("bits a second of audio, 5-gram", number(1), interval=True),
+}
+# Of groups of rows, see `textless.metrics.groups`.
+GROUP_METRICS = {
+    "nll_per_unit": METRICS["nll_per_unit"],
+    "bits_per_second": METRICS["bits_per_second"],
+    "pairs": Metric("accuracy on pairs", percent, interval=True),
+    "pairs_per_unit": Metric("accuracy on pairs, mean NLL per unit", percent, interval=True),
+    "reversed": Metric("real likelier than reversed", percent, interval=True),
+    "shuffled": Metric("real likelier than shuffled", percent, interval=True),
+    "spliced": Metric("real likelier than spliced", percent, interval=True),
 }
 RESAMPLES = 10_000
 SEGMENT = 0.5  # seconds of a segment that is shuffled: longer than a phone or syllable, shorter than a phrase

@@ -124,7 +124,7 @@ def folds(
         labels, groups: (N,) of each row.
         what: the groups are, for messages.
 
-    Raises CorpusError for one class only, and fewer groups than folds.
+    Raises CorpusError for one class only, and fewer groups, or rows of each class, than folds.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -134,8 +134,12 @@ def folds(
     names, group = np.unique(groups, return_inverse=True)
     if len(names) < FOLDS:
         raise CorpusError(
-            f"{len(names)} {what or 'speakers'} have labels, and a probe needs {FOLDS} at least, to test on others than "
-            "those that it is trained on; give more"
+            f"{len(names)} {what or 'groups'} have labels, and a probe needs {FOLDS} at least, to test on others than "
+            "it is trained on; give more"
+        )
+    if (most := int(np.bincount(y).max())) < FOLDS:
+        raise CorpusError(
+            f"no label has more than {most} {what or 'rows'}, and a probe needs {FOLDS} at least; give more"
         )
     order = np.lexsort((y, group))
     split = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)

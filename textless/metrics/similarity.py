@@ -143,8 +143,9 @@ def held_out_pwcca(
             scores.append(correlations @ cca.weights)
     if not scores:
         return 0.0, 0.0, 0.0
-    value, *drawn = np.nanmean(scores, 0)  # a draw may have no row of a fold
-    return float(value), *percentiles(np.array(drawn))
+    value, *rest = np.nanmean(scores, 0)  # a draw may have no row of a fold
+    drawn = np.array(rest)
+    return float(value), *percentiles(drawn - drawn.mean() + value)  # the bias as in `cka_interval`
 
 
 def _correlations(p: np.ndarray, q: np.ndarray, files: np.ndarray, times: np.ndarray) -> np.ndarray:

@@ -53,6 +53,7 @@ class UnitQuality(Step):
     fit_alignments: Alignments | None = None
     n_phones: Count | None = None
     seed: Seed = 0
+    by: str | None = added(None)
 
     def check(self) -> None:
         if self.fit is not None and self.alignments is None:
@@ -65,16 +66,21 @@ class UnitQuality(Step):
         from textless.metrics.units import measure_units
         from textless.units.dump import Dump
 
-        dump = Dump(job.inputs["units"])
+        dump, phones = Dump(job.inputs["units"]), _phones(job, self)
         metrics = measure_units(
             dump,
-            **_phones(job, self),
+            **phones,
             fit=Dump(job.inputs["fit"]) if self.fit else None,
             fit_alignments=read_alignments(self.fit_alignments.file) if self.fit_alignments else None,
             n_phones=self.n_phones,
             seed=self.seed,
         )
         _finish(job, "quality.json", metrics, dump.contract.to_dict())
+        if self.by:
+            from textless.metrics.groups import quality_by_group
+
+            groups = quality_by_group(list(dump), self.by, **phones, seed=self.seed)
+            (job.path / "groups.json").write_text(json.dumps(groups, indent=1) + "\n")
 
 
 @dataclass(frozen=True, kw_only=True)
