@@ -141,12 +141,10 @@ def folds(
         raise CorpusError(
             f"no label has more than {most} {what or 'rows'}, and a probe needs {FOLDS} at least; give more"
         )
-    order = np.lexsort((y, group))
     split = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     with warnings.catch_warnings():  # of classes with fewer rows than folds, which `lonely` counts
         warnings.simplefilter("ignore", UserWarning)
-        parts = [(order[a], order[b]) for a, b in split.split(order, y[order], group[order])]
-    return [(a, b) for a, b in parts if len(a) and len(b)]
+        return list(split.split(y, y, group))
 
 
 def lonely(labels: np.ndarray, groups: np.ndarray) -> list[str]:
