@@ -37,7 +37,7 @@ BELOW = {
     "audio": {*SMALL, "types"},
     "zoo": {"errors", "types", "audio"},
     "units": {*SMALL, "types", "audio", "training", "zoo"},
-    "lm": {*SMALL, "types", "audio", "training", "units.dump", "zoo"},
+    "lm": {*SMALL, "types", "audio", "training", "units.dump", "units.merges", "zoo"},
     "vocoder": {*SMALL, "types", "audio", "training", "units.dump", "zoo"},
     "metrics": {*SMALL, "types", "audio", "units", "lm", "vocoder"},
     "benchmarks": {*SMALL, "types", "audio", "units", "lm", "metrics"},

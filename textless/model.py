@@ -237,6 +237,12 @@ class Model:
         options.setdefault("seconds", 3.0)
         return self.lm.continue_units(units, **options)
 
+    def _base(self, units: UnitsLike) -> UnitsLike:
+        """Units for the vocoder: merged ones expanded, by the table of the language model."""
+        if isinstance(units, Units) and units.contract.merges and self.lm.merges:
+            return self.lm.merges.expand(units)
+        return units
+
     @overload
     def resynth(self, units: UnitsLike, **options: Unpack[SpeakOptions]) -> np.ndarray: ...
     @overload
@@ -250,8 +256,12 @@ class Model:
             speaker, style: name or index; by default the first.
             durations: "given", by default, or "predict".
             level: "raw" or "peak", by default the vocoder's own; see `textless.vocoder.base.BaseVocoder.resynth`.
+
+        Merged units are expanded, see `textless.units.merges.MergeTable.expand`.
         """
-        return self.vocoder.resynth(units, **options)
+        if is_batch(units):
+            return self.vocoder.resynth([self._base(u) for u in units], **options)
+        return self.vocoder.resynth(self._base(cast("UnitsLike", units)), **options)
 
 
 def load(name: str | Path, *, device: str = "cpu", precision: str = "fp32") -> Model:
@@ -275,6 +285,7 @@ def bundle(out: Path, *, encoder: Path, codebook: Path, lm: Path, vocoder: Path)
     ModelError when rounding would change a weight.
     """
     from textless.model_io import load_model, save_model
+    from textless.units.merges import MergeTable
     from textless.units.quantizers import load_codebook
 
     contract = load_codebook(codebook).contract
@@ -290,7 +301,9 @@ def bundle(out: Path, *, encoder: Path, codebook: Path, lm: Path, vocoder: Path)
         save_model(out / part, kind=kind, config=config, tensors=half)
         if part != "encoder":
             theirs = UnitContract.from_dict(read_config(folder, kind=kind)["contract"])
-            contract.check(theirs, mine="the codebook", theirs=f"the {part}")
+            contract.check(theirs.base(), mine="the codebook", theirs=f"the {part}")
+            if table := MergeTable.of(folder, theirs):
+                table.save(out / part)
     load_codebook(codebook).save(out / "codebook")
     _ = Model(out).tokenizer.contract  # raises when encoder and codebook do not fit
     return contract
@@ -312,14 +325,16 @@ def continue_rows(
     The random draws depend on the seed, the row's id and the sample's number, not on the other rows of the batch.
     `prompt_seconds` takes that much from the start of the row as the prompt. The columns `prompt_frames` and `sample`
     are added. With `parts` the same units come row by row, each in parts (see `textless.units.dump.split_row`): the
-    prompt, and then each unit as it is sampled.
+    prompt, and then each unit as it is sampled. The rows are of units of the codebook, also where the model merges.
     """
     from textless.lm.generate import BATCH
 
     def prompts() -> Iterator[tuple[UnitRow, Units, int]]:
         for row in rows:
-            lm.contract.check(row.units.contract, mine="the language model", theirs=row.id)
-            units = Units(row.units.units, row.units.durations, lm.contract)
+            if row.units.contract.merges and lm.merges:
+                row = lm.merges.expand_row(row)
+            lm.base_contract.check(row.units.contract, mine="the language model", theirs=row.id)
+            units = Units(row.units.units, row.units.durations, lm.base_contract)
             prompt = units if prompt_seconds is None else units.between(0, prompt_seconds)
             if not len(prompt):
                 raise ContractError(f"{row.id}: an empty prompt; give some audio before the continuation")

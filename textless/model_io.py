@@ -20,7 +20,7 @@ LARGEST = 3.4028234663852886e38  # of float32
 LARGEST_JSON = 1 << 24  # bytes; the index of a model in a thousand files has a tenth of it
 # What loaders read: in a folder, files with these suffixes; next to a model file, files of these names. See
 # `model_files`.
-IN_FOLDER = (".safetensors", ".bin", ".pt", "config.json", ".index.json", "textless.json")
+IN_FOLDER = (".safetensors", ".bin", ".pt", "config.json", ".index.json", "textless.json", "merges.json")
 NEXT_TO_FILE = (CONFIG, "dict.txt", "speakers.txt", "styles.txt")
 
 

@@ -26,9 +26,11 @@ NUMBERS = {
     "sample_rate": (1, 1e9),
     "frame_rate": (1e-3, 1e9),
     "n_units": (1, MOST_UNITS),
+    "base_units": (1, MOST_UNITS),
 }
-WHOLE = ("layer", "sample_rate", "n_units")
+WHOLE = ("layer", "sample_rate", "n_units", "base_units")
 TAPS = ("block", "ffn")
+LATER = ("tap", "merges", "base_units")  # fields that the first contracts did not have; where None they are left out
 OURS = ("id", "units", "durations", "frames", "speaker", "source", "offset", "samples")  # columns of a row
 
 
@@ -45,12 +47,16 @@ class UnitContract:
         transform: of the frames, between encoder and quantizer; `none` if there is none.
         sample_rate: of the audio, Hz.
         frame_rate: frames per second.
-        n_units: size of the codebook.
+        merges: sha256 of the merge table of merged units (`textless.units.merges`); None where units are those of the
+            codebook.
+        n_units: size of the codebook; of merged units that of their vocabulary.
+        base_units: of merged units, the size of the codebook.
         codebook: sha256 of the quantizer's parameters; of k-means, of the centroids as float32.
         tap: `ffn` where units are made from the output of the block's feed-forward network, before the residual. None
             is the block's own output, as is `block`, which is kept as None.
 
-    Raises ContractError for a field of another type, for a number out of range, and for an unknown tap.
+    Raises ContractError for a field of another type, for a number out of range, for an unknown tap, and for one of
+    `merges` and `base_units` without the other.
     """
 
     encoder: str | None = None
@@ -60,7 +66,9 @@ class UnitContract:
     transform: str | None = None
     sample_rate: int | None = None
     frame_rate: float | None = None
+    merges: str | None = None
     n_units: int | None = None
+    base_units: int | None = None
     codebook: str | None = None
     tap: str | None = None
 
@@ -82,16 +90,21 @@ class UnitContract:
             if isinstance(value, bool) or not (isinstance(value, kind) or whole) or not low <= value <= high:
                 what = "a whole number" if f.name in WHOLE else "a number"
                 raise ContractError(f"{f.name} must be {what} from {low:g} to {high:g}, or null, not {_brief(value)}")
+        if (self.merges is None) != (self.base_units is None):
+            raise ContractError("merges and base_units are of merged units, which have both, or neither")
 
     @property
     def tapped(self) -> str | None:
         """`block` or `ffn`; None where the layer is unknown, and with it what is tapped."""
         return self.tap or (None if self.layer is None else "block")
 
+    def base(self) -> UnitContract:
+        """Of the units that were merged; itself where none were."""
+        return self.with_(n_units=self.base_units, merges=None, base_units=None) if self.merges else self
+
     def to_dict(self) -> dict[str, str | float | None]:
-        """All fields but a tap of None, which contracts did not have before there was another."""
-        values = asdict(self)
-        return values if self.tap else {k: v for k, v in values.items() if k != "tap"}
+        """All fields, but of `LATER` only those that are known, so that earlier contracts are written as they were."""
+        return {k: v for k, v in asdict(self).items() if v is not None or k not in LATER}
 
     @classmethod
     def from_dict(cls, data: object) -> UnitContract:
@@ -118,6 +131,8 @@ class UnitContract:
         return None
 
     def _known(self, name: str) -> Any:
+        if name == "merges" and self.n_units is not None:
+            return self.merges or "none"  # a codebook of known size is not merged
         return self.tapped if name == "tap" else getattr(self, name)
 
     def joined(self, other: UnitContract, *, mine: str, theirs: str) -> UnitContract:
@@ -215,7 +230,12 @@ class Units:
 
     @classmethod
     def from_frames(cls, frames: np.ndarray, contract: UnitContract = UnitContract()) -> Units:
-        """Deduplicate frame units (T,) int64: runs become one unit with its duration."""
+        """Deduplicate frame units (T,) int64: runs become one unit with its duration.
+
+        Raises ContractError for merged units: their frames do not say where one ends and the same begins again.
+        """
+        if contract.merges:
+            raise ContractError("merged units cannot be cut, or made of frames; expand them first (MergeTable.expand)")
         frames = _int_vector(frames, "frames")
         if not len(frames):
             return cls(frames, frames, contract)
@@ -227,7 +247,9 @@ class Units:
         return self.units if self.durations is None else np.repeat(self.units, self.durations)
 
     def deduplicated(self) -> Units:
-        """The same frames with every run joined into one unit."""
+        """The same frames with every run joined into one unit. Merged units have no runs: they stay as they are."""
+        if self.contract.merges:
+            return Units(self.units, self._durations(), self.contract)
         return Units.from_frames(self.frames(), self.contract)
 
     @property

@@ -89,9 +89,8 @@ class Request:
         `parts`: rows that standard input holds in parts are not joined. Raises ContractError for units of another kind.
         """
         checked: set[UnitContract] = set()  # what cannot be compared is said once, not of every row
-        for row in failures.sift(
-            unit_rows(self.inputs, self.models, self.contract, runs=self.runs, parts=parts, stdin=self.stdin)
-        ):
+        inputs = {"runs": self.runs, "parts": parts, "stdin": self.stdin}
+        for row in failures.sift(unit_rows(self.inputs, self.models, self.contract, base=True, **inputs)):
             if row.units.contract not in checked:
                 contract.check(row.units.contract, mine=mine, theirs=row.id)
                 checked.add(row.units.contract)
@@ -220,11 +219,11 @@ def continue_units(request: Request, *, stream: bool, **options: Any) -> int:
             "--stream writes units while they are sampled; give -o - and another command that reads them"
         )
     failures, lm = Failures(), request.models.lm
-    rows = request.units(failures, lm.contract, "the language model")
+    rows = request.units(failures, lm.base_contract, "the language model")
     if request.out == "-":
         continued = counted(continue_rows(lm, rows, parts=stream, **options), request.progress)
         hints = _hints(request.models) | ({} if lm.has_durations else {"runs": True})
-        write_stream(sys.stdout, continued, contract=lm.contract, hints=hints)
+        write_stream(sys.stdout, continued, contract=lm.base_contract, hints=hints)
         return failures.finish()
     prompts = list(rows)
     columns = extra_types(prompts)  # of all shards alike
@@ -240,18 +239,18 @@ def continue_units(request: Request, *, stream: bool, **options: Any) -> int:
     if is_file(request.out, STREAM):
         continued = counted(continue_rows(lm, prompts, **options), request.progress)
         return deliver_file(
-            request.out, key, lambda path: write_rows(path, continued, lm.contract), request.overwrite, failures
+            request.out, key, lambda path: write_rows(path, continued, lm.base_contract), request.overwrite, failures
         )
 
     def write_shard(rows: list[UnitRow], path: Path) -> list[dict[str, Any]]:
         continued = ((row, row) for row in continue_rows(lm, rows, **options))
-        return write_results(path, continued, contract=lm.contract, extra=columns)
+        return write_results(path, continued, contract=lm.base_contract, extra=columns)
 
     def fill(job: Job) -> None:
         run_shards(job, prompts, write_shard, shard_place)
 
     return deliver_folder(
-        request.out, key, fill, request.overwrite, request.progress, contract=lm.contract, failures=failures
+        request.out, key, fill, request.overwrite, request.progress, contract=lm.base_contract, failures=failures
     )
 
 
@@ -341,7 +340,7 @@ def score(request: Request, *, pairs: str | None, controls: bool, seed: int, by:
     if request.out:
         check_output(request.out, STREAM, request.overwrite)
     failures, lm = Failures(), request.models.lm
-    rows = list(request.units(failures, lm.contract, "the language model"))
+    rows = list(request.units(failures, lm.base_contract, "the language model"))
     check_some_good(failures.rows, failures.good)
     if pairs and (name := repeated(row.id for row in rows)) is not None:
         raise TextlessError(f"two rows are called {name!r}; pairs are found by id: give one of them another")

@@ -17,12 +17,13 @@ from textless.audio.corpus import Corpus, Row, load_sources
 from textless.audio.io import AUDIO
 from textless.cli.locks import sole
 from textless.engine.job import Progress
-from textless.errors import ContractError
+from textless.errors import ContractError, DumpError
 from textless.exchange.base import Format
 from textless.exchange.formats import find_format, read_units
 from textless.model import Model
 from textless.types import UnitContract, Units
 from textless.units.dump import UnitRow, read_stream
+from textless.units.merges import FILE, MergeTable
 
 
 class StandardInput:
@@ -69,6 +70,7 @@ def unit_rows(
     runs: bool | None = None,
     parts: bool = False,
     stdin: Iterable[str] | None = None,
+    base: bool = False,
 ) -> Iterator[tuple[Any, Any]]:
     """(source, UnitRow or AudioError) of every input: a stream, a dump, or audio, which is encoded.
 
@@ -76,6 +78,7 @@ def unit_rows(
         runs: whether unit files that do not say it hold runs.
         parts: rows that standard input holds in parts are not joined.
         stdin: the lines of standard input, if some were read already.
+        base: merged units are expanded.
     """
     declared = declared_contract(contract)
     tokenizer = None
@@ -85,15 +88,31 @@ def unit_rows(
     waiting = iter(sources)
     for name in inputs:
         if chosen := _unit_format(name):
-            yield from ((r, r) for r in read_units(name, chosen.name, contract=declared, runs=runs))
+            units: Iterable[UnitRow] = read_units(name, chosen.name, contract=declared, runs=runs)
+            yield from ((r, r) for r in (_expanded(name, units) if base else units))
             continue
         if name == "-":
-            rows: Iterable[tuple[Any, Any]] = ((r, r) for r in read_stream(stdin or sys.stdin, parts=parts))
+            units = read_stream(stdin or sys.stdin, parts=parts)
+            rows: Iterable[tuple[Any, Any]] = ((r, r) for r in (_expanded(name, units) if base else units))
         else:
             tokenizer = tokenizer or models.tokenizer
             rows = tokenize_files(next(waiting), tokenizer, lambda done, total, what: None)
         for source, row in rows:
             yield source, _declare(row, declared) if contract and isinstance(row, UnitRow) else row
+
+
+def _expanded(name: str, rows: Iterable[UnitRow]) -> Iterator[UnitRow]:
+    """Merged units as those of the codebook, by the table in the folder of their dump."""
+    table = None
+    for row in rows:
+        if row.units.contract.merges:
+            if table is None and not (Path(name) / FILE).is_file():
+                place = "standard input" if name == "-" else name
+                raise DumpError(f"{place}: its units are merged, and {FILE} is not with them; give the merged dump")
+            table = table or MergeTable.of(name, row.units.contract)
+            assert table is not None  # of merged units
+            row = table.expand_row(row)
+        yield row
 
 
 def holds_units(name: str) -> bool:

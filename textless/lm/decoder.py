@@ -18,6 +18,8 @@ from textless.types import ContinueOptions, GenerateOptions, UnitContract, Units
 
 if TYPE_CHECKING:
     from textless import types
+    from textless.lm.generate import Continuation
+    from textless.units.merges import MergeTable
 
 BATCH_TOKENS = 8192  # that are scored together
 
@@ -64,6 +66,8 @@ class Decoder(nn.Module):
         has_durations: whether the units of a continuation have durations.
         begins, ends: whether sequences begin, and end, with `</s>`. Without it at the end its logit is -inf.
         precision: of continuations, `fp32` or `int8`; scoring is always in float32.
+        merges: of a model over merged units, their table. Then units of the codebook are taken too: they are
+            deduplicated and merged first.
     """
 
     config: DecoderConfig
@@ -72,11 +76,17 @@ class Decoder(nn.Module):
     duration: nn.Linear
     has_durations = begins = ends = True
     precision = "fp32"
+    merges: MergeTable | None = None
     _fast: tuple[Any, FastDecoder] | None = None  # with what it was made from
 
     @property
     def n_units(self) -> int:
         return self.config.n_units
+
+    @property
+    def base_contract(self) -> UnitContract:
+        """Of the units of the codebook; `contract` where they are not merged."""
+        return self.contract.base()
 
     @property
     def frame_rate(self) -> float | None:
@@ -121,16 +131,17 @@ class Decoder(nn.Module):
         """Negative log-likelihood of each unit, and of the end.
 
         Args:
-            units: Units, or bare integers. Scored as they are, never deduplicated. Durations are not scored.
+            units: Units, or bare integers. Scored as they are, never deduplicated, but by a model over merged units,
+                which merges units of the codebook first. Durations are not scored.
 
         A sequence longer than the context is read in windows of `context` tokens that overlap by half, and each unit is
         scored in the first window that holds it; so beyond the first window every unit is predicted from at least half
         a context.
 
         Returns:
-            (N + 1,) float64, nats; the last is that of `</s>`. Where sequences have no `</s>` at their end (`ends`) it
-            is left out: (N,). Where they have none at their beginning (`begins`), nothing predicts the first unit: its
-            value is log n_units, of a uniform distribution.
+            (N + 1,) float64, nats, of N merged units where they are merged; the last is that of `</s>`. Where
+            sequences have no `</s>` at their end (`ends`) it is left out: (N,). Where they have none at their beginning
+            (`begins`), nothing predicts the first unit: its value is log n_units, of a uniform distribution.
 
         Raises:
             ContractError: units of another kind, or outside the vocabulary.
@@ -216,7 +227,8 @@ class Decoder(nn.Module):
         prompt longer than it, with a warning), the last half of a context is read again as a new prefill.
 
         Returns:
-            Units with the contract of the model; a list for a list.
+            Units with the contract of the model; a list for a list. A model over merged units continues units of the
+            codebook by units of the codebook (see `MergeTable.expand`).
 
         Raises:
             ContractError: units of another kind or outside the vocabulary; `seconds` where the frame rate is unknown;
@@ -230,18 +242,30 @@ class Decoder(nn.Module):
         seeds = [int(seed) + i for i in range(len(prompts))] if isinstance(seed, int | np.integer) else list(seed)
         todo = begin(self, prompts, seeds, **options)
         generate(self, todo)
-        results = [c.result(only_new) for c in todo]
+        results = [self._continued(p, c, only_new) for p, c in zip(batch, todo, strict=True)]
         return results if is_batch(prompt) else results[0]
+
+    def _continued(self, prompt: UnitsLike, c: Continuation, only_new: bool) -> Units:
+        """The result in the units of the prompt: where these were merged, what was added is expanded."""
+        table = self._table_for(prompt)
+        if table is None:
+            return c.result(only_new)
+        given, new = Units.of(prompt), table.expand(c.added())
+        return new if only_new else Units(given.units, given.durations, table.base) + new
+
+    def _table_for(self, units: UnitsLike) -> MergeTable | None:
+        """The merge table, where the model is over merged units and these are not."""
+        return self.merges if isinstance(units, Units) and not units.contract.merges else None
 
     def stream(self, prompt: UnitsLike, *, seed: int = 0, **options: Unpack[GenerateOptions]) -> Iterator[Units]:
         """What `continue_units(…, only_new=True)` gives, unit by unit as it is sampled, for a vocoder that streams."""
         from textless.lm.generate import advance, begin
 
         [c] = begin(self, [self.checked(prompt, "the prompt")], [seed], **options)
-        sent = 0
+        sent, table = 0, self._table_for(prompt)
         for _ in advance(self, [c]):
             if len(c.units) > sent:
-                yield c.added(sent)
+                yield c.added(sent) if table is None else table.expand(c.added(sent))
                 sent = len(c.units)
 
     def forward_cached(self, tokens: Tensor, cache: KVCache) -> Tensor:
@@ -264,6 +288,13 @@ class Decoder(nn.Module):
         """Write a model folder, see `textless.load_lm`."""
         raise NotImplementedError
 
+    def save_merges(self, folder: Path | str) -> None:
+        """Write the merge table into a model folder. Raises ContractError where units are merged and it is missing."""
+        if self.contract.merges and self.merges is None:
+            raise ContractError("the language model is over merged units; set `merges` to their table before saving")
+        if self.merges:
+            self.merges.save(folder)
+
     def fast_decoder(self) -> FastDecoder:
         """The current weights at `precision`, arranged for inference."""
         raise NotImplementedError
@@ -278,6 +309,10 @@ class Decoder(nn.Module):
 
     def checked(self, units: UnitsLike, what: str) -> Units:
         """`units` with this model's contract. Raises ContractError for another kind, or outside the vocabulary."""
+        if table := self._table_for(units):
+            given = Units.of(units)
+            table.base.check(given.contract, mine="the language model", theirs=what)
+            units, _ = table.merge(Units(given.units, given.durations, table.base).deduplicated())
         result = Units.of(units)
         if isinstance(units, Units):
             self.contract.check(units.contract, mine="the language model", theirs=what)

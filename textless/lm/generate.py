@@ -17,6 +17,7 @@ from textless.types import LONGEST_ROW, SamplingOptions, Units
 
 if TYPE_CHECKING:
     from textless.lm.decoder import Decoder
+    from textless.units.merges import MergeTable
 
 BATCH = 16  # continuations that are sampled together
 FULL = 0.7  # prompts are padded into one prefill when at least this share of it is no padding
@@ -122,6 +123,7 @@ class Continuation:
         begins: whether sequences begin with it.
         frames_left, units_left: None = no limit.
         has_durations: whether the model has a duration head.
+        merges: of merged units.
     """
 
     prompt: Units
@@ -132,6 +134,7 @@ class Continuation:
     units_left: int | None
     has_durations: bool
     begins: bool = True
+    merges: MergeTable | None = None
     units: list[int] = field(default_factory=list)
     durations: list[int] = field(default_factory=list)
     ended: bool = False
@@ -156,13 +159,17 @@ class Continuation:
         if self.frames_left is not None:
             logits[self.end] = -np.inf
         if self.deduplicated and self.tokens[-1] != self.end:
-            logits[self.tokens[-1]] = -np.inf
+            logits[self._repeating(self.tokens[-1])] = -np.inf
         unit = self.sampling.draw(logits, self.tokens[int(self.begins) :], self.generator)
         if unit == self.end:
             self.ended = True
             return
         self.tokens.append(unit)
         self.units.append(unit)
+
+    def _repeating(self, last: int) -> int | np.ndarray:
+        """The units that would repeat `last`; of merged ones those that begin with the base unit that it ends with."""
+        return last if self.merges is None else np.flatnonzero(self.merges.first == self.merges.last[last])
 
     def add_duration(self, logits: np.ndarray | None) -> None:
         """Sample the duration of the last unit from (max_duration,) logits, cut to the length to add. None: 1 frame."""
@@ -226,7 +233,8 @@ def begin(
         length = frames, max_new_units
         if frames is not None and p.durations is not None and not lm.has_durations:
             length = None, _units_in(frames, p, max_new_units)
-        todo.append(Continuation(p, how, np.random.default_rng(seed), lm.n_units, *length, lm.has_durations, lm.begins))
+        generator = np.random.default_rng(seed)
+        todo.append(Continuation(p, how, generator, lm.n_units, *length, lm.has_durations, lm.begins, merges=lm.merges))
     context = lm.config.context
     for c in todo:
         if len(c.tokens) > context and not c.done:

@@ -16,6 +16,7 @@ from textless.lm.hf.foreign import load_foreign, says_units
 from textless.lm.model import LMConfig, UnitLM
 from textless.model_io import CONFIG, check_blocks, check_shapes, load_model, read_json, to_torch
 from textless.types import UnitContract
+from textless.units.merges import MergeTable
 from textless.zoo import contract_of, resolve
 
 
@@ -49,6 +50,7 @@ def load_lm(
     path, contract = resolve(path, "lm"), contract.joined(known, mine="the units", theirs=str(path))
     lm = _load(path, dictionary, contract, precision)
     lm.contract = lm.contract.joined(known, mine=str(path), theirs="its entry in the table")
+    lm.merges = MergeTable.of(path, lm.contract)
     return lm
 
 

@@ -203,4 +203,5 @@ class UnitLM(Decoder):
 
     def save(self, folder: Path | str) -> None:
         config = {**asdict(self.config), "contract": self.contract.to_dict()}
+        self.save_merges(folder)
         save_model(folder, kind="lm", config=config, tensors=from_torch(self.state_dict()))

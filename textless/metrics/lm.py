@@ -11,9 +11,10 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -24,6 +25,9 @@ from textless.metrics.metric import Metric, number, percent
 from textless.names import by_plain_name, plain
 from textless.types import Units
 from textless.units.dump import UnitRow
+
+if TYPE_CHECKING:
+    from textless.units.merges import MergeTable
 
 # Of `likelihoods`: of the model, and of the n-gram models that it is compared with.
 METRICS = {
@@ -67,15 +71,16 @@ def score(lm: Scorer, rows: Iterable[UnitRow]) -> Iterator[dict[str, Any]]:
     """Likelihood of each row of a dump, never deduplicated.
 
     Yields:
-        `id`; `nll`: nats of all units and of `</s>`; `units`: N, `</s>` not counted; `nll_per_unit`: `nll` / (N + 1),
-        or / N where the model has no `</s>` at the end (0 for no token); `bits_per_second`: of audio, missing where the
-        frame rate is unknown or there is no frame.
+        `id`; `nll`: nats of all units and of `</s>`; `units`: N, `</s>` not counted, merged ones where the model is
+        over those; `nll_per_unit`: `nll` / (N + 1), or / N where the model has no `</s>` at the end (0 for no token);
+        `bits_per_second`: of audio, missing where the frame rate is unknown or there is no frame.
     """
     rows = iter(rows)
     while chunk := list(islice(rows, CHUNK)):
         for row, scores in zip(chunk, _nll(lm, [r.units for r in chunk]), strict=True):
             total = float(scores.sum())
-            values = {"id": row.id, "nll": total, "units": len(row.units), "nll_per_unit": total / max(1, len(scores))}
+            n = len(scores) - _ends(lm)
+            values = {"id": row.id, "nll": total, "units": n, "nll_per_unit": total / max(1, len(scores))}
             rate = row.units.contract.frame_rate or getattr(lm, "frame_rate", None)
             if rate and row.units.n_frames:
                 values["bits_per_second"] = total / math.log(2) / (row.units.n_frames / rate)
@@ -121,6 +126,9 @@ def likelihoods(
     if not rows:
         raise CorpusError("there are no units to score")
     rows = sorted(rows, key=lambda row: row.id)
+    if table := getattr(lm, "merges", None):  # n-grams are of the same units as the model
+        rows = [replace(row, units=_merged(table, row.units)) for row in rows]
+        train = [_merged(table, units) for units in train]
     models: dict[str, Scorer] = {"": lm}
     if train:
         n_units = rows[0].units.contract.n_units or lm.n_units
@@ -141,6 +149,10 @@ def likelihoods(
                 values[name + measure] = float(over.sum() / under.sum())
                 values[f"{name}{measure}_low"], values[f"{name}{measure}_high"] = interval(over, under, seed=seed)
     return values
+
+
+def _merged(table: MergeTable, units: Units) -> Units:
+    return units if units.contract.merges else table.merge(units.deduplicated())[0]
 
 
 def by_speaker(lm: Scorer, rows: Iterable[UnitRow]) -> dict[str, dict[str, float]]:

@@ -12,6 +12,7 @@ from textless.steps.align import Align
 from textless.steps.benchmark import Benchmark, BenchmarkData
 from textless.steps.encoders import Ladder, Lda, Pretrain
 from textless.steps.lm import Continue, Score, TrainLM
+from textless.steps.merge import Merge
 from textless.steps.probe import Probe
 from textless.steps.quality import (
     Continuations,
@@ -43,6 +44,7 @@ STEPS: dict[str, type[Step]] = {
         Assign,
         Encode,
         Units,
+        Merge,
         Pretrain,
         TrainLM,
         Continue,

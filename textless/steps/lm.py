@@ -45,8 +45,10 @@ class TrainLM(LMTrainConfig, Step):
         from textless.metrics.lm import by_speaker
         from textless.model_io import round_half
         from textless.units.dump import Dump
+        from textless.units.merges import MergeTable
 
         dump = Dump(job.inputs["units"])
+        table = MergeTable.of(dump.folder, dump.contract)
         start = None
         if self.start is not None:
             start = load_start(Path(place(job, self, "start")), dump.contract, context=self.context, seed=self.seed)
@@ -62,6 +64,7 @@ class TrainLM(LMTrainConfig, Step):
             log=progress(job, self.updates, board(job, self.type)),
         )
         lm.load_state_dict(round_half(lm.state_dict()))
+        lm.merges = table
         if speakers := by_speaker(lm, [replace(row, units=row.units.deduplicated()) for row in dev if len(row.units)]):
             job.metrics["speakers"] = speakers
         lm.save(job.path)
@@ -95,8 +98,9 @@ class Continue(MapStep):
 
     def rows(self, job: Job) -> list:
         from textless.units.dump import Dump
+        from textless.units.merges import base_rows
 
-        return sorted(Dump(job.inputs["prompts"]), key=lambda row: row.id)[: self.limit]
+        return sorted(base_rows(Dump(job.inputs["prompts"])), key=lambda row: row.id)[: self.limit]
 
     def identity(self, row: Any, hash_file: HashFile) -> Any:
         return units_identity(row)
@@ -126,14 +130,14 @@ class Continue(MapStep):
             seed=self.seed,
             only_new=self.only_new,
         )
-        return write_results(out, ((row, row) for row in new), contract=tools.contract)
+        return write_results(out, ((row, row) for row in new), contract=tools.base_contract)
 
     def finish(self, job: Job, tools: Any) -> None:
         from textless.metrics.diversity import diversity
         from textless.types import Units
         from textless.units.dump import Dump
 
-        finish_units(job, tools.contract)
+        finish_units(job, tools.base_contract)
         added: dict[str, list] = {}
         for row in Dump(job.path):
             new = Units.from_frames(row.units.frames()[row.extra["prompt_frames"] :])
@@ -163,9 +167,10 @@ class Score(Step):
         from textless.lm import load_lm
         from textless.metrics.lm import by_speaker, controls, likelihoods, score
         from textless.units.dump import Dump
+        from textless.units.merges import base_rows
 
-        lm, rows = load_lm(place(job, self, "lm")), list(Dump(job.inputs["units"]))
-        train = [row.units for row in Dump(job.inputs["train"])] if self.train else ()
+        lm, rows = load_lm(place(job, self, "lm")), list(base_rows(Dump(job.inputs["units"])))
+        train = [row.units for row in base_rows(Dump(job.inputs["train"]))] if self.train else ()
         (job.path / "scores.jsonl").write_text("".join(json.dumps(s) + "\n" for s in score(lm, rows)))
         job.metrics = {
             **likelihoods(lm, rows, train, seed=self.seed),

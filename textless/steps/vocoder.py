@@ -101,15 +101,17 @@ class TrainVocoder(VocoderTrainConfig, Step):
     def run(self, job: Job) -> None:
         from textless.model_io import round_half
         from textless.units.dump import Dump
+        from textless.units.merges import base_rows
         from textless.vocoder import train_vocoder
 
         dump = Dump(job.inputs["units"])
-        rows, f0 = {row.id: row.units for row in dump}, f0_of(job, dump.contract.frame_rate)
+        contract = dump.contract.base()
+        rows, f0 = {row.id: row.units for row in base_rows(dump)}, f0_of(job, dump.contract.frame_rate)
         curves = board(job, self.type)
         vocoder, job.metrics = train_vocoder(
             _clips(packed(job, self.audio, set(rows)), rows, f0),
             self,
-            contract=dump.contract,
+            contract=contract,
             f0=self.f0 is not None,
             start=_start(place(job, self, "start")) if self.start else None,
             checkpoint=job.scratch / "checkpoint.pt",
@@ -118,7 +120,7 @@ class TrainVocoder(VocoderTrainConfig, Step):
         )
         vocoder.load_state_dict(round_half(vocoder.state_dict()))
         vocoder.save(job.path)
-        job.contract = dump.contract.to_dict()
+        job.contract = contract.to_dict()
 
 
 def _start(path: Path | str) -> UnitVocoder:
@@ -178,10 +180,11 @@ class Resynth(MapStep):
     def rows(self, job: Job) -> list[Utterance]:
         from textless.model import named
         from textless.units.dump import Dump
+        from textless.units.merges import base_rows
 
         dump = Dump(job.inputs["units"])
         f0 = f0_of(job, dump.contract.frame_rate)
-        return [Utterance(row, name, f0.get(row.id)) for row, name in named(dump)]
+        return [Utterance(row, name, f0.get(row.id)) for row, name in named(base_rows(dump))]
 
     def identity(self, row: Utterance, hash_file: HashFile) -> Any:
         return [

@@ -87,7 +87,7 @@ class Block:
 
     def deduplicated(self) -> Block:
         """The same frames, every run of a row joined into one unit."""
-        if self.durations is not None and self.repeats() is None:
+        if self.durations is not None and (self.contract.merges or self.repeats() is None):
             return self
         frames = self.frames()
         first = np.ones(len(frames.units) + 1, bool)  # of a run; the last is the end

@@ -236,6 +236,8 @@ def _record(row: UnitRow, durations: bool) -> dict[str, Any]:
     runs, lengths = units.units, units.durations
     assert lengths is not None  # deduplicated
     if len(lengths) and lengths.max() > LONGEST:
+        if units.contract.merges:
+            raise DumpError(f"{row.id}: a merged unit of {lengths.max()} frames is longer than {LONGEST}; cut the row")
         pieces = -(-lengths // LONGEST)
         runs = np.repeat(runs, pieces)
         ends = np.cumsum(pieces) - 1

@@ -13,6 +13,8 @@ from typing import Any
 from textless.errors import DumpError, OutputExistsError, TextlessError
 from textless.units.card import Origin, origin_of, readme
 from textless.units.dump import Dump
+from textless.units.merges import FILE as MERGES
+from textless.units.merges import MergeTable
 
 CARD = "README.md"
 ABOUT = "dump.json"
@@ -63,6 +65,8 @@ def upload_of(folder: str | Path, *, license: str | None = None) -> Upload:
         files[ABOUT] = (json.dumps({**about, "license": origin.license}, indent=1) + "\n").encode()
         files[CARD] = _card(dump, origin, shards).encode()
     files |= {f"data/{shard.name}": shard for shard in shards}
+    if MergeTable.of(folder, dump.contract):
+        files[MERGES] = folder / MERGES
     size = sum(len(file) if isinstance(file, bytes) else file.stat().st_size for file in files.values())
     return Upload(files=files, rows=len(dump), size=size)
 

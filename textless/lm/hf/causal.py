@@ -217,6 +217,7 @@ class CausalUnitLM(CausalDecoder):
         folder = Path(folder)
         self.model.save_pretrained(folder)
         (folder / DURATION).write_bytes(save(from_torch({"duration.weight": self.duration.weight})))
+        self.save_merges(folder)
         content = {"kind": "causal_lm", "context": self.config.context, "contract": self.contract.to_dict()}
         write_text(folder / OURS, json.dumps(content, indent=1) + "\n")  # last: a folder that has it is complete
 

@@ -135,6 +135,7 @@ def export_llama(lm: UnitLM, folder: Path | str) -> None:
     # Version 5 writes another name of the class, which version 4, and so many a vLLM, does not know.
     place = folder / "tokenizer_config.json"
     write_text(place, json.dumps({**read_json(place), "tokenizer_class": "PreTrainedTokenizerFast"}, indent=1) + "\n")
+    lm.save_merges(folder)
     write_unit_tokens(folder, UnitTokens(offset=0, begin=end, end=end, contract=lm.contract))
 
 
