@@ -89,8 +89,10 @@ class Request:
         `parts`: rows that standard input holds in parts are not joined. Raises ContractError for units of another kind.
         """
         checked: set[UnitContract] = set()  # what cannot be compared is said once, not of every row
-        inputs = {"runs": self.runs, "parts": parts, "stdin": self.stdin}
-        for row in failures.sift(unit_rows(self.inputs, self.models, self.contract, base=True, **inputs)):
+        rows = unit_rows(
+            self.inputs, self.models, self.contract, runs=self.runs, parts=parts, stdin=self.stdin, base=True
+        )
+        for row in failures.sift(rows):
             if row.units.contract not in checked:
                 contract.check(row.units.contract, mine=mine, theirs=row.id)
                 checked.add(row.units.contract)
