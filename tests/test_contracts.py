@@ -37,6 +37,7 @@ from textless.units.mfcc_lda.lda import DIM, LdaEncoder
 from textless.units.mfcc_lda.vtln import DIM as VOICE_DIM
 from textless.units.mfcc_lda.vtln import Voice
 from textless.units.quantizers import load_codebook
+from textless.units.smoothing import smoothing_of
 from textless.units.tokenizer import Tokenizer
 
 PEERS = {"minimal_hubert_base": "checkpoint_7.pt", "minimal_hubert_large": "checkpoint_7.pt", "spidr": "model.pt"}
@@ -232,6 +233,14 @@ def test_a_quantizer(quantizer, tmp_path):
         assert (distances.shape, distances.dtype) == (units.shape, np.float32)
         assert distances.min() >= 0
         assert quantizer.is_far(1e9, 60.0) == (quantizer.distances is not None)
+    if isinstance(quantizer, types.SmoothableQuantizer):
+        squared = quantizer.squared_distances(FRAMES)
+        assert (squared.shape, squared.dtype) == ((500, quantizer.n_units), np.float32)
+        assert np.array_equal(squared.argmin(1), units)
+        np.testing.assert_allclose(np.sqrt(squared.min(1)), distances, rtol=1e-5)
+    else:
+        with pytest.raises(ModelError, match="cannot be smoothed"):
+            smoothing_of(quantizer, 0.1)
 
     assert isinstance(quantizer, quantizers.StoredQuantizer)
     quantizer.save(tmp_path)

@@ -52,6 +52,7 @@ def test_a_codebook_knows_its_training(frames, algorithm, tmp_path):
     assert codebook.distances == {
         "mean": pytest.approx(found.mean(), rel=1e-5),
         **{q: pytest.approx(np.quantile(found, float(q)), rel=1e-5) for q in QUANTILES},
+        "squared": pytest.approx(np.square(found).mean(), rel=1e-5),
     }
     codebook.save(tmp_path / "km")
     back = load_codebook(tmp_path / "km")

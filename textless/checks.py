@@ -74,6 +74,7 @@ Seed = Annotated[int, Between(0, 2**32 - 1)]  # the range that numpy, scikit-lea
 Positive = Annotated[float, Between(0, above=True)]
 NotNegative = Annotated[float, Between(0)]
 Share = Annotated[float, Between(0, 1, above=True)]
+Smoothing = Annotated[float, Between(0, 1e6)]  # as `types.NUMBERS` has it
 Probability = Annotated[float, Between(0, 1)]
 Dropped = Annotated[float, Between(0, 1, below=True)]
 Tap = Annotated[str, OneOf("block", "ffn")]  # `types.TAPS`

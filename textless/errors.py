@@ -71,6 +71,10 @@ class PipelineError(TextlessError):
     """A pipeline file with an unknown step, field or variable. Its message has file and line."""
 
 
+class SmoothingWarning(UserWarning):
+    """Smoothed units that are not the cheapest, because the choice was open for too long."""
+
+
 class ContractWarning(UserWarning):
     """Something about the units is unknown and cannot be checked."""
 

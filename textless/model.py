@@ -70,11 +70,12 @@ class Model:
         parts: `encoder`, `codebook`, `lm`, `vocoder`: single parts instead of the set's: a folder, a set to take it
             from, or a source for `load_encoder`, `load_codebook`, `load_lm` or `load_vocoder`; None is the set's.
         layer, tap: of the encoder, see `load_encoder`; None are those that the codebook was made on.
+        smoothing: λ, the price of a change of the unit, see `textless.units.tokenizer.Tokenizer`; None is the set's.
         device: `cpu`, `cuda` or `cuda:N`.
         precision: of encoder and vocoder, see `load_encoder` and `load_vocoder`.
         lm_precision: of the language model, see `load_lm`.
 
-    Raises DeviceError for a device that is not there.
+    Raises DeviceError for a device that is not there, ContractError for a smoothing below 0 or not finite.
 
     Attributes:
         tokenizer, lm, vocoder: the parts. Raise ModelError when the set lacks them, ContractError when they do not fit.
@@ -86,6 +87,7 @@ class Model:
         *,
         layer: int | None = None,
         tap: str | None = None,
+        smoothing: float | None = None,
         device: str = "cpu",
         precision: str = "fp32",
         lm_precision: str = "fp32",
@@ -97,8 +99,9 @@ class Model:
             from textless.devices import resolve
 
             resolve(device)
+        UnitContract(smoothing=smoothing)  # raises at once, not with the first file
         self.name, self.layer, self.tap, self.device = name, layer, tap, device
-        self.precision, self.lm_precision = precision, lm_precision
+        self.smoothing, self.precision, self.lm_precision = smoothing, precision, lm_precision
         self.parts = {part: parts.get(part) for part in PARTS}
 
     def __repr__(self) -> str:
@@ -171,7 +174,7 @@ class Model:
         loaded = load_encoder(encoder, layer, window=window, tap=tap, device=self.device, precision=self.precision)
         if encoder == self.place("codebook"):  # one published name: they belong together
             codebook.contract = codebook.contract.with_(encoder=loaded.contract.encoder, window=loaded.contract.window)
-        return Tokenizer(loaded, codebook)
+        return Tokenizer(loaded, codebook, smoothing=self.smoothing)
 
     @functools.cached_property
     def lm(self) -> Decoder:
@@ -264,12 +267,15 @@ class Model:
         return self.vocoder.resynth(self._base(cast("UnitsLike", units)), **options)
 
 
-def load(name: str | Path, *, device: str = "cpu", precision: str = "fp32") -> Model:
+def load(name: str | Path, *, smoothing: float | None = None, device: str = "cpu", precision: str = "fp32") -> Model:
     """A set of models: an embedded one by name (`tiny-en`), a folder, or a published chain by name (`twist-350m`).
 
-    Raises ModelError.
+    `smoothing`: of the units, see `textless.units.tokenizer.Tokenizer`; None is the set's.
+
+    Raises ModelError; ContractError for a smoothing below 0 or not finite.
     """
-    return Model(name if is_published(name) else find_model(name), device=device, precision=precision)
+    place = name if is_published(name) else find_model(name)
+    return Model(place, smoothing=smoothing, device=device, precision=precision)
 
 
 def is_published(name: str | Path) -> bool:
@@ -281,14 +287,17 @@ def bundle(out: Path, *, encoder: Path, codebook: Path, lm: Path, vocoder: Path)
     """Copy four models into one folder, weights in half precision; returns the units' contract.
 
     The weights of encoder, language model and vocoder must already be representable in half precision, and centroids
-    are not rounded: nothing changes that was measured or trained on. Raises ContractError when the parts do not fit,
-    ModelError when rounding would change a weight.
+    are not rounded: nothing changes that was measured or trained on. The codebook gets the smoothing of the units that
+    the language model was trained on, so that the set encodes such units. Raises ContractError when the parts do not
+    fit, ModelError when rounding would change a weight.
     """
     from textless.model_io import load_model, save_model
     from textless.units.merges import MergeTable
     from textless.units.quantizers import load_codebook
 
-    contract = load_codebook(codebook).contract
+    quantizer = load_codebook(codebook)
+    spoken = UnitContract.from_dict(read_config(lm, kind="lm")["contract"])
+    quantizer.contract = contract = quantizer.contract.with_(smoothing=spoken.smoothing)
     for part, folder, kind in (("encoder", encoder, "hubert"), ("lm", lm, "lm"), ("vocoder", vocoder, "vocoder")):
         config, tensors = load_model(folder, kind=kind)
         half = {k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in tensors.items()}
@@ -304,7 +313,7 @@ def bundle(out: Path, *, encoder: Path, codebook: Path, lm: Path, vocoder: Path)
             contract.check(theirs.base(), mine="the codebook", theirs=f"the {part}")
             if table := MergeTable.of(folder, theirs):
                 table.save(out / part)
-    load_codebook(codebook).save(out / "codebook")
+    quantizer.save(out / "codebook")
     _ = Model(out).tokenizer.contract  # raises when encoder and codebook do not fit
     return contract
 

@@ -27,10 +27,16 @@ NUMBERS = {
     "frame_rate": (1e-3, 1e9),
     "n_units": (1, MOST_UNITS),
     "base_units": (1, MOST_UNITS),
+    "smoothing": (0, 1e6),
 }
 WHOLE = ("layer", "sample_rate", "n_units", "base_units")
 TAPS = ("block", "ffn")
-LATER = ("tap", "merges", "base_units")  # fields that the first contracts did not have; where None they are left out
+LATER = (
+    "tap",
+    "merges",
+    "base_units",
+    "smoothing",
+)  # fields that the first contracts lack; left out where None
 OURS = ("id", "units", "durations", "frames", "speaker", "source", "offset", "samples")  # columns of a row
 
 
@@ -54,6 +60,8 @@ class UnitContract:
         codebook: sha256 of the quantizer's parameters; of k-means, of the centroids as float32.
         tap: `ffn` where units are made from the output of the block's feed-forward network, before the residual. None
             is the block's own output, as is `block`, which is kept as None.
+        smoothing: λ, the price of a change of the unit (`units.smoothing`). None is none, as is 0, which is kept as
+            None.
 
     Raises ContractError for a field of another type, for a number out of range, for an unknown tap, and for one of
     `merges` and `base_units` without the other.
@@ -71,12 +79,11 @@ class UnitContract:
     base_units: int | None = None
     codebook: str | None = None
     tap: str | None = None
+    smoothing: float | None = None
 
     def __post_init__(self) -> None:
         if self.tap is not None:
             check_known("tap", self.tap, TAPS, ContractError)
-        if self.tap == "block":
-            object.__setattr__(self, "tap", None)  # one spelling, which is also that of contracts without the field
         for f in fields(self):
             if (value := getattr(self, f.name)) is None:
                 continue
@@ -92,6 +99,11 @@ class UnitContract:
                 raise ContractError(f"{f.name} must be {what} from {low:g} to {high:g}, or null, not {_brief(value)}")
         if (self.merges is None) != (self.base_units is None):
             raise ContractError("merges and base_units are of merged units, which have both, or neither")
+        # One spelling, which is also that of contracts without these fields.
+        if self.tap == "block":
+            object.__setattr__(self, "tap", None)
+        if self.smoothing == 0:
+            object.__setattr__(self, "smoothing", None)
 
     @property
     def tapped(self) -> str | None:
@@ -101,6 +113,11 @@ class UnitContract:
     def base(self) -> UnitContract:
         """Of the units that were merged; itself where none were."""
         return self.with_(n_units=self.base_units, merges=None, base_units=None) if self.merges else self
+
+    @property
+    def smoothed(self) -> float | None:
+        """λ, 0 where there is no smoothing; None where the codebook is unknown, and with it how it was used."""
+        return self.smoothing or (None if self.codebook is None else 0)
 
     def to_dict(self) -> dict[str, str | float | None]:
         """All fields, but of `LATER` only those that are known, so that earlier contracts are written as they were."""
@@ -133,7 +150,7 @@ class UnitContract:
     def _known(self, name: str) -> Any:
         if name == "merges" and self.n_units is not None:
             return self.merges or "none"  # a codebook of known size is not merged
-        return self.tapped if name == "tap" else getattr(self, name)
+        return {"tap": self.tapped, "smoothing": self.smoothed}.get(name, getattr(self, name))
 
     def joined(self, other: UnitContract, *, mine: str, theirs: str) -> UnitContract:
         """This contract, and what only the other knows. Raises ContractError, naming the two, where they differ."""
@@ -144,16 +161,28 @@ class UnitContract:
             )
         return other.with_(**{k: v for k, v in self.to_dict().items() if v is not None})
 
-    def check(self, other: UnitContract, *, mine: str, theirs: str) -> None:
+    def check(self, other: UnitContract, *, mine: str, theirs: str, together: bool = False) -> None:
         """Raise ContractError unless `other` may be used where `self` is expected.
 
         Args:
             mine, theirs: the owners of the two contracts, for the message, e.g. "the vocoder" and "units.jsonl".
+            together: both become one sequence, dump or figure, whose contract holds for each part.
 
         Warns ContractWarning where one side is known and the other is not, unless both have the same codebook: it was
-        made on one kind of frames, and nothing remains to compare. `n_units` is always compared when both are known.
+        made on one kind of frames, and nothing remains to compare. `n_units` is always compared when both are known. It
+        also warns where nothing but the smoothing differs, unless `together`: such units mean the same to a model,
+        which has learned other durations and changes.
         """
-        if name := self.conflict(other):
+        name = self.conflict(other)
+        if name == "smoothing" and not together:
+            warnings.warn(
+                f"{theirs} and {mine} differ in smoothing: {other.smoothed:g} in {theirs} but {self.smoothed:g} in "
+                f"{mine}; the units are the same, their durations and changes are not",
+                ContractWarning,
+                stacklevel=2,
+            )
+            return
+        if name:
             a, b = self._known(name), other._known(name)
             raise ContractError(
                 f"{theirs} and {mine} are of different units: {name} is {_short(b)} in {theirs} but {_short(a)} in "
@@ -291,7 +320,7 @@ class Units:
         first = parts[0]
         for other in parts[1:]:
             if other.contract is not first.contract:
-                first.contract.check(other.contract, mine="the first part", theirs="the second part")
+                first.contract.check(other.contract, mine="the first part", theirs="the second part", together=True)
         durations = None if all(p.durations is None for p in parts) else np.concatenate([p._durations() for p in parts])
         return cls(np.concatenate([p.units for p in parts]), durations, first.contract)
 
@@ -480,7 +509,7 @@ class Quantizer(Protocol):
 
         Raises ContractError when it was made on frames of another kind.
         """
-        mine = self.contract.with_(n_units=None, codebook=None, transform=None)
+        mine = self.contract.with_(n_units=None, codebook=None, transform=None, smoothing=None)
         if mine != UnitContract():  # the origin of other tools' quantizers is unknown
             frames.check(mine, mine="the encoder", theirs="the codebook")
         return frames.with_(
@@ -508,6 +537,18 @@ class MeasuringQuantizer(Quantizer, Protocol):
 
         False where `distances` is None.
         """
+
+
+@runtime_checkable
+class SmoothableQuantizer(MeasuringQuantizer, Protocol):
+    """A quantizer whose units can be smoothed (`units.smoothing`): it knows the distance of a frame to every unit.
+
+    Its `distances` may hold `squared`, the mean squared distance of the training frames to their units, in which the
+    price of a change is counted.
+    """
+
+    def squared_distances(self, frames: np.ndarray) -> np.ndarray:
+        """(T, D) float32 → (T, K) float32, at least 0; the least of a row is that of `nearest`. Raises as `predict`."""
 
 
 class SamplingOptions(TypedDict, total=False):

@@ -1,5 +1,5 @@
-"""Make the speech of smoke.yaml again: espeak-ng (Debian's package) in four voices, about a minute and a half, as Ogg
-Opus at 16 kHz.
+"""Make the speech of smoke.yaml and its words again: espeak-ng (Debian's package) in four voices, about a minute and a
+half, as Ogg Opus at 16 kHz.
 
 python pipelines/smoke/make.py
 """
@@ -25,7 +25,7 @@ SENTENCES = [
 
 
 def main() -> None:
-    rows = []
+    rows, words = [], []
     for n, sentence in enumerate(SENTENCES):
         for k, (speaker, (voice, rate)) in enumerate(VOICES.items()):
             if (n + k) % 4 == 3:  # not every voice says everything
@@ -39,6 +39,8 @@ def main() -> None:
                 HERE / f"{name}.opus", soxr.resample(waveform, sample_rate, 16000), 16000, format="OGG", subtype="OPUS"
             )
             rows.append(f"{name}\t{name}.opus\t{speaker}\t{'dev' if n == len(SENTENCES) - 1 else 'train'}\n")
+            words.append(f"{name}\t{sentence.lower().replace('.', '').replace(',', '')}\n")
+    (HERE / "words.tsv").write_text("".join(words))
     (HERE / "speech.tsv").write_text("id\tpath\tspeaker\tsplit\n" + "".join(rows))
 
 

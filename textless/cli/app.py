@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from textless import __version__
-from textless.checks import Count, NewUnits, Penalty, Probability, PromptLength, Samples, Seed, Share, Temperature
+from textless.checks import (
+    Count,
+    NewUnits,
+    Penalty,
+    Probability,
+    PromptLength,
+    Samples,
+    Seed,
+    Share,
+    Smoothing,
+    Temperature,
+)
 from textless.cli.convert import convert
 from textless.cli.describe import describe
 from textless.cli.export import export
@@ -30,7 +41,18 @@ if TYPE_CHECKING:
 
 MODEL = "tiny-en"
 # What says which models a command uses; see `textless.model.Model`.
-PARTS = ("encoder", "layer", "tap", "codebook", "lm", "vocoder", "device", "precision", "lm_precision")
+PARTS = (
+    "encoder",
+    "layer",
+    "tap",
+    "codebook",
+    "smoothing",
+    "lm",
+    "vocoder",
+    "device",
+    "precision",
+    "lm_precision",
+)
 
 
 def main() -> None:
@@ -127,6 +149,12 @@ models = options(
         "--codebook",
         metavar="NAME|PATH",
         help="Another codebook: a folder, a file of any tool (.npy, .bin, .index, …), or a published name.",
+    ),
+    click.option(
+        "--smoothing",
+        type=Number(Smoothing),
+        metavar="PRICE",
+        help="Of audio: the price of a change of the unit, 0.2: a quarter fewer units.  [default: the set's, or 0]",
     ),
     click.option(
         "--precision",

@@ -207,7 +207,7 @@ def _together(names: list[str], read: Any) -> Iterator[Part]:
             if contract is None:
                 contract = theirs
             elif theirs is not last:
-                contract.check(theirs, mine=names[0], theirs=name)
+                contract.check(theirs, mine=names[0], theirs=name, together=True)
             last = theirs
             yield replace(part, id=f"{prefix}{part.id}") if prefix else part
 

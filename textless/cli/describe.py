@@ -63,7 +63,7 @@ def figures(
     def counted() -> Iterator[Units]:
         row = first
         while row is not None:
-            contract.check(row.units.contract, mine=first.id if first else "", theirs=row.id)
+            contract.check(row.units.contract, mine=first.id if first else "", theirs=row.id, together=True)
             counts["rows"] += 1
             counts["units"] += len(row.units)
             counts["frames"] += row.units.n_frames

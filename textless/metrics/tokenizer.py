@@ -17,7 +17,7 @@ from textless.metrics.items import Item
 from textless.metrics.robustness import mean_distances, unit_edit_distances
 from textless.metrics.units import measure_frames, measure_units
 from textless.names import by_plain_name
-from textless.types import Encoder, Units
+from textless.types import Encoder
 from textless.units.dump import UnitRow
 from textless.units.frames import read_frames, write_frames
 from textless.units.tokenizer import Tokenizer, encode_rows
@@ -114,7 +114,7 @@ class _Run:
                 self.failures.append({"id": row.id, "error": str(e)})
                 continue
             if self.tokenizer:
-                units = Units.from_frames(self.tokenizer.quantizer.predict(frames), self.tokenizer.contract)
+                units, _ = self.tokenizer.measure([frames])
                 self.units.append(UnitRow(id=row.id, units=units, speaker=row.speaker, samples=samples()))
             if row.id in ids:
                 yield row.id, frames

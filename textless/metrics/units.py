@@ -136,7 +136,7 @@ def check_rows(rows: Sequence[UnitRow]) -> UnitContract:
     """The contract of all rows. Raises ContractError where they have several."""
     contract = rows[0].units.contract if rows else UnitContract()
     for row in rows[1:]:
-        contract.check(row.units.contract, mine=rows[0].id, theirs=row.id)
+        contract.check(row.units.contract, mine=rows[0].id, theirs=row.id, together=True)
     return contract
 
 

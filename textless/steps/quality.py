@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from textless.checks import Count, Device, NotNegative, OneOf, Precision, Seed, Tap, runtime
+from textless.checks import Count, Device, NotNegative, OneOf, Precision, Seed, Smoothing, Tap, runtime
 from textless.engine.step import HashFile, MapStep, Step, added, takes
 from textless.errors import TrainingError
 from textless.steps.align import Align, read_phones
@@ -140,6 +140,7 @@ class Robustness(AudioMap):
     codebook: Step = takes("codebook")
     layer: Count | None = None
     tap: Tap | None = added(None)
+    smoothing: Smoothing | None = added(None)
     window: NotNegative | None = None
     precision: Precision = "fp32"
     seed: Seed = 0
@@ -215,6 +216,7 @@ class SpeechQuality(MapStep):
     codebook: Step | None = takes("codebook", None)
     layer: Count | None = None
     tap: Tap | None = added(None)
+    smoothing: Smoothing | None = added(None)
     window: NotNegative | None = None
     precision: Precision = "fp32"
     text: Text | None = None

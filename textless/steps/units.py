@@ -19,6 +19,7 @@ from textless.checks import (
     Precision,
     Seed,
     Share,
+    Smoothing,
     Tap,
     check,
     runtime,
@@ -77,7 +78,7 @@ def tokenizer_of(job: Job, step: Any) -> Tokenizer:
     from textless.units.tokenizer import Tokenizer
 
     codebook = load_codebook(place(job, step, "codebook"), step.layer, tap=step.tap)
-    return Tokenizer(encoder_of(job, step, codebook.contract), codebook)
+    return Tokenizer(encoder_of(job, step, codebook.contract), codebook, smoothing=step.smoothing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +222,7 @@ class Units(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class Encode(AudioMap):
-    """Audio to a unit dump, without frames on disk. `layer` and `window` default to the codebook's."""
+    """Audio to a unit dump, without frames on disk. `layer`, `window` and `smoothing` default to the codebook's."""
 
     type = "encode"
     gives = ("units",)
@@ -231,6 +232,7 @@ class Encode(AudioMap):
     codebook: Step = takes("codebook")
     layer: Count | None = None
     tap: Tap | None = added(None)
+    smoothing: Smoothing | None = added(None)
     window: NotNegative | None = None
     precision: Precision = "fp32"
     device: Device = runtime("cpu")
@@ -260,6 +262,7 @@ class Assign(Step):
     gives = ("units",)
     frames: Frames
     codebook: Step = takes("codebook")
+    smoothing: Smoothing | None = added(None)
 
     def check(self) -> None:
         if isinstance(self.frames, Frames) and self.frames.fraction < 1:
@@ -272,17 +275,19 @@ class Assign(Step):
         from textless.units.dump import UnitRow, write_results
         from textless.units.frames import read_frames
         from textless.units.quantizers import load_codebook
+        from textless.units.smoothing import quantize, smoothing_of
 
         frames_of = frames_contract(job.inputs["frames"])
         codebook = load_codebook(place(job, self, "codebook"), frames_of.layer, tap=frames_of.tapped)
-        contract = codebook.contract_for(frames_of)
+        smoothing = smoothing_of(codebook, self.smoothing)
+        contract = codebook.contract_for(frames_of).with_(smoothing=smoothing)
         rows = {row.id: row for row in self.frames.audio.load()}
         results = (
             (
                 rows[name],
                 UnitRow(
                     id=name,
-                    units=Units.from_frames(codebook.predict(frames), contract),
+                    units=Units.from_frames(quantize(codebook, [frames], smoothing)[0], contract),
                     speaker=rows[name].speaker,
                     source=rows[name].source_name,
                     offset=rows[name].offset,

@@ -139,7 +139,12 @@ def write_shard(
 
 def _of_contract(parts: Iterable[Part], contract: UnitContract) -> Iterator[Part]:
     for part in parts:
-        contract.check(contract_of(part), mine="the dump", theirs=part.id if isinstance(part, UnitRow) else part.ids[0])
+        contract.check(
+            contract_of(part),
+            mine="the dump",
+            theirs=part.id if isinstance(part, UnitRow) else part.ids[0],
+            together=True,
+        )
         yield part
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from textless.checks import NotNegative, check
 from textless.errors import ContractError, ModelError, TrainingError, check_known
 from textless.model_io import CONFIG, load_model, save_model, take
-from textless.types import MeasuringQuantizer, UnitContract
+from textless.types import SmoothableQuantizer, UnitContract
 from textless.units.lloyd import Assignment, Points, cluster, gpus
 
 TRANSFORMS = ("none", "layer_norm")
@@ -40,14 +40,14 @@ def transform_frames(frames: np.ndarray, transform: str) -> np.ndarray:
     return centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + np.float32(1e-5))
 
 
-class Codebook(MeasuringQuantizer):
+class Codebook(SmoothableQuantizer):
     """k-means centroids, and the transform that frames take before they are compared.
 
     Attributes:
         centroids: (K, D) float32.
         contract: says encoder, layer and transform, with `n_units` and `codebook` filled in.
-        distances: of the training frames to their centroids, the `mean` and some quantiles ("0.75": …); None where
-            unknown.
+        distances: of the training frames to their centroids, the `mean` and some quantiles ("0.75": …), and the mean
+            `squared` distance, which codebooks from before 0.3 lack; None where unknown.
     """
 
     def __init__(
@@ -93,23 +93,47 @@ class Codebook(MeasuringQuantizer):
     def nearest(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As `predict`, and the distance to the centroid: (T, D) float32 → (T,) int64, (T,) float32.
 
-        The distance is Euclidean, after the transform.         Computed in numpy, so that units depend
-        neither on faiss (`lloyd.Assignment`, for training) nor on torch (`vtln`).
+        The distance is Euclidean, after the transform. Computed in numpy, so that units depend neither on faiss
+        (`lloyd.Assignment`, for training) nor on torch (`vtln`).
         """
+        frames = self._fitting(frames)
+        out, distances = np.empty(len(frames), np.int64), np.empty(len(frames), np.float32)
+        for i, _, best, squared in self._scores(frames):
+            out[i : i + len(best)], distances[i : i + len(best)] = best, np.sqrt(squared)
+        return out, distances
+
+    def squared_distances(self, frames: np.ndarray) -> np.ndarray:
+        """Squared distance of each frame to each centroid, (T, D) float32 → (T, K) float32. Raises as `predict`."""
+        frames = self._fitting(frames)
+        out = np.empty((len(frames), self.n_units), np.float32)
+        for i, scores, best, squared in self._scores(frames):
+            least = np.take_along_axis(scores, best[:, None], 1)
+            out[i : i + len(best)] = scores - least + squared[:, None]
+        return out
+
+    def _fitting(self, frames: np.ndarray) -> np.ndarray:
+        """`frames` as an array. Raises ModelError when it is not (T, D)."""
         frames = np.asarray(frames)
         if frames.ndim != 2 or frames.shape[1] != self.dim or frames.dtype.kind not in "fiu":
             what = f"frames of shape {frames.shape} and type {frames.dtype}"
             raise ModelError(f"{what} do not fit a codebook of {self.dim} dimensions; give (T, D) float32")
+        return frames
+
+    def _scores(self, frames: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+        """Blocks of t frames: the first one's number; (t, K) float32, the squared distances less a number for each
+        frame; (t,) int64, the nearest centroid, the first of equals; (t,) float32, its squared distance.
+
+        Raises ModelError for values that are not finite.
+        """
         # Relative to their mean, so that frames far from the origin do not lose the digits that tell centroids apart.
         middle = self.centroids.mean(0)
         centroids = self.centroids - middle
         bias = np.square(centroids).sum(1)
-        out, distances = np.empty(len(frames), np.int64), np.empty(len(frames), np.float32)
         for i in range(0, len(frames), 16384):
             x = transform_frames(frames[i : i + 16384], self.contract.transform or "none") - middle
             # ‖x - c‖² - ‖x‖²: the second term is the same for every centroid.
             scores = bias - 2 * (x @ centroids.T)
-            out[i : i + 16384] = best = scores.argmin(1)
+            best = scores.argmin(1)
             with np.errstate(invalid="ignore"):
                 squared = np.take_along_axis(scores, best[:, None], 1)[:, 0] + np.einsum("td,td->t", x, x)
             if not np.isfinite(squared).all():
@@ -117,14 +141,15 @@ class Codebook(MeasuringQuantizer):
                     f"frame {i + int(np.isfinite(squared).argmin())} holds NaN, infinite or huge values; make the "
                     "frames again"
                 )
-            distances[i : i + 16384] = np.sqrt(np.maximum(squared, 0))
-        return out, distances
+            yield i, scores, best, np.maximum(squared, 0)
 
     def measure(self, frames: np.ndarray) -> None:
         """Set `distances` from the training frames (N, D), at most `MEASURED` of them, in place."""
         _, distances = self.nearest(np.asarray(np.asarray(frames)[:: -(-len(frames) // MEASURED)], np.float32))
-        statistics = {"mean": distances.mean(dtype=np.float64)} | {
-            q: np.quantile(distances, float(q)) for q in QUANTILES
+        statistics = {
+            "mean": distances.mean(dtype=np.float64),
+            **{q: np.quantile(distances, float(q)) for q in QUANTILES},
+            "squared": np.square(distances, dtype=np.float64).mean(),
         }
         self.distances = {name: float(f"{value:.6g}") for name, value in statistics.items()}
 

@@ -10,24 +10,33 @@ import numpy as np
 from textless.audio.corpus import Recording, Row, read_rows
 from textless.audio.waveform import as_waveform, as_waveforms
 from textless.errors import AudioError, ContractError
-from textless.types import Encoder, MeasuringQuantizer, Quantizer, Units
+from textless.types import Encoder, Quantizer, Units
 from textless.units.dump import UnitRow
+from textless.units.smoothing import quantize, smoothing_of
 
 BATCH_SECONDS = 60.0  # of audio encoded together
 LONG_SECONDS = 600  # longer files are encoded as they are read
 
 
 class Tokenizer:
-    """Encoder and quantizer: waveform → units. `contract` is what its units carry."""
+    """Encoder and quantizer: waveform → units. `contract` is what its units carry.
 
-    def __init__(self, encoder: Encoder, quantizer: Quantizer) -> None:
-        """Raises ContractError when the quantizer was made on frames of another encoder, layer or dimension."""
+    Args:
+        smoothing: λ, the price of a change of the unit in mean squared distances of the codebook, see
+            `units.smoothing`; 0 is none, and None the quantizer's own.
+
+    Raises ContractError when the quantizer was made on frames of another encoder, layer or dimension, and ModelError
+    when its units cannot be smoothed.
+    """
+
+    def __init__(self, encoder: Encoder, quantizer: Quantizer, *, smoothing: float | None = None) -> None:
         if quantizer.dim != encoder.dim:
             raise ContractError(
                 f"the codebook has {quantizer.dim} dimensions but the encoder {encoder.dim}; use a pair"
             )
         self.encoder, self.quantizer, self.precision = encoder, quantizer, encoder.precision
-        self.contract = quantizer.contract_for(encoder.contract)
+        self.smoothing = smoothing_of(quantizer, smoothing)
+        self.contract = quantizer.contract_for(encoder.contract).with_(smoothing=self.smoothing)
 
     @property
     def codebook(self) -> Quantizer:
@@ -39,23 +48,19 @@ class Tokenizer:
 
         Raises AudioError as `as_waveform`, and below one frame.
         """
-        return Units.from_frames(self.quantizer.predict(self.encoder.encode_one(as_waveform(waveform))), self.contract)
+        return self.measure([self.encoder.encode_one(as_waveform(waveform))])[0]
 
     def encode_batch(self, waveforms: Sequence[np.ndarray]) -> list[Units]:
         """Several waveforms together, each as `encode` gives it. Raises as `encode`."""
         return [self.measure([frames])[0] for frames in self.encoder.encode_batch(as_waveforms(waveforms))]
 
     def measure(self, pieces: Iterable[np.ndarray]) -> tuple[Units, float | None]:
-        """Frames of one file, (t, D) float32 each → its units, and the mean distance of its frames to their units.
+        """Frames of one file, (t, D) float32 each → its units, and the mean distance of its frames to the nearest.
 
         The distance is None where the quantizer measures none (`MeasuringQuantizer`).
         """
-        if not isinstance(self.quantizer, MeasuringQuantizer):
-            units = np.concatenate([self.quantizer.predict(frames) for frames in pieces])
-            return Units.from_frames(units, self.contract), None
-        nearest = [self.quantizer.nearest(frames) for frames in pieces]
-        units, distances = (np.concatenate(parts) for parts in zip(*nearest, strict=True))
-        return Units.from_frames(units, self.contract), float(distances.mean(dtype=np.float64))
+        units, distance = quantize(self.quantizer, pieces, self.smoothing)
+        return Units.from_frames(units, self.contract), distance
 
 
 def tokenize(
