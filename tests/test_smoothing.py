@@ -54,9 +54,18 @@ def naive_viterbi(costs, price):
 
 def walk(frames, n_units):
     """(T, K) float32: costs of a point that moves slowly among units, with noise."""
-    points = np.cumsum(RNG.standard_normal((frames, 3)), 0) + RNG.standard_normal((frames, 3))
-    centroids = points[RNG.choice(frames, n_units, replace=False)]
+    rng = np.random.default_rng(frames)
+    points = np.cumsum(rng.standard_normal((frames, 3)), 0) + rng.standard_normal((frames, 3))
+    centroids = points[rng.choice(frames, n_units, replace=False)]
     return np.square(points[:, None] - centroids).sum(2).astype(np.float32)
+
+
+def undecided(frames, price):
+    """Costs that leave the choice of two units open to the end: both fit, and only the last frame tells."""
+    costs = np.full((frames, 3), price, np.float32)
+    costs[:, :2] = 0
+    costs[-1] = [10 * price, 0, 10 * price]
+    return costs
 
 
 def test_the_cheapest_of_all_sequences():
@@ -105,20 +114,13 @@ def test_a_higher_price_makes_no_more_changes():
 
 @pytest.mark.parametrize("look_back", [0, 1, 7, 500])
 def test_pieces_change_nothing(look_back):
-    costs = walk(3 * BLOCK + 5, 12)
-    whole, first = smooth(costs, 5.0, look_back=look_back)
+    costs = np.concatenate([undecided(BLOCK + 9, 60.0), walk(20 * BLOCK + 5, 3)])
+    whole, first = smooth(costs, 60.0, look_back=look_back)
+    assert (first.seams > 0) == (look_back < 500)
     for pieces in (2, 3, len(costs), len(costs) + 3):  # some of them empty
-        units, smoother = smooth(costs, 5.0, pieces, look_back=look_back)
+        units, smoother = smooth(costs, 60.0, pieces, look_back=look_back)
         assert np.array_equal(units, whole)
         assert smoother.seams == first.seams
-
-
-def undecided(frames, price):
-    """Costs that leave the choice of two units open to the end: both fit, and only the last frame tells."""
-    costs = np.full((frames, 3), price, np.float32)
-    costs[:, :2] = 0
-    costs[-1] = [10 * price, 0, 10 * price]
-    return costs
 
 
 def test_a_bounded_look_back_differs_in_counted_places_only():
@@ -163,6 +165,11 @@ def test_units_come_before_the_end_and_within_the_delay():
     assert out > 900
     assert len(smoother._totals) <= 2 * (40 + 2 * BLOCK)
     assert out + len(smoother.finish()) == 1000
+    # Where the last certain frame is farther back than the look-back.
+    smoother, out = Smoother(1.0, look_back=5), 0
+    for n, frame in enumerate(np.concatenate([[[0, 9, 9]], undecided(200, 1.0)]).astype(np.float32), 1):
+        out += len(smoother.push(frame[None]))
+        assert n - out <= 5 + BLOCK
     assert smooth(costs[:0], 1)[0].shape == Smoother(1).finish().shape == (0,)
 
 
