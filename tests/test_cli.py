@@ -548,7 +548,7 @@ def test_bad_requests(textless_command, speech, tmp_path, monkeypatch, args, err
 
 NOT_NUMBERS = ("nan", "inf", "-inf", "1e12", "1e400", "-1", "9" * 5000, "many", "")
 NUMERIC = {
-    "encode": ("--layer",),
+    "encode": ("--layer", "--smoothing"),
     "continue": (
         "--seconds",
         "--max-new-units",
@@ -562,11 +562,12 @@ NUMERIC = {
         "--no-repeat-ngram",
         "--seed",
         "--layer",
+        "--smoothing",
     ),
-    "score": ("--seed", "--layer"),
-    "resynth": ("--layer",),
-    "quality": ("--seed", "--layer", "--n-phones"),
-    "benchmark": ("--seed", "--layer"),
+    "score": ("--seed", "--layer", "--smoothing"),
+    "resynth": ("--layer", "--smoothing"),
+    "quality": ("--seed", "--layer", "--smoothing", "--n-phones"),
+    "benchmark": ("--seed", "--layer", "--smoothing"),
     "probe": ("--max-frames", "--seed"),
     "report": ("--examples",),
     "gc": ("--days",),

@@ -154,7 +154,7 @@ models = options(
         "--smoothing",
         type=Number(Smoothing),
         metavar="PRICE",
-        help="Of audio: the price of a change of the unit, 0.2: a quarter fewer units.  [default: the set's, or 0]",
+        help="Of audio: the price of a change of the unit, 0.2: a fifth fewer units.  [default: the set's, or 0]",
     ),
     click.option(
         "--precision",

@@ -47,7 +47,7 @@ class Codebook(SmoothableQuantizer):
         centroids: (K, D) float32.
         contract: says encoder, layer and transform, with `n_units` and `codebook` filled in.
         distances: of the training frames to their centroids, the `mean` and some quantiles ("0.75": …), and the mean
-            `squared` distance, which codebooks from before 0.3 lack; None where unknown.
+            `squared` distance, which codebooks from before 0.2 lack; None where unknown.
     """
 
     def __init__(
