@@ -362,3 +362,18 @@ def test_today_s_units_are_the_same_bytes(clip):
     frames = tokenizer.encoder.encode_one(clip)
     assert units == Units.from_frames(tokenizer.quantizer.predict(frames), tokenizer.contract)
     assert "smoothing" not in units.contract.to_dict()
+
+
+def test_smoothing_of_what_has_no_units(clip, textless_command, tmp_path):
+    from textless.errors import TrainingError
+    from textless.steps import CopySynthesis, Corpus, SpeechQuality
+
+    shutil.copy(GOLDEN / "clip.flac", tmp_path)
+    (tmp_path / "phones.tsv").write_text("id\tstart\tend\tphone\nclip\t0\t1\tA\n")
+    request = "quality", tmp_path / "clip.flac", "--encoder", "mfcc", "--alignments", tmp_path / "phones.tsv"
+    code, _, err = textless_command(*request, "--smoothing", "0.2")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--smoothing is of units, and without --codebook frames alone are measured" in err
+    audio = Corpus(manifest=str(tmp_path / "clip.flac"))
+    with pytest.raises(TrainingError, match="smoothing is of units, and there is no codebook"):
+        SpeechQuality(speech=CopySynthesis(audio=audio), reference=audio, smoothing=0.2)

@@ -556,6 +556,8 @@ def _tokenizer_or_encoder(models: Model) -> Tokenizer | Encoder:
     """The tokenizer, or where an encoder is given without a codebook, that encoder."""
     if models.parts["encoder"] is None or models.parts["codebook"] is not None:
         return models.tokenizer
+    if models.smoothing is not None:
+        raise TextlessError("--smoothing is of units, and without --codebook frames alone are measured; leave it out")
     from textless.units.encoders.load import load_encoder
 
     return load_encoder(

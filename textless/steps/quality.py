@@ -229,6 +229,8 @@ class SpeechQuality(MapStep):
             raise TrainingError("a recogniser is compared with what is said; give text")
         if (self.encoder is None) != (self.codebook is None):
             raise TrainingError("unit error rates need an encoder and a codebook; give both or neither")
+        if self.smoothing is not None and self.codebook is None:
+            raise TrainingError("speech_quality.smoothing is of units, and there is no codebook; leave it out")
         check_layer(self)
 
     def rows(self, job: Job) -> list:
