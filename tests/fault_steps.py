@@ -209,6 +209,15 @@ def write_corpus(folder: Path, rows: int, *, seconds: float, order: int = 1) -> 
         f"{name}\t{times[a]}\t{times[a + 1]}\t{'aebf'[(a + n) % 4]}" for n, name in enumerate(names) for a in range(4)
     ]
     (folder / "phones.tsv").write_text("\n".join(["id\tstart\tend\tphone", *phones]) + "\n")
+    items = [
+        f"{name} {times[a]} {times[a + 1]} {'aebf'[(a + n) % 4]} p q {'ab'[n % 2]}"
+        for n, name in enumerate(names)
+        for a in range(4)
+    ]
+    (folder / "audio" / "test.item").write_text(
+        "\n".join(["#file onset offset #phone prev next speaker", *items]) + "\n"
+    )
+    (folder / "units.txt").write_text("".join(f"{name}|1 1 2 5 5 {n}\n" for n, name in enumerate(names[:7])))
     return folder / "speech.tsv"
 
 
@@ -243,6 +252,8 @@ def chain(manifest: Path, *, steps: int = 4, **changes: dict[str, object]) -> di
     hidden = add("hidden", "frames", audio=corpus, encoder=hubert, layer=2)
     km2 = add("km2", "kmeans", frames=hidden, n_units=8, iterations=5, transform="layer_norm")
     units = add("units", "encode", audio=corpus, encoder=hubert, codebook=km2)
+    add("taken", "units", file=str(manifest.with_name("units.txt")), format="gslm", frame_rate=50.0, n_units=8)
+    add("pairs", "merge", units=units, n_units=10)
     lm = add("lm", "train_lm", units=units, dev=units, preset="nano", steps=steps, batch_tokens=128, context=32)
     f0 = add("f0", "f0", audio=corpus)
     voiced = {"audio": corpus, "units": units, "f0": f0, "preset": "nano", "crop_seconds": 0.2}
@@ -250,7 +261,8 @@ def chain(manifest: Path, *, steps: int = 4, **changes: dict[str, object]) -> di
     voice = add("voice", "train_vocoder", **voiced, start=mel, adversarial="small", steps=max(2, steps // 2), batch=2)
     add("set", "bundle", encoder=hubert, codebook=km2, lm=lm, vocoder=voice)
     more = add("more", "continue", lm=lm, prompts=units, prompt_seconds=0.1, seconds=0.2)
-    add("speech", "resynth", units=more, vocoder=voice)
+    speech = add("speech", "resynth", units=more, vocoder=voice)
+    add("heard", "continuations", speech=speech)
     add("scores", "score", lm=lm, units=units)
     add("worth", "quality", units=units, alignments=phones)
     add("apart", "difference", a=labels, b=units, alignments=phones)
@@ -258,6 +270,8 @@ def chain(manifest: Path, *, steps: int = 4, **changes: dict[str, object]) -> di
     add("said", "align", audio=read, text=STEPS["text"](file=str(manifest.with_name("said.tsv"))))
     add("read_off", "probe", of=units, alignments=phones)
     add("abx", "abx", frames=mfcc, alignments=phones)
+    test = STEPS["benchmark_data"](name="abx", folder=str(manifest.with_name("audio")))
+    add("field", "benchmark", data=test, frames=mfcc)
     add("robust", "robustness", audio=corpus, encoder="mfcc", codebook=km1)
     copies = add("copies", "copy_synthesis", audio=corpus)
     add("judged", "speech_quality", speech=copies, reference=corpus, encoder="mfcc", codebook=km1)
