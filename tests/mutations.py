@@ -105,7 +105,7 @@ _TABLE = [
      "start::what_is_held_out_is_measured_and_changes_nothing"),
     ("units/encoders/start.py", "isinstance(origin, Checkpoint) if frozen is None else frozen", "frozen",
      "start::the_front_end_of_a_start_from_outside_is_frozen"),
-    ("units/encoders/convert.py", "            nn.init.uniform_(model.masked_spec_embed)\n", "            pass\n",
+    ("units/encoders/checkpoint.py", "            nn.init.uniform_(model.masked_spec_embed)\n", "            pass\n",
      "start::a_mask_embedding_that_is_missing_is_drawn"),
     # --- the loop of every training
     ("training/loop.py", "peak * (step + 1) / warmup", "peak * step / warmup",

@@ -406,7 +406,7 @@ def _with_speaker(vocoder: Vocoder, row: UnitRow, options: SpeakOptions) -> Spea
         speaker = names.get(row.speaker or "")
     elif isinstance(speaker, str):
         speaker = names.get(plain(speaker), speaker)
-    return {**options, "speaker": speaker}
+    return {"durations": "given", **options, "speaker": speaker}
 
 
 def stream_rows(vocoder: Vocoder, rows: Iterable[UnitRow], **options: Unpack[SpeakOptions]) -> Iterator[np.ndarray]:

@@ -156,7 +156,7 @@ def _kept(
         TextlessError: a recording cannot be read.
     """
     from textless.audio.fetch import _cache
-    from textless.cli.commands import shard_name
+    from textless.cli.commands import shard_place
     from textless.cli.outputs import Failures, deliver_folder, hash_or_missing
     from textless.engine.shards import run_shards
     from textless.engine.step import digest
@@ -166,7 +166,7 @@ def _kept(
     kept.parent.mkdir(parents=True, exist_ok=True)
 
     def fill(job: Job) -> None:
-        path = shard_name if contract else "data/{:05d}".format
+        path = shard_place if contract else "data/{:05d}".format
         run_shards(job, list(corpus), write_shard, path)
 
     failures = Failures(good=len(corpus))
