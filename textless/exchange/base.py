@@ -163,7 +163,7 @@ def block_of(
 
 
 class Columns(TypedDict, total=False):
-    """What a row may have beside its units, as `UnitRow` holds it."""
+    """What a row may have next to its units, as `UnitRow` holds it."""
 
     speaker: str | None
     source: str

@@ -111,9 +111,8 @@ def train_lm(
         sequences: one per document; deduplicated here. With `scratch` only one is in memory at a time.
         config: hyperparameters; `settings` are fields of it by name: `train_lm(rows, contract=contract, steps=1000)`.
         contract: of the units; `n_units` must be known.
-        start: a model to continue from instead of a fresh one, such as a text model (`from_causal`) or a published one
-            over units (`ForeignLM`, see its `for_training`). It is trained in place, and `preset` and `dropout` are
-            ignored.
+        start: a model to continue from: a text model (`from_causal`), or a published one over units (`ForeignLM`, see
+            its `for_training`). It is trained in place, and `preset` and `dropout` are ignored.
         dev: held-out documents, evaluated about every tenth of the steps and at the end.
         checkpoint: file to write to and to resume from. On a CPU with the same number of threads, a call that resumes
             gives the same weights bit for bit as one that was never interrupted.

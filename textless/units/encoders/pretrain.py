@@ -211,15 +211,9 @@ def pretrain(
     """
     config, device = configure(PretrainConfig, config, settings)
     model, head = networks(config, n_classes, start, voice, device)
-    source = CropSource(audio, model, folder)
-    _check_labels(audio, source.frames, labels, n_classes)
+    source = _prepared(audio, labels, model, folder, n_classes)
     training = _Training(config, model.to(device), head.to(device), source, labels, device)
-    measure = None
-    if dev is not None:
-        (folder / "dev").mkdir(exist_ok=True)
-        held_out = CropSource(dev[0], model, folder / "dev")
-        _check_labels(dev[0], held_out.frames, dev[1], n_classes)
-        measure = training.measurement(held_out, dev[1])
+    measure = None if dev is None else training.measurement(_prepared(*dev, model, folder / "dev", n_classes), dev[1])
     curve = train(
         training.step,
         {"model": model, "head": head, "optimiser": training.optimiser},
@@ -232,6 +226,16 @@ def pretrain(
         device=device,
     )
     return model.eval(), curve
+
+
+def _prepared(
+    audio: PackedAudio, labels: Sequence[np.ndarray], model: Hubert, folder: Path, n_classes: int
+) -> CropSource:
+    """The input of all files, in a folder. Raises TrainingError for labels that do not fit it."""
+    folder.mkdir(exist_ok=True)
+    source = CropSource(audio, model, folder)
+    _check_labels(audio, source.frames, labels, n_classes)
+    return source
 
 
 def _check_labels(audio: PackedAudio, frames: np.ndarray, labels: Sequence[np.ndarray], n_classes: int) -> None:
