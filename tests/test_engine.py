@@ -332,6 +332,7 @@ def test_the_seed_of_every_step_enters_its_key(name, text):
     needed |= {field: 1 for field in ("n_units", "steps") if field in needed}
     benchmark = {"data": BenchmarkData(name="abx", folder=str(Path(text.file).parent)), "units": Upper(text=text)}
     special = {"abx": {"items": Upper(text=text)}, "train_lm": {"steps": 1}, "benchmark": benchmark}
+    special["probe"] = {"column": "speaker"}
     needed |= special.get(name, {})
     keys = {Keys(lambda p: "0").of(step(**needed, seed=seed)) for seed in (0, 1, 2)}
     assert len(keys) == 3
