@@ -43,12 +43,14 @@ class Pairs:
         ranked_by: `mean` or `sum`, which log-likelihood the papers with this layout compare.
         notes: what is to be said of the data.
         original: whether the folder is laid out as the benchmark's own, whose submission files and tables it then has.
+        lone: recordings of a gold table without a counterpart. They are not measured; a submission has scores of them.
     """
 
     pairs: list[Pair]
     ranked_by: str
     notes: list[str] = field(default_factory=list)
     original: bool = True
+    lone: Sequence[str] = ()
 
 
 class Table(NamedTuple):
@@ -103,11 +105,8 @@ class PairBenchmark(Benchmark):
         read = self.read(given.folder, given.split, names)
         wanted, notes = recordings_of(read.pairs), [*read.notes]
         if theirs is not None:
-            measured = {
-                "given": given_scores(
-                    theirs, wanted, given.scores, strict=place is not None and one_file and read.original
-                )
-            }
+            known = [*wanted, *read.lone] if place is not None and one_file and read.original else None
+            measured = {"given": given_scores(theirs, wanted, given.scores, known)}
         elif given.lm is None:
             raise CorpusError(f"{self.name}: give a language model and units, or the scores of another tool")
         else:

@@ -123,12 +123,13 @@ def _columns(header: Sequence[str]) -> tuple[int, int] | None:
 
 
 def given_scores(
-    scores: Mapping[str, float], wanted: Sequence[str], where: Path | None, *, strict: bool
+    scores: Mapping[str, float], wanted: Sequence[str], where: Path | None, known: Sequence[str] | None = None
 ) -> dict[str, float]:
     """The score of each recording that is wanted.
 
     Args:
-        strict: scores of other recordings are an error, as in ZeroSpeech's validation; else they are not read.
+        known: all recordings of the split. Scores of others are an error, as in ZeroSpeech's validation; None: scores
+            of others are not read.
 
     Raises:
         CorpusError: recordings without a score, or others; it names one.
@@ -139,7 +140,7 @@ def given_scores(
             f"{where}: {len(missing)} of {len(wanted)} recordings have no score, such as {missing[0]}; "
             "each recording of the split needs one"
         )
-    if strict and (extra := sorted(set(scores) - set(matched(scores, dict.fromkeys(wanted))))):
+    if known is not None and (extra := sorted(set(scores) - set(matched(scores, dict.fromkeys(known))))):
         raise CorpusError(
             f"{where}: {len(extra)} scores are of recordings that the split does not have, such as {extra[0]}; "
             "is it another split?"

@@ -33,8 +33,10 @@ class Rows(NamedTuple):
     bad: str
 
 
-def paired(folder: Path, place: str, key: Sequence[str], columns: Sequence[str] = ()) -> tuple[list[Rows], list[str]]:
-    """The right and wrong row of each key of a split, and a note on rows without a counterpart.
+def paired(
+    folder: Path, place: str, key: Sequence[str], columns: Sequence[str] = ()
+) -> tuple[list[Rows], list[str], list[str]]:
+    """The right and wrong row of each key of a split; a note on rows without a counterpart, and their recordings.
 
     For sWUGGY the original joins rows on their key, and so leaves those without a counterpart out. For the others it
     pairs the n-th right row with the n-th wrong one; pairs here are those with one key, whatever the order of the rows.
@@ -67,9 +69,12 @@ def paired(folder: Path, place: str, key: Sequence[str], columns: Sequence[str] 
         )
     out = []
     for right, wrong in both:
-        good, bad = (f"{place}/{plain(row['filename'].removesuffix('.wav'))}" for row in (right, wrong))
-        out.append(Rows(right, wrong, good, bad))
-    return out, notes
+        out.append(Rows(right, wrong, _recording(place, right), _recording(place, wrong)))
+    return out, notes, [_recording(place, row) for _, row in lone]
+
+
+def _recording(place: str, row: Row) -> str:
+    return f"{place}/{plain(row['filename'].removesuffix('.wav'))}"
 
 
 def band(frequency: str) -> str:
@@ -85,7 +90,7 @@ def read_swuggy(folder: Path, split: str, names: Sequence[str]) -> Pairs:
     """Pairs of `lexical/SPLIT`: a word and a non-word of one id and voice; or those of SlamKit's trees."""
     if not (folder / "lexical").exists() and (slamkit := read_neighbours(names, SLAMKIT_SWUGGY)).pairs:
         return slamkit
-    rows, notes = paired(folder, f"lexical/{split}", ("voice", "id"), ("frequency",))
+    rows, notes, lone = paired(folder, f"lexical/{split}", ("voice", "id"), ("frequency",))
     text = "word" if any(row.wrong.get("word") for row in rows) else "phones"
     pairs = []
     for right, wrong, good, bad in rows:
@@ -98,30 +103,30 @@ def read_swuggy(folder: Path, split: str, names: Sequence[str]) -> Pairs:
         notes.append(f"no word is in the bands {', '.join(empty)}: the original's in-vocabulary figure is NaN here")
     if bands[UNKNOWN]:
         notes.append(f"{bands[UNKNOWN]} words have no frequency: they count in all, and in no band nor in vocabulary")
-    return Pairs(pairs, "sum", notes)
+    return Pairs(pairs, "sum", notes, lone=lone)
 
 
 def read_sblimp(folder: Path, split: str, names: Sequence[str]) -> Pairs:
     """Pairs of `syntactic/SPLIT`. Ids begin again in every subtype, so that type, subtype and id are an item."""
     if not (folder / "syntactic").exists() and (slamkit := read_neighbours(names, SLAMKIT_SBLIMP)).pairs:
         return slamkit
-    rows, notes = paired(folder, f"syntactic/{split}", ("voice", "type", "subtype", "id"))
+    rows, notes, lone = paired(folder, f"syntactic/{split}", ("voice", "type", "subtype", "id"))
     pairs = []
     for right, wrong, good, bad in rows:
         item = "\t".join((right["type"], right["subtype"], right["id"]))
         texts = right.get("transcription") or "", wrong.get("transcription") or ""
         pairs.append(Pair(good, bad, item, {k: right[k] for k in ("voice", "type", "subtype")}, texts))
-    return Pairs(pairs, "sum", notes)
+    return Pairs(pairs, "sum", notes, lone=lone)
 
 
 def read_prosaudit(folder: Path, split: str, names: Sequence[str]) -> Pairs:
     """Pairs of `english/SPLIT`: type and id, of the types lexical and protosyntax."""
-    rows, notes = paired(folder, f"english/{split}", ("voice", "type", "id"))
+    rows, notes, lone = paired(folder, f"english/{split}", ("voice", "type", "id"))
     pairs = [
         Pair(good, bad, f"{right['type']}\t{right['id']}", {k: right[k] for k in ("voice", "type")})
         for right, _, good, bad in rows
     ]
-    return Pairs(pairs, "sum", notes)
+    return Pairs(pairs, "sum", notes, lone=lone)
 
 
 SWUGGY = PairBenchmark(
