@@ -207,6 +207,9 @@ def test_what_cannot_be_compared():
     for name in ("distance", "speakers", "context", "rule"):
         with pytest.raises(ValueError, match=f"{name} is one of .*, not 'manhattan'"):
             abx(files, items, **{name: "manhattan"})
+    for rate in (0, -50, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="frame_rate is a number of frames a second, above 0"):
+            abx(files, items, frame_rate=rate)
 
 
 def test_frames_of_an_item_by_either_rule():

@@ -79,7 +79,7 @@ def abx(
     Raises:
         CorpusError: no cell has enough items.
         ModelError: frames that hold NaN or infinite values.
-        ValueError: an unknown distance, context, rule or choice of speakers.
+        ValueError: an unknown distance, context, rule or choice of speakers; a frame rate that is not above 0.
     """
     pairs, about = by_pair(files, items, frame_rate, distance, speakers, **options)
     errors = np.array(list(pairs.values()))
@@ -108,6 +108,8 @@ def by_pair(
     ):
         if value not in known:
             raise ValueError(f"{name} is one of {', '.join(known)}, not {value!r}")
+    if not 0 < frame_rate < float("inf"):
+        raise ValueError(f"frame_rate is a number of frames a second, above 0, not {frame_rate}")
     rng = np.random.default_rng(options.get("seed", 0))
     table = _Table.of(files, items, frame_rate, rule=rule, context=context).drawn(options.get("max_items"), rng)
     tiles = _tiles(table, speakers, options.get("max_speakers"), rng)
