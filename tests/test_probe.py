@@ -219,6 +219,17 @@ def test_the_command(textless_command, spoken, model_set, monkeypatch):
     assert float(out.splitlines()[1].split()[1].rstrip("%")) > 90
     code, out, _ = textless_command("probe", "u.jsonl", "--column", "speaker", model=None)
     assert (code, out.splitlines()[1].split()[0]) == (0, "units")
+    # Units of a file that does not say its frame rate are the same once it is declared.
+    rows = [json.loads(line) for line in (spoken / "u.jsonl").read_text().splitlines()[1:]]
+    (spoken / "plain.jsonl").write_text(
+        "".join(json.dumps({"file": r["id"], "units": r["units"]}) + "\n" for r in rows)
+    )
+    (spoken / "c.json").write_text('{"frame_rate": 50, "n_units": 4}')
+    _, known, _ = textless_command("probe", "u.jsonl", "--labels", "phones.tsv", model=None)
+    arguments = ("probe", "plain.jsonl", "--labels", "phones.tsv")
+    assert textless_command(*arguments, "--contract", "c.json", model=None)[:2] == (0, known)
+    code, _, err = textless_command(*arguments, model=None)
+    assert (code, err) == (2, "error: the frame rate of these units is unknown; declare it with --contract\n")
 
 
 def test_errors_of_the_command_are_one_line(textless_command, spoken, model_set, monkeypatch):

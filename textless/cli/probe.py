@@ -35,6 +35,7 @@ MOST_LAYERS = 1000
     help="Of audio: other features, which are probed too, and compared with each layer by CKA and CCA.",
 )
 @click.option("--speakers", metavar="FILE", help="Lines of id, tab, speaker, where the input does not have them.")
+@click.option("--contract", metavar="FILE", help="JSON with what the units' contract leaves unknown.")
 @click.option("--max-frames", type=Number(Count), default=10_000, show_default=True, help="A random sample of so many.")
 @click.option("--seed", type=Number(Seed), default=0, show_default=True, help="Of the sample, the parts and intervals.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
@@ -77,7 +78,8 @@ def run(
     failures = Failures()
     if out and out != "-":
         key = {"command": "probe", "column": column, **source.key(), **options, "against": list(options["against"])}
-        key.pop("device")
+        for option in ("device", "contract"):  # what is declared is in the contract of `about`
+            key.pop(option)
         source.failures = failures.rows
         failures.good = 1
         return deliver_file(out, key, to_file, overwrite, failures)
@@ -135,7 +137,7 @@ class _Source:
         from textless.metrics.units import check_rows
         from textless.model import Model
 
-        self.rows = [row for _, row in unit_rows(self.inputs, Model("tiny-en"), None)]
+        self.rows = [row for _, row in unit_rows(self.inputs, Model("tiny-en"), self.options["contract"])]
         self.contract = check_rows(self.rows)
         self.speakers = {row.id: row.speaker for row in self.rows}
         return {row.id: {**row.extra, "speaker": row.speaker} for row in self.rows}
@@ -180,7 +182,7 @@ class _Source:
         most, seed = self.options["max_frames"], self.options["seed"]
         rate = self.contract.frame_rate
         if not rate:
-            raise TextlessError("the frame rate of these units is not known; give a dump whose contract has it")
+            raise TextlessError("the frame rate of these units is unknown; declare it with --contract")
         return collect_labelled(self._files(), self.labels, rate, most=most, seed=seed)
 
     def _files(self) -> Iterator[tuple[str, Layers]]:
