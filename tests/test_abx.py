@@ -282,6 +282,14 @@ def test_item_files(tmp_path):
         path.write_text(f"#file\nf 0 1 a b c s\n{line}\n")
         with pytest.raises(CorpusError, match=what):
             read_items(path)
+    for header in (
+        "f 0 1 a b c s",  # an item that would be lost
+        "#file onset offset #phone speaker prev-phone next-phone",
+        "#file #phone onset offset prev-phone next-phone speaker",
+    ):
+        path.write_text(f"{header}\nf 0 1 a b c s\n")
+        with pytest.raises(CorpusError, match=r"line 1: .* is not the header of an item file"):
+            read_items(path)
     path.write_text("#file onset\n")
     with pytest.raises(CorpusError, match="holds no items"):
         read_items(path)

@@ -16,6 +16,7 @@ SILENCE = frozenset({"SIL", "sil", "sp", "spn"})
 RULES = ("published", "window_centred")
 WINDOW = 0.025  # seconds that a frame hears in the rule `window_centred`
 ROUNDING = 1e-6  # of a frame
+COLUMNS = ("file", "onset", "offset", "phone", "prev-phone", "next-phone", "speaker")
 
 
 class Item(NamedTuple):
@@ -42,7 +43,10 @@ def read_items(path: Path | str) -> list[Item]:
     try:
         with open(path, encoding="utf-8-sig") as f:
             for n, line in enumerate(f, 1):
-                if n == 1 or not (fields := line.split()):
+                if n == 1:
+                    _check_header(line.split(), f"{path}, line 1")
+                    continue
+                if not (fields := line.split()):
                     continue
                 if len(fields) != 7:
                     raise CorpusError(
@@ -55,6 +59,17 @@ def read_items(path: Path | str) -> list[Item]:
     if not items:
         raise CorpusError(f"{path}: holds no items; a header line is followed by one item a line")
     return items
+
+
+def _check_header(header: list[str], where: str) -> None:
+    """A first line that is an item would be lost, and columns in another order would be read as others."""
+    names = [name.lstrip("#") for name in header]
+    moved = any(name in COLUMNS and COLUMNS.index(name) != place for place, name in enumerate(names))
+    if moved or (len(header) == len(COLUMNS) and not {*names} & {*COLUMNS}):
+        raise CorpusError(
+            f"{where}: {' '.join(header)[:80]!r} is not the header of an item file: #file onset offset #phone "
+            "prev-phone next-phone speaker"
+        )
 
 
 def _times(onset: str, offset: str, where: str) -> tuple[float, float]:
