@@ -17,6 +17,7 @@ from test_causal import text_model
 from test_lm import random_lm, random_units
 
 from conftest import GOLDEN
+from textless.cli.app import main
 from textless.errors import ContractError, ModelError, TextlessError
 from textless.lm import ForeignLM, export_llama, load_lm, train_lm
 from textless.lm.cache import KVCache
@@ -521,3 +522,14 @@ def test_slamkit_s_repositories_on_the_hub_lack_the_tokeniser(copy) -> None:
     folder, units = copy("slamkit_opt", tokeniser_config=None), expected("slamkit_opt")["units"]
     scores = load_lm(folder).nll(units)
     np.testing.assert_allclose(scores, load_lm(PEERS / "slamkit_opt").nll(units), atol=1e-6)
+
+
+def test_the_command_counts_the_tokens_that_are_predicted(tmp_path, capsys) -> None:
+    rows = [[0, 1, 2, 3], [5, 6], [], [9]]
+    stream = tmp_path / "units.jsonl"
+    stream.write_text("".join(json.dumps({"id": str(n), "units": u}) + "\n" for n, u in enumerate(rows)))
+    for name, ends in (("twist_opt", 0), ("slamkit_opt", 1)):
+        lm = load_lm(PEERS / name)
+        mean = sum(lm.nll(u).sum() for u in rows) / sum(len(u) + ends for u in rows)
+        assert main(["score", str(stream), "--frames", "--lm", str(PEERS / name)]) == 0
+        assert f"nll_per_unit     {mean:.3f}\n" in capsys.readouterr().out

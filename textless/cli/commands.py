@@ -355,8 +355,8 @@ def score(request: Request, *, pairs: str | None, controls: bool, seed: int, by:
         for n, row in enumerate(scoring.score(lm, rows), 1):
             scores.append(row)
             progress(n, n, "rows")
-        nats, tokens = sum(s["nll"] for s in scores), sum(s["units"] + 1 for s in scores)
-        figures: dict[str, Any] = {"rows": len(rows), "nll_per_unit": nats / tokens}
+        nats, tokens = sum(s["nll"] for s in scores), sum(s["units"] + scoring.ends(lm) for s in scores)
+        figures: dict[str, Any] = {"rows": len(rows), "nll_per_unit": nats / max(1, tokens)}
         if lm.frame_rate and (frames := sum(row.units.n_frames for row in rows)):
             figures["bits_per_second"] = nats / math.log(2) / (frames / lm.frame_rate)
         if gold:

@@ -79,7 +79,7 @@ def score(lm: Scorer, rows: Iterable[UnitRow]) -> Iterator[dict[str, Any]]:
     while chunk := list(islice(rows, CHUNK)):
         for row, scores in zip(chunk, _nll(lm, [r.units for r in chunk]), strict=True):
             total = float(scores.sum())
-            n = len(scores) - _ends(lm)
+            n = len(scores) - ends(lm)
             values = {"id": row.id, "nll": total, "units": n, "nll_per_unit": total / max(1, len(scores))}
             rate = row.units.contract.frame_rate or getattr(lm, "frame_rate", None)
             if rate and row.units.n_frames:
@@ -96,7 +96,7 @@ def _totals(lm: Scorer, sequences: Sequence[Units], normalise: bool) -> np.ndarr
     return np.array([s.mean() if normalise and len(s) else s.sum() for s in _nll(lm, sequences)])
 
 
-def _ends(lm: Scorer) -> int:
+def ends(lm: Scorer) -> int:
     """How many values `nll` has besides those of the units: 1, or 0 where the model has no `</s>` at the end."""
     return int(getattr(lm, "ends", True))
 
@@ -142,7 +142,7 @@ def likelihoods(
     for name, model in models.items():
         totals = _totals(model, [row.units for row in rows], False)
         for measure, over, under in (
-            ("nll_per_unit", totals, units + _ends(model)),
+            ("nll_per_unit", totals, units + ends(model)),
             ("bits_per_second", totals / math.log(2), seconds),
         ):
             if under is not None:
@@ -164,7 +164,7 @@ def by_speaker(lm: Scorer, rows: Iterable[UnitRow]) -> dict[str, dict[str, float
     out = {}
     for speaker, members in sorted(groups.items()):
         scores = list(score(lm, members))
-        nats, tokens = sum(s["nll"] for s in scores), sum(s["units"] + _ends(lm) for s in scores)
+        nats, tokens = sum(s["nll"] for s in scores), sum(s["units"] + ends(lm) for s in scores)
         out[speaker] = {"nll_per_unit": nats / max(1, tokens), "rows": float(len(members))}
         if all("bits_per_second" in s for s in scores):
             seconds = sum(s["nll"] / math.log(2) / s["bits_per_second"] for s in scores)
