@@ -85,6 +85,13 @@ def test_the_suffix_names_the_format(folder, convert):
     assert (folder / "new" / "dict.km.txt").read_text() == DICT
 
 
+def test_json_lines_of_other_tools_may_end_in_jsonl(folder, convert):
+    for name in ("slamkit", "slamkit-tokens", "unit-hifigan", "discophon", "minimal-hubert", "huggingface"):
+        assert convert("train.km", "-o", f"{name}.jsonl", "--to", name)[0] == 0
+        assert "textless" not in (folder / f"{name}.jsonl").read_text()
+    assert frames(folder / "slamkit.jsonl") == frames(folder / "unit-hifigan.jsonl") == ROWS
+
+
 @pytest.mark.parametrize(
     ("args", "error"),
     [

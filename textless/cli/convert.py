@@ -172,7 +172,7 @@ def _check(out: str, chosen: Any, overwrite: bool) -> bool:
     if out == "-":
         return False
     suffix = Path(out).suffix.lower()
-    others = {s for f in FORMATS.values() for s in f.suffixes} - set(chosen.suffixes)
+    others = {s for f in FORMATS.values() for s in f.suffixes} - {*chosen.suffixes, *chosen.asked}
     if suffix in others or suffix in AUDIO + OTHER_MEDIA:
         raise OutputExistsError(
             f"{out}: {suffix} is not a suffix of {chosen.name} files; give another name, or another --to"

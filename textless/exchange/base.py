@@ -57,6 +57,7 @@ class Format:
             cannot hold.
         fits: whether a file, of which the first 64 KiB are given, or a folder (given b""), looks like this format.
         suffixes: of files that are written in this format without being asked (`-o x.km`).
+        asked: suffixes of another format that files of this one have as well, if it is asked for (`--to`).
         folder: it writes a folder, but for a path with one of `suffixes`.
         loses: of `durations`, `speaker`, `source`, `span`, `extra`, `contract`, `id`: what it cannot hold.
         keeps: extra columns that it holds though it loses the others.
@@ -68,6 +69,7 @@ class Format:
     write: Write
     fits: Callable[[Path, bytes], bool]
     suffixes: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
     folder: bool = False
     loses: tuple[str, ...] = ()
     keeps: tuple[str, ...] = ()

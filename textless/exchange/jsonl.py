@@ -433,6 +433,7 @@ _NAMES_LOSE = ("speaker", "source", "span", "extra", "contract")
 
 SLAMKIT = Format(
     name="slamkit",
+    asked=(".jsonl",),
     read=_read_slamkit,
     write=_write_features,
     fits=_fits("file_name", "units"),
@@ -440,6 +441,7 @@ SLAMKIT = Format(
 )
 SLAMKIT_TOKENS = Format(
     name="slamkit-tokens",
+    asked=(".jsonl",),
     read=_read_slamkit,
     write=_write_tokens,
     fits=_fits("file_name", "audio_repr"),
@@ -448,6 +450,7 @@ SLAMKIT_TOKENS = Format(
 # bootphon/unit-hifigan, src/unit_hifigan/data.py.
 UNIT_HIFIGAN = Format(
     name="unit-hifigan",
+    asked=(".jsonl",),
     read=_reader(Fields(names=("audio",), paths=True)),
     write=_write_hifigan,
     fits=_fits("audio", "units"),
@@ -457,6 +460,7 @@ UNIT_HIFIGAN = Format(
 # bootphon/discophon, src/discophon/data.py: exactly these two fields.
 DISCOPHON = Format(
     name="discophon",
+    asked=(".jsonl",),
     read=_reader(Fields(names=("file",), paths=False)),
     write=_writer("file", last_part),
     fits=_fits("file", "units", only=True, folders=False),
@@ -466,6 +470,7 @@ DISCOPHON = Format(
 # also wrote `file`, a path without suffix.
 MINIMAL_HUBERT = Format(
     name="minimal-hubert",
+    asked=(".jsonl",),
     read=_reader(Fields(names=("fileid", "file"), paths=False)),
     write=_writer("fileid", last_part),
     fits=_any(_fits("fileid", "units"), _fits("file", "units")),
@@ -474,6 +479,7 @@ MINIMAL_HUBERT = Format(
 # ryota-komatsu/speech_resynth, src/speechlm/tokenize.py, and what `datasets` writes of such rows.
 HUGGING_FACE = Format(
     name="huggingface",
+    asked=(".jsonl",),
     read=_reader(Fields(names=("id",), paths=False, durations=("durations",), habit=None)),
     write=_writer("id", lambda row: row.id),
     fits=_fits("id", "units"),
