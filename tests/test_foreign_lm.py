@@ -27,6 +27,7 @@ from textless.metrics.lm import by_speaker, likelihoods, score
 from textless.model import continue_rows
 from textless.types import UnitContract, Units
 from textless.units.dump import UnitRow
+from textless.vocoder import load_vocoder
 
 PEERS = GOLDEN / "peers"
 NAMES = ["slamkit_qwen2", "slamkit_opt", "twist_opt"]
@@ -533,3 +534,12 @@ def test_the_command_counts_the_tokens_that_are_predicted(tmp_path, capsys) -> N
         mean = sum(lm.nll(u).sum() for u in rows) / sum(len(u) + ends for u in rows)
         assert main(["score", str(stream), "--frames", "--lm", str(PEERS / name)]) == 0
         assert f"nll_per_unit     {mean:.3f}\n" in capsys.readouterr().out
+
+
+def test_a_folder_of_another_kind_is_named_by_what_it_says() -> None:
+    with pytest.raises(ModelError, match="kind 'speech_language_model' where a vocoder is wanted"):
+        load_vocoder(PEERS / "slamkit_opt")
+    with pytest.raises(ModelError, match="does not say what the model is, where a vocoder is wanted"):
+        load_vocoder(PEERS / "spidr")
+    with pytest.raises(ModelError, match="holds a model that does not say which of its tokens are units"):
+        load_lm(PEERS / "unit_hifigan_plain")

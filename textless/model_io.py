@@ -69,7 +69,9 @@ def read_config(folder: Path | str, *, kind: str) -> dict[str, Any]:
     """The configuration of a model folder, without `kind`. Raises ModelError as `load_model`."""
     config = read_json(Path(folder) / CONFIG)
     if config.get("kind") != kind:
-        raise ModelError(f"{folder}: holds a model of kind {config.get('kind')!r} where a {kind} is wanted")
+        theirs = config.get("kind") or config.get("model_type")
+        what = f"a model of kind {theirs!r}" if theirs else f"a {CONFIG} that does not say what the model is,"
+        raise ModelError(f"{folder}: holds {what} where a {kind} is wanted")
     del config["kind"]
     return config
 

@@ -84,7 +84,8 @@ def read_unit_tokens(folder: Path) -> UnitTokens:
         place, contract, entries = folder / CONFIG, UnitContract(), {"offset": config["offset"]}
     else:
         kind = config.get("model_type") or config.get("kind")
-        raise ModelError(f"{folder}: holds a {kind!r} that does not say which of its tokens are units; {FITS}")
+        what = f"a {kind!r}" if kind else "a model"
+        raise ModelError(f"{folder}: holds {what} that does not say which of its tokens are units; {FITS}")
     optional = {name: entries.get(name) for name in ("begin", "end")}
     for name, value in optional.items():
         check(value, Token | None, f"{place}: {name}")

@@ -78,7 +78,9 @@ def parameters(checkpoint: Checkpoint) -> dict[str, Tensor]:
     else:
         mask = {}
     if missing := [name for name in names if name not in checkpoint.names]:
-        raise ModelError(f"{checkpoint.place}: has no {missing[0]}; export a model with all of its parameters")
+        raise ModelError(
+            f"{checkpoint.place}: has no {missing[0]}, which every HuBERT has; export a HuBERT with all of its parameters"
+        )
     return mask | {name: checkpoint.get(checkpoint.names[name]).float().contiguous().clone() for name in names}
 
 
