@@ -79,7 +79,7 @@ def parameters(checkpoint: Checkpoint) -> dict[str, Tensor]:
         mask = {}
     if missing := [name for name in names if name not in checkpoint.names]:
         raise ModelError(
-            f"{checkpoint.place}: has no {missing[0]}, which every HuBERT has; export a HuBERT with all of its parameters"
+            f"{checkpoint.place}: has no {missing[0]}, as every HuBERT has; export a HuBERT with all its parameters"
         )
     return mask | {name: checkpoint.get(checkpoint.names[name]).float().contiguous().clone() for name in names}
 
