@@ -17,7 +17,7 @@ from test_causal import text_model
 from test_lm import random_lm, random_units
 
 from conftest import GOLDEN
-from textless.cli.app import main
+from textless.cli.app import cli
 from textless.errors import ContractError, ModelError, TextlessError
 from textless.lm import ForeignLM, export_llama, load_lm, train_lm
 from textless.lm.cache import KVCache
@@ -532,7 +532,7 @@ def test_the_command_counts_the_tokens_that_are_predicted(tmp_path, capsys) -> N
     for name, ends in (("twist_opt", 0), ("slamkit_opt", 1)):
         lm = load_lm(PEERS / name)
         mean = sum(lm.nll(u).sum() for u in rows) / sum(len(u) + ends for u in rows)
-        assert main(["score", str(stream), "--frames", "--lm", str(PEERS / name)]) == 0
+        cli.main(["score", str(stream), "--frames", "--lm", str(PEERS / name)], standalone_mode=False)
         assert f"nll_per_unit     {mean:.3f}\n" in capsys.readouterr().out
 
 
@@ -543,3 +543,8 @@ def test_a_folder_of_another_kind_is_named_by_what_it_says() -> None:
         load_vocoder(PEERS / "spidr")
     with pytest.raises(ModelError, match="holds a model that does not say which of its tokens are units"):
         load_lm(PEERS / "unit_hifigan_plain")
+
+
+def test_an_export_shows_no_bar_of_transformers(tmp_path, capfd) -> None:
+    export_llama(random_lm(), tmp_path / "llama")
+    assert "it/s" not in capfd.readouterr().err

@@ -22,7 +22,7 @@ from textless.errors import ContractError, ModelError
 from textless.files import write_text
 from textless.lm.cache import KVCache
 from textless.lm.decoder import Decoder
-from textless.lm.hf.pretrained import first_line, load_pretrained
+from textless.lm.hf.pretrained import first_line, load_pretrained, without_progress
 from textless.lm.packing import document_mask
 from textless.model_io import check_finite, from_torch, read_json
 from textless.types import UnitContract
@@ -215,7 +215,8 @@ class CausalUnitLM(CausalDecoder):
         from safetensors.numpy import save
 
         folder = Path(folder)
-        self.model.save_pretrained(folder)
+        with without_progress():
+            self.model.save_pretrained(folder)
         (folder / DURATION).write_bytes(save(from_torch({"duration.weight": self.duration.weight})))
         self.save_merges(folder)
         content = {"kind": "causal_lm", "context": self.config.context, "contract": self.contract.to_dict()}

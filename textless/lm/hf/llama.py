@@ -14,6 +14,7 @@ import torch
 from textless.errors import ModelError
 from textless.files import write_text
 from textless.lm.hf.foreign import UnitTokens, write_unit_tokens
+from textless.lm.hf.pretrained import without_progress
 from textless.lm.model import LMConfig, UnitLM
 from textless.model_io import read_json
 from textless.types import UnitContract
@@ -130,7 +131,8 @@ def export_llama(lm: UnitLM, folder: Path | str) -> None:
     model.generation_config = GenerationConfig(
         bos_token_id=end, eos_token_id=end, pad_token_id=end, do_sample=True, temperature=0.8, top_k=0
     )
-    model.save_pretrained(folder)
+    with without_progress():
+        model.save_pretrained(folder)
     unit_tokenizer(lm.n_units, context=lm.config.context).save_pretrained(folder)
     # Version 5 writes another name of the class, which version 4, and so many a vLLM, does not know.
     place = folder / "tokenizer_config.json"

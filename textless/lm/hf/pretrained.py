@@ -79,7 +79,7 @@ def load_pretrained(folder: Path, task: str = "causal") -> PreTrainedModel:
             state, kind = {name.removeprefix(PREFIX): t for name, t in state.items()}, content.get("model_type")
         config, architecture = _architecture(content, kind, task)
         _check_size(folder, config, architecture, state)
-        with _without_progress(), _without_report(task):
+        with without_progress(), _without_report(task):
             model, info = architecture.from_pretrained(
                 None, config=config, state_dict=state, output_loading_info=True, local_files_only=True
             )
@@ -132,7 +132,7 @@ def _check_size(folder: Path, config: PretrainedConfig, architecture: Any, state
 
 
 @contextmanager
-def _without_progress() -> Iterator[None]:
+def without_progress() -> Iterator[None]:
     """Hide the bar of transformers, which would be between the lines of a command."""
     from transformers.utils import logging
 
