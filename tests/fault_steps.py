@@ -256,6 +256,8 @@ def chain(manifest: Path, *, steps: int = 4, **changes: dict[str, object]) -> di
     add("pairs", "merge", units=units, n_units=10)
     lm = add("lm", "train_lm", units=units, dev=units, preset="nano", steps=steps, batch_tokens=128, context=32)
     f0 = add("f0", "f0", audio=corpus)
+    pitched = add("pitched", "pitch", units=units, f0=f0)
+    add("melody", "train_lm", units=pitched, dev=pitched, preset="nano", steps=steps, batch_tokens=128, context=32)
     voiced = {"audio": corpus, "units": units, "f0": f0, "preset": "nano", "crop_seconds": 0.2}
     mel = add("mel", "train_vocoder", **voiced, steps=steps, batch=4)
     voice = add("voice", "train_vocoder", **voiced, start=mel, adversarial="small", steps=max(2, steps // 2), batch=2)

@@ -85,7 +85,7 @@ def test_rows_hold_documents_between_ends() -> None:
     documents = grammar(9, seed=2)
     p = packer(documents, context=32)
     batch = p.batch(3, 4)
-    for row, tokens, positions, targets, durations in zip(range(3, 7), *(t.tolist() for t in batch), strict=True):
+    for row, tokens, positions, targets, durations in zip(range(3, 7), *(t.tolist() for t in batch[:4]), strict=True):
         at = 0
         for document, start, length in p.pieces(row):
             d = documents[document]

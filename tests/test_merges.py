@@ -21,6 +21,7 @@ from textless.errors import ContractError, DumpError, ModelError, StepTypeError,
 from textless.lm import KneserNey, LMConfig, UnitLM, load_lm
 from textless.lm.generate import Continuation, Sampling
 from textless.metrics.lm import controls, likelihoods, score
+from textless.model import continue_rows
 from textless.steps import STEPS
 from textless.units.dump import UnitRow, finish_dump, write_shard
 from textless.units.merges import COLUMN, FILE, LONGEST, MergeTable, base_rows, fit_merges
@@ -214,6 +215,10 @@ def test_trainings_that_are_refused():
         fit_merges(rows, 50, contract=TABLE.contract)
     with pytest.raises(ContractError, match="n_units"):
         fit_merges(rows, 50, contract=UnitContract())
+    with pytest.raises(ContractError, match="these units have pitch, and merged units have none"):
+        fit_merges(rows, 50, contract=CONTRACT.with_(pitch="speaker"))
+    with pytest.raises(ContractError, match="merged units have no pitch"):
+        TABLE.contract.with_(pitch="speaker")
     with pytest.raises(ContractError, match="1048576 are the most"):
         MergeTable([], UnitContract(n_units=2**21))
 
@@ -386,6 +391,15 @@ def test_a_model_takes_plain_units_too(lm):
     assert len(lm.nll(plain)) == len(merged) + 1
     frames = Units(plain.frames(), None, CONTRACT)
     assert np.array_equal(lm.nll(frames), lm.nll(merged))
+    melodic = Units(plain.units, plain.durations, CONTRACT.with_(pitch="speaker"), np.arange(len(plain)))
+    assert np.array_equal(lm.nll(melodic), lm.nll(merged))
+    more = lm.continue_units(melodic, max_new_units=3)
+    assert more == lm.continue_units(plain, max_new_units=3)
+    assert more.pitch is None
+    rows = [list(continue_rows(lm, [UnitRow("r", u)], seconds=0.2)) for u in (melodic, plain)]
+    assert rows[0][0].units == rows[1][0].units
+    values = [likelihoods(lm, [UnitRow("r", u)], [u, u]) for u in (melodic, plain)]
+    assert values[0] == values[1]
     with pytest.raises(ContractError, match=r"codebook is d{12} in the units"):
         lm.nll(units(0, 1, contract=CONTRACT.with_(codebook="d" * 64)))
     with pytest.raises(ContractError, match="merges is"):

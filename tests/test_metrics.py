@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from test_difference import speech as spoken
+from test_pitch import melodic_lm, pitched
 from test_quality import row
 
 import textless.metrics
 from conftest import ROOT
 from textless.audio.io import read_audio
-from textless.lm.ngram import KneserNey
 from textless.metrics import (
     bitrate,
     continuations,
@@ -28,7 +28,7 @@ from textless.metrics import (
 )
 from textless.metrics.alignments import frame_phones
 from textless.metrics.table import ALL, SPEECH, UNITS, speech_table, table
-from textless.types import Units
+from textless.types import UnitRow, Units
 
 UNPRINTED = {"frames", "wer_original"}  # in files alone, and in the line of `wer`
 
@@ -82,9 +82,8 @@ def of_speech():
 
 
 def of_likelihoods():
-    rows = [row(name, [1, 1, 2, 3]) for name in "ab"]
-    train = [r.units for r in rows]
-    return lm.likelihoods(KneserNey.fit(train, 8, order=2), rows, train), lm.METRICS
+    rows = [UnitRow(name, pitched(9, seed)) for seed, name in enumerate("ab")]
+    return lm.likelihoods(melodic_lm(), rows, [r.units for r in rows]), lm.METRICS
 
 
 def of_samples():

@@ -30,7 +30,7 @@ RUNTIME = {
 # Another order of additions, whose last bits differ: compared as numbers.
 ROUNDED = {
     "hidden": "data/00000/frames.npy",
-    **dict.fromkeys(("hubert", "lm", "lm1", "mel", "voice"), "model.safetensors"),
+    **dict.fromkeys(("hubert", "lm", "lm1", "melody", "mel", "voice"), "model.safetensors"),
 }
 
 

@@ -340,10 +340,12 @@ def continue_rows(
 
     def prompts() -> Iterator[tuple[UnitRow, Units, int]]:
         for row in rows:
-            if row.units.contract.merges and lm.merges:
-                row = lm.merges.expand_row(row)
-            lm.base_contract.check(row.units.contract, mine="the language model", theirs=row.id)
-            units = Units(row.units.units, row.units.durations, lm.base_contract)
+            if lm.merges is None:
+                units = lm.checked(row.units, row.id)
+            else:
+                row = lm.merges.expand_row(row) if row.units.contract.merges else row
+                lm.base_contract.check(row.units.contract, mine="the language model", theirs=row.id)
+                units = Units(row.units.units, row.units.durations, lm.base_contract)
             prompt = units if prompt_seconds is None else units.between(0, prompt_seconds)
             if not len(prompt):
                 raise ContractError(f"{row.id}: an empty prompt; give some audio before the continuation")

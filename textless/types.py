@@ -31,12 +31,15 @@ NUMBERS = {
 }
 WHOLE = ("layer", "sample_rate", "n_units", "base_units")
 TAPS = ("block", "ffn")
-LATER = (
+LATER = (  # fields that the first contracts lack; left out where None
     "tap",
     "merges",
     "base_units",
+    "pitch",
     "smoothing",
-)  # fields that the first contracts lack; left out where None
+)
+PITCHES = ("speaker", "file")
+PITCH_CLASSES = 33  # of `Units.pitch`: 0 is unvoiced, see `textless.audio.pitch`
 OURS = ("id", "units", "durations", "frames", "speaker", "source", "offset", "samples")  # columns of a row
 
 
@@ -60,11 +63,13 @@ class UnitContract:
         codebook: sha256 of the quantizer's parameters; of k-means, of the centroids as float32.
         tap: `ffn` where units are made from the output of the block's feed-forward network, before the residual. None
             is the block's own output, as is `block`, which is kept as None.
+        pitch: whose mean the pitch of the units is relative to, `speaker` or `file`; None for units without pitch, as
+            merged ones are.
         smoothing: λ, the price of a change of the unit (`units.smoothing`). None is none, as is 0, which is kept as
             None.
 
-    Raises ContractError for a field of another type, for a number out of range, for an unknown tap, and for one of
-    `merges` and `base_units` without the other.
+    Raises ContractError for a field of another type, for a number out of range, for an unknown tap or pitch, for one of
+    `merges` and `base_units` without the other, and for merged units with pitch.
     """
 
     encoder: str | None = None
@@ -79,11 +84,14 @@ class UnitContract:
     base_units: int | None = None
     codebook: str | None = None
     tap: str | None = None
+    pitch: str | None = None
     smoothing: float | None = None
 
     def __post_init__(self) -> None:
         if self.tap is not None:
             check_known("tap", self.tap, TAPS, ContractError)
+        if self.pitch is not None:
+            check_known("pitch", self.pitch, PITCHES, ContractError)
         for f in fields(self):
             if (value := getattr(self, f.name)) is None:
                 continue
@@ -99,6 +107,8 @@ class UnitContract:
                 raise ContractError(f"{f.name} must be {what} from {low:g} to {high:g}, or null, not {_brief(value)}")
         if (self.merges is None) != (self.base_units is None):
             raise ContractError("merges and base_units are of merged units, which have both, or neither")
+        if self.merges and self.pitch:
+            raise ContractError("merged units have no pitch; merge units without it, or leave them as they are")
         # One spelling, which is also that of contracts without these fields.
         if self.tap == "block":
             object.__setattr__(self, "tap", None)
@@ -190,6 +200,7 @@ class UnitContract:
                 "use models of one set, or encode again"
             )
         unknown = [f.name for f in fields(self) if (getattr(self, f.name) is None) != (getattr(other, f.name) is None)]
+        unknown = [name for name in unknown if name != "pitch"]  # None says that there is none, and who needs it looks
         if unknown and (self.codebook is None or self.codebook != other.codebook):
             warnings.warn(
                 f"{theirs} and {mine}: cannot compare {', '.join(unknown)}, known on one side only; --contract FILE "
@@ -217,15 +228,17 @@ class Units:
         units: (N,) int64.
         durations: (N,) int64, frames of each unit, or None when each unit is one frame.
         contract: their origin.
+        pitch: (N,) int64, of each unit, in the steps of `textless.audio.pitch`, 0 where unvoiced; None without.
 
-    Raises DumpError for values that are not integers of one dimension, for durations below 1, and for more than
-    `LONGEST_ROW` frames in total (a longer row may have `FRAMES_PER_UNIT` frames a unit); ContractError for a unit
-    outside the codebook, or beyond `MOST_UNITS`.
+    Raises DumpError for values that are not integers of one dimension, for durations below 1, for pitch outside its
+    steps, and for more than `LONGEST_ROW` frames in total (a longer row may have `FRAMES_PER_UNIT` frames a unit);
+    ContractError for a unit outside the codebook, or beyond `MOST_UNITS`.
     """
 
     units: np.ndarray
     durations: np.ndarray | None = None
     contract: UnitContract = UnitContract()
+    pitch: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         units = _int_vector(self.units, "units")
@@ -244,6 +257,8 @@ class Units:
                     "may have"
                 )
             object.__setattr__(self, "durations", durations)
+        if self.pitch is not None:
+            object.__setattr__(self, "pitch", _pitch_vector(self.pitch, len(units)))
         n = self.contract.n_units
         if len(units) and not 0 <= units.min() <= units.max() < (n or MOST_UNITS):
             bad = units.min() if units.min() < 0 else units.max()
@@ -258,8 +273,10 @@ class Units:
         return sequence if isinstance(sequence, Units) else cls(sequence, None, contract)  # type: ignore[arg-type]
 
     @classmethod
-    def from_frames(cls, frames: np.ndarray, contract: UnitContract = UnitContract()) -> Units:
-        """Deduplicate frame units (T,) int64: runs become one unit with its duration.
+    def from_frames(
+        cls, frames: np.ndarray, contract: UnitContract = UnitContract(), pitch: np.ndarray | None = None
+    ) -> Units:
+        """Deduplicate frame units (T,) int64, and their pitch (T,) int64: runs become one unit with its duration.
 
         Raises ContractError for merged units: their frames do not say where one ends and the same begins again.
         """
@@ -267,19 +284,24 @@ class Units:
             raise ContractError("merged units cannot be cut, or made of frames; expand them first (MergeTable.expand)")
         frames = _int_vector(frames, "frames")
         if not len(frames):
-            return cls(frames, frames, contract)
+            return cls(frames, frames, contract, pitch)
         starts = np.flatnonzero(np.concatenate(([True], frames[1:] != frames[:-1])))
-        return cls(frames[starts], np.diff(np.append(starts, len(frames))), contract)
+        durations = np.diff(np.append(starts, len(frames)))
+        return cls(frames[starts], durations, contract, None if pitch is None else _pitch_of_runs(pitch, durations))
 
     def frames(self) -> np.ndarray:
         """(T,) int64, one unit a frame."""
         return self.units if self.durations is None else np.repeat(self.units, self.durations)
 
+    def pitch_frames(self) -> np.ndarray | None:
+        """(T,) int64, the pitch of each frame; None without pitch."""
+        return None if self.pitch is None else np.repeat(self.pitch, self._durations())
+
     def deduplicated(self) -> Units:
         """The same frames with every run joined into one unit. Merged units have no runs: they stay as they are."""
         if self.contract.merges:
             return Units(self.units, self._durations(), self.contract)
-        return Units.from_frames(self.frames(), self.contract)
+        return Units.from_frames(self.frames(), self.contract, self.pitch_frames())
 
     @property
     def n_frames(self) -> int:
@@ -305,10 +327,11 @@ class Units:
             raise DumpError(f"there is no part from {start} to {stop} s; give times from 0, the start first")
         first = round(min(start, self.seconds) * self.frame_rate)
         last = None if stop is None else round(min(stop, self.seconds) * self.frame_rate)
-        frames = self.frames()[first:last]
-        return (
-            Units(frames, None, self.contract) if self.durations is None else Units.from_frames(frames, self.contract)
-        )
+        frames, pitch = self.frames()[first:last], self.pitch_frames()
+        pitch = None if pitch is None else pitch[first:last]
+        if self.durations is None:
+            return Units(frames, None, self.contract, pitch)
+        return Units.from_frames(frames, self.contract, pitch)
 
     def __add__(self, other: Units) -> Units:
         """Concatenation. A run across the seam stays two units, so that the seam can be located afterwards."""
@@ -322,7 +345,16 @@ class Units:
             if other.contract is not first.contract:
                 first.contract.check(other.contract, mine="the first part", theirs="the second part", together=True)
         durations = None if all(p.durations is None for p in parts) else np.concatenate([p._durations() for p in parts])
-        return cls(np.concatenate([p.units for p in parts]), durations, first.contract)
+        pitches = [p.pitch for p in parts if p.pitch is not None or len(p)]
+        pitch = [p for p in pitches if p is not None]
+        if pitch and len(pitch) < len(pitches):
+            raise ContractError("some of these parts have pitch and others none; give all of them pitch, or none")
+        return cls(
+            np.concatenate([p.units for p in parts]),
+            durations,
+            first.contract,
+            np.concatenate(pitch) if pitch else None,
+        )
 
     def _durations(self) -> np.ndarray:
         return np.ones_like(self.units) if self.durations is None else self.durations
@@ -342,6 +374,8 @@ class Units:
             self.contract == other.contract
             and np.array_equal(self.units, other.units)
             and np.array_equal(self._durations(), other._durations())
+            and (self.pitch is None) == (other.pitch is None)
+            and (self.pitch is None or other.pitch is None or np.array_equal(self.pitch, other.pitch))
         )
 
     __hash__ = None  # type: ignore[assignment]
@@ -381,6 +415,27 @@ def _int_vector(values: Any, what: str) -> np.ndarray:
     return array.astype(np.int64, copy=False)
 
 
+def _pitch_vector(values: Any, n: int) -> np.ndarray:
+    pitch = _int_vector(values, "pitch")
+    if len(pitch) != n:
+        raise DumpError(f"{n} units but {len(pitch)} values of pitch")
+    if n and not 0 <= pitch.min() <= pitch.max() < PITCH_CLASSES:
+        bad = pitch.min() if pitch.min() < 0 else pitch.max()
+        raise DumpError(f"pitch must be from 0, unvoiced, to {PITCH_CLASSES - 1}, not {bad}")
+    return pitch
+
+
+def _pitch_of_runs(pitch: np.ndarray, durations: np.ndarray) -> np.ndarray:
+    """Pitch of frames that are joined into runs: (T,), the frames of each run (R,) → (R,), all int64.
+
+    Of a run it is the mean over its voiced frames, where they are half of it or more.
+    """
+    runs = np.repeat(np.arange(len(durations)), durations)
+    voiced = np.bincount(runs, pitch > 0, len(durations))
+    mean = np.rint(np.bincount(runs, pitch, len(durations)) / np.maximum(voiced, 1)).astype(np.int64)
+    return np.where(2 * voiced >= durations, mean, 0)
+
+
 @dataclass(frozen=True, eq=False)
 class UnitRow:
     """One sequence. `source` is its audio file's name; `offset` and `samples` say which part, at the contract's rate.
@@ -407,7 +462,7 @@ class UnitRow:
         }
         if not values["id"]:
             raise DumpError("id is empty; each row needs one")
-        if clash := [name for name in OURS if name in self.extra]:
+        if clash := [name for name in (*OURS, *["pitch"] * (self.units.pitch is not None)) if name in self.extra]:
             raise DumpError(f"{values['id']}: an extra column cannot be called {clash[0]}; rename it")
         for name, value in values.items():
             object.__setattr__(self, name, value)

@@ -36,7 +36,7 @@ from textless.engine.shards import run_shards
 from textless.errors import DumpError, TextlessError
 from textless.model import Model, continue_rows, is_known, resynth_row, speak_rows, stream_rows
 from textless.names import repeated
-from textless.types import MeasuringQuantizer, StreamingVocoder, UnitContract, Units
+from textless.types import MeasuringQuantizer, StreamingVocoder, UnitContract
 from textless.units.card import SPLIT, Origin, shard_name, split_of
 from textless.units.dump import UnitRow, extra_types, read_hints, write_results, write_stream
 
@@ -96,7 +96,7 @@ class Request:
             if row.units.contract not in checked:
                 contract.check(row.units.contract, mine=mine, theirs=row.id)
                 checked.add(row.units.contract)
-            yield replace(row, units=Units(row.units.units, row.units.durations, contract))
+            yield replace(row, units=replace(row.units, contract=contract))
 
 
 def shard_place(n: int, split: str) -> str:

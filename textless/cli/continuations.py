@@ -102,9 +102,10 @@ def _waveforms(request: Request, key: dict[str, Any], failures: Failures) -> tup
 
 def _without_prompt(row: UnitRow) -> UnitRow:
     """The row without the prompt that `continue` left in it; all prompts are alike in their samples."""
-    units, frames = row.units, row.units.frames()[int(row.extra.get("prompt_frames") or 0) :]
-    kept = Units(frames, None, units.contract) if units.durations is None else Units.from_frames(frames, units.contract)
-    return replace(row, units=kept)
+    units, first = row.units, int(row.extra.get("prompt_frames") or 0)
+    frames, pitch = units.frames()[first:], units.pitch_frames()
+    kept = Units(frames, None, units.contract, None if pitch is None else pitch[first:])
+    return replace(row, units=kept if units.durations is None else kept.deduplicated())
 
 
 def _speak(vocoder: Any, row: UnitRow) -> np.ndarray:

@@ -21,7 +21,7 @@ from textless.errors import ContractError, DumpError
 from textless.exchange.base import Format
 from textless.exchange.formats import find_format, read_units
 from textless.model import Model
-from textless.types import UnitContract, Units
+from textless.types import UnitContract
 from textless.units.dump import UnitRow, read_stream
 from textless.units.merges import FILE, MergeTable
 
@@ -149,4 +149,4 @@ def _declare(row: UnitRow, declared: UnitContract) -> UnitRow:
         )
     known = {k: v for k, v in row.units.contract.to_dict().items() if v is not None}
     contract = declared.with_(**known)
-    return replace(row, units=Units(row.units.units, row.units.durations, contract))
+    return replace(row, units=replace(row.units, contract=contract))

@@ -12,7 +12,7 @@ from pathlib import Path
 from textless.errors import ContractError, ContractWarning, DumpError, did_you_mean
 from textless.exchange import fairseq, jsonl, lines, ours, resynthesis, textgrid
 from textless.exchange.base import Declared, Format, Write, place
-from textless.types import UnitContract, UnitRow, Units
+from textless.types import UnitContract, UnitRow
 from textless.units.blocks import Block, Part, Rows, contract_of
 from textless.units.card import Origin
 
@@ -123,7 +123,7 @@ def _parts(path: Path, format: str | None, given: Declared) -> Iterator[Part]:
         if filled is units.contract:
             yield part
         elif isinstance(part, UnitRow):
-            yield replace(part, units=Units(part.units.units, part.units.durations, filled))
+            yield replace(part, units=replace(part.units, contract=filled))
         elif (block := replace(part, contract=filled)).is_sound():
             yield block
         else:
@@ -228,7 +228,7 @@ def _has(part: Part, name: str, chosen: Format) -> bool:
         "speaker": part.speaker is not None,
         "source": bool(part.source),
         "span": bool(part.offset or part.samples),
-        "extra": bool(part.extra.keys() - set(chosen.keeps)),
+        "extra": bool(part.extra.keys() - set(chosen.keeps)) or part.units.pitch is not None,
         "contract": True,
         "id": True,
     }

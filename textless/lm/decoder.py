@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from textless.errors import ContractError
 from textless.lm.cache import KVCache
 from textless.lm.fast_decode import FastDecoder
+from textless.lm.streams import joint
 from textless.types import ContinueOptions, GenerateOptions, UnitContract, Units, UnitsLike, is_batch
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ class Decoder(nn.Module):
         embed: the token embeddings; a subclass with a `forward_cached` of its own needs none.
         duration: the duration head, (dim → max_duration), where `has_durations`.
         has_durations: whether the units of a continuation have durations.
+        pitch: the pitch head, (dim → PITCH_CLASSES), where `has_pitch`.
+        has_pitch: whether the model reads and predicts the pitch of units; `forward` then takes tokens of `joint`.
         begins, ends: whether sequences begin, and end, with `</s>`. Without it at the end its logit is -inf.
         precision: of continuations, `fp32` or `int8`; scoring is always in float32.
         merges: of a model over merged units, their table. Then units of the codebook are taken too: they are
@@ -74,7 +77,9 @@ class Decoder(nn.Module):
     contract: UnitContract
     embed: nn.Embedding
     duration: nn.Linear
+    pitch: nn.Linear
     has_durations = begins = ends = True
+    has_pitch = False
     precision = "fp32"
     merges: MergeTable | None = None
     _fast: tuple[Any, FastDecoder] | None = None  # with what it was made from
@@ -123,6 +128,10 @@ class Decoder(nn.Module):
         """(…, dim) → (…, max_duration) float32: class d - 1 is a duration of d frames, of the unit at that position."""
         return self.duration(hidden).float()
 
+    def pitch_logits(self, hidden: Tensor) -> Tensor:
+        """(…, dim) → (…, PITCH_CLASSES) float32: of the pitch of the unit at that position, see `Units.pitch`."""
+        return self.pitch(hidden).float()
+
     def log_probabilities(self, hidden: Tensor) -> Tensor:
         """(…, dim) → (…, n_units + 1) float64, nats: of the next token."""
         return torch.log_softmax(self.unit_logits(hidden).double(), -1)
@@ -132,7 +141,8 @@ class Decoder(nn.Module):
 
         Args:
             units: Units, or bare integers. Scored as they are, never deduplicated, but by a model over merged units,
-                which merges units of the codebook first. Durations are not scored.
+                which merges units of the codebook first. Durations and pitch are not scored (see
+                `textless.lm.streams.stream_nll`).
 
         A sequence longer than the context is read in windows of `context` tokens that overlap by half, and each unit is
         scored in the first window that holds it; so beyond the first window every unit is predicted from at least half
@@ -144,26 +154,32 @@ class Decoder(nn.Module):
             (`begins`), nothing predicts the first unit: its value is log n_units, of a uniform distribution.
 
         Raises:
-            ContractError: units of another kind, or outside the vocabulary.
+            ContractError: units of another kind, or outside the vocabulary; no pitch, where the model reads it.
         """
-        document = self._document(units)
-        tokens = torch.tensor(document, dtype=torch.int64, device=self.device)
-        read, target = tokens[:-1], tokens[1:]
-        context, scores = self.config.context, []
-        done = start = 0
+        document, read = self.document(units)
+        inputs, targets = (torch.tensor(t, dtype=torch.int64, device=self.device) for t in (read[:-1], document[1:]))
+        scores = []
         with self.evaluating():
-            while done < len(read):
-                hidden = self(read[None, start : start + context])[0, done - start :]
-                next_tokens = target[done : done + len(hidden), None]
-                scores.append(-self.log_probabilities(hidden).gather(-1, next_tokens)[:, 0].cpu())
-                done += len(hidden)
-                start += context // 2
+            for first, at in self.windows(len(inputs)):
+                hidden = self(inputs[None, first : at.stop])[0, at.start - first :]
+                scores.append(-self.log_probabilities(hidden).gather(-1, targets[at, None])[:, 0].cpu())
         return self._with_first(document, torch.cat(scores).numpy() if scores else np.empty(0))
 
-    def _document(self, units: UnitsLike) -> list[int]:
-        """The tokens of a sequence, with `</s>` where sequences begin and end with it."""
-        around = [self.n_units]
-        return around * self.begins + self.checked(units, "the units").units.tolist() + around * self.ends
+    def windows(self, n: int) -> Iterator[tuple[int, slice]]:
+        """Where each window of `nll` over n inputs begins, and the positions that are scored in it."""
+        done = first = 0
+        while done < n:
+            stop = min(n, first + self.config.context)
+            yield first, slice(done, stop)
+            done, first = stop, first + self.config.context // 2
+
+    def document(self, units: UnitsLike) -> tuple[list[int], list[int]]:
+        """The tokens of a sequence, with `</s>` where sequences begin and end with it, and what is read of each."""
+        units, around = self.checked(units, "the units"), [self.n_units]
+        tokens = around * self.begins + units.units.tolist() + around * self.ends
+        if units.pitch is None:
+            return tokens, tokens
+        return tokens, joint(tokens, [0] * (self.begins + 1) + units.pitch.tolist(), self.n_units + 1)
 
     def _with_first(self, document: list[int], scores: np.ndarray) -> np.ndarray:
         """The scores of all tokens but the first, with that of the first where it is a unit."""
@@ -171,7 +187,7 @@ class Decoder(nn.Module):
 
     def nll_batch(self, sequences: Sequence[UnitsLike]) -> list[np.ndarray]:
         """What `nll` gives for each of several, at once: [(N + 1,) float64]. Raises as `nll`."""
-        rows = [self._document(s) for s in sequences]
+        rows, read = zip(*map(self.document, sequences), strict=True) if sequences else ((), ())
         scores: dict[int, np.ndarray] = {}
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         while order:
@@ -182,15 +198,19 @@ class Decoder(nn.Module):
                 continue
             # Rows of similar lengths, with right padding: under the causal mask it changes nothing before it.
             batch = [order.pop() for _ in range(min(len(order), max(1, BATCH_TOKENS // longest)))]
-            tokens = torch.full((len(batch), longest + 1), self.n_units)
-            for padded, i in zip(tokens, batch, strict=True):
-                padded[: len(rows[i])] = torch.tensor(rows[i], dtype=torch.int64)
-            tokens = tokens.to(self.device)
+            tokens, inputs = (self._padded([values[i] for i in batch], longest + 1) for values in (rows, read))
             with self.evaluating():
-                log_p = self.log_probabilities(self(tokens[:, :-1])).gather(-1, tokens[:, 1:, None])[..., 0]
+                log_p = self.log_probabilities(self(inputs[:, :-1])).gather(-1, tokens[:, 1:, None])[..., 0]
             for i, row in zip(batch, log_p.cpu().numpy(), strict=True):
                 scores[i] = self._with_first(rows[i], -row[: max(0, len(rows[i]) - 1)])
         return [scores[i] for i in range(len(rows))]
+
+    def _padded(self, rows: Sequence[list[int]], length: int) -> Tensor:
+        """(rows, length) int64, `</s>` after the end of each."""
+        padded = torch.full((len(rows), length), self.n_units)
+        for values, row in zip(padded, rows, strict=True):
+            values[: len(row)] = torch.tensor(row, dtype=torch.int64)
+        return padded.to(self.device)
 
     @overload
     def continue_units(self, prompt: UnitsLike, **options: Unpack[ContinueOptions]) -> Units: ...
@@ -223,8 +243,9 @@ class Decoder(nn.Module):
 
         A prompt with durations is continued deduplicated: no unit follows itself, and durations are sampled from the
         duration head. A prompt without them is continued literally: one frame a unit, repeats allowed, and so is the
-        result. A model without durations (GSLM's, SlamKit's, TWIST's) gives none. When the context is full (or the
-        prompt longer than it, with a warning), the last half of a context is read again as a new prefill.
+        result. A model without durations (GSLM's, SlamKit's, TWIST's) gives none. A model with pitch reads
+        that of the prompt, and samples that of each unit after its duration; others leave it out. When the context is
+        full (or the prompt longer than it, with a warning), the last half of a context is read again as a new prefill.
 
         Returns:
             Units with the contract of the model; a list for a list. A model over merged units continues units of the
@@ -232,7 +253,7 @@ class Decoder(nn.Module):
 
         Raises:
             ContractError: units of another kind or outside the vocabulary; `seconds` where the frame rate is unknown;
-                an empty prompt where sequences do not begin with `</s>`.
+                an empty prompt where sequences do not begin with `</s>`; no pitch, where the model reads it.
             ValueError: neither `seconds` nor `max_new_units`, or one of the numbers is out of range.
         """
         from textless.lm.generate import begin, generate
@@ -308,7 +329,10 @@ class Decoder(nn.Module):
         return {k: v for k, v in self.__dict__.items() if k != "_fast"}
 
     def checked(self, units: UnitsLike, what: str) -> Units:
-        """`units` with this model's contract. Raises ContractError for another kind, or outside the vocabulary."""
+        """`units` with this model's contract, and pitch only where the model reads it.
+
+        Raises ContractError for another kind, for units outside the vocabulary, and without pitch where it is read.
+        """
         if table := self._table_for(units):
             given = Units.of(units)
             table.base.check(given.contract, mine="the language model", theirs=what)
@@ -321,7 +345,11 @@ class Decoder(nn.Module):
                 f"unit {result.units.max()} in {what} is outside the language model's vocabulary of {self.n_units} "
                 "units; use models of one set, or encode again"
             )
-        return Units(result.units, result.durations, self.contract)
+        if self.has_pitch and len(result) and result.pitch is None:
+            raise ContractError(
+                f"the language model reads the pitch of units, and {what} have none; the step `pitch` adds it"
+            )
+        return Units(result.units, result.durations, self.contract, result.pitch if self.has_pitch else None)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from textless.errors import ContractError
 from textless.lm.cache import KVCache
+from textless.lm.streams import joint
 from textless.types import LONGEST_ROW, SamplingOptions, Units
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ FULL = 0.7  # prompts are padded into one prefill when at least this share of it
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the next unit is drawn. Durations are drawn at the same temperature, unrestricted.
+    """How the next unit is drawn. Durations and pitch are drawn at the same temperature, unrestricted.
 
     Attributes:
         temperature: 0 takes the likeliest unit each time.
@@ -123,6 +124,7 @@ class Continuation:
         begins: whether sequences begin with it.
         frames_left, units_left: None = no limit.
         has_durations: whether the model has a duration head.
+        has_pitch: whether it reads and samples pitch.
         merges: of merged units.
     """
 
@@ -134,15 +136,25 @@ class Continuation:
     units_left: int | None
     has_durations: bool
     begins: bool = True
+    has_pitch: bool = False
     merges: MergeTable | None = None
     units: list[int] = field(default_factory=list)
     durations: list[int] = field(default_factory=list)
+    pitch: list[int] = field(default_factory=list)
     ended: bool = False
 
     def __post_init__(self) -> None:
         self.deduplicated = self.prompt.durations is not None
         self.samples_durations = self.deduplicated and self.has_durations
         self.tokens = [self.end] * self.begins + self.prompt.units.tolist()  # those that were read, and the next one
+        pitch = self.prompt.pitch
+        self.before = [0] * (self.begins + 1) + ([] if pitch is None else pitch.tolist())  # pitch before each token
+
+    def inputs(self, last: int | None = None) -> list[int]:
+        """What the model reads of its tokens, or of the last so many of them."""
+        first = 0 if last is None else max(0, len(self.tokens) - last)
+        tokens = self.tokens[first:]
+        return joint(tokens, self.before[first:], self.end + 1) if self.has_pitch else tokens
 
     @property
     def done(self) -> bool:
@@ -175,8 +187,7 @@ class Continuation:
         """Sample the duration of the last unit from (max_duration,) logits, cut to the length to add. None: 1 frame."""
         duration = 1
         if self.samples_durations and logits is not None:
-            durations = Sampling(temperature=self.sampling.temperature)
-            duration += durations.draw(logits.astype(np.float64), (), self.generator)
+            duration += self._draw(logits)
         if self.frames_left is not None:
             duration = min(duration, self.frames_left)
             self.frames_left -= duration
@@ -184,16 +195,26 @@ class Continuation:
             self.units_left -= 1
         self.durations.append(duration)
 
+    def add_pitch(self, logits: np.ndarray) -> None:
+        """Sample the pitch of the last unit from (PITCH_CLASSES,) logits."""
+        self.pitch.append(self._draw(logits))
+        self.before.append(self.pitch[-1])
+
+    def _draw(self, logits: np.ndarray) -> int:
+        """Sample a duration or pitch, at the temperature of the units."""
+        return Sampling(temperature=self.sampling.temperature).draw(logits.astype(np.float64), (), self.generator)
+
     def added(self, start: int = 0) -> Units:
         """What was added, from its unit `start` on."""
         durations = np.array(self.durations[start:], np.int64) if self.samples_durations else None
-        return Units(np.array(self.units[start:], np.int64), durations, self.prompt.contract)
+        pitch = np.array(self.pitch[start:], np.int64) if self.has_pitch else None
+        return Units(np.array(self.units[start:], np.int64), durations, self.prompt.contract, pitch)
 
     def result(self, only_new: bool) -> Units:
         if only_new:
             return self.added()
         durations = self.prompt.durations if self.has_durations else None
-        return Units(self.prompt.units, durations, self.prompt.contract) + self.added()
+        return Units(self.prompt.units, durations, self.prompt.contract, self.prompt.pitch) + self.added()
 
 
 def begin(
@@ -233,8 +254,8 @@ def begin(
         length = frames, max_new_units
         if frames is not None and p.durations is not None and not lm.has_durations:
             length = None, _units_in(frames, p, max_new_units)
-        generator = np.random.default_rng(seed)
-        todo.append(Continuation(p, how, generator, lm.n_units, *length, lm.has_durations, lm.begins, merges=lm.merges))
+        heads = lm.has_durations, lm.begins, lm.has_pitch
+        todo.append(Continuation(p, how, np.random.default_rng(seed), lm.n_units, *length, *heads, merges=lm.merges))
     context = lm.config.context
     for c in todo:
         if len(c.tokens) > context and not c.done:
@@ -290,17 +311,20 @@ def _steps(lm: Decoder, batch: Sequence[Continuation]) -> Iterator[bool]:
         full = [i for i, c in enumerate(batch) if not c.done and lengths[i] == context]
         if unused := [i for i, c in enumerate(batch) if c.done or i in full]:
             cache.lengths[unused] = 0
-        last = torch.tensor([[c.tokens[-1]] for c in batch], device=lm.device)
+        last = torch.tensor([c.inputs(1) for c in batch], device=lm.device)
         hidden = lm.forward_cached(last, cache)[:, 0]
         for i in full:
-            hidden[i] = _prefill_row(lm, batch[i].tokens[-(context // 2) :], cache, i)
+            hidden[i] = _prefill_row(lm, batch[i].inputs(context // 2), cache, i)
         lengths = cache.lengths.tolist()
         durations: Sequence[np.ndarray | None] = [None] * len(batch)
         if any(c.samples_durations for c in batch):
             durations = list(lm.duration_logits(hidden).cpu().numpy())
-        for c, duration in zip(batch, durations, strict=True):
+        pitches = lm.pitch_logits(hidden).cpu().numpy() if lm.has_pitch else None
+        for i, (c, duration) in enumerate(zip(batch, durations, strict=True)):
             if not c.done:
                 c.add_duration(duration)
+                if pitches is not None:
+                    c.add_pitch(pitches[i])
         yield True
         if all(c.done for c in batch):
             return
@@ -313,7 +337,7 @@ def _prefill(lm: Decoder, batch: Sequence[Continuation], cache: KVCache) -> Tens
         (B, dim) float32, the hidden states at their ends.
     """
     context = lm.config.context
-    tokens = [c.tokens if len(c.tokens) <= context else c.tokens[-(context // 2) :] for c in batch]
+    tokens = [c.inputs(None if len(c.tokens) <= context else context // 2) for c in batch]
     repeated = [i > 0 and tokens[i] == tokens[i - 1] for i in range(len(batch))]  # more samples of one prompt
     longest = max(map(len, tokens))
     if not any(repeated) and sum(map(len, tokens)) > FULL * longest * len(batch):

@@ -24,7 +24,7 @@ from textless.lm.fast_decode import LINEAR, FastDecoder, FastRMSNorm, Layer, che
 from textless.lm.gslm.fairseq import LONGEST
 from textless.model_io import from_torch, save_model
 from textless.training.loop import Dropout
-from textless.types import UnitContract
+from textless.types import PITCH_CLASSES, UnitContract
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ class Block(nn.Module):
 
 
 class UnitLM(Decoder):
-    """A Llama-shaped decoder over units, with a duration head.
+    """A Llama-shaped decoder over units, with a duration head; where the contract has pitch, also with a pitch head.
 
     Args:
         contract: of its units. An unknown `n_units` in it is filled in from the configuration.
@@ -157,6 +157,10 @@ class UnitLM(Decoder):
         angles = torch.outer(torch.arange(config.context, dtype=torch.float32), config.rope_theta**-half).repeat(1, 2)
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
+        self.has_pitch = contract.pitch is not None
+        if self.has_pitch:
+            self.pitch_embed = nn.Embedding(PITCH_CLASSES, config.dim)
+            self.pitch = nn.Linear(config.dim, PITCH_CLASSES, bias=False)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -166,12 +170,22 @@ class UnitLM(Decoder):
                 nn.init.normal_(p, std=0.02 / (2 * self.config.layers) ** 0.5 if last else 0.02)
         # All durations are equally likely, without a random draw: the fresh head of an imported model is reproducible.
         nn.init.zeros_(self.duration.weight)
+        if self.has_pitch:
+            nn.init.zeros_(self.pitch.weight)
+            nn.init.zeros_(self.pitch_embed.weight)
+
+    def embedded(self, tokens: Tensor) -> Tensor:
+        """Any shape int64 → (…, dim) float32. Where the model has pitch, tokens are those of `joint`."""
+        if not self.has_pitch:
+            return self.embed(tokens)
+        vocabulary = self.config.n_units + 1
+        return self.embed(tokens % vocabulary) + self.pitch_embed(tokens // vocabulary)
 
     def forward(self, tokens: Tensor, *, positions: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
         cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]
-        x = self.dropout(self.embed(tokens))
+        x = self.dropout(self.embedded(tokens))
         for block in self.blocks:
             x = block(x, cos, sin, mask)
         return self.norm(x)
@@ -191,7 +205,7 @@ class UnitLM(Decoder):
             for b in self.blocks
         ]
         return FastDecoder(
-            lambda tokens, positions: self.embed.weight[tokens],
+            lambda tokens, positions: self.embedded(tokens),
             layers,
             FastRMSNorm(self.norm.weight, self.norm.eps),
             heads=self.config.heads,

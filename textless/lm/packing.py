@@ -32,19 +32,28 @@ class Documents:
         tokens: (N + 1,) uint16, or uint32 where units need it.
         durations: (N,) uint16, frames of each unit, at most the model's `max_duration`; 0 at `</s>`.
         lengths: (documents,) int64, tokens of each.
+        pitch: (N,) uint8, pitch of each unit, 0 at `</s>`; None without.
     """
 
     tokens: np.ndarray
     durations: np.ndarray
     lengths: np.ndarray
+    pitch: np.ndarray | None = None
 
     @classmethod
     def pack(
-        cls, documents: Iterable[Units], *, n_units: int, max_duration: int, folder: Path | None = None
+        cls,
+        documents: Iterable[Units],
+        *,
+        n_units: int,
+        max_duration: int,
+        folder: Path | None = None,
+        pitch: bool = False,
     ) -> Documents:
         """Pack deduplicated documents one by one; empty ones are left out.
 
         Args:
+            pitch: with the pitch of their units, which all of them have.
             folder: write the arrays there and memory-map them, so that the training data need not fit in memory. If the
                 folder is there, it is used and `documents` is not read.
 
@@ -54,6 +63,7 @@ class Documents:
             "tokens": np.uint16 if n_units < 2**16 else np.uint32,
             "durations": np.uint16,
             "lengths": np.int64,
+            **({"pitch": np.uint8} if pitch else {}),
         }
 
         def rows() -> Iterator[dict[str, Any]]:
@@ -61,7 +71,11 @@ class Documents:
                 if len(d):
                     assert d.durations is not None
                     durations = np.append(0, np.minimum(d.durations, max_duration))
-                    yield {"tokens": np.append(n_units, d.units), "durations": durations, "lengths": [len(d) + 1]}
+                    row = {"tokens": np.append(n_units, d.units), "durations": durations, "lengths": [len(d) + 1]}
+                    if pitch:
+                        assert d.pitch is not None
+                        row["pitch"] = np.append(0, d.pitch)
+                    yield row
 
         if folder is None:
             buffers = {name: io.BytesIO() for name in dtypes}
@@ -112,7 +126,8 @@ def _map(folder: Path, dtypes: Dtypes) -> dict[str, np.ndarray]:
         }
     except (OSError, ValueError):
         arrays = {}
-    if not arrays or not len(arrays["tokens"]) - 1 == len(arrays["durations"]) == arrays["lengths"].sum():
+    lengths = {len(a) - (name == "tokens") for name, a in arrays.items() if name != "lengths"}
+    if not arrays or lengths != {arrays["lengths"].sum()}:
         raise TrainingError(f"{folder}: these packed documents are damaged; remove the folder, it is made again")
     return arrays
 
@@ -121,16 +136,18 @@ class Batch(NamedTuple):
     """Packed rows; all (B, context) int64.
 
     Attributes:
-        tokens: the input.
+        tokens: the input; with pitch, of `textless.lm.streams.joint`.
         positions: of each token in its document, or in the piece of it that is in this row.
         targets: the next token.
         durations: class of the duration of the input unit (frames - 1); -100 at `</s>`, which has none.
+        pitch: of the input unit; -100 at `</s>`, and everywhere without pitch.
     """
 
     tokens: Tensor
     positions: Tensor
     targets: Tensor
     durations: Tensor
+    pitch: Tensor
 
 
 class Packer:
@@ -178,7 +195,20 @@ class Packer:
         tokens, positions, targets, classes = (
             torch.from_numpy(c.astype(np.int64).reshape(rows, self.context)) for c in columns
         )
-        return Batch(tokens, positions, targets, classes.masked_fill_(classes < 0, -100))
+        ends = classes < 0
+        pitch = torch.full_like(classes, -100)
+        if self.documents.pitch is not None:
+            values = [self._pitch(at, length) for at, length in spans]
+            pitch, before = (torch.from_numpy(np.concatenate(v).reshape(rows, -1)) for v in zip(*values, strict=True))
+            tokens = tokens + (int(self.documents.tokens[-1]) + 1) * before
+        return Batch(tokens, positions, targets, classes.masked_fill_(ends, -100), pitch.masked_fill_(ends, -100))
+
+    def _pitch(self, at: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """(length,) int64: the pitch of a piece of a document, and the pitch before each of its tokens."""
+        assert self.documents.pitch is not None
+        values = np.append(0, self.documents.pitch[max(0, at - 1) : at + length]).astype(np.int64)[-length - 1 :]
+        is_unit = self.documents.durations[at : at + length] > 0
+        return values[1:], np.where(is_unit, values[:-1], 0)  # `</s>` follows another document
 
 
 def document_mask(positions: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from textless.lm.hf.foreign import ForeignLM
 from textless.lm.model import PRESETS, LMConfig, UnitLM
 from textless.lm.ngram import KneserNey
 from textless.lm.packing import Batch, Documents, Packer, document_mask
+from textless.lm.streams import stream_nll, unigram_nats
 from textless.ranks import size
 from textless.training.configs import LMTrainConfig
 from textless.training.distributed import first_before_others
@@ -36,17 +37,19 @@ from textless.training.loop import (
 )
 from textless.types import UnitContract, Units
 
-# Weight of the durations' cross-entropy; units have 1. Durations are read from the hidden state of the units, and must
-# not shape it much.
+# Weights of the cross-entropies of durations and pitch; units have 1. Durations are read from the hidden state of the
+# units, and must not shape it much.
 DURATION_WEIGHT = 0.25
+PITCH_WEIGHT = 0.5  # pGSLM's
 CHUNK = 1 << 24  # tokens that are counted at a time
 CLOCKED = 10_000  # steps of the schedule of a budget of time
 # Tokens that n-grams are counted in at most, which takes a minute or two; 100 hours of speech have about as many.
 COUNTED = 10_000_000
 
 
-def losses(lm: UnitDecoder, batch: Batch, *, whole: Batch | None = None) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy in nats of the tokens (units and `</s>`), and of the units' durations.
+def losses(lm: UnitDecoder, batch: Batch, *, whole: Batch | None = None) -> tuple[Tensor, ...]:
+    """Mean cross-entropy in nats of the tokens (units and `</s>`), of the units' durations, and where the model has
+    pitch, of their pitch.
 
     Where the rows are a part of a `whole` batch, the sums are divided by its counts: losses of parts add up to that of
     the batch.
@@ -56,7 +59,12 @@ def losses(lm: UnitDecoder, batch: Batch, *, whole: Batch | None = None) -> tupl
     units = F.cross_entropy(lm.unit_logits(hidden).flatten(0, 1), batch.targets.flatten(), reduction="sum")
     # The mean of rows of `</s>` alone would be 0 / 0.
     durations = F.cross_entropy(lm.duration_logits(hidden).flatten(0, 1), batch.durations.flatten(), reduction="sum")
-    return units / whole.targets.numel(), durations / max(1, int((whole.durations >= 0).sum()))
+    count = max(1, int((whole.durations >= 0).sum()))
+    means = units / whole.targets.numel(), durations / count
+    if not lm.has_pitch:
+        return means
+    pitch = F.cross_entropy(lm.pitch_logits(hidden).flatten(0, 1), batch.pitch.flatten(), reduction="sum")
+    return *means, pitch / count
 
 
 def evaluate(lm: UnitDecoder, documents: Sequence[Units]) -> dict[str, float]:
@@ -65,12 +73,16 @@ def evaluate(lm: UnitDecoder, documents: Sequence[Units]) -> dict[str, float]:
     Returns:
         `nll_per_unit`: nats per predicted token, `</s>` of each document included. `bits_per_second`: bits of the units
         and `</s>`, without durations, per second of audio, comparable over codebooks and frame rates; missing where the
-        frame rate is unknown.
+        frame rate is unknown. Of a model with pitch also `duration_nll_per_unit` and `pitch_nll_per_unit`.
     """
     total = float(sum(scores.sum() for scores in lm.nll_batch(documents)))
     metrics = {"nll_per_unit": total / sum(len(d) + 1 for d in documents)}
     if lm.frame_rate is not None:
         metrics["bits_per_second"] = total / math.log(2) / (sum(d.n_frames for d in documents) / lm.frame_rate)
+    if lm.has_pitch:
+        streams = [stream_nll(lm, d) for d in documents]
+        for key, stream in (("duration", "durations"), ("pitch", "pitch")):
+            metrics[f"{key}_nll_per_unit"] = float(np.concatenate([s[stream] for s in streams]).mean())
     return metrics
 
 
@@ -84,6 +96,13 @@ def unigram_nll(documents: Documents, dev: Sequence[Units], n_units: int) -> flo
     )
     seen = sum((np.bincount(piece, minlength=n_units + 1) for piece in pieces), start=np.ones(n_units + 1, np.int64))
     return float(-(counts * np.log(seen / seen.sum())).sum() / counts.sum())
+
+
+def unigram_pitch_nll(documents: Documents, dev: Sequence[Units]) -> float:
+    """Nats per unit of the pitch of `dev` under its add-one frequencies in `documents`."""
+    assert documents.pitch is not None
+    nats = unigram_nats(documents.pitch[documents.durations > 0])
+    return float(nats[np.concatenate([d.pitch for d in dev if d.pitch is not None])].mean())
 
 
 def ngram_nll(documents: Sequence[np.ndarray], dev: Sequence[Units], n_units: int) -> dict[str, float]:
@@ -123,7 +142,8 @@ def train_lm(
         (model in evaluation mode, metrics): `curve`, rows of `step`, `loss` (nats per token), `duration_loss`,
         `grad_norm`, `lr` and, in those where dev was evaluated, `nll_per_unit` and `bits_per_second`; number of `steps`
         and of `tokens` seen; with dev `nll_per_unit` and `bits_per_second` at the end (see `evaluate`),
-        `unigram_nll_per_unit` and `ngram_nll_per_unit` by order, of n-grams of the first ten million tokens.
+        `unigram_nll_per_unit` and `ngram_nll_per_unit` by order, of n-grams of the first ten million tokens. Of a model
+        with pitch also `pitch_loss` in the rows, and `unigram_pitch_nll_per_unit`.
 
     Raises:
         ContractError: units of another kind than `contract`, or a contract without n_units.
@@ -162,6 +182,10 @@ def _model(config: LMTrainConfig, contract: UnitContract, start: UnitDecoder | N
     """
     if contract.n_units is None:
         raise ContractError("the number of units is unknown; declare n_units with --contract")
+    if start is not None and contract.pitch and not start.has_pitch:
+        raise TrainingError(
+            "the units have pitch and the start reads none; start from a model with pitch, or give units without"
+        )
     if start is not None and config.context > start.config.context:
         raise TrainingError(
             f"context {config.context} is longer than the {start.config.context} tokens that the start can see"
@@ -188,6 +212,7 @@ def _pack(model: UnitDecoder, sequences: Iterable[Units], scratch: Path | None) 
             n_units=model.n_units,
             max_duration=model.config.max_duration,
             folder=scratch and scratch / "documents",
+            pitch=model.has_pitch,
         )
 
 
@@ -197,6 +222,7 @@ def _compare(model: UnitDecoder, documents: Documents, held_out: Sequence[Units]
         **evaluate(model, held_out),
         "unigram_nll_per_unit": unigram_nll(documents, held_out, model.n_units),
         "ngram_nll_per_unit": ngram_nll(documents.units(COUNTED), held_out, model.n_units),
+        **({"unigram_pitch_nll_per_unit": unigram_pitch_nll(documents, held_out)} if model.has_pitch else {}),
     }
 
 
@@ -225,8 +251,12 @@ class _Training:
     def losses(self, whole: Batch, part: slice) -> dict[str, Tensor]:
         batch = Batch(*(t[part].to(self.device) for t in whole))
         with autocast(self.device, self.config.precision):
-            units, durations = losses(self.model, batch, whole=whole)
-        return {"loss": units + DURATION_WEIGHT * durations, "unit_loss": units, "duration_loss": durations}
+            units, durations, *pitch = losses(self.model, batch, whole=whole)
+        loss = units + DURATION_WEIGHT * durations
+        if not pitch:
+            return {"loss": loss, "unit_loss": units, "duration_loss": durations}
+        loss = loss + PITCH_WEIGHT * pitch[0]
+        return {"loss": loss, "unit_loss": units, "duration_loss": durations, "pitch_loss": pitch[0]}
 
     def step(self, n: int) -> dict[str, Tensor]:
         rows = self.config.batch

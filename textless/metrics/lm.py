@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from textless.types import Units
 from textless.units.dump import UnitRow
 
 if TYPE_CHECKING:
+    from textless.lm.decoder import Decoder
     from textless.units.merges import MergeTable
 
 # Of `likelihoods`: of the model, and of the n-gram models that it is compared with.
@@ -37,6 +38,10 @@ METRICS = {
     "unigram_bits_per_second": Metric("bits a second of audio, unigram", number(1), interval=True),
     "fivegram_nll_per_unit": Metric("NLL per unit of a 5-gram, nats", number(3), interval=True),
     "fivegram_bits_per_second": Metric("bits a second of audio, 5-gram", number(1), interval=True),
+    # Of a model with pitch, see `textless.lm.streams`.
+    "duration_nll_per_unit": Metric("NLL per duration, nats", number(3), interval=True),
+    "pitch_nll_per_unit": Metric("NLL per pitch, nats", number(3), interval=True),
+    "unigram_pitch_nll_per_unit": Metric("NLL per pitch of a unigram, nats", number(3), interval=True),
 }
 # Of groups of rows, see `textless.metrics.groups`.
 GROUP_METRICS = {
@@ -73,7 +78,8 @@ def score(lm: Scorer, rows: Iterable[UnitRow]) -> Iterator[dict[str, Any]]:
     Yields:
         `id`; `nll`: nats of all units and of `</s>`; `units`: N, `</s>` not counted, merged ones where the model is
         over those; `nll_per_unit`: `nll` / (N + 1), or / N where the model has no `</s>` at the end (0 for no token);
-        `bits_per_second`: of audio, missing where the frame rate is unknown or there is no frame.
+        `bits_per_second`: of audio, missing where the frame rate is unknown or there is no frame. Of a model with pitch
+        also `duration_nll_per_unit` and `pitch_nll_per_unit`, / N.
     """
     rows = iter(rows)
     while chunk := list(islice(rows, CHUNK)):
@@ -84,11 +90,23 @@ def score(lm: Scorer, rows: Iterable[UnitRow]) -> Iterator[dict[str, Any]]:
             rate = row.units.contract.frame_rate or getattr(lm, "frame_rate", None)
             if rate and row.units.n_frames:
                 values["bits_per_second"] = total / math.log(2) / (row.units.n_frames / rate)
+            for name, nats in _streams(lm, row.units).items():
+                values[f"{name}_nll_per_unit"] = float(nats.sum()) / max(1, len(row.units))
             yield values
 
 
 def _nll(lm: Scorer, sequences: Sequence[Units]) -> list[np.ndarray]:
     return lm.nll_batch(sequences) if sequences and hasattr(lm, "nll_batch") else [lm.nll(s) for s in sequences]
+
+
+def _streams(lm: Scorer, units: Units) -> dict[str, np.ndarray]:
+    """Nats of durations and of pitch, of a model that has both; of others nothing."""
+    if not getattr(lm, "has_pitch", False):
+        return {}
+    from textless.lm.streams import stream_nll
+
+    nats = stream_nll(cast("Decoder", lm), units)
+    return {"duration": nats["durations"], "pitch": nats["pitch"]}
 
 
 def _totals(lm: Scorer, sequences: Sequence[Units], normalise: bool) -> np.ndarray:
@@ -118,7 +136,9 @@ def likelihoods(
     Returns:
         `nll_per_unit` and, where the frame rate is known, `bits_per_second`, as in `score`, over all rows together; the
         same of a unigram and of a 5-gram with modified Kneser-Ney smoothing, under `unigram_` and `fivegram_`; each
-        with `_low` and `_high`, its 95 % interval by a bootstrap over rows, with the same draws for all models.
+        with `_low` and `_high`, its 95 % interval by a bootstrap over rows, with the same draws for all models. Of a
+        model with pitch also `duration_nll_per_unit`, `pitch_nll_per_unit` and, with `train`,
+        `unigram_pitch_nll_per_unit`, of its add-one frequencies there.
 
     Raises:
         CorpusError: no row.
@@ -148,11 +168,30 @@ def likelihoods(
             if under is not None:
                 values[name + measure] = float(over.sum() / under.sum())
                 values[f"{name}{measure}_low"], values[f"{name}{measure}_high"] = interval(over, under, seed=seed)
+    for name, totals in _stream_totals(lm, rows, train).items():
+        values[name] = float(totals.sum() / units.sum())
+        values[f"{name}_low"], values[f"{name}_high"] = interval(totals, units, seed=seed)
     return values
 
 
 def _merged(table: MergeTable, units: Units) -> Units:
-    return units if units.contract.merges else table.merge(units.deduplicated())[0]
+    if units.contract.merges:
+        return units
+    plain_units = Units(units.units, units.durations, units.contract.with_(pitch=None))
+    return table.merge(plain_units.deduplicated())[0]
+
+
+def _stream_totals(lm: Scorer, rows: Sequence[UnitRow], train: Sequence[Units]) -> dict[str, np.ndarray]:
+    """(rows,) nats of durations and of pitch, by their metric; nothing where the model has no pitch."""
+    streams = [_streams(lm, row.units) for row in rows]
+    totals = {f"{name}_nll_per_unit": np.array([s[name].sum() for s in streams]) for name in streams[0]}
+    pitches = [units.pitch for units in train if units.pitch is not None]
+    if totals and pitches:
+        from textless.lm.streams import unigram_nats
+
+        nats = unigram_nats(np.concatenate(pitches))
+        totals["unigram_pitch_nll_per_unit"] = np.array([nats[row.units.pitch].sum() for row in rows])
+    return totals
 
 
 def by_speaker(lm: Scorer, rows: Iterable[UnitRow]) -> dict[str, dict[str, float]]:
@@ -342,8 +381,13 @@ def spliced(units: Units, other: Units) -> Units:
     if not half:
         return units
     second_half = len(frames) - half
-    joined = np.concatenate([frames[:half], others[max(0, len(others) - second_half) :]])
-    return Units(joined, None, units.contract) if units.durations is None else Units.from_frames(joined, units.contract)
+    last = slice(max(0, len(others) - second_half), None)
+    joined, pitch = np.concatenate([frames[:half], others[last]]), None
+    if (mine := units.pitch_frames()) is not None and (theirs := other.pitch_frames()) is not None:
+        pitch = np.concatenate([mine[:half], theirs[last]])
+    if units.durations is None:
+        return Units(joined, None, units.contract, pitch)
+    return Units.from_frames(joined, units.contract, pitch)
 
 
 def _partners(documents: Mapping[str, Units], seed: int) -> dict[str, str]:
@@ -358,6 +402,7 @@ def _generator(seed: int, name: str) -> np.random.Generator:
 
 def _take(units: Units, indices: np.ndarray) -> Units:
     """The units at `indices`, in that order; with durations, runs across the seams are joined."""
+    pitch = None if units.pitch is None else units.pitch[indices]
     if units.durations is None:
-        return Units(units.units[indices], None, units.contract)
-    return Units(units.units[indices], units.durations[indices], units.contract).deduplicated()
+        return Units(units.units[indices], None, units.contract, pitch)
+    return Units(units.units[indices], units.durations[indices], units.contract, pitch).deduplicated()

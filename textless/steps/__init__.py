@@ -25,7 +25,7 @@ from textless.steps.quality import (
 )
 from textless.steps.sources import Alignments, Corpus, Items, Labels, Model, Pretrained, Text
 from textless.steps.units import Assign, Encode, Frames, KMeans, Units
-from textless.steps.vocoder import F0, Bundle, Resynth, TrainVocoder
+from textless.steps.vocoder import F0, Bundle, Pitch, Resynth, TrainVocoder
 
 STEPS: dict[str, type[Step]] = {
     cls.type: cls
@@ -50,6 +50,7 @@ STEPS: dict[str, type[Step]] = {
         Continue,
         Score,
         F0,
+        Pitch,
         TrainVocoder,
         Resynth,
         Align,

@@ -68,6 +68,7 @@ def units_identity(row: UnitRow) -> list[Any]:
     """Everything of a row of units that a result depends on; the contract decides whether a model accepts them."""
     units, durations = row.units.units, row.units.durations
     digest = hashlib.sha256(units.tobytes() + (b"" if durations is None else b"/" + durations.tobytes()))
+    digest.update(b"" if row.units.pitch is None else b"/" + row.units.pitch.tobytes())
     digest.update(_contract_text(row.units.contract).encode())
     return [
         row.id,

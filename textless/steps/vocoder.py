@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 from textless.checks import Between, Device, OneOf, runtime
 from textless.engine.step import HashFile, MapStep, Step, added, takes
 from textless.errors import ModelError, TrainingError
-from textless.steps.common import AudioMap, Failures, board, collect, packed, place, progress, units_identity
+from textless.steps.common import (
+    AudioMap,
+    Failures,
+    board,
+    collect,
+    finish_units,
+    packed,
+    place,
+    progress,
+    units_identity,
+)
 from textless.steps.sources import Corpus
 from textless.training.configs import VocoderTrainConfig
 
@@ -83,6 +93,27 @@ def f0_of(job: Job, frame_rate: float | None) -> dict[str, Any]:
         return {}
     check_f0(job, frame_rate)
     return {name: frames[:, 0] for name, frames in read_frames(job.inputs["f0"])}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pitch(Step):
+    """Units with their pitch: log-F0 above the mean of the row's speaker, in steps; of the row where none has a
+    speaker."""
+
+    type = "pitch"
+    gives = ("units",)
+    units: Step = takes("units")
+    f0: F0
+
+    def run(self, job: Job) -> None:
+        from textless.audio.pitch import with_pitch
+        from textless.units.dump import Dump, write_shard
+
+        dump = Dump(job.inputs["units"])
+        contract, rows = with_pitch(dump, f0_of(job, dump.contract.frame_rate), dump.contract)
+        (job.path / "data").mkdir(exist_ok=True)
+        write_shard(job.path / "data" / "00000.parquet", rows, contract=contract)
+        finish_units(job, contract, self.f0.audio)
 
 
 @dataclass(frozen=True, kw_only=True)

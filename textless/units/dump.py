@@ -33,6 +33,7 @@ DEEPEST = 30  # nested lists or structures in an extra column
 MOST_BYTES = 1 << 31  # of a row group
 MORE = "more"  # the column that marks a row of a stream whose next part follows
 CHECKED = 4096  # shards that are opened with the dump, in half a second; of more each is when it is read
+PITCH = "pitch"  # the column of `Units.pitch` where the contract has pitch; elsewhere an extra column like others
 LONGEST = 65535  # frames that one uint16 duration holds; a longer run is split
 
 
@@ -48,6 +49,7 @@ def _schema(contract: UnitContract, durations: bool, extra: Iterable[pa.Field]) 
         pa.field("id", pa.string(), nullable=False),
         pa.field("units", pa.list_(unit), nullable=False),
         *([pa.field("durations", pa.list_(pa.uint16()), nullable=False)] if durations else []),
+        *([pa.field(PITCH, pa.list_(pa.uint8()), nullable=False)] if contract.pitch else []),
         pa.field("frames", pa.int32(), nullable=False),
         pa.field("speaker", pa.string()),
         pa.field("source", pa.string(), nullable=False),
@@ -180,16 +182,17 @@ def _table(rows: Sequence[UnitRow], schema: pa.Schema, durations: bool) -> pa.Ta
     import pyarrow as pa
 
     records = [_record(row, durations) for row in rows]
+    lists = {"units", "durations", *([PITCH] if rows and rows[0].units.contract.pitch else [])}
     for row in rows:
         if late := sorted(row.extra.keys() - set(schema.names)):
             raise DumpError(
                 f"{row.id}: column {late[0]!r} is in none of the first {ROW_GROUP} rows; give it a value there, or null"
             )
     arrays = [
-        _extra(rows, f.name, f.type)
+        _list_array([r[f.name] for r in records], f.type)
+        if f.name in lists
+        else _extra(rows, f.name, f.type)
         if f.name not in OURS
-        else _list_array([r[f.name] for r in records], f.type)
-        if f.name in ("units", "durations")
         else pa.array([r[f.name] for r in records], f.type)
         for f in schema
     ]
@@ -235,21 +238,24 @@ def _record(row: UnitRow, durations: bool) -> dict[str, Any]:
         "offset": row.offset,
         "samples": row.samples,
     }
+    if row.units.contract.pitch and row.units.pitch is None:
+        raise DumpError(f"{row.id}: these units have no pitch, though their contract has; the step `pitch` adds it")
     if not durations:
-        return record | {"units": row.units.frames()}
+        return record | {"units": row.units.frames(), PITCH: row.units.pitch_frames()}
     units = row.units.deduplicated()
-    runs, lengths = units.units, units.durations
+    runs, lengths, pitch = units.units, units.durations, units.pitch
     assert lengths is not None  # deduplicated
     if len(lengths) and lengths.max() > LONGEST:
         if units.contract.merges:
             raise DumpError(f"{row.id}: a merged unit of {lengths.max()} frames is longer than {LONGEST}; cut the row")
         pieces = -(-lengths // LONGEST)
         runs = np.repeat(runs, pieces)
+        pitch = None if pitch is None else np.repeat(pitch, pieces)
         ends = np.cumsum(pieces) - 1
         rest = lengths - (pieces - 1) * LONGEST
         lengths = np.full(len(runs), LONGEST)
         lengths[ends] = rest
-    return record | {"units": runs, "durations": lengths}
+    return record | {"units": runs, "durations": lengths, PITCH: pitch}
 
 
 def finish_dump(
@@ -435,7 +441,9 @@ def _check_shard(shard: Path, file: pq.ParquetFile, contract: UnitContract) -> N
         raise DumpError(f"{shard}: has the column {twice[0]} twice")
     if missing := [name for name in ("id", "units") if name not in schema.names]:
         raise DumpError(f"{shard}: has no column {missing[0]}; a unit dump has id, units and more (docs/formats.md)")
-    for name in ("units", "durations"):
+    if contract.pitch and PITCH not in schema.names:
+        raise DumpError(f"{shard}: has no column {PITCH}, though its contract has pitch; make the dump again")
+    for name in ("units", "durations", *([PITCH] if contract.pitch else [])):
         kind = schema.field(name).type if name in schema.names else pa.list_(pa.uint16())
         lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
         if not lists or not (pa.types.is_integer(kind.value_type) or pa.types.is_null(kind.value_type)):
@@ -459,8 +467,10 @@ def _check_shard(shard: Path, file: pq.ParquetFile, contract: UnitContract) -> N
 
 
 def _rows_of(table: pa.Table, contract: UnitContract, shard: Path, first: int) -> Iterator[UnitRow]:
-    columns = {name: table[name].to_pylist() for name in table.column_names if name not in ("units", "durations")}
-    columns |= {name: _lists(table[name]) for name in ("units", "durations") if name in table.column_names}
+    lists = [name for name in ("units", "durations", PITCH) if name in table.column_names]
+    lists = lists if contract.pitch else [name for name in lists if name != PITCH]
+    columns = {name: table[name].to_pylist() for name in table.column_names if name not in lists}
+    columns |= {name: _lists(table[name]) for name in lists}
     for n in range(table.num_rows):
         try:
             yield _row({name: values[n] for name, values in columns.items()}, contract)
@@ -524,7 +534,11 @@ def _row(record: dict[str, Any], contract: UnitContract) -> UnitRow:
         raise DumpError(f"{missing[0]!r} is missing")
     known = {k: record.pop(k) for k in ("id", "speaker", "source", "offset", "samples") if k in record}
     frames, durations = record.pop("frames", None), record.pop("durations", None)
-    units = Units(_integers(record.pop("units")), None if durations is None else _integers(durations), contract)
+    pitch = record.pop(PITCH, None) if contract.pitch else None
+    if contract.pitch and pitch is None:
+        raise DumpError(f"{PITCH!r} is missing, though the contract has it")
+    durations, pitch = (None if values is None else _integers(values) for values in (durations, pitch))
+    units = Units(_integers(record.pop("units")), durations, contract, pitch)
     row = UnitRow(units=units, extra=record, **known)
     # Other programs write 0 frames where there are no durations.
     if frames is not None and (frames or durations is not None) and frames != units.n_frames:
@@ -610,8 +624,9 @@ def _line_of(row: UnitRow) -> str:
     record = {name: getattr(row, name) for name in DEFAULTS}
     durations = row.units.durations
     lengths = None if durations is None else joined(durations, ", ")
+    pitch = {} if row.units.pitch is None else {PITCH: row.units.pitch.tolist()}
     try:
-        return _as_json(row.id, joined(row.units.units, ", "), lengths, record, row.extra)
+        return _as_json(row.id, joined(row.units.units, ", "), lengths, record, row.extra | pitch)
     except (TypeError, ValueError, RecursionError) as e:
         raise DumpError(
             f"{row.id}: the extra columns {', '.join(sorted(row.extra))[:200]} cannot be written as JSON ({e})"

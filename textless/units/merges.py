@@ -98,7 +98,7 @@ class MergeTable:
     def merge(self, units: Units) -> tuple[Units, np.ndarray]:
         """Deduplicated units → merged units, and how many frames each base unit lasts, (N,) int64, for `expand`.
 
-        Raises ContractError for units of another codebook, DumpError for units that are not deduplicated.
+        Raises ContractError for units of another codebook or with pitch, DumpError for units that are not deduplicated.
         """
         check_mergeable(units, self.base)
         durations = np.ones_like(units.units) if units.durations is None else units.durations
@@ -198,7 +198,7 @@ def fit_merges(sequences: Iterable[Units], n_units: int, *, contract: UnitContra
 
     Raises:
         TrainingError: the vocabulary is not larger than the codebook, or there are not as many pairs that occur twice.
-        ContractError: units of another kind, or merged already. DumpError: units that are not deduplicated.
+        ContractError: units of another kind, with pitch, or merged already. DumpError: units that are not deduplicated.
     """
     from tokenizers import Tokenizer
     from tokenizers.models import BPE
@@ -206,6 +206,7 @@ def fit_merges(sequences: Iterable[Units], n_units: int, *, contract: UnitContra
 
     if contract.merges:
         raise ContractError("these units are merged already; give those that they were merged from")
+    _check_no_pitch(contract)
     n_base = _size_of(contract)
     if n_units <= n_base:
         raise TrainingError(f"a merged vocabulary of {n_units} is not larger than the codebook of {n_base} units")
@@ -241,7 +242,8 @@ def base_rows(dump: Dump) -> Iterator[UnitRow]:
 
 
 def check_mergeable(units: Units, base: UnitContract) -> None:
-    """Raise ContractError for units of another kind, DumpError where a unit follows itself."""
+    """Raise ContractError for units of another kind or with pitch, DumpError where a unit follows itself."""
+    _check_no_pitch(units.contract)
     if units.contract is not base:
         base.check(units.contract, mine="the merge table", theirs="the units")
     if len(units) and units.units.max() >= _size_of(base):
@@ -249,6 +251,11 @@ def check_mergeable(units: Units, base: UnitContract) -> None:
     if (same := units.units[1:] == units.units[:-1]).any():
         at = int(same.argmax())
         raise DumpError(f"unit {units.units[at]} follows itself at {at + 1}: merging takes deduplicated units")
+
+
+def _check_no_pitch(contract: UnitContract) -> None:
+    if contract.pitch:
+        raise ContractError("these units have pitch, and merged units have none; merge those that they were made from")
 
 
 def _size_of(base: UnitContract) -> int:

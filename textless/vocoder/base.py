@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast, overload
 
 import numpy as np
@@ -94,7 +96,7 @@ class BaseVocoder(nn.Module):
             level: "raw": the samples of the network. "peak": each row divided by its largest sample. None: the
                 vocoder's own, `level`.
             f0: fundamental frequency to follow, or a list of those, in the form that the class documents; None is
-                predicted, where the vocoder can.
+                that of the units' pitch, where they have it, else predicted, where the vocoder can.
 
         Returns:
             (frames * hop,) float32 at `sample_rate`, or a list of them. A row of a list equals the row alone, to 1e-5.
@@ -110,7 +112,9 @@ class BaseVocoder(nn.Module):
         check_durations(durations)
         level = self._level(level)
         index, style_index = self.speaker_index(speaker), self.style_index(style)
-        frames = self._frames(rows, durations, index)
+        spoken = self._spoken(rows, durations, index)
+        frames = [units.frames() for units in spoken]
+        f0_rows = self._melody(spoken, index) if f0_rows is None else f0_rows
         contours = self._contours(f0_rows, frames, index)
         waveforms = self._speak(frames, contours, index, style_index)
         if level == "peak":
@@ -167,17 +171,24 @@ class BaseVocoder(nn.Module):
             raise ModelError("there are no units to speak")
         return units
 
-    def _frames(self, rows: Sequence[UnitsLike], durations: str, speaker: int) -> list[np.ndarray]:
-        """(T,) int64 of each row, one unit a frame, with durations given or predicted."""
+    def _spoken(self, rows: Sequence[UnitsLike], durations: str, speaker: int) -> list[Units]:
+        """The units of each row, with durations given or predicted."""
         checked = [self.checked(row) for row in rows]
         if durations == "given":
-            return [units.frames() for units in checked]
-        sequences = [
-            units.deduplicated().units if isinstance(row, Units) else units.units
-            for row, units in zip(rows, checked, strict=True)
+            return checked
+        joined = [
+            units.deduplicated() if isinstance(row, Units) else units for row, units in zip(rows, checked, strict=True)
         ]
-        predicted = self.predict_durations(sequences, speaker=speaker)
-        return [np.repeat(units, lengths) for units, lengths in zip(sequences, predicted, strict=True)]
+        predicted = self.predict_durations([units.units for units in joined], speaker=speaker)
+        return [replace(units, durations=lengths) for units, lengths in zip(joined, predicted, strict=True)]
+
+    def _melody(self, rows: Sequence[Units], speaker: int) -> list[np.ndarray] | None:
+        """F0 of rows by the pitch of their units, in the form of `f0`. None where none has pitch."""
+        if any(units.pitch is not None for units in rows):
+            warnings.warn(
+                "the vocoder is one without F0: the pitch of the units is not heard", UserWarning, stacklevel=4
+            )
+        return None
 
     def _contours(
         self, f0: Sequence[np.ndarray] | None, frames: list[np.ndarray], speaker: int

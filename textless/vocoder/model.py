@@ -5,6 +5,7 @@ After Vocos (Siuzdak 2023).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from textless import model_io as weights
+from textless.audio.pitch import mean_octaves, pitch_hz
 from textless.checks import Between, Count, OneOf, Size, check, check_fields, read_fields
 from textless.devices import dtype_of
 from textless.errors import ContractError, ModelError
-from textless.types import UnitContract, UnitsLike
+from textless.types import UnitContract, Units, UnitsLike
 from textless.vocoder.backbone import Backbone, FrameConv, initialise, padded, present
 from textless.vocoder.base import BaseVocoder, check_durations
 from textless.vocoder.data import batches, pad
@@ -26,6 +28,7 @@ from textless.vocoder.excitation import Excitation
 from textless.vocoder.head import Sources, SpectrumHead
 from textless.vocoder.predictors import (
     F0_BINS,
+    MIDDLE,
     DurationPredictor,
     PitchPredictor,
     dequantise_f0,
@@ -132,7 +135,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 class UnitVocoder(BaseVocoder):
     """Speech from discrete units, for one or several speakers.
 
-    `f0` of `resynth` is (frames,) Hz, 0 where unvoiced (see `track_f0`).
+    `f0` of `resynth` is (frames,) Hz, 0 where unvoiced (see `track_f0`). Its contract has no pitch: the pitch of units
+    is followed whatever it is relative to.
 
     Args:
         config: the shape.
@@ -158,7 +162,7 @@ class UnitVocoder(BaseVocoder):
         if not config.speakers or len(set(config.speakers)) != len(config.speakers):
             raise ModelError("a vocoder needs at least one speaker, and each name once")
         super().__init__(
-            contract,
+            contract.with_(pitch=None),
             n_units=config.n_units,
             sample_rate=config.sample_rate,
             hop=config.hop,
@@ -301,6 +305,18 @@ class UnitVocoder(BaseVocoder):
         """Write a model folder (kind `vocoder`) that `load_vocoder` reads."""
         config = {**asdict(self.config), "contract": self.contract.to_dict()}
         weights.save_model(folder, kind="vocoder", config=config, tensors=weights.from_torch(self.state_dict()))
+
+    def _melody(self, rows: Sequence[Units], speaker: int) -> list[np.ndarray] | None:
+        """Each unit's pitch above the level of the voice, which is the mean of the contour that it predicts for the
+        row; of rows without pitch that contour."""
+        if not self.config.f0 or all(units.pitch is None for units in rows):
+            return super()._melody(rows, speaker)
+        contours = []
+        for units in rows:
+            f0, pitch = self.predict_f0(units.frames(), speaker=speaker), units.pitch_frames()
+            level = mean_octaves([f0]) if f0.any() else math.log2(MIDDLE)
+            contours.append(f0 if pitch is None else pitch_hz(pitch, level))
+        return contours
 
     @property
     def _device(self) -> torch.device:

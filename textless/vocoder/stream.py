@@ -247,6 +247,8 @@ def stream(
         if not len(Units.of(piece)):
             continue
         units, empty = vocoder.checked(piece), False
+        if units.pitch is not None:
+            raise ModelError("the pitch of units is followed in whole rows only; leave streaming out")
         if lengths is None:
             frames = units.frames()
         else:

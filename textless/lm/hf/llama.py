@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 
 def to_llama(lm: UnitLM) -> LlamaForCausalLM:
-    """The same units, the same logits; float32, in evaluation mode. Token n_units is `</s>`: bos and eos."""
+    """The same units, the same logits; float32, in evaluation mode. Token n_units is `</s>`: bos and eos.
+
+    Raises ModelError for a model with pitch.
+    """
+    if lm.has_pitch:
+        raise ModelError("a Llama reads units alone, and this language model also their pitch; train one without")
     from transformers import LlamaConfig, LlamaForCausalLM
 
     c = lm.config
