@@ -129,7 +129,7 @@ def test_prompts_by_the_names_of_continue():
 
 
 class Fixed:
-    """A judge to whom every token costs as many nats as its text has words."""
+    """A judge for which every token costs as many nats as its text has words."""
 
     def nll(self, texts):
         return {name: np.full(len(text.split()), float(len(text.split()))) for name, text in texts.items()}
@@ -304,7 +304,7 @@ def test_a_judge_that_does_not_fit(judge, listener, tmp_path):
     with pytest.raises(ModelError, match="its tokenizer makes token 7 of a vocabulary of 4"):
         reader.nll({"a": "mat"})
     with pytest.raises(ModelError, match=r"(?s)no such folder here, and on the hub: .*HF_HUB_OFFLINE"):
-        find_folder("nobody/such", "a judge")
+        find_folder("owner/missing", "a judge")
     (tmp_path / "bare" / "tokenizer.json").write_text("{")
     with pytest.raises(ModelError, match="its tokenizer cannot be read") as e:
         load_tokenizer(tmp_path / "bare")

@@ -383,9 +383,26 @@ def test_the_comparison_with_the_real_ones_runs(stand_in, monkeypatch, capsys):
     assert re.match(r"  speech of \d+\.\d\d s", lines[3])
 
 
+def test_a_stream_names_its_chain_to_every_command(stand_in, textless_command):
+    """encode | continue | score, the chain named once; a part of another chain leaves the name out."""
+    name = "twist-350m"
+    code, units, err = textless_command("encode", GOLDEN / "clip.flac", "-o", "-", model=name)
+    assert (code, err, json.loads(units.splitlines()[0])["model"]) == (0, "", name)
+    code, more, err = textless_command("continue", "-", "-o", "-", "--prompt-seconds", 1, model=None, stdin=units)
+    header = json.loads(more.splitlines()[0])
+    assert (code, err, header["model"], header["runs"]) == (0, "", name, True)
+    code, out, err = textless_command("score", "-", model=None, stdin=units)
+    assert (code, err) == (0, "")
+    assert out == textless_command("score", "-", model=name, stdin=units)[1]
+    given = ("-o", "-", "--prompt-seconds", 1, "--lm", name)
+    assert "model" not in json.loads(
+        textless_command("continue", "-", *given, stdin=units, model=name)[1].split("\n")[0]
+    )
+
+
 @pytest.mark.parametrize("name", ["twist-350m", "slam", "gslm-hubert-km100"])
 def test_the_commands_in_a_pipe(stand_in, textless_command, tmp_path, name):
-    """As somebody tries a spoken language model: no length is given, no file is written between the two."""
+    """Without a length, and without a file between the two."""
     argument = (GOLDEN / "clip.flac", "-o", "-", "--prompt-seconds", 1)
     code, more, err = textless_command("continue", *argument, model=name)
     assert (code, err) == (0, "")

@@ -15,6 +15,8 @@ from conftest import ROOT
 from textless.audio.pitch import CENTS, MIDDLE, STEPS, mean_octaves, pitch_hz, pitch_of_units, with_pitch
 from textless.cli.continuations import _without_prompt
 from textless.cli.inputs import _declare
+from textless.cli.outputs import hash_rows
+from textless.engine.step import digest
 from textless.errors import AudioError, ContractError, DumpError, ModelError, TrainingError
 from textless.lm import load_lm, train_lm
 from textless.lm.hf.llama import to_llama
@@ -555,3 +557,11 @@ def test_commands_pass_pitch_on():
     kept = _without_prompt(row).units
     assert kept == row.units.between(4 / PITCHED.frame_rate)
     assert kept.pitch is not None
+
+
+def test_an_output_of_units_with_other_pitch_is_another():
+    """A command whose output is there does nothing, by the hash of its rows; without pitch that is as it was."""
+    plain = Units(np.array([1, 2]), np.array([3, 4]), CONTRACT)
+    hashes = [hash_rows([UnitRow("a", replace(plain, pitch=p))]) for p in (None, np.array([5, 6]), np.array([5, 7]))]
+    assert len(set(hashes)) == 3
+    assert hashes[0] == digest([["a", None, [1, 2], [3, 4]]])

@@ -93,7 +93,7 @@ def test_rows_speakers_pieces_and_refusals(vocoder):
     for wrong in (np.array([contract.n_units]), Units(np.arange(5), None, contract.with_(frame_rate=12.5))):
         with pytest.raises(ContractError):
             vocoder.resynth(wrong)
-    for options in ({"speaker": "nobody"}, {"durations": "none"}):
+    for options in ({"speaker": "unknown"}, {"durations": "none"}):
         with pytest.raises(ModelError):
             vocoder.resynth(rows[0], **options)
     with pytest.raises(ModelError):

@@ -208,6 +208,7 @@ def request_of(given: dict[str, Any], *, quiet: bool = False) -> Request:
     from textless.model import Model
 
     parts = {name: given.pop(name) for name in PARTS if name in given}
+    named = click.get_current_context().get_parameter_source("model") is not click.core.ParameterSource.DEFAULT
     return Request(
         inputs=list(given.pop("inputs")),
         out=given.pop("out") or "",
@@ -216,6 +217,7 @@ def request_of(given: dict[str, Any], *, quiet: bool = False) -> Request:
         contract=given.pop("contract", None),
         runs=given.pop("runs", None),
         overwrite=given.pop("overwrite"),
+        follow=None if named else partial(Model, **parts),
     )
 
 
@@ -358,13 +360,8 @@ def resynth(**given: Any) -> int:
     the vocoder does not have is answered with those that it has.
     """
     from textless.cli import commands
-    from textless.model import Model
 
-    default = click.get_current_context().get_parameter_source("model") is click.core.ParameterSource.DEFAULT
-    own = {name: given[name] for name in PARTS if given.get(name) is not None}
     request = request_of(given)
-    if default:
-        request.follow = partial(Model, **own)
     return commands.resynth(request, **given)
 
 

@@ -69,8 +69,8 @@ class Request:
     stdin: Iterable[str] | None = None
 
     def read_header(self) -> bool:
-        """Follow a stream on standard input to the models of its chain; returns whether it holds runs without
-        durations."""
+        """Follow a stream on standard input to the models of its set or chain, before any is loaded; returns whether it
+        holds runs without durations."""
         if "-" not in self.inputs:
             return False
         try:
@@ -220,6 +220,7 @@ def continue_units(request: Request, *, stream: bool, **options: Any) -> int:
         raise TextlessError(
             "--stream writes units while they are sampled; give -o - and another command that reads them"
         )
+    request.read_header()
     failures, lm = Failures(), request.models.lm
     rows = request.units(failures, lm.base_contract, "the language model")
     if request.out == "-":
@@ -312,8 +313,10 @@ def resynth(request: Request, *, stream: bool, **options: Any) -> int:
 
 
 def _hints(models: Model) -> dict[str, str]:
-    """The set or chain that units are of, for the next command; a folder is not named, since it may be elsewhere."""
-    return {"model": str(models.name)} if is_known(str(models.name)) else {}
+    """The set or chain that units are of, for the next command. None is named where a part is another's, or where the
+    set is a folder, which may be elsewhere."""
+    whole = is_known(str(models.name)) and not any(models.parts.values())
+    return {"model": str(models.name)} if whole else {}
 
 
 def _timed(rows: Iterator[UnitRow]) -> Iterator[UnitRow]:
@@ -341,6 +344,7 @@ def score(request: Request, *, pairs: str | None, controls: bool, seed: int, by:
 
     if request.out:
         check_output(request.out, STREAM, request.overwrite)
+    request.read_header()
     failures, lm = Failures(), request.models.lm
     rows = list(request.units(failures, lm.base_contract, "the language model"))
     check_some_good(failures.rows, failures.good)
@@ -442,7 +446,7 @@ def quality(
         raise TextlessError(
             "--perturb changes audio and encodes it again; give the audio that these units were made from"
         )
-    key: dict[str, Any] = {"command": "quality", "seed": seed, "perturb": perturb}
+    key: dict[str, Any] = {"command": "quality", "version": 4, "seed": seed, "perturb": perturb}  # as the step's
     phones |= _fitted(request, key, **discovery)
     key |= {
         "alignments": labels_content(alignments, hash_or_missing) if alignments else None,

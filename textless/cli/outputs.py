@@ -452,7 +452,10 @@ def hash_columns(rows: list[UnitRow]) -> str:
 def hash_rows(rows: list[UnitRow]) -> str:
     return digest(
         [
-            [r.id, r.speaker, r.units.units.tolist(), None if (d := r.units.durations) is None else d.tolist()]
+            [
+                *(r.id, r.speaker, r.units.units.tolist(), None if (d := r.units.durations) is None else d.tolist()),
+                *([] if r.units.pitch is None else [r.units.pitch.tolist()]),  # which units did not have at first
+            ]
             for r in rows
         ]
     )

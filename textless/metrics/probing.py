@@ -39,7 +39,7 @@ def probe(
     Args:
         features: (N, D) float.
         labels, files: (N,) of each row: rows of one file are never in two parts.
-        groups: (N,) what is kept in one part instead of a file: the speaker, each file of whom has to be of that one.
+        groups: (N,) what is kept in one part instead of a file: the speaker, where no file has two.
         seed: of the parts, the shuffled labels and the interval.
 
     Returns:
