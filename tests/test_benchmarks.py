@@ -344,7 +344,6 @@ def test_storycloze_is_slamkit_s(tmp_path: Path, name: str, folder: str) -> None
     (tmp_path / "given").mkdir()
     for place in (folder, other):
         table = [{"file": Path(n).name + ".wav", "score": v if place == folder else 0.0} for n, v in scores.items()]
-        table = [{**r, "file": r["file"]} for r in table]
         write_csv(tmp_path / f"given/{place}.csv", table, ["file", "score"])
     (tmp_path / "empty").mkdir()
     for data in ("both", "empty"):  # without audio the scores say which recordings there are
@@ -829,7 +828,7 @@ def test_bad_input_is_one_line(benchmark, tree: Path, tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     if change:
         change(tmp_path)
-    code, out, err = benchmark(*args)
+    code, out, err = benchmark(*args, "-o", tmp_path / "out")
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert what in err
@@ -839,8 +838,8 @@ def test_bad_input_is_one_line(benchmark, tree: Path, tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("w1A1 -1\nw1A1 -2\n", "line 2: lexical/dev/w1A1 comes twice"),
-        ("w1A1 -1\nw1A0 nan\n", "line 2: the score of lexical/dev/w1A0 is NaN"),
+        ("w1A1 -1\nw1A1 -2\n", "line 2: w1A1 comes twice"),
+        ("w1A1 -1\nw1A0 nan\n", "line 2: the score of w1A0 is NaN"),
         ("w1A1 -1\nw1A0\n", "line 2: expected a name and a score, not 'w1A0'"),
         ("w1A1 -1 -2\n", "line 1: expected a name and a score"),
         ("w1A1 -1\n", "11 of 12 recordings have no score, such as lexical/dev/w1A0"),
@@ -851,7 +850,7 @@ def test_bad_scores_are_one_line(benchmark, tree: Path, tmp_path: Path, text: st
     (tmp_path / "dev.txt").write_text(text)
     code, out, err = benchmark("swuggy", tree, "--scores", tmp_path / "dev.txt", model=None)
     assert (code, out) == (2, "")
-    assert what.replace("lexical/dev/w1A1 comes", "w1A1 comes").replace("of lexical/dev/w1A0 is", "of w1A0 is") in err
+    assert what in err
     assert err.count("\n") == 1
 
 

@@ -141,7 +141,7 @@ def test_an_encoder(load, clip, name):
     assert contract.layer == (2 if name in (*NETWORKS, "projected") else None)
     assert (contract.n_units, contract.codebook) == (None, None)
     assert load(name).contract == contract
-    few = next(n for n in range(1000) if encoder.n_frames(n + 1))
+    few = {"cpc": 158, "w2v-bert": 559}.get(name, 399)
     with pytest.raises(
         AudioError, match=rf"^{few} samples are shorter than one frame \({few + 1} samples at 16 kHz\)$"
     ):

@@ -369,24 +369,19 @@ def test_half_a_download(tmp_path):
 
 
 def test_a_parameter_that_is_missing_or_of_another_shape(tmp_path):
-    for name, content in contents().items():
-        if name in ("minimal_hubert_base", "dinosr"):
-            inner = content["model"]
-            key = next(k for k in inner if k.endswith("layers.1.attention.qkv.weight"))
-            torch.save({"model": {k: v for k, v in inner.items() if k != key}}, tmp_path / "a.pt")
-            with pytest.raises(
-                ModelError, match=r"a\.pt: has no encoder\.layers\.1\.attention\.q_proj\.weight; the file"
-            ):
+    for name in ("minimal_hubert_base", "dinosr"):
+        inner = contents()[name]["model"]
+        key = next(k for k in inner if k.endswith("layers.1.attention.qkv.weight"))
+        torch.save({"model": {k: v for k, v in inner.items() if k != key}}, tmp_path / "a.pt")
+        with pytest.raises(ModelError, match=r"a\.pt: has no encoder\.layers\.1\.attention\.q_proj\.weight; the file"):
+            load_encoder(tmp_path / "a.pt", heads=2)
+        for rows in (385, 383, 3, 0):
+            torch.save({"model": {**inner, key: torch.zeros(rows, 128)}}, tmp_path / "a.pt")
+            with pytest.raises(ModelError, match=r"qkv\.weight\[\d\] is \(\d+, 128\) float32 where \(128, 128\) is"):
                 load_encoder(tmp_path / "a.pt", heads=2)
-            for rows in (385, 383, 3, 0):
-                torch.save({"model": {**inner, key: torch.zeros(rows, 128)}}, tmp_path / "a.pt")
-                with pytest.raises(
-                    ModelError, match=r"qkv\.weight\[\d\] is \(\d+, 128\) float32 where \(128, 128\) is"
-                ):
-                    load_encoder(tmp_path / "a.pt", heads=2)
-            torch.save({"model": {**inner, key: torch.full((384, 128), torch.nan)}}, tmp_path / "a.pt")
-            with pytest.raises(ModelError, match="holds values that are not numbers"):
-                load_encoder(tmp_path / "a.pt", heads=2)
+        torch.save({"model": {**inner, key: torch.full((384, 128), torch.nan)}}, tmp_path / "a.pt")
+        with pytest.raises(ModelError, match="holds values that are not numbers"):
+            load_encoder(tmp_path / "a.pt", heads=2)
 
 
 def test_folders_that_hold_no_one_checkpoint(tmp_path):

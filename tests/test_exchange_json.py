@@ -597,5 +597,7 @@ def test_many_mutated_files_give_our_errors_only(tmp_path, name):
     mutate_and_read(tmp_path, name, 10_000)
 
 
-def test_every_format_is_tested_here():
-    assert FIXTURES.keys() <= FORMATS.keys()
+def test_every_format_is_tested():
+    from test_exchange_text import LINE_FORMATS
+
+    assert {*FIXTURES, *LINE_FORMATS, "dump", "jsonl"} == FORMATS.keys()

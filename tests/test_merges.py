@@ -477,10 +477,7 @@ def test_the_table_travels_with_the_model(lm, tmp_path):
 @pytest.fixture(scope="module")
 def merged_set(tmp_path_factory, model_set):
     """A language model over merged units of the small random set, and a table."""
-    from textless.units import load_codebook
-
     root = tmp_path_factory.mktemp("merged")
-    contract = load_codebook(model_set / "codebook").contract
     contract = UnitContract.from_dict(json.loads((model_set / "lm" / "config.json").read_text())["contract"])
     table = MergeTable([(0, 1), (contract.n_units, 2), (3, 0), (4, 5), (2, 1)], contract)
     torch.manual_seed(1)

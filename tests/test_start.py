@@ -1,4 +1,4 @@
-"""Pre-training that goes on from a model of other people's, or of ours."""
+"""Pre-training that goes on from a model of another project, or of ours."""
 
 import json
 import math

@@ -72,7 +72,7 @@ def upload_of(folder: str | Path, *, license: str | None = None) -> Upload:
 
 
 def _states_licence(card: Path) -> bool:
-    """Whether a card, which someone may have edited, has a licence in its header."""
+    """Whether a card, which may have been edited by hand, has a licence in its header."""
     import yaml
 
     with contextlib.suppress(OSError, ValueError, yaml.YAMLError, RecursionError):

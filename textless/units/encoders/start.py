@@ -1,4 +1,4 @@
-"""What a pre-training starts with: an encoder and a classifier, fresh, ours, or read from anybody's checkpoint."""
+"""What a pre-training starts with: encoder and classifier, fresh, ours, or of another project's checkpoint."""
 
 from __future__ import annotations
 
