@@ -20,6 +20,7 @@ from textless.engine.store import Store
 from textless.errors import ContractError, DumpError, ModelError, StepTypeError, TrainingError
 from textless.lm import KneserNey, LMConfig, UnitLM, load_lm
 from textless.lm.generate import Continuation, Sampling
+from textless.lm.hf.llama import export_llama
 from textless.metrics.lm import controls, likelihoods, score
 from textless.model import continue_rows
 from textless.steps import STEPS
@@ -522,6 +523,10 @@ def test_a_merged_dump_is_spoken_as_what_was_merged(textless_command, merged_set
         assert file.read_bytes() == (tmp_path / "merged" / file.name).read_bytes()
     scored = [textless_command("score", s, "--lm", root / "lm")[1] for s in (tmp_path / "d", dump)]
     assert scored[0] == scored[1]
+    code, _, err = textless_command("convert", dump, "-o", tmp_path / "copy")
+    assert (code, err) == (0, "")
+    restored = [[r.units for r in base_rows(open_dump(place))] for place in (dump, tmp_path / "copy")]
+    assert restored[0] == restored[1]
     assert textless_command("convert", dump, "-o", tmp_path / "m.jsonl")[0] == 0
     code, _, err = textless_command("resynth", tmp_path / "m.jsonl", "-o", tmp_path / "no")
     assert code == 2
@@ -583,3 +588,18 @@ def test_the_recipe_speaks_merged_continuations(tmp_path):
     )
     assert merged["nll_per_unit"] > plain["nll_per_unit"]  # a larger vocabulary
     assert 0.5 < merged["bits_per_second"] / plain["bits_per_second"] < 2
+
+
+def test_an_exported_model_over_merged_units_continues_without_durations_and_is_saved_again(merged_set, tmp_path):
+    """It is as a model of another tool: no durations, not of the prompt either; and its table is saved with it."""
+    root, table = merged_set
+    export_llama(load_lm(root / "lm"), tmp_path / "llama")
+    load_lm(tmp_path / "llama").save(tmp_path / "again")
+    lm = load_lm(tmp_path / "again")
+    assert lm.merges is not None
+    assert lm.merges.contract == table.contract
+    prompt = Units(np.array([0, 1, 2, 0]), np.array([3, 2, 4, 1]), table.base)
+    (row,) = continue_rows(lm, [UnitRow("a", prompt)], max_new_units=3, seed=1)
+    assert row.units.durations is None
+    assert row.extra["prompt_frames"] == len(prompt)
+    assert row.units.units[: len(prompt)].tolist() == prompt.units.tolist()

@@ -55,8 +55,6 @@ def find_model(name: str | Path) -> Path:
 
 def is_known(name: str) -> bool:
     """Whether this is the name of an embedded set or of a published chain, whatever there is on disk."""
-    from textless.zoo import PUBLISHED
-
     return name in PUBLISHED or any(name == folder.name for folder in EMBEDDED.iterdir() if folder.is_dir())
 
 

@@ -124,6 +124,8 @@ def _unpack_zip(archive: Path, folder: Path, progress: Progress, skipped: int) -
         for member in members:
             if member.is_dir():
                 continue
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # LZMA takes what it states
+                raise CorpusError(f"{archive}: {_shown(member.filename)} is not compressed by deflate; nothing is read")
             kind = stat.S_IFMT(member.external_attr >> 16)
             plain = kind in (0, stat.S_IFREG) and not member.flag_bits & 1 and "\\" not in member.filename
             target = folder / _target(archive, member.filename, skipped, plain=plain)

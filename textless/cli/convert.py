@@ -79,7 +79,8 @@ def run(
     from textless.cli.outputs import Failures, deliver_file, deliver_folder
     from textless.exchange.formats import format_for, format_named, read_units, write_units
     from textless.units.blocks import Rows, contract_of
-    from textless.units.dump import write_stream
+    from textless.units.dump import Dump, write_stream
+    from textless.units.merges import MergeTable
 
     if source:
         format_named(source)
@@ -129,6 +130,8 @@ def run(
                 write_units(folder, rows(), chosen.name, **origin.stated())
                 if not failures.good:
                     raise TextlessError("nothing to do: the input has no rows")
+                if chosen.name == "dump" and (table := MergeTable.of(names[0], Dump(folder).contract)):
+                    table.save(folder)
 
         return deliver_folder(out.rstrip(os.sep), key, fill, overwrite, line, failures=Failures(good=1))
 

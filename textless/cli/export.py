@@ -51,7 +51,7 @@ def _write(model: str, folder: Path, to: str) -> None:
     place = next((p for p in (EMBEDDED / model, Path(model)) if p.exists()), Path(model))
     if place.is_dir() and not (place / CONFIG).exists() and (place / "encoder").is_dir():
         raise ModelError(f"{model}: a set of models; export one of them, {model}/encoder or {model}/lm")
-    if place.is_dir() and read_json(place / CONFIG).get("kind") == "lm":
+    if (place / CONFIG).is_file() and read_json(place / CONFIG).get("kind") == "lm":
         if to != "transformers":
             raise ModelError(f"{model}: a language model, which {to} has no place for; export it --to transformers")
         from textless.lm.hf.llama import export_llama

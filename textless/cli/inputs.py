@@ -106,9 +106,10 @@ def _expanded(name: str, rows: Iterable[UnitRow]) -> Iterator[UnitRow]:
     table = None
     for row in rows:
         if row.units.contract.merges:
-            if table is None and not (Path(name) / FILE).is_file():
-                place = "standard input" if name == "-" else name
-                raise DumpError(f"{place}: its units are merged, and {FILE} is not with them; give the merged dump")
+            if name == "-":
+                raise DumpError(
+                    f"standard input: its units are merged, and {FILE} is not with them; give the merged dump"
+                )
             table = table or MergeTable.of(name, row.units.contract)
             assert table is not None  # of merged units
             row = table.expand_row(row)

@@ -52,7 +52,7 @@ def published() -> list[tuple[str, str, str, str, str]]:
         here = {part: local(entry) for part, entry in chain.parts.items()}
         sizes = [
             entry.size if (path := here[part]) is None else _size(path.parent if path.is_file() else path)
-            for part, entry in chain.parts.items()
+            for part, entry in {entry.place: (part, entry) for part, entry in chain.parts.items()}.values()
         ]
         known = sum(size or 0 for size in sizes)
         missing = sum(path is None for path in here.values())

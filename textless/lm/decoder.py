@@ -272,7 +272,8 @@ class Decoder(nn.Module):
         if table is None:
             return c.result(only_new)
         given, new = Units.of(prompt), table.expand(c.added())
-        return new if only_new else Units(given.units, given.durations, table.base) + new
+        durations = given.durations if self.has_durations else None
+        return new if only_new else Units(given.units, durations, table.base) + new
 
     def _table_for(self, units: UnitsLike) -> MergeTable | None:
         """The merge table, where the model is over merged units and these are not."""

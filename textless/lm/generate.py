@@ -187,6 +187,9 @@ class Continuation:
         """Sample the duration of the last unit from (max_duration,) logits, cut to the length to add. None: 1 frame."""
         duration = 1
         if self.samples_durations and logits is not None:
+            if self.merges is not None:  # a frame at least for each of its base units
+                logits = logits.copy()
+                logits[: min(self.merges.lengths[self.units[-1]], len(logits)) - 1] = -np.inf
             duration += self._draw(logits)
         if self.frames_left is not None:
             duration = min(duration, self.frames_left)

@@ -75,12 +75,12 @@ def evaluate(lm: UnitDecoder, documents: Sequence[Units]) -> dict[str, float]:
         and `</s>`, without durations, per second of audio, comparable over codebooks and frame rates; missing where the
         frame rate is unknown. Of a model with pitch also `duration_nll_per_unit` and `pitch_nll_per_unit`.
     """
-    total = float(sum(scores.sum() for scores in lm.nll_batch(documents)))
+    streams = [stream_nll(lm, d) for d in documents] if lm.has_pitch else []
+    total = float(sum(scores.sum() for scores in [s["units"] for s in streams] or lm.nll_batch(documents)))
     metrics = {"nll_per_unit": total / sum(len(d) + 1 for d in documents)}
     if lm.frame_rate is not None:
         metrics["bits_per_second"] = total / math.log(2) / (sum(d.n_frames for d in documents) / lm.frame_rate)
     if lm.has_pitch:
-        streams = [stream_nll(lm, d) for d in documents]
         for key, stream in (("duration", "durations"), ("pitch", "pitch")):
             metrics[f"{key}_nll_per_unit"] = float(np.concatenate([s[stream] for s in streams]).mean())
     return metrics

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from textless.training.loop import Log, Row
     from textless.training.tensorboard import Board
     from textless.types import UnitContract, UnitRow
+    from textless.units.card import Origin
 
 
 class _Named(Protocol):
@@ -100,11 +101,11 @@ def place(job: Job, step: Step, field: str) -> Path | str:
     return value.part(field) if isinstance(value, Model) else job.inputs[field]
 
 
-def finish_units(job: Job, contract: UnitContract, corpus: Corpus | None = None) -> None:
-    """Complete the dump of a step. `corpus`: what its rows are units of."""
+def finish_units(job: Job, contract: UnitContract, origin: Origin | None = None) -> None:
+    """Complete the dump of a step. `origin`: of the audio that its rows are units of."""
     from textless.units.dump import finish_dump
 
-    job.metrics = finish_dump(job.path, contract=contract, **(corpus.origin().stated() if corpus else {}))
+    job.metrics = finish_dump(job.path, contract=contract, **(origin.stated() if origin else {}))
     job.contract = contract.to_dict()
 
 

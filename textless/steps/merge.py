@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from textless.checks import Between
 from textless.engine.step import Step, takes
 from textless.errors import TrainingError
+from textless.steps.common import finish_units
 
 if TYPE_CHECKING:
     from textless.engine.job import Job
@@ -30,7 +31,7 @@ class Merge(Step):
     def run(self, job: Job) -> None:
         from textless.exchange.ours import write_shards
         from textless.units.card import origin_of
-        from textless.units.dump import Dump, finish_dump
+        from textless.units.dump import Dump
         from textless.units.merges import MergeTable, fit_merges
 
         dump = Dump(job.inputs["units"])
@@ -41,6 +42,5 @@ class Merge(Step):
         table.base.check(dump.contract, mine="the merge table", theirs="the units")
         table.save(job.path)
         write_shards(job.path, map(table.merge_row, dump))
-        totals = finish_dump(job.path, contract=table.contract, **origin_of(dump.folder).stated())
-        job.metrics = {**totals, "units_before": dump.totals.get("units")}
-        job.contract = table.contract.to_dict()
+        finish_units(job, table.contract, origin_of(dump.folder))
+        job.metrics = {**job.metrics, "units_before": dump.totals.get("units")}

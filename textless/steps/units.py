@@ -215,9 +215,13 @@ class Units(Step):
     def run(self, job: Job) -> None:
         from textless.exchange.formats import read_units
         from textless.exchange.ours import write_shards
+        from textless.units.merges import MergeTable
 
         rows = read_units(self.file, self.format, frame_rate=self.frame_rate, n_units=self.n_units, runs=self.runs)
-        finish_units(job, write_shards(job.path, rows.blocks()))
+        contract = write_shards(job.path, rows.blocks())
+        if table := MergeTable.of(self.file, contract):
+            table.save(job.path)
+        finish_units(job, contract)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +255,7 @@ class Encode(AudioMap):
         return write_results(out, tokenize(rows, tools, batch_seconds=self.batch_seconds), contract=tools.contract)
 
     def finish(self, job: Job, tools: Tokenizer) -> None:
-        finish_units(job, tools.contract, self.audio)
+        finish_units(job, tools.contract, self.audio.origin())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,4 +302,4 @@ class Assign(Step):
         )
         (job.path / "data").mkdir(exist_ok=True)
         write_results(job.path / "data" / "00000.parquet", results, contract=contract)
-        finish_units(job, contract, self.frames.audio)
+        finish_units(job, contract, self.frames.audio.origin())

@@ -107,13 +107,14 @@ class Pitch(Step):
 
     def run(self, job: Job) -> None:
         from textless.audio.pitch import with_pitch
-        from textless.units.dump import Dump, write_shard
+        from textless.exchange.ours import write_shards
+        from textless.units.card import origin_of
+        from textless.units.dump import Dump
 
         dump = Dump(job.inputs["units"])
         contract, rows = with_pitch(dump, f0_of(job, dump.contract.frame_rate), dump.contract)
-        (job.path / "data").mkdir(exist_ok=True)
-        write_shard(job.path / "data" / "00000.parquet", rows, contract=contract)
-        finish_units(job, contract, self.f0.audio)
+        write_shards(job.path, rows)
+        finish_units(job, contract, origin_of(dump.folder))
 
 
 @dataclass(frozen=True, kw_only=True)

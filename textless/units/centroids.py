@@ -93,7 +93,8 @@ def _array(value: Any) -> np.ndarray | None:
 def _npy(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)  # the header may claim any size
-    except (OSError, ValueError, EOFError, OverflowError, SyntaxError, TokenError) as e:  # the header is Python
+    # The header is Python; and a file that begins like a zip is taken for an .npz.
+    except (OSError, ValueError, EOFError, OverflowError, SyntaxError, TokenError, zipfile.BadZipFile) as e:
         raise ModelError(f"{path}: not a .npy of centroids ({e})") from None
 
 

@@ -183,6 +183,8 @@ class MergeTable:
         """
         if not contract.merges:
             return None
+        if not (Path(folder) / FILE).is_file():
+            raise ModelError(f"{folder}: its units are merged, and {FILE} is not with them; give the merged dump")
         table = cls.load(folder)
         if name := table.contract.conflict(contract):
             raise ModelError(f"{Path(folder) / FILE}: is another table ({name} differs); copy the folder again")

@@ -53,6 +53,8 @@ def load_codebook(source: Path | str, layer: int | None = None, *, tap: str | No
     if (numbered := re.fullmatch(r"(.+)#(\d{1,4})", str(source))) and not Path(source).exists():
         source, layer = numbered[1], int(numbered[2])
     path = Path(source)
+    if numbered and (path.is_dir() or str(source) in PUBLISHED):
+        raise ModelError(f"{source}: is no checkpoint with heads of blocks, as SpidR's; leave #{layer} out")
     if not path.exists() and str(source) in PUBLISHED:
         return _published(fetch_codebook(str(source)), PUBLISHED[str(source)].contract)
     if not path.exists():

@@ -215,10 +215,10 @@ class CausalUnitLM(CausalDecoder):
         from safetensors.numpy import save
 
         folder = Path(folder)
+        self.save_merges(folder)
         with without_progress():
             self.model.save_pretrained(folder)
         (folder / DURATION).write_bytes(save(from_torch({"duration.weight": self.duration.weight})))
-        self.save_merges(folder)
         content = {"kind": "causal_lm", "context": self.config.context, "contract": self.contract.to_dict()}
         write_text(folder / OURS, json.dumps(content, indent=1) + "\n")  # last: a folder that has it is complete
 

@@ -28,7 +28,7 @@ from textless.lm.decoder import Decoder
 from textless.lm.fast_decode import LINEAR, FastDecoder, check_precision
 from textless.lm.hf.arrange import arrange, can_arrange
 from textless.lm.hf.causal import OURS, CausalDecoder, CausalUnitLM, from_causal, replace_vocabulary, vocabulary
-from textless.lm.hf.pretrained import SLAMKIT, load_pretrained
+from textless.lm.hf.pretrained import SLAMKIT, load_pretrained, without_progress
 from textless.model_io import CONFIG, read_json
 from textless.types import UnitContract
 
@@ -189,7 +189,9 @@ class ForeignLM(CausalDecoder):
 
     def save(self, folder: Path | str) -> None:
         """Write a folder of transformers with the `textless.json` that says which tokens are units."""
-        self.model.save_pretrained(folder)
+        self.save_merges(folder)
+        with without_progress():
+            self.model.save_pretrained(folder)
         write_unit_tokens(Path(folder), replace(self.tokens, contract=self.contract))
 
 

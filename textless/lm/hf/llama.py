@@ -136,13 +136,13 @@ def export_llama(lm: UnitLM, folder: Path | str) -> None:
     model.generation_config = GenerationConfig(
         bos_token_id=end, eos_token_id=end, pad_token_id=end, do_sample=True, temperature=0.8, top_k=0
     )
+    lm.save_merges(folder)
     with without_progress():
         model.save_pretrained(folder)
     unit_tokenizer(lm.n_units, context=lm.config.context).save_pretrained(folder)
     # Version 5 writes another name of the class, which version 4, and so many a vLLM, does not know.
     place = folder / "tokenizer_config.json"
     write_text(place, json.dumps({**read_json(place), "tokenizer_class": "PreTrainedTokenizerFast"}, indent=1) + "\n")
-    lm.save_merges(folder)
     write_unit_tokens(folder, UnitTokens(offset=0, begin=end, end=end, contract=lm.contract))
 
 

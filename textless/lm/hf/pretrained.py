@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from textless.checks import Count, check
 from textless.errors import ModelError
 from textless.model_io import CONFIG, open_tensors, read_json
+from textless.zoo import is_repository
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +41,7 @@ def find_folder(place: Path | str, what: str) -> Path:
     """
     if Path(place).is_dir():
         return Path(place)
-    if Path(place).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(place)):
+    if not is_repository(str(place)):
         raise ModelError(f"{place}: no such folder; {what} is a folder of transformers or a name OWNER/NAME on its hub")
     from textless.audio.fetch import fetch_repository
 

@@ -20,7 +20,7 @@ from textless.audio.mfcc import SAMPLE_RATE
 from textless.errors import ContractWarning, ModelError, check_known
 from textless.model_io import CONFIG, TENSORS
 from textless.units.encoders.convert import Checkpoint, open_checkpoint
-from textless.units.encoders.hubert import CONV_KERNELS, CONV_STRIDES, Hubert, HubertConfig
+from textless.units.encoders.hubert import CONV_KERNELS, CONV_STRIDES, HubertConfig
 from textless.units.encoders.hubert_frames import FRAME_RATE
 
 CHECKPOINT = "hubert.pt"  # in the folder for fairseq, and in that for torchaudio
@@ -53,6 +53,18 @@ def export_hubert(source: Path | str, folder: Path | str, *, to: str, normalisat
         raise ModelError(
             f"{source}: its front end is log-mel, which {to} does not have; export a convolutional one (base, large)"
         )
+    if config.pos_conv_depth:
+        raise ModelError(
+            f"{source}: its positions are of several convolutions, as SpidR's and DinoSR's, which {to} does not have; "
+            "export a HuBERT or wav2vec 2.0"
+        )
+    if checkpoint.tap != "block":
+        warnings.warn(
+            f"{to} takes the output of a block, this model's project its {checkpoint.tap}: read it again with --tap "
+            f"{checkpoint.tap} for the same units",
+            ContractWarning,
+            stacklevel=2,
+        )
     config = config if normalisation is None else replace(config, normalisation=normalisation)
     state = parameters(checkpoint)
     folder = Path(folder)
@@ -69,19 +81,10 @@ def export_hubert(source: Path | str, folder: Path | str, *, to: str, normalisat
 
 def parameters(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """All parameters by the names of `Hubert`, float32, weight norm not folded. Raises ModelError as `load`."""
-    checkpoint.load()  # that all are there, of their shapes and finite
-    with torch.device("meta"):
-        names = list(Hubert(checkpoint.config).state_dict())
+    state = checkpoint.load_trainable().state_dict()
     if "masked_spec_embed" not in checkpoint.names:  # of pre-training; a state dict of torchaudio's does not have it
-        mask = {"masked_spec_embed": torch.zeros(checkpoint.config.dim)}
-        names.remove("masked_spec_embed")
-    else:
-        mask = {}
-    if missing := [name for name in names if name not in checkpoint.names]:
-        raise ModelError(
-            f"{checkpoint.place}: has no {missing[0]}, as every HuBERT has; export a HuBERT with all its parameters"
-        )
-    return mask | {name: checkpoint.get(checkpoint.names[name]).float().contiguous().clone() for name in names}
+        state["masked_spec_embed"] = torch.zeros(checkpoint.config.dim)
+    return state
 
 
 # -------------------------------------------------------------------------------------------------------- transformers

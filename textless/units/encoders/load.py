@@ -86,7 +86,7 @@ def _from_disk(source: Path, layer: int | None, tap: str | None, heads: int | No
         from textless.units.encoders.cpc import load_cpc
 
         _only_hubert(source, tap, heads)
-        return load_cpc(source, layer, **options | {"window": options["window"] or 0.0})
+        return load_cpc(source, layer, **options)
 
     from textless.units.encoders.convert import open_checkpoint
     from textless.units.encoders.layouts.transformers import fits

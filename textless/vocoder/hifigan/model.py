@@ -20,7 +20,7 @@ from textless.devices import dtype_of
 from textless.errors import ModelError
 from textless.model_io import read_json
 from textless.pickles import load_torch, plain
-from textless.types import UnitContract, UnitsLike
+from textless.types import UnitContract, Units, UnitsLike
 from textless.vocoder.base import BaseVocoder, check_durations
 from textless.vocoder.hifigan.checkpoint import Settings, Weights
 from textless.vocoder.hifigan.generator import Generator
@@ -308,6 +308,10 @@ class UnitHifiGan(BaseVocoder):
     def look_ahead(self) -> float:
         """Seconds of units after a sample that `stream` waits for; predicted durations wait for two more units."""
         return (self.generator.halo + TOGETHER) / self.frame_rate
+
+    def _melody(self, rows: Sequence[Units], speaker: int) -> list[np.ndarray] | None:
+        """None: pitch is not followed, and where F0 is needed `_contours` asks for it."""
+        return super()._melody(rows, speaker) if self.f0 is None else None
 
     def _contours(
         self, f0: Sequence[np.ndarray] | None, frames: list[np.ndarray], speaker: int
