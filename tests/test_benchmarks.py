@@ -532,6 +532,14 @@ def semantic_oracle(gold: list[dict], pairs: list[dict], frames: dict, metric: s
     return out
 
 
+def test_a_judgement_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    _, pairs, frames = semantic(tmp_path)
+    pairs[3]["similarity"] = pairs[3]["relatedness"] = "nan"
+    write_csv(tmp_path / "semantic/dev/pairs.csv", pairs, list(pairs[0]))
+    with pytest.raises(CorpusError, match=r"pairs\.csv, line 5: \w+ is 'nan'; it must be a number"):
+        run_benchmark("ssimi", tmp_path, frames={Path(n).name: f for n, f in frames.items()})
+
+
 @pytest.mark.parametrize("given", ["frames", "txt", "npy"])
 def test_ssimi_is_the_reference_s(tmp_path: Path, given: str) -> None:
     gold, pairs, frames = semantic(tmp_path)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from textless import open_dump, read_units
+from textless import Units, open_dump, read_units, write_units
 from textless.cli.convert import _together
-from textless.errors import DumpError
+from textless.errors import ContractError, DumpError
+from textless.types import UnitContract, UnitRow
 
 DICT = "".join(f"{k} 1\n" for k in range(20))
 ROWS = {"a": [7, 7, 12, 12, 12, 3], "b": [5, 5, 5, 1]}
@@ -203,6 +204,42 @@ def test_companions_of_others_are_not_replaced(folder, convert):
     (folder / "x.durations").unlink()
     assert convert("dump", "-o", "x.units", "--overwrite")[0] == 0
     assert (folder / "x.durations").read_text() == "a\t2 3 1\nb\t3 1\n"
+
+
+def test_companions_of_the_output_that_is_replaced_go_with_it(folder, convert):
+    convert("train.km", "-o", "dump")
+    assert convert("dump", "-o", "x.units")[0] == 0
+    (folder / "runs.units").write_text("a\t7 12 3\n")
+    assert convert("runs.units", "-o", "x.units", "--runs", "--overwrite")[0] == 0
+    assert "x.durations" not in names(folder)
+    assert [r.units.durations for r in read_units("x.units", runs=True)] == [None]
+
+
+def test_a_licence_that_is_given_keeps_the_language_of_the_input(folder, convert):
+    assert convert("train.km", "-o", "dump", "--language", "en")[0] == 0
+    assert convert("dump", "-o", "again", "--license", "cc-by-4.0")[0] == 0
+    about = json.loads((folder / "again" / "dump.json").read_text())
+    assert (about["license"], about["language"]) == ("cc-by-4.0", "en")
+
+
+def test_rows_of_two_codebooks_are_no_file_of_another_tool(folder):
+    rows = [UnitRow(str(k), Units(np.array([k]), None, UnitContract(n_units=k + 5))) for k in range(2)]
+    with pytest.raises(ContractError, match="a later one and the first row are of different units: n_units"):
+        write_units(folder / "x.txt", rows, "gslm")
+    assert "x.txt" not in names(folder)
+
+
+def test_a_companion_contract_says_nothing_of_pitch_which_the_file_lacks(folder):
+    units = Units(np.array([1, 2]), None, UnitContract(n_units=5, pitch="file"), np.array([3, 4]))
+    write_units(folder / "x.txt", [UnitRow("a", units)], "gslm")
+    (row,) = read_units(folder / "x.txt", runs=False)
+    assert (row.units.contract.pitch, row.units.pitch) == (None, None)
+
+
+def test_names_of_media_are_no_names_of_units(folder, convert):
+    code, _, err = convert("train.km", "-o", "x.m4a", "--to", "gslm")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "x.m4a" not in names(folder)
 
 
 # ------------------------------------------------------------------------------------------------------- other commands

@@ -400,6 +400,14 @@ def test_members_of_a_tar_are_read_in_place(tmp_path):
     assert "unpack it if it is compressed" in error(tmp_path / "z.tar")
 
 
+def test_a_damaged_tar_of_a_folder_is_no_smaller_corpus(tmp_path):
+    for name in "ab":
+        tar_of(tmp_path / f"{name}.tar", {f"{name}.wav": wav_bytes(0)})
+    assert len(Corpus.load(tmp_path)) == 2
+    (tmp_path / "b.tar").write_bytes((tmp_path / "b.tar").read_bytes()[:700])
+    assert error(tmp_path).startswith(f"{tmp_path}/b.tar: ")
+
+
 def test_a_member_that_is_cut_fails_by_its_name(tmp_path):
     path = tar_of(tmp_path / "a.tar", {"a.wav": wav_bytes(0)[:500], "b.wav": wav_bytes(1)})
     bad, good = (result for _, result in read_rows(Corpus.load(path)))

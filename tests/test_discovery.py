@@ -219,3 +219,10 @@ def test_terms_of_other_files():
         terms({"1": [("f", 0, 1)]}, phones, {"g": A})
     with pytest.raises(CorpusError, match="no phone but silence"):
         terms({"1": [("f", 0, 1)]}, {"f": [(0, 1, "SIL")]})
+
+
+def test_labels_without_a_length_say_nothing():
+    segments = {"1": [("f", 0, 1), ("f", 1, 2)]}
+    phones, words = [(0, 1, "a"), (1, 2, "b")], [(0, 1, "u"), (1, 2, "v")]
+    scores = terms(segments, {"f": phones}, {"f": words})
+    assert terms(segments, {"f": [*phones, (0.5, 0.5, "x")]}, {"f": [*words, (0.2, 0.2, "w")]}) == scores

@@ -10,6 +10,7 @@ from textless.errors import CorpusError
 from textless.lm.ngram import KneserNey
 from textless.metrics.bitrate import cost_intervals, unit_cost
 from textless.metrics.groups import by_group, group_table, quality_by_group, read_groups, score_by_group
+from textless.metrics.items import items_of
 from textless.metrics.lm import GROUP_METRICS, controls, likelihoods, pair_accuracy
 from textless.metrics.table import UNITS
 from textless.metrics.units import measure_units
@@ -47,6 +48,15 @@ def test_a_group_is_measured_as_if_it_were_alone():
     at = lines.index("PNMI")
     assert lines[at + 1].split()[0] == "a"
     assert lines[at + 3].split()[:3] == ["largest", "gap", f"{gap['gap']:.3f}"]
+
+
+def test_a_group_without_items_has_no_abx_of_something_else():
+    rows, alignments = speech()
+    items = items_of({i: a for i, a in alignments.items() if int(i[1:]) % 2 == 0}, {r.id: r.speaker for r in rows})
+    result = quality_by_group(rows, "speaker", alignments=alignments, items=items)
+    assert "abx_within" in result["groups"]["a"]
+    assert "pnmi" in result["groups"]["b"]
+    assert not any(name.startswith("abx_") for name in result["groups"]["b"])
 
 
 def test_intervals_of_costs_are_the_bootstrap_written_out():

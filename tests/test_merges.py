@@ -24,7 +24,7 @@ from textless.lm.hf.llama import export_llama
 from textless.metrics.lm import controls, likelihoods, score
 from textless.model import continue_rows
 from textless.steps import STEPS
-from textless.units.dump import UnitRow, finish_dump, write_shard
+from textless.units.dump import UnitRow, finish_dump, write_shard, write_stream
 from textless.units.merges import COLUMN, FILE, LONGEST, MergeTable, base_rows, fit_merges
 
 K = 6
@@ -509,6 +509,22 @@ def test_continue_resynth_and_score(textless_command, merged_set, speech, tmp_pa
     code, out, err = textless_command("score", speech, "--lm", root / "lm")
     assert code == 0, err
     assert "bits_per_second" in out
+
+
+def test_a_benchmark_of_a_model_over_merged_units(textless_command, merged_set, tmp_path):
+    """As `score` has it: the recordings' units are merged, or merged already."""
+    root, table = merged_set
+    names = [f"tSC/{n}_s_{end}" for n, end in ((0, "correct"), (1, "incorrect"))]
+    rows = [UnitRow(name, units(*(range(5)), contract=table.base)) for name in names]
+    with open(tmp_path / "u.jsonl", "w") as f:
+        write_stream(f, rows, contract=table.base)
+    for name in names:
+        (tmp_path / "b" / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / "b" / f"{name}.wav", np.zeros(160), 16000)
+    arguments = ("benchmark", "tstorycloze", tmp_path / "b", "--units", tmp_path / "u.jsonl", "--lm", root / "lm")
+    code, out, err = textless_command(*arguments)
+    assert (code, err) == (0, "")
+    assert "ties, which count one half: 1" in out
 
 
 def test_a_merged_dump_is_spoken_as_what_was_merged(textless_command, merged_set, speech, tmp_path):

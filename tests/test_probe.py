@@ -16,7 +16,9 @@ from textless.metrics.encoded import beside, check_layers, encoded_layers
 from textless.metrics.labelled import Labelled, collect_labelled, labels_of, read_any_labels, unit_layers
 from textless.metrics.layers import layer_table, probe_layers
 from textless.metrics.probing import folds, lonely
+from textless.types import UnitContract
 from textless.units.encoders.signal import SignalEncoder
+from textless.units.frames import write_frames
 
 
 def labelled_rows(classes=3, files=12, each=20, strength=2.0, seed=0):
@@ -280,3 +282,22 @@ def test_the_step(textless_command, spoken, monkeypatch):
         code, _, err = textless_command("run", "q.yaml", "--store", "store", "--dry-run", model=None)
         assert (code, err.count("\n")) == (2, 1)
         assert "a probe needs labels; give one of" in err
+
+
+def test_folders_of_frames_are_of_one_encoder(textless_command, tmp_path):
+    for name, rate in (("one", 50.0), ("two", 100.0)):
+        (tmp_path / name / "data").mkdir(parents=True)
+        write_frames(tmp_path / name / "data" / "00000", [(name, np.zeros((5, 2), np.float32))], dim=2)
+        about = {"contract": UnitContract(encoder="e", frame_rate=rate).to_dict(), "fraction": 1.0}
+        (tmp_path / name / "frames.json").write_text(json.dumps(about))
+    (tmp_path / "l.tsv").write_text("one\tx\ntwo\ty\n")
+
+    def refused(*inputs):
+        code, out, err = textless_command("probe", *inputs, "--labels", tmp_path / "l.tsv", model=None)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        return err
+
+    assert "frame_rate is 100.0" in refused(tmp_path / "one", tmp_path / "two")
+    for text in ("{}", "{", '{"contract": {}, "fraction": null}'):
+        (tmp_path / "two" / "frames.json").write_text(text)
+        assert "frames.json: " in refused(tmp_path / "two")

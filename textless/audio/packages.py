@@ -28,12 +28,9 @@ COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4)|tgz|tbz2?|txz)$", re.IGNOR
 SMALL = 1 << 20  # bytes of a json that may describe a member
 
 
-def holds_audio(path: str) -> bool:
-    """Whether a parquet or tar file, found by a search, holds audio."""
-    try:
-        return bool(read_tar(path) if path.lower().endswith(".tar") else read_parquet_audio(path))
-    except CorpusError:
-        return False
+def read_package(path: str) -> list[Draft]:
+    """The audio of a parquet or tar file, found by a search; none where it holds none. Raises CorpusError."""
+    return read_tar(path) if path.lower().endswith(".tar") else read_parquet_audio(path) or []
 
 
 # ------------------------------------------------------------------------------------------------------------- tar

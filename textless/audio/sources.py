@@ -29,8 +29,8 @@ from textless.audio.manifests import (
 from textless.audio.media import has_ffmpeg
 from textless.audio.packages import (
     PACKAGES,
-    holds_audio,
     is_tarred,
+    read_package,
     read_parquet_audio,
     read_tar,
     read_tarred,
@@ -125,8 +125,8 @@ def _packaged(folder: str) -> list[Draft]:
     drafts = [
         draft
         for path in files
-        if suffix_of(path) in PACKAGES and not os.path.basename(path).startswith(".") and holds_audio(path)
-        for draft in _manifest(path)
+        if suffix_of(path) in PACKAGES and not os.path.basename(path).startswith(".")
+        for draft in read_package(path)
     ]
     if not drafts:
         for path in files:

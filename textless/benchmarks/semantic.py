@@ -62,6 +62,8 @@ def read_words(folder: Path, split: str) -> list[Words]:
         column = "similarity" if (kind, row["dataset"]) in sparse else "relatedness"
         try:
             human = float(row[column])
+            if not np.isfinite(human):
+                raise ValueError
         except ValueError:
             raise CorpusError(f"{where}: {column} is {row[column][:20]!r}; it must be a number") from None
         for word in words:

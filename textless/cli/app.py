@@ -165,6 +165,11 @@ models = options(
     ),
     click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …"),
 )
+lm_option = click.option(
+    "--lm",
+    metavar="NAME|PATH",
+    help="Another language model: a published name, a folder, or fairseq's .pt with its dict.txt in the same folder.",
+)
 output = click.option("-o", "--output", "out", required=True, metavar="OUT")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that is already there.")
 inputs = click.argument("inputs", nargs=-1, required=True, metavar="IN...")
@@ -285,11 +290,7 @@ def encode(verbose: bool, channel: str | None, license: str | None, language: st
 @click.option("--only-new", is_flag=True, help="Leave the prompt out.")
 @click.option("--stream", is_flag=True, help="Write units as they are sampled, for `resynth --stream`.")
 @models
-@click.option(
-    "--lm",
-    metavar="NAME|PATH",
-    help="Another language model: a published name, a folder, or fairseq's .pt with its dict.txt in the same folder.",
-)
+@lm_option
 @click.option(
     "--lm-precision", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True, help="int8 is faster."
 )
@@ -319,11 +320,7 @@ def continue_(**given: Any) -> int:
 @click.option("--controls", is_flag=True, help="Compare each row with its reversed, shuffled and spliced form.")
 @click.option("--seed", type=Number(Seed), default=0, show_default=True, help="Of controls and confidence intervals.")
 @models
-@click.option(
-    "--lm",
-    metavar="NAME|PATH",
-    help="Another language model: a published name, a folder, or fairseq's .pt with its dict.txt in the same folder.",
-)
+@lm_option
 @declared
 @overwrite
 def score(**given: Any) -> int:
@@ -513,11 +510,7 @@ def doctor() -> int:
     "--seed", type=Number(Seed), default=0, show_default=True, help="Of confidence intervals, and of what abx draws."
 )
 @models
-@click.option(
-    "--lm",
-    metavar="PATH",
-    help="Another language model: a folder, or fairseq's .pt with its dict.txt in the same folder.",
-)
+@lm_option
 @declared
 @overwrite
 def benchmark(

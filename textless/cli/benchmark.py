@@ -71,7 +71,7 @@ def _measured(request: Request, benchmark: Benchmark, folder: str, split: str, u
 
     if NEEDS[benchmark.name] == "lm":
         lm = request.models.lm
-        return {"lm": lm, "rows": _units(request, benchmark, folder, split, units, lm.contract)}
+        return {"lm": lm, "rows": _units(request, benchmark, folder, split, units, lm.base_contract)}
     if units:
         return {"rows": _units(request, benchmark, folder, split, units, None)}
     model = _tokenizer_or_encoder(request.models)
@@ -136,7 +136,7 @@ def _encoded_frames(request: Request, encoder: Encoder, corpus: Corpus) -> Path:
         write_frames(path, frames, dim=encoder.dim)
         return failures
 
-    return _kept(request, corpus, ["frames", encoder.contract.to_dict(), request.models.precision], write_shard, None)
+    return _kept(request, corpus, ["frames", encoder.contract.to_dict(), encoder.precision], write_shard, None)
 
 
 def _kept(

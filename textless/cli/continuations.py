@@ -38,7 +38,7 @@ def measure(request: Request, *, asr: str | None, judge: str | None, seed: int, 
 
     Recogniser, judge and vocoder enter the key by their hashes. `others`: options of other measures, which are refused.
     """
-    if given := [f"--{name}" for name, value in others.items() if value]:
+    if given := [f"--{name.replace('_', '-')}" for name, value in others.items() if value]:
         raise TextlessError(f"--continuations and {given[0]} are of different measures; ask for one or the other")
     from textless.lm.hf.pretrained import find_folder
     from textless.metrics.asr import load_recogniser

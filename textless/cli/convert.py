@@ -143,10 +143,8 @@ def _origin(inputs: list[str], format: str, given: _Given) -> Origin:
     origin = Origin(license=given.license, language=given.language)
     if origin.stated() and format != "dump":
         raise TextlessError(f"{format} does not hold --license and --language; only a dump does")
-    if format == "dump" and not origin.stated():
-        earlier = {origin_of(Path(name)) for name in inputs}
-        return earlier.pop() if len(earlier) == 1 else origin
-    return origin
+    earlier = {origin_of(Path(name)) for name in inputs} if format == "dump" else set()
+    return Origin(**(earlier.pop().stated() | origin.stated())) if len(earlier) == 1 else origin
 
 
 @contextlib.contextmanager
@@ -168,7 +166,7 @@ def _written_folder(job: Job, out: str) -> Iterator[Path]:
 
 def _check(out: str, chosen: Any, overwrite: bool) -> bool:
     """Refuse an output for its name or for what is there. Returns whether the format writes a folder to it."""
-    from textless.audio.io import AUDIO, OTHER_MEDIA
+    from textless.audio.io import AUDIO, MEDIA, OTHER_MEDIA
     from textless.cli.outputs import check_output
     from textless.exchange.formats import FORMATS
 
@@ -176,7 +174,7 @@ def _check(out: str, chosen: Any, overwrite: bool) -> bool:
         return False
     suffix = Path(out).suffix.lower()
     others = {s for f in FORMATS.values() for s in f.suffixes} - {*chosen.suffixes, *chosen.asked}
-    if suffix in others or suffix in AUDIO + OTHER_MEDIA:
+    if suffix in others or suffix in AUDIO + MEDIA + OTHER_MEDIA:
         raise OutputExistsError(
             f"{out}: {suffix} is not a suffix of {chosen.name} files; give another name, or another --to"
         )

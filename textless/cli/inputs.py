@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from textless.audio.corpus import Corpus, Row, load_sources
-from textless.audio.io import AUDIO
+from textless.audio.io import AUDIO, MEDIA
 from textless.cli.locks import sole
 from textless.engine.job import Progress
 from textless.errors import ContractError, DumpError
@@ -124,7 +124,7 @@ def holds_units(name: str) -> bool:
 def _unit_format(name: str) -> Format | None:
     """The format of an input that holds units."""
     path = Path(name)
-    if name == "-" or path.suffix.lower() in AUDIO or not path.exists():
+    if name == "-" or path.suffix.lower() in AUDIO + MEDIA or not path.exists():
         return None
     return find_format(path)
 

@@ -247,7 +247,15 @@ class _File(_Output):
             lost.replace(list_of_failures)
         elif self.receipt().get("failures"):
             list_of_failures.unlink(missing_ok=True)
+        gone = [
+            (old, known)
+            for name, known in self.receipt().get("beside", {}).items()
+            if not (partial / name).exists() and (old := self.path.with_name(name)).is_file()
+        ]  # companions of the output that is replaced, which this one lacks
         receipt.replace(_receipt_of_file(self.path))
+        for old, known in gone:
+            if sha256_file(old) == known:
+                old.unlink()
         for part in beside:
             part.replace(self.path.with_name(part.name))
         file.replace(self.path)

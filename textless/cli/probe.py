@@ -117,19 +117,22 @@ class _Source:
         self.labels: Labels = read_any_labels(labels) if labels else labels_of(columns, str(column))
 
     def _open_frames(self) -> dict[str, dict[str, Any]]:
-        import json
-
+        from textless.model_io import read_json
         from textless.types import UnitContract
 
-        contracts = []
+        contracts: list[UnitContract] = []
         for name in self.inputs:
             about = Path(name) / "frames.json"
             if not about.is_file():
                 raise TextlessError(f"{about}: is missing, which says the frame rate; give the folder of a step frames")
-            contracts.append(json.loads(about.read_text(encoding="utf-8")))
-            if contracts[-1]["fraction"] < 1 and self.file:
+            stated = read_json(about)
+            if not isinstance(stated.get("contract"), dict) or not isinstance(stated.get("fraction"), int | float):
+                raise TextlessError(f"{about}: does not say contract and fraction; give the folder of a step frames")
+            if stated["fraction"] < 1 and self.file:
                 raise TextlessError(f"{name}: only a share of its frames is kept, at unknown times; make all of them")
-        self.contract = UnitContract.from_dict(contracts[0]["contract"])
+            contracts.append(UnitContract.from_dict(stated["contract"]))
+            contracts[0].check(contracts[-1], mine=self.inputs[0], theirs=name, together=True)
+        self.contract = contracts[0]
         return {}
 
     def _open_units(self) -> dict[str, dict[str, Any]]:

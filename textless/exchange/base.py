@@ -4,7 +4,6 @@ line."""
 from __future__ import annotations
 
 import contextlib
-import os
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any, TypedDict, TypeVar, Unpack
 import numpy as np
 
 from textless.errors import AudioError, ContractError, ContractWarning, DumpError, TextlessError
+from textless.files import atomic
 from textless.types import UnitContract, UnitRow, Units
 from textless.units.blocks import Block, Part, n_rows
 
@@ -344,14 +344,11 @@ def lines(path: Path, errors: str = "strict") -> Generator[tuple[int, str], None
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """A place to write a file, which appears under `path` when the block is through, and not at all when it fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        yield temporary
-        temporary.replace(path)
+        with atomic(path) as temporary:
+            yield temporary
     except OSError as e:  # errors of rows that are read meanwhile name their own file
         raise DumpError(f"{e.filename or path}: {e.strerror or e}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def stem(path: str) -> str:

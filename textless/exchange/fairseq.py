@@ -41,6 +41,7 @@ from textless.names import encodable
 from textless.text import joined
 from textless.types import UnitContract, UnitRow
 from textless.units.blocks import Part
+from textless.units.card import MOST_SPLITS
 
 DICTIONARY = "dict.km.txt"
 SAMPLE_RATE = 16_000  # of everything that fairseq makes these labels of
@@ -71,9 +72,9 @@ def _label_files(folder: Path) -> list[Path]:
 
 
 def _has_audio(folder: Path) -> bool:
-    from textless.audio.io import AUDIO
+    from textless.audio.io import AUDIO, MEDIA
 
-    return any(name.lower().endswith(AUDIO) for name in os.listdir(folder))
+    return any(name.lower().endswith(AUDIO + MEDIA) for name in os.listdir(folder))
 
 
 def _manifest(labels: Path) -> Path | None:
@@ -337,7 +338,7 @@ def _fill(folder: Path, rows: Iterable[UnitRow], only: str | None) -> None:
         for row in rows:
             split = only or str(row.extra.get("split") or "train")
             if split not in splits:
-                if split.startswith(".") or "/" in split or "\0" in split or len(splits) >= 64:
+                if split.startswith(".") or "/" in split or "\0" in split or len(splits) >= MOST_SPLITS:
                     raise DumpError(
                         f"{row.id}: split {split[:40]!r} is no name of a file; give at most 64 simple names"
                     )

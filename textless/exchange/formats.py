@@ -12,6 +12,7 @@ from pathlib import Path
 from textless.errors import ContractError, ContractWarning, DumpError, did_you_mean
 from textless.exchange import fairseq, jsonl, lines, ours, resynthesis, textgrid
 from textless.exchange.base import Declared, Format, Write, place
+from textless.files import write_text
 from textless.types import UnitContract, UnitRow
 from textless.units.blocks import Block, Part, Rows, contract_of
 from textless.units.card import Origin
@@ -204,13 +205,17 @@ def write_units(
         for part in rows.blocks() if isinstance(rows, Rows) else rows:
             if not contracts:
                 contracts.append(contract_of(part))
+            elif chosen.name not in OURS and (theirs := contract_of(part)) is not contracts[-1]:
+                contracts[0].check(theirs, mine="the first row", theirs="a later one", together=True)
+                contracts[1:] = [theirs]  # the last, since rows share their contracts
             lost.update(name for name in chosen.loses if name not in lost and _has(part, name, chosen))
             yield part
 
     write(path, watched() if chosen.blocks else Rows(watched()))
     if contracts and "contract" in chosen.loses:
         companion = path / "contract.json" if path.is_dir() else path.with_name(f"{path.name}.contract.json")
-        companion.write_text(json.dumps(contracts[0].to_dict(), indent=1) + "\n")
+        with place(companion):
+            write_text(companion, json.dumps(contracts[0].with_(pitch=None).to_dict(), indent=1) + "\n")
     in_words = {"span": "offset and samples", "extra": "extra columns"}
     if gone := sorted(in_words.get(name, name) for name in lost - {"contract"}):
         warnings.warn(f"{chosen.name} cannot hold {', '.join(gone)}; left out", ContractWarning, stacklevel=2)

@@ -111,13 +111,13 @@ def _fits_zerospeech(path: Path, head: bytes) -> bool:
 
 
 def _fits_kaldi(path: Path, head: bytes) -> bool:
-    from textless.audio.io import AUDIO, OTHER_MEDIA
+    from textless.audio.io import AUDIO, MEDIA, OTHER_MEDIA
 
     fields = [line.split(maxsplit=1) for line in head_lines(head)]
     if path.name == "spk2utt" or not _looks([f[1].replace("\t", " ") if len(f) > 1 else "" for f in fields]):
         return False
     # A first number for a name may be a unit; audio is listed with its samples; a comma is of a table.
-    return not any(f[0].isdigit() or "," in f[0] or f[0].lower().endswith(AUDIO + OTHER_MEDIA) for f in fields)
+    return not any(f[0].isdigit() or "," in f[0] or f[0].lower().endswith(AUDIO + MEDIA + OTHER_MEDIA) for f in fields)
 
 
 def _fits_espnet(path: Path, head: bytes) -> bool:

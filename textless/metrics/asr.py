@@ -155,7 +155,7 @@ def read_text(path: Path | str) -> dict[str, str]:
         return {name: " ".join(word for _, _, word in words) for name, words in labels.items()}
     out: dict[str, str] = {}
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as e:
         raise CorpusError(f"{path}: cannot be read as text ({e})") from None
     for n, line in enumerate(lines, 1):

@@ -187,7 +187,7 @@ def read_transcripts(path: Path | str) -> dict[str, str]:
     """
     transcripts: dict[str, str] = {}
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as e:
         raise CorpusError(f"{path}: cannot be read as text ({e})") from None
     for n, line in enumerate(lines, 1):

@@ -99,10 +99,14 @@ def _possible(
 ) -> Figures:
     for phones in ((alignments, items), (alignments, None), (None, None)):
         try:
-            return measure_units(rows, alignments=phones[0], items=phones[1], seed=seed)
+            values = measure_units(rows, alignments=phones[0], items=phones[1], seed=seed)
         except CorpusError:
             if phones == (None, None):
                 raise
+            continue
+        if items is not None and phones[1] is None:  # ABX of triphones is not that of the items of other groups
+            values = {name: value for name, value in values.items() if not name.startswith("abx_")}
+        return values
     raise AssertionError
 
 

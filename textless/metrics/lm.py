@@ -122,7 +122,7 @@ def ends(lm: Scorer) -> int:
 def log_likelihoods(lm: Scorer, sequences: Sequence[Units]) -> tuple[np.ndarray, np.ndarray]:
     """(S,) float64 each: nats of each sequence with its `</s>`, summed, and a unit; the larger is likelier."""
     scores = _nll(lm, sequences)
-    return -np.array([s.sum() for s in scores]), -np.array([s.mean() for s in scores])
+    return -np.array([s.sum() for s in scores]), -np.array([s.mean() if len(s) else 0.0 for s in scores])
 
 
 def likelihoods(

@@ -130,7 +130,7 @@ class _Gold:
     """The different phones or words of a file, by time."""
 
     def __init__(self, labels: Iterable[tuple[float, float, str]]) -> None:
-        self.labels: Phones = tuple(sorted(set(labels)))
+        self.labels: Phones = tuple(sorted({label for label in labels if label[0] < label[1]}))
         self.starts = [start for start, _, _ in self.labels]
         self.latest = list(accumulate((end for _, end, _ in self.labels), max))  # end of those up to each
 

@@ -72,6 +72,7 @@ class Benchmark(Step):
         from textless.lm import load_lm
         from textless.units.dump import Dump
         from textless.units.frames import read_frames
+        from textless.units.merges import base_rows
 
         measured: dict[str, Any]
         if self.frames:
@@ -83,8 +84,9 @@ class Benchmark(Step):
             contract = dump.contract
             measured = {"rows": dump}
             if self.lm:
-                measured["lm"] = lm = load_lm(place(job, self, "lm"), contract=contract)
-                lm.contract.check(contract, mine="the language model", theirs="the units")
+                measured["lm"] = lm = load_lm(place(job, self, "lm"), contract=contract.base())
+                lm.base_contract.check(contract.base(), mine="the language model", theirs="the units")
+                measured["rows"] = base_rows(dump)
         data = self.data
         report = run_benchmark(data.name, data.folder, split=data.split, seed=self.seed, **measured)
         report.write(job.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from textless.checks import Count, Device, NotNegative, OneOf, Precision, Seed, Smoothing, Tap, runtime
@@ -15,8 +16,6 @@ from textless.steps.sources import Alignments, Corpus, Items, Pretrained, Text, 
 from textless.steps.units import Frames, check_layer, frames_contract, tokenizer_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
 
     from textless.audio.corpus import Row
@@ -58,6 +57,8 @@ class UnitQuality(Step):
     def check(self) -> None:
         if self.fit is not None and self.alignments is None:
             raise TrainingError("units to fit a mapping on need alignments; give alignments")
+        if self.by and Path(self.by).is_file():
+            raise TrainingError(f"quality.by is a column of the dump, and {self.by} is a file; give the column")
         if self.fit_alignments is not None and self.fit is None:
             raise TrainingError("fit_alignments are of the files in fit; give fit too")
 
